@@ -1,0 +1,83 @@
+# The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup reproduce test check format constraints
+
+PYTHON ?= python3
+SUITE ?= quick
+# Passed on to pytest, for example: make test ARGS="-k routing"
+ARGS ?=
+# The version whose numbers the reports hold; `make constraints` keeps it.
+TORCH := 2.13.0
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+REPORT := reports/$(SUITE)
+# No lock: training holds its own, and one left behind by a killed run must not stop the next.
+SNAKEMAKE := $(BIN)/snakemake --configfile configs/suites/$(SUITE).yaml --nolock
+
+# The rules of the workflow call `pcsr` by its bare name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## install the suite into .venv (PYTHON=python3.12 for another Python)
+
+reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
+	$(SNAKEMAKE)
+	@$(MAKE) --no-print-directory $(REPORT)/report.html
+	@printf '\nFigures:\n'; find $(REPORT) -name '*.png' | sort | sed 's/^/  /'
+	@printf 'Tables:\n  %s\n' $(REPORT)/operating_points.md
+	@printf 'Claims, checked:\n  %s\n' $(REPORT)/claims.md
+	@printf 'All of it in one page:\n  %s\n' $(REPORT)/report.html
+
+test: setup ## run the tests (ARGS="-k routing" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## formatting, lint, types, import layers, and dry runs of the workflow
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python workflow/lint.py --configfile configs/suites/smoke.yaml
+	$(BIN)/snakemake --dry-run --quiet --configfile configs/suites/smoke.yaml
+	$(BIN)/snakemake --dry-run --quiet --configfile configs/suites/paper.yaml
+
+format: setup ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile workflow
+
+# A resolution from nothing, for all platforms: freezing .venv would write this machine's paths,
+# platform and local versions such as `+cpu`. uv only resolves; pip installs.
+constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions that fit
+	$(BIN)/pip install --quiet uv
+	{ echo '# What `pip install -c constraints.txt -e ".[dev]"` takes of each package: the versions that the'; \
+	  echo '# results were made with. Constraints install nothing by themselves: a CPU build of torch leaves the'; \
+	  echo '# nvidia-*, cuda-* and triton lines unused. For Python 3.11 and later, on any platform.'; \
+	  echo '# Made by `make constraints`:'; \
+	  echo "#   echo 'torch==$(TORCH)' | uv pip compile --universal --python-version 3.11 --no-header \\"; \
+	  echo '#     --no-annotate --no-emit-index-url --extra dev pyproject.toml -'; \
+	  echo 'torch==$(TORCH)' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header \
+	    --no-annotate --no-emit-index-url --extra dev pyproject.toml -; \
+	} > .constraints.tmp || { rm -f .constraints.tmp; exit 1; }
+	mv .constraints.tmp constraints.txt
+
+# pip is the last thing that venv writes: a half-made .venv is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is missing or older than 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+
+# `| pip`: it has to be there, its date does not matter.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Made after the figures and tables, by a make of its own that sees the files as they are then;
+# again only when one of them is newer.
+$(REPORT)/report.html: $(filter-out %/report.html,$(wildcard $(REPORT)/* $(REPORT)/*/*)) | $(STAMP)
+	$(SNAKEMAKE) --report $@
