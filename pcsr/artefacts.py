@@ -1,0 +1,122 @@
+"""Every path the suite writes, atomic writers, and provenance. Needs neither torch nor a GPU."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+VERSIONED = ("torch", "numpy", "scikit-image", "fvcore", "pandas", "snakemake")
+
+
+def prepared(dataset: str) -> str:
+    """Folder of a prepared data set."""
+    return f"data/prepared/{dataset}"
+
+
+def weights(suite: str, experiment: str, stage: str) -> str:
+    """Weights at the end of a training stage."""
+    return f"results/{suite}/{experiment}/{stage}/weights.safetensors"
+
+
+def sweep(suite: str, experiment: str, test_set: str) -> str:
+    """One row per picture and knob value."""
+    return f"results/{suite}/{experiment}/{test_set}/sweep.csv"
+
+
+def report(suite: str, name: str) -> str:
+    """A file of the suite's report: table, figure, claims."""
+    return f"reports/{suite}/{name}"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
+
+    A reader sees the old file or the whole new one, never a part. On any error, a full disk among
+    them, the temporary file is removed and ``path`` is left as it was.
+
+    Raises:
+        OSError: the file cannot be written; names ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file; OSError names ``path``."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def sidecar(path: Path) -> Path:
+    """Path of the JSON file beside ``path`` that says how it was made."""
+    return path.with_suffix(".json")
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """Return what is needed to make a result again: commit, versions, machine, and ``facts``."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        # Reports are results: making them again must not call the code that made them modified.
+        "modified": bool(_git("status", "--porcelain", "--", ".", ":!reports")),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: _version(name) for name in VERSIONED},
+        **facts,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Ask git about this package's own checkout; None outside one."""
+    here = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(here), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

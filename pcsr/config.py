@@ -1,0 +1,351 @@
+"""Typed configuration: the one home of every default. Needs neither torch nor a GPU.
+
+An *experiment* (``configs/experiments/<id>.yaml``) says what is trained and how. A *suite*
+(``configs/suites/<name>.yaml``) says which experiments run, on which data, and what is measured; it
+may override parts of its experiments. ``configs/datasets.yaml`` says where pictures come from.
+Unknown keys are refused everywhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pcsr.errors import UserError, did_you_mean, unknown_name
+
+EXPERIMENTS = Path("configs/experiments")
+DATASETS = Path("configs/datasets.yaml")
+
+LRBits = Literal["8bit", "float"]
+Crop = Literal["tiles", "none"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadConfig(Config):
+    """A multilayer perceptron on pixels: ``depth`` hidden layers of ``width`` units, ReLU."""
+
+    width: int = Field(ge=0, description="units per hidden layer")
+    depth: int = Field(ge=0, description="hidden layers; 0 is a linear map")
+
+
+class ModelConfig(Config):
+    """What is built. Every value left out takes the paper's value for the backbone and method."""
+
+    backbone: str = Field(description="name in the catalog of backbones")
+    method: str = Field(description="name in the catalog of methods")
+    scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
+    width: int | None = Field(default=None, ge=1, description="channels of the network or encoder")
+    heads: tuple[HeadConfig, ...] | None = Field(
+        default=None, min_length=2, description="PCSR upsamplers, cheapest first"
+    )
+    classifier: HeadConfig | None = Field(default=None, description="PCSR pixel classifier")
+    batch_norm: bool = Field(default=True, description="CARN: BatchNorm after the fusing conv1")
+
+
+class StageConfig(Config):
+    """One training stage. Learning rate: cosine from ``learning_rate`` to ``learning_rate_end``."""
+
+    iterations: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    learning_rate_end: float = Field(default=1e-7, ge=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam")
+    batch: int = Field(default=16, ge=1, description="crops per step, over all processes together")
+    patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
+    lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or kept in float")
+    log_every: int = Field(default=100, ge=1, description="steps between lines of the log")
+    validate_every: int = Field(default=5000, ge=1, description="steps between validations")
+    save_every: int = Field(default=1000, ge=1, description="steps between resumable states")
+
+
+class ExperimentConfig(Config):
+    """A model and its training stages, in order."""
+
+    model: ModelConfig
+    seed: int = Field(default=0, ge=0)
+    stages: dict[Name, StageConfig] = Field(min_length=1)
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the stage whose weights are evaluated."""
+        return list(self.stages)[-1]
+
+    def stage_before(self, stage: str) -> str | None:
+        """Return the stage that ``stage`` starts from, or None for the first."""
+        names = list(self.stages)
+        position = names.index(stage)
+        return names[position - 1] if position else None
+
+    def iterations_up_to(self, stage: str) -> int:
+        """Return the iterations of all stages up to and with ``stage``."""
+        names = list(self.stages)
+        return sum(self.stages[name].iterations for name in names[: names.index(stage) + 1])
+
+
+class ProtocolConfig(Config):
+    """How a test picture is measured (docs/protocol.md)."""
+
+    lr: LRBits = "8bit"
+    crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
+    refine: bool = Field(default=True, description="smooth cheap pixels beside expensive ones")
+
+
+class SuiteConfig(Config):
+    """A set of experiments and what is measured on them."""
+
+    suite: Name
+    description: str
+    experiments: tuple[str, ...] = Field(min_length=1)
+    train_set: str
+    valid_set: str
+    valid_images: int = Field(default=10, ge=1, description="pictures used by a validation")
+    test_sets: tuple[str, ...] = Field(min_length=1)
+    knobs: tuple[float, ...] = Field(min_length=1, description="values of k that are swept")
+    adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
+    protocol: ProtocolConfig = ProtocolConfig()
+    showcase_knob: float = Field(default=0.0, description="k of the pictures in the report")
+    threads: int = Field(default=1, ge=1, description="CPU threads of one job")
+    gpus: int = Field(default=0, ge=0, description="GPUs of one job; 0 runs it on the CPU")
+    overrides: dict[str, dict[str, Any]] = Field(
+        default={}, description="experiment id, or '*' for all -> keys merged over its file"
+    )
+
+
+class WheelsSource(Config):
+    """Photographs carried inside installed Python packages."""
+
+    kind: Literal["wheels"]
+    images: tuple[str, ...] = Field(min_length=1, description="package/path/picture")
+
+
+class ArchiveSource(Config):
+    """Pictures inside a zip or tar archive that is downloaded once and checked."""
+
+    kind: Literal["archive"]
+    url: str
+    bytes: int | None = Field(default=None, ge=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    members: str = Field(description="glob of the pictures inside the archive")
+    mirror: str | None = Field(
+        default=None, description="folder of the pictures, or the archive, under PCSR_MIRROR"
+    )
+
+    @model_validator(mode="after")
+    def _one_checksum(self) -> "ArchiveSource":
+        if (self.sha256 is None) == (self.md5 is None):
+            raise ValueError("give either sha256 or md5")
+        return self
+
+
+class FolderSource(Config):
+    """Pictures that the user puts into a folder."""
+
+    kind: Literal["folder"]
+    path: str = Field(description="folder of HR pictures")
+    lr_path: str | None = Field(default=None, description="folder of ready LR pictures, same names")
+    mirror: str | None = Field(default=None, description="folder of HR pictures under PCSR_MIRROR")
+    get: str = Field(default="", description="where the user gets the pictures")
+
+
+class DatasetConfig(Config):
+    """Where a set of pictures comes from and what is done to them before they are packed."""
+
+    source: WheelsSource | ArchiveSource | FolderSource = Field(discriminator="kind")
+    expected: int | None = Field(default=None, ge=1, description="pictures in the complete set")
+    first: str | None = Field(default=None, description="first picture name that is taken")
+    last: str | None = Field(default=None, description="last picture name that is taken")
+    reductions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0,), min_length=1, description="bicubic copies of each picture; 1 is itself"
+    )
+    grey_to_rgb: bool = Field(default=False, description="repeat a grey picture's channel")
+
+    @model_validator(mode="after")
+    def _ready_lr_as_is(self) -> "DatasetConfig":
+        if getattr(self.source, "lr_path", None) is not None and self.reductions != (1.0,):
+            raise ValueError("ready LR pictures (lr_path) do not fit reduced HR pictures")
+        return self
+
+
+class DatasetsConfig(Config):
+    """The table of data sets."""
+
+    datasets: dict[Name, DatasetConfig]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A suite with its experiments and data sets read, merged and checked."""
+
+    suite: SuiteConfig
+    experiments: dict[str, ExperimentConfig]
+    datasets: dict[str, DatasetConfig]
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or does not hold a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = [p.stem for p in path.parent.glob("*.yaml")]
+        raise UserError(f"{path}: no such file. {did_you_mean(path.stem, beside)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason}); mend that line.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a mapping of keys to values.")
+    return values
+
+
+def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Validate ``values`` against ``model``; ``where`` names their origin in the error.
+
+    Raises:
+        UserError: names the origin, the key, what is wrong, and a close key for an unknown one.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+    first = problems[0]
+    key = ".".join(
+        str(part) for part in first["loc"] if part not in ("wheels", "archive", "folder")
+    )
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key. {did_you_mean(str(first['loc'][-1]), _keys_beside(model, first))}"
+    else:
+        given = "" if first["type"] == "missing" else f", got {first['input']!r:.60}"
+        message = f"{first['msg']}{given}."
+    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    raise UserError(f"{where}: {key or 'file'}: {message}{more}")
+
+
+def _keys_beside(model: type[Config], problem: Mapping[str, Any]) -> list[str]:
+    """Return the keys that the mapping around an unknown key may have."""
+    schema = model.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in problem["loc"][:-1]:
+        node = _resolve(schema, node)
+        if "discriminator" in node:  # pydantic puts the kind itself into the location
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        else:
+            named = list(node.get("patternProperties", {}).values())
+            others = node.get("additionalProperties", named[0] if named else {})
+            node = node.get("properties", {}).get(part, others)
+    return list(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    for choice in node.get("anyOf", []):
+        if "$ref" in choice:
+            node = choice
+    if "$ref" in node:
+        found: dict[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return found
+    return node
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``over`` into ``base``, mappings key by key.
+
+    A key ``'*'`` in ``over`` stands for every key of ``base``; a key that is named wins over it.
+    """
+    merged = dict(base)
+    layers = [dict.fromkeys(base, over["*"])] if "*" in over else []
+    for layer in (*layers, {key: value for key, value in over.items() if key != "*"}):
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def load_datasets(path: Path = DATASETS) -> dict[str, DatasetConfig]:
+    """Read the table of data sets."""
+    return parse(DatasetsConfig, read_yaml(path), str(path)).datasets
+
+
+def dataset(name: str, datasets: Mapping[str, DatasetConfig], where: str = "") -> DatasetConfig:
+    """Return the data set called ``name``, or raise a UserError that lists the names."""
+    if name not in datasets:
+        raise unknown_name("data set", name, datasets, where)
+    return datasets[name]
+
+
+def load_experiment(name: str, overrides: Sequence[Mapping[str, Any]] = ()) -> ExperimentConfig:
+    """Read ``configs/experiments/<name>.yaml`` and merge a suite's overrides over it, in order."""
+    path = EXPERIMENTS / f"{name}.yaml"
+    values = read_yaml(path)
+    for over in overrides:
+        values = merge(values, over)
+    where = f"{path} with the suite's overrides" if any(overrides) else str(path)
+    return parse(ExperimentConfig, values, where)
+
+
+def load_study(path: Path) -> Study:
+    """Read a suite file with everything it names, and check that all names exist.
+
+    Raises:
+        UserError: names the file and key that is wrong, and a close name where there is one.
+    """
+    suite = parse(SuiteConfig, read_yaml(path), str(path))
+    available = [p.stem for p in EXPERIMENTS.glob("*.yaml")]
+    for name in suite.experiments:
+        if name not in available:
+            raise unknown_name("experiment", name, available, f"{path}: experiments")
+    for name in suite.overrides:
+        if name != "*" and name not in suite.experiments:
+            raise unknown_name("experiment", name, suite.experiments, f"{path}: overrides")
+    table = load_datasets()
+    used = {"train_set": [suite.train_set], "valid_set": [suite.valid_set]}
+    for key, names in {**used, "test_sets": list(suite.test_sets)}.items():
+        for name in names:
+            dataset(name, table, f"{path}: {key}")
+    experiments = {
+        name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
+        for name in suite.experiments
+    }
+    return Study(suite, experiments, table)
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return 12 hex digits that change when, and only when, the given configuration changes."""
+
+    def plain(part: Config) -> dict[str, Any]:
+        return part.model_dump(mode="json")
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def schemas() -> dict[str, str]:
+    """Return the JSON schemas of the configuration files, by name of file in configs/schema."""
+    models: dict[str, type[Config]] = {
+        "suite": SuiteConfig,
+        "experiment": ExperimentConfig,
+        "datasets": DatasetsConfig,
+    }
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+    def text(model: type[Config]) -> str:
+        return json.dumps(dialect | model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+    return {f"{name}.schema.json": text(model) for name, model in models.items()}

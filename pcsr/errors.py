@@ -1,0 +1,33 @@
+"""The one exception whose message is written for the user."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend.
+
+    The message is one sentence or two: which file or key, what is wrong, and how to mend it. The
+    command line prints it without a traceback and exits with status 2.
+    """
+
+
+def did_you_mean(name: str, available: Iterable[str]) -> str:
+    """Return ``Did you mean 'x'? `` (or nothing) followed by the available names."""
+    names = sorted(available)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Available: {', '.join(names) or 'none'}."
+
+
+def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> UserError:
+    """Make the error for a name that is not in a table, e.g. an unknown backbone.
+
+    Args:
+        kind: what the name should be, e.g. ``"backbone"``.
+        name: the name that was given.
+        available: the names that would do.
+        where: the file or key that holds the name, put in front of the message.
+    """
+    prefix = f"{where}: " if where else ""
+    return UserError(f"{prefix}unknown {kind} '{name}'. {did_you_mean(name, available)}")
