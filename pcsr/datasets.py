@@ -1,0 +1,279 @@
+"""The packed store of a prepared data set, the grid of training crops, and test pictures.
+
+A prepared data set is a folder of three files: ``hr.bin`` (the bytes of all HR pictures, one after
+the other), ``lr.bin`` (ready LR pictures in the same order, where the set has them) and
+``manifest.json``, written last: a folder without it is not a data set.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcsr import images
+from pcsr.errors import UserError
+
+FORMAT = 1
+HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
+
+HRReader = Callable[[int], np.ndarray]
+LRReader = Callable[[int], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a picture lies in a store: sizes in pixels, offsets in bytes, sha256 of its bytes."""
+
+    name: str
+    height: int
+    width: int
+    offset: int
+    sha256: str
+    lr_height: int = 0
+    lr_width: int = 0
+    lr_offset: int = 0
+    lr_sha256: str = ""
+
+    @property
+    def end(self) -> int:
+        """Byte of ``hr.bin`` after the picture."""
+        return self.offset + 3 * self.height * self.width
+
+    @property
+    def lr_end(self) -> int:
+        """Byte of ``lr.bin`` after the picture; 0 where there is no LR picture."""
+        return self.lr_offset + 3 * self.lr_height * self.lr_width
+
+    def record(self) -> dict[str, Any]:
+        """Return the picture's entry in the manifest."""
+        values = asdict(self)
+        return {key: values[key] for key in values if self.lr_sha256 or not key.startswith("lr_")}
+
+
+def sha256(picture: np.ndarray) -> str:
+    """Return the checksum of a picture's bytes in (H, W, 3) order."""
+    return hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest()
+
+
+def identity(checksums: Iterable[str]) -> str:
+    """Return one checksum for a sequence of pictures, given theirs."""
+    return hashlib.sha256("".join(checksums).encode()).hexdigest()
+
+
+class Store:
+    """A prepared data set, memory-mapped and read-only. Made by :meth:`Store.open`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], pictures: list[Picture]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.pictures = pictures
+        self.complete: bool = manifest["complete"]
+        self._hr = np.memmap(folder / HR, np.uint8, mode="r")
+        has_lr = bool(pictures[-1].lr_sha256)
+        self._lr = np.memmap(folder / LR, np.uint8, mode="r") if has_lr else None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """Open a prepared data set and check that its files have the right sizes.
+
+        Raises:
+            UserError: a file is missing, damaged or has another size than the manifest says.
+        """
+        path = folder / MANIFEST
+        mend = f"run `pcsr prepare {folder.name}`."
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            pictures = [Picture(**record) for record in manifest["images"]]
+            sizes = {HR: pictures[-1].end, LR: pictures[-1].lr_end}
+            whole = manifest["format"] == FORMAT and manifest["bytes"] == sum(sizes.values())
+            whole = whole and isinstance(manifest["complete"], bool)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file, so {folder} is not prepared; {mend}") from None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not a readable manifest ({reason}); {mend}") from None
+        if not whole:
+            raise UserError(f"{path}: its entries do not fit together; {mend}")
+        for name, expected in sizes.items():
+            file = folder / name
+            found = file.stat().st_size if file.is_file() else 0
+            if expected and found != expected:
+                raise UserError(f"{file}: expected {expected} bytes, found {found}; {mend}")
+        return cls(folder, manifest, pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the pictures, in order."""
+        return [picture.name for picture in self.pictures]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the HR pictures."""
+        return [(picture.height, picture.width) for picture in self.pictures]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the data: a checksum over the checksums of all pictures, in order."""
+        both = ((picture.sha256, picture.lr_sha256) for picture in self.pictures)
+        return identity(checksum for pair in both for checksum in pair if checksum)
+
+    def hr(self, i: int) -> np.ndarray:
+        """Return HR picture ``i``, uint8 (H, W, 3), a read-only view of the file."""
+        at = self.pictures[i]
+        return np.asarray(self._hr[at.offset : at.end]).reshape(at.height, at.width, 3)
+
+    def lr(self, i: int) -> np.ndarray | None:
+        """Return the ready LR picture ``i``, uint8 (h, w, 3), or None where the set has none."""
+        at = self.pictures[i]
+        if self._lr is None:
+            return None
+        return np.asarray(self._lr[at.lr_offset : at.lr_end]).reshape(at.lr_height, at.lr_width, 3)
+
+
+def crop_origins(length: int, size: int, step: int, keep_over: int) -> list[int]:
+    """Return where crops of ``size`` pixels start along an axis of ``length`` pixels.
+
+    Every ``step`` pixels, and once more at the far border when more than ``keep_over`` pixels would
+    be left over there. Empty where no crop fits.
+    """
+    origins = list(range(0, length - size + 1, step))
+    if origins and length - (origins[-1] + size) > keep_over:
+        origins.append(length - size)
+    return origins
+
+
+def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
+    """Return all training crops of pictures: int32 (n, 3), rows (picture, y, x).
+
+    The protocol's grid for 128-pixel crops (step 64, a border crop for more than 48 left over),
+    scaled to crops of ``size`` HR pixels.
+
+    Args:
+        sizes: (height, width) of each picture.
+        size: side of a crop in HR pixels.
+
+    Raises:
+        UserError: no picture is as large as a crop.
+    """
+    step, keep_over = size // 2, 48 * size // 128
+    parts = []
+    for i, (height, width) in enumerate(sizes):
+        ys = crop_origins(height, size, step, keep_over)
+        xs = crop_origins(width, size, step, keep_over)
+        grid = np.meshgrid(i, ys, xs, indexing="ij")
+        parts.append(np.stack(grid, axis=-1).reshape(-1, 3).astype(np.int32))
+    table = np.concatenate(parts) if parts else np.empty((0, 3), np.int32)
+    if not len(table):
+        raise UserError(
+            f"no picture holds a crop of {size} x {size} pixels; give larger pictures, or a "
+            "smaller patch in the experiment."
+        )
+    return table
+
+
+class Crops:
+    """All training crops of a store, side ``size`` in HR pixels."""
+
+    def __init__(self, store: Store, size: int) -> None:
+        self.size = size
+        self.table = crop_table(store.sizes, size)
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def batch(self, index: np.ndarray) -> np.ndarray:
+        """Return the crops with the given indices, uint8 (B, size, size, 3)."""
+        crops = np.empty((len(index), self.size, self.size, 3), np.uint8)
+        for crop, (i, y, x) in zip(crops, self.table[index], strict=True):
+            crop[:] = self._store.hr(i)[y : y + self.size, x : x + self.size]
+        return crops
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """A picture to evaluate on: uint8 (H, W, 3), and its ready LR picture where there is one."""
+
+    __test__ = False  # pytest takes classes called Test* for tests
+
+    name: str
+    hr: np.ndarray
+    lr: np.ndarray | None
+
+
+class TestImages:
+    """Test pictures, each loaded when it is asked for. Made by :func:`open_images`."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        names: list[str],
+        hr: HRReader,
+        lr: LRReader | None,
+        known_digest: str = "",
+        complete: bool = True,
+    ) -> None:
+        self.names = names
+        self.complete = complete  # False where the data set should have more or other pictures
+        self._hr, self._lr = hr, lr
+        self._digest = known_digest
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> TestImage:
+        return TestImage(self.names[i], self._hr(i), self._lr(i) if self._lr else None)
+
+    def __iter__(self) -> Iterator[TestImage]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def digest(self) -> str:
+        """Identity of the data, as of a store that holds it. Reads the pictures the first time."""
+        if not self._digest:
+            both = ((image.hr, image.lr) for image in self)
+            self._digest = identity(sha256(x) for pair in both for x in pair if x is not None)
+        return self._digest
+
+
+def open_images(path: Path, lr_folder: Path | None = None) -> TestImages:
+    """Open what a model is evaluated on.
+
+    Args:
+        path: a prepared data set, a folder of pictures, or one picture.
+        lr_folder: ready LR pictures, named as the HR pictures or with ``x4`` after the stem. They
+            take the place of those in a prepared data set.
+
+    Raises:
+        UserError: nothing is there, two pictures have one name, or an LR picture is missing.
+    """
+    hr: HRReader
+    lr: LRReader | None
+    if (path / MANIFEST).exists():
+        store = Store.open(path)
+        names, hr, lr, known = store.names, store.hr, store.lr, store.digest
+        complete = store.complete
+    elif path.exists():
+        files = images.list_pictures(path) if path.is_dir() else [path]
+        names = images.unique([file.stem for file in files], str(path))
+        hr, lr, known, complete = _reader(files), None, "", True
+    else:
+        raise UserError(
+            f"{path}: no such file or folder; give a picture, a folder of pictures, or a data set "
+            "made by `pcsr prepare`."
+        )
+    if lr_folder is not None:
+        lr, known = _reader(images.lr_pictures(lr_folder, names)), ""
+    return TestImages(names, hr, lr, known, complete)
+
+
+def _reader(files: Sequence[Path]) -> HRReader:
+    return lambda i: images.read(files[i])

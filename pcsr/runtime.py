@@ -1,0 +1,135 @@
+"""Device, seeds, threads, logging and processes of a run."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from rich import get_console, reconfigure
+from rich.logging import RichHandler
+from rich.progress import track
+from torch import Tensor, nn
+
+from pcsr.errors import UserError
+
+T = TypeVar("T")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``"auto"`` is the GPU of this process, else the CPU.
+
+    Raises:
+        UserError: the name is no device, or names a GPU that this machine does not have.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        return (
+            torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"--device {name}: no such device; use auto, cpu, cuda or cuda:N."
+        ) from None
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise UserError(
+                f"--device {name}: this machine has {found} usable GPUs; use --device auto or cpu."
+            )
+    elif device.type != "cpu":
+        raise UserError(f"--device {name}: only cpu and cuda are supported; use --device auto.")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """Return the device's name for provenance, e.g. ``NVIDIA H200`` or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def make_deterministic(seed: int, threads: int) -> None:
+    """Seed torch, fix the number of CPU threads and ask for reproducible kernels.
+
+    On the CPU the same seed and threads then give the same bits. On a GPU kernels without a
+    reproducible version are still used, with a warning from torch.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
+    """Log to the terminal, and as plain lines to ``file`` if given; ``quiet``: warnings alone."""
+    logger = logging.getLogger("pcsr")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    reconfigure(stderr=True)  # rich's console, which lines and progress bars must share
+    if get_console().is_terminal:
+        logger.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
+    else:  # no line is broken to fit a screen that is not there
+        logger.addHandler(logging.StreamHandler())
+        logger.handlers[-1].setFormatter(plain)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        logger.addHandler(logging.FileHandler(file))
+        logger.handlers[-1].setFormatter(plain)
+
+
+def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]:
+    """Show a bar over ``steps`` on a terminal; ``done`` more were done in an earlier run.
+
+    Elsewhere nothing is shown: there the lines of the log tell how far a run is.
+    """
+    shown = get_console().is_terminal and logging.getLogger("pcsr").isEnabledFor(logging.INFO)
+    total = done + len(steps)
+    return track(steps, description, total=total, completed=done, disable=not shown)
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[tuple[int, int]]:
+    """Join the processes that ``torchrun`` started; yields rank and world size, 0 and 1 alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), world
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum ``x`` over all training processes, with the right gradient under averaging.
+
+    DistributedDataParallel averages gradients, so the gradient through this sum is multiplied by
+    the number of processes: the averaged gradient is then that of one process on the whole batch.
+    """
+    if not dist.is_initialized():
+        return x
+    world = dist.get_world_size()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return world * x + (total - world * x.detach())
+
+
+def across_processes(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap ``model`` so that its forward pass and gradients are shared by all processes."""
+    if not dist.is_initialized():
+        return model
+    if device.type == "cuda":  # there is no synchronised BatchNorm on the CPU
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )
