@@ -1,0 +1,105 @@
+"""FLOPs in the two conventions of the field, counted by fvcore.
+
+One fused multiply-add is two FLOPs. Convolutions and linear maps are counted so, plus one FLOP per
+element for PReLU and two for BatchNorm; additions, ReLU, shuffles and interpolation are free, as in
+the published tables. The conventions differ in transposed convolutions alone: *paper* charges them
+on their output grid, *algorithmic* (what fvcore counts, and what is executed) on their input grid.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Flops:
+    """A number of FLOPs in both conventions; adds and scales like a number."""
+
+    paper: float = 0.0
+    algorithmic: float = 0.0
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.paper + other.paper, self.algorithmic + other.algorithmic)
+
+    def __mul__(self, times: float) -> Flops:
+        return Flops(self.paper * times, self.algorithmic * times)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a picture costs: always ``shared``, and ``branch[j]`` for each unit routed to j."""
+
+    shared: Flops
+    branch: tuple[Flops, ...]
+
+    def total(self, units: Sequence[int]) -> Flops:
+        """Return the FLOPs of a picture that sends ``units[j]`` units to branch j."""
+        return sum((b * n for b, n in zip(self.branch, units, strict=True)), start=self.shared)
+
+
+def count(module: nn.Module, *inputs: Tensor) -> Flops:
+    """Count the FLOPs of ``module(*inputs)`` in eval mode, from one trace of it."""
+    handles = {
+        "aten::_convolution": _convolution,
+        "aten::linear": _linear,
+        "aten::prelu": partial(_elementwise, 1),
+        "aten::batch_norm": partial(_elementwise, 2),
+    }
+    training = module.training
+    with warnings.catch_warnings():
+        # fvcore uses torch.jit, at import and to trace; newer torch announces that as deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - heavy, only counting needs it
+
+        analysis = FlopCountAnalysis(module.eval(), inputs).set_op_handle(**handles)
+        counted = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
+    module.train(training)
+    return Flops(counted["paper"], counted["algorithmic"])
+
+
+def _both(paper: int, algorithmic: int) -> Counter[str]:
+    return Counter(paper=paper, algorithmic=algorithmic)
+
+
+def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    source, kernel, result = (_shape(value) for value in (*inputs[:2], *outputs))
+    transposed = inputs[6].toIValue()
+    per_position = 2 * source[0] * prod(kernel)
+    return _both(
+        paper=per_position * prod(result[2:]),
+        algorithmic=per_position * prod((source if transposed else result)[2:]),
+    )
+
+
+def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    flops = 2 * prod(_shape(inputs[0])) * _shape(inputs[1])[0]
+    return _both(flops, flops)
+
+
+def _elementwise(each: int, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    flops = each * prod(_shape(outputs[0]))
+    return _both(flops, flops)
+
+
+def _shape(value: Any) -> list[int]:
+    sizes: list[int] = value.type().sizes()
+    return sizes
+
+
+def per_lr_pixel(network: nn.Module) -> Flops:
+    """Count a convolutional network's FLOPs per LR pixel.
+
+    All its layers keep or multiply the size of their input, so that the count of any picture is
+    this number times its LR pixels, exactly.
+    """
+    side = 8
+    lr = next(network.parameters()).new_zeros(1, 3, side, side)
+    return count(network, lr) * (1 / side**2)

@@ -1,0 +1,135 @@
+"""The method contract: the one interface that training, sweeps, figures and the CLI know.
+
+A method super-resolves an LR picture with M *branches* of rising cost. Each *unit* of the picture
+(the whole image, a tile, an HR pixel) is computed by the branch that a *router* picks from the
+unit's *scores*, under a *knob* that trades PSNR for FLOPs.
+
+``explore`` runs every branch once, so that each knob value of a sweep is only a routing decision:
+``compose(explore(lr), route(scores, knob))``. ``restore`` runs the routed work alone and is what
+latency is measured on. Both give the same picture for the same knob; a test holds them together.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from pcsr.backbones.base import Backbone
+from pcsr.config import ModelConfig
+from pcsr.flops import Costs
+
+#: A value of the knob; "adaptive" lets the method decide; None for methods without a knob.
+Knob = float | Literal["adaptive"] | None
+
+
+class MakeBackbone(Protocol):
+    """Builds the configured backbone in the width and with the tail that a method asks for."""
+
+    def __call__(self, *, width: int, scale: float | None) -> Backbone:
+        """Build it; ``scale=None`` builds an encoder without a tail."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What every branch gives for a picture, before any decision.
+
+    Attributes:
+        candidates: each branch's result, first axis M; the rest as the method's ``compose`` likes.
+        scores: (N, M, units...) what the router decides by.
+    """
+
+    candidates: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A super-resolved picture (N, 3, H, W) and the branch of each unit (N, units...)."""
+
+    sr: Tensor
+    labels: Tensor
+
+
+class Method(nn.Module, ABC):
+    """Base of all methods. A new method is one class in one file and one entry in the catalog.
+
+    Attributes:
+        config: the complete model configuration; stored with the weights, it rebuilds the method.
+        stages: names of the training stages, in order.
+        branches: M, the number of branches.
+        has_knob: whether the router takes values of k.
+        has_adaptive: whether the router can decide without a knob.
+    """
+
+    stages: ClassVar[tuple[str, ...]]
+    has_knob: ClassVar[bool] = True
+    has_adaptive: ClassVar[bool] = False
+    branches: int
+    config: ModelConfig
+
+    @abstractmethod
+    def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
+        """Build the networks that ``config`` describes; call ``nn.Module.__init__`` first."""
+        super().__init__()
+
+    @abstractmethod
+    def explore(self, lr: Tensor, scale: float) -> Exploration:
+        """Run every branch on LR pictures (N, 3, h, w) with values in [0, 1]."""
+
+    @abstractmethod
+    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
+        """Decide: scores (N, M, units...) -> branch numbers (N, units...), cheapest 0."""
+
+    @abstractmethod
+    def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
+        """Put the chosen candidates together to SR pictures (N, 3, H, W), not clipped."""
+
+    @abstractmethod
+    def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
+        """Super-resolve running only the branch that each unit is routed to."""
+
+    @abstractmethod
+    def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
+        """Return what one picture costs, always and per unit of each branch."""
+
+    @abstractmethod
+    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
+        """Return the modules whose weights a stage changes; all others stay frozen."""
+
+    @abstractmethod
+    def losses(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+        """Return the loss to minimise as ``"loss"`` and its parts under other names.
+
+        Args:
+            stage: one of ``stages``.
+            lr: (N, 3, h, w) in [0, 1].
+            hr: (N, 3, H, W) in [0, 1].
+        """
+
+    def validation_knob(self, stage: str) -> Knob:
+        """Return the knob at which a stage is validated."""
+        return None
+
+    def start_stage(self, stage: str) -> None:
+        """Freeze everything (BatchNorm statistics too) but what ``stage`` trains."""
+        self.requires_grad_(False).eval()
+        for module in self.trained_modules(stage):
+            module.requires_grad_(True).train()
+
+    def forward(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+        """Same as ``losses``: DistributedDataParallel synchronises the forward pass."""
+        return self.losses(stage, lr, hr)
+
+
+def complete(config: ModelConfig, paper: Mapping[str, Mapping[str, Any]]) -> ModelConfig:
+    """Fill what ``config`` leaves open with the paper's values for its backbone.
+
+    Args:
+        config: the user's model configuration.
+        paper: backbone -> values of ModelConfig fields.
+    """
+    values = paper.get(config.backbone, {})
+    missing = {key: value for key, value in values.items() if getattr(config, key) is None}
+    return config.model_copy(update=missing)

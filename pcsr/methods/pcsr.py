@@ -1,0 +1,242 @@
+"""PCSR: each HR pixel is computed by a light or a heavy head (Jeong et al., ECCV 2024).
+
+A backbone without its tail encodes the LR picture once. A classifier then sends every HR pixel to
+one of M multilayer perceptrons, which read the nearest LR feature and the pixel's place and size.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcsr import flops, routing
+from pcsr.config import HeadConfig, ModelConfig
+from pcsr.errors import UserError
+from pcsr.flops import Costs, Flops
+from pcsr.geometry import axis
+from pcsr.methods.base import Exploration, Knob, MakeBackbone, Method, Restored, complete
+from pcsr.resize import hr_size
+from pcsr.runtime import sum_over_processes
+
+# Encoder width, heads (light, heavy) and classifier of the paper's models at x4.
+PAPER = {
+    "fsrcnn": {
+        "width": 48,
+        "heads": (HeadConfig(width=10, depth=3), HeadConfig(width=58, depth=4)),
+        "classifier": HeadConfig(width=0, depth=0),
+    },
+    "carn": {
+        "width": 52,
+        "heads": (HeadConfig(width=20, depth=3), HeadConfig(width=74, depth=4)),
+        "classifier": HeadConfig(width=10, depth=2),
+    },
+    "srresnet": {
+        "width": 58,
+        "heads": (HeadConfig(width=40, depth=3), HeadConfig(width=170, depth=4)),
+        "classifier": HeadConfig(width=20, depth=2),
+    },
+}
+PLACE = 4  # numbers that say where a pixel lies: offset and cell, each for rows and columns
+BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
+ALL_HEAVY = -25.0
+L1_WEIGHT = 1000.0
+BALANCE_WEIGHT = 3.0
+
+
+class Head(nn.Sequential):
+    """A multilayer perceptron with ReLU: (n, inputs) -> (n, outputs)."""
+
+    def __init__(self, inputs: int, config: HeadConfig, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(config.depth):
+            layers += [nn.Linear(inputs, config.width), nn.ReLU(inplace=True)]
+            inputs = config.width
+        super().__init__(*layers, nn.Linear(inputs, outputs))
+
+
+class Queries:
+    """What the heads read for each HR pixel: (feature, offset, cell), rows before columns.
+
+    Args:
+        features: (N, C, h, w).
+        size: H and W of the HR pictures.
+    """
+
+    def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
+        channels, height, width = features.shape[1:]
+        self.shape = (len(features), *size)
+        self.lr_shape = (height, width)
+        self.features = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        self.rows = axis(height, size[0], features.device)
+        self.columns = axis(width, size[1], features.device)
+
+    def __len__(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
+        """Yield the numbers of all HR pixels, batch then rows then columns, a block at a time."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            yield torch.arange(start, stop, device=self.features.device)
+
+    def at(self, pixels: Tensor) -> Tensor:
+        """Return the queries (n, C + 4) of the HR pixels with the given numbers (n,)."""
+        _, hr_height, hr_width = self.shape
+        lr_height, lr_width = self.lr_shape
+        line = pixels // hr_width  # counts through all pictures
+        row, column = line % hr_height, pixels % hr_width
+        nearest = (line // hr_height * lr_height + self.rows.nearest[row]) * lr_width
+        feature = self.features.index_select(0, nearest + self.columns.nearest[column])
+        place = feature.new_empty(len(pixels), PLACE)
+        place[:, 0] = self.rows.offset[row]
+        place[:, 1] = self.columns.offset[column]
+        place[:, 2] = self.rows.cell
+        place[:, 3] = self.columns.cell
+        return torch.cat([feature, place], dim=1)
+
+
+class PCSR(Method):
+    """Pixel-level routing between M heads over one encoder; M = 2 in the paper.
+
+    Heads stand cheapest first, so the last is the paper's heavy upsampler. Any scale can be asked
+    for at test time; the costs and with them the routing follow the scale.
+    """
+
+    stages = ("stage0", "stage1")
+    has_adaptive = True
+
+    def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
+        nn.Module.__init__(self)
+        self.config = config = complete(config, PAPER)
+        if config.width is None or config.heads is None or config.classifier is None:
+            raise UserError(
+                f"model: backbone '{config.backbone}' is not in the paper, so pcsr needs width, "
+                "heads and classifier."
+            )
+        self.branches = len(config.heads)
+        self.encoder = make_backbone(width=config.width, scale=None)
+        inputs = config.width + PLACE
+        self.heads = nn.ModuleList(Head(inputs, head, 3) for head in config.heads)
+        self.classifier = Head(inputs, config.classifier, self.branches)
+
+    def explore(self, lr: Tensor, scale: float) -> Exploration:
+        """See ``Method.explore``.
+
+        Candidates are (M, N, 3, H, W), scores the classifier's probabilities (N, M, H, W).
+        """
+        size = hr_size((lr.shape[-2], lr.shape[-1]), scale)
+        queries = Queries(self.encoder(lr), size)
+        outputs: list[list[Tensor]] = [[] for _ in self.heads]
+        probabilities = []
+        for pixels in queries.blocks():
+            query = queries.at(pixels)
+            probabilities.append(self.classifier(query).softmax(dim=1))
+            for collected, head in zip(outputs, self.heads, strict=True):
+                collected.append(head(query))
+        base = _bilinear(lr, size)
+        candidates = torch.stack([_picture(rows, queries.shape) + base for rows in outputs])
+        return Exploration(candidates, _picture(probabilities, queries.shape))
+
+    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
+        """See ``Method.route``: cost ratio with k, or ADM."""
+        if knob == "adaptive":
+            return routing.adaptive(scores)
+        if knob is None:
+            raise UserError("pcsr: give a knob value k, or ask for the adaptive decision.")
+        return routing.by_cost_ratio(scores, self.cost_shares(scale), knob)
+
+    def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
+        """See ``Method.compose``."""
+        sr = exploration.candidates[0]
+        for branch in range(1, self.branches):
+            chosen = (labels == branch)[:, None]
+            sr = torch.where(chosen, exploration.candidates[branch], sr)
+        return routing.refine(sr, labels) if refine else sr
+
+    def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
+        """See ``Method.restore``: the published algorithm, gathering each head's pixels."""
+        size = hr_size((lr.shape[-2], lr.shape[-1]), scale)
+        queries = Queries(self.encoder(lr), size)
+        scores = [self.classifier(queries.at(pixels)).softmax(dim=1) for pixels in queries.blocks()]
+        labels = self.route(_picture(scores, queries.shape), knob, scale)
+        colours = lr.new_empty(len(queries), 3)
+        for branch, head in enumerate(self.heads):
+            for pixels in (labels.flatten() == branch).nonzero()[:, 0].split(BLOCK):
+                colours[pixels] = head(queries.at(pixels))
+        sr = _picture([colours], queries.shape) + _bilinear(lr, size)
+        return Restored(routing.refine(sr, labels) if refine else sr, labels)
+
+    def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
+        """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
+        encoder, classifier, heads = self._flops
+        height, width = hr_size(lr_size, scale)
+        shared = encoder * (lr_size[0] * lr_size[1]) + classifier * (height * width)
+        return Costs(shared, tuple(heads))
+
+    def cost_shares(self, scale: float) -> list[float]:
+        """Return c_j = (encoder + head j) FLOPs over their sum (PCSR section 3.3)."""
+        encoder, _, heads = self._flops
+        each = [encoder.paper + head.paper * scale**2 for head in heads]
+        return [cost / sum(each) for cost in each]
+
+    @cached_property
+    def _flops(self) -> tuple[Flops, Flops, list[Flops]]:
+        """FLOPs of the encoder per LR pixel, and of the classifier and each head per HR pixel."""
+        query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
+        per_pixel = [flops.count(head, query) for head in (self.classifier, *self.heads)]
+        return flops.per_lr_pixel(self.encoder), per_pixel[0], per_pixel[1:]
+
+    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
+        """Stage 0: encoder and heavy head. Stage 1: classifier and the cheaper heads."""
+        if stage == "stage0":
+            return [self.encoder, self.heads[-1]]
+        return [self.classifier, *self.heads[:-1]]
+
+    def validation_knob(self, stage: str) -> Knob:
+        """Stage 0 has no trained router: all heavy. Stage 1: the likeliest head."""
+        return ALL_HEAVY if stage == "stage0" else 0.0
+
+    def losses(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+        """Stage 0: L1 of the heavy head. Stage 1: L1 of the soft mixture, and balance (eq. 5-7)."""
+        size = (hr.shape[-2], hr.shape[-1])
+        base = _bilinear(lr, size)
+        if stage == "stage0":
+            queries = Queries(self.encoder(lr), size)
+            (pixels,) = queries.blocks(len(queries))
+            heavy = self.heads[-1](queries.at(pixels))
+            return {"loss": F.l1_loss(_picture([heavy], queries.shape) + base, hr)}
+        with torch.no_grad():
+            queries = Queries(self.encoder(lr), size)
+            (pixels,) = queries.blocks(len(queries))
+            query = queries.at(pixels)
+            heavy = self.heads[-1](query)
+        probability = self.classifier(query).softmax(dim=1)
+        outputs = [*(head(query) for head in self.heads[:-1]), heavy]
+        mixture = sum(
+            (probability[:, [j]] * output for j, output in enumerate(outputs)),
+            torch.zeros_like(heavy),
+        )
+        l1 = F.l1_loss(_picture([mixture], queries.shape) + base, hr)
+        balance = _imbalance(probability)
+        return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
+
+
+def _imbalance(probability: Tensor) -> Tensor:
+    """Mean over branches of |sum_i p_ij - n/M| / (n/M), over the pixels of all processes.
+
+    With M = 2 both branches give the same value, the paper's.
+    """
+    sums = sum_over_processes(probability.sum(dim=0))
+    even = sum_over_processes(probability.new_tensor(len(probability))) / probability.shape[1]
+    return ((sums - even).abs() / even).mean()
+
+
+def _bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(lr, size=size, mode="bilinear")
+
+
+def _picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """Lay values per HR pixel, [(n, C), ...] in order, out as (N, C, H, W)."""
+    return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)

@@ -1,0 +1,96 @@
+"""From scores to decisions: which branch computes which unit.
+
+Branches are ordered cheapest first everywhere. Scores are probabilities (N, M, ...): batch,
+branch, then the units of one picture.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROUNDS = 19
+MOVED_AT_MOST = 1e-4
+
+
+def by_cost_ratio(probabilities: Tensor, costs: Sequence[float], k: float) -> Tensor:
+    """Choose argmax_j p_j / c_j^k (PCSR section 3.3).
+
+    Args:
+        probabilities: (N, M, ...) in [0, 1].
+        costs: M relative costs, cheapest first.
+        k: 0 takes the likeliest branch; larger values save more, 25 takes the cheapest everywhere
+            and -25 the most expensive.
+
+    Returns:
+        (N, ...) int64 branch numbers.
+    """
+    # In logarithms, because c^25 underflows in float32 for the cheapest branches.
+    log_cost = torch.tensor(costs, dtype=torch.float64).log().to(probabilities)
+    shape = (1, -1) + (1,) * (probabilities.ndim - 2)
+    return (probabilities.log() - k * log_cost.view(shape)).argmax(dim=1)
+
+
+def difficulty(probabilities: Tensor) -> Tensor:
+    """Return the expected branch number over M - 1: (N, M, ...) -> (N, ...) in [0, 1].
+
+    With two branches it is the probability of the expensive one.
+    """
+    branches = probabilities.shape[1]
+    share = torch.linspace(0, 1, branches, device=probabilities.device)
+    return (probabilities.movedim(1, -1) * share).sum(dim=-1)
+
+
+def adaptive(probabilities: Tensor) -> Tensor:
+    """Choose branches with no knob: ADM, 1-D k-means over the difficulty (PCSR section 3.4).
+
+    The difficulty is min-max normalised over the call. The M centres start evenly spaced from 0 to
+    the mean ({0, mean} for two branches); the rounds end after the one in which the squared
+    movement of all centres together is at most 1e-4, and the labels are those found before that
+    last update. The cluster with the lowest centre takes the cheapest branch.
+
+    Args:
+        probabilities: (N, M, ...) in [0, 1]; pass a whole picture, not a part of one.
+
+    Returns:
+        (N, ...) int64 branch numbers.
+    """
+    values = difficulty(probabilities)
+    low, high = values.min(), values.max()
+    values = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)
+    branches = probabilities.shape[1]
+    centres = torch.linspace(0, 1, branches, device=values.device) * values.mean()
+    labels = torch.zeros_like(values, dtype=torch.long)
+    for _ in range(ROUNDS):
+        # Centres stay sorted, so the nearest one is found by counting the midpoints below.
+        labels = torch.bucketize(values, (centres[1:] + centres[:-1]) / 2)
+        counts = torch.bincount(labels.flatten(), minlength=branches)
+        sums = torch.bincount(labels.flatten(), values.flatten().double(), minlength=branches)
+        updated = torch.where(counts > 0, (sums / counts.clamp_min(1)).to(values), centres)
+        moved = (updated - centres).square().sum()
+        centres = updated
+        if moved <= MOVED_AT_MOST:
+            break
+    return labels
+
+
+def refine(sr: Tensor, labels: Tensor) -> Tensor:
+    """Smooth pixels of a cheaper branch that touch a more expensive one (PCSR section 3.5).
+
+    Such a pixel takes the mean of its 3x3 neighbourhood; the outermost ring of pixels is left
+    alone.
+
+    Args:
+        sr: (N, 3, H, W).
+        labels: (N, H, W) branch numbers, cheapest 0.
+
+    Returns:
+        (N, 3, H, W).
+    """
+    level = labels.to(sr.dtype)[:, None]
+    seam = F.max_pool2d(level, 3, stride=1, padding=1) > level
+    seam[..., [0, -1], :] = False
+    seam[..., :, [0, -1]] = False
+    smooth = F.avg_pool2d(F.pad(sr, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return torch.where(seam, smooth, sr)
