@@ -1,0 +1,56 @@
+"""The reference models of the golden files, built by the suite from their published names."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pcsr import catalog, checkpoint, release
+from pcsr.config import ModelConfig
+from pcsr.methods.base import Method
+
+
+def formula_weights(shared: Path, name: str) -> dict[str, Tensor]:
+    """Weights by formula (protocol section 8), under the published names."""
+    parameters = json.loads((shared / "golden/reference_parameter_names.json").read_text())[name]
+    return {
+        parameter: _formula(j, parameter, shape) for j, (parameter, shape) in enumerate(parameters)
+    }
+
+
+def _formula(j: int, name: str, shape: list[int]) -> Tensor:
+    count = torch.Size(shape).numel()
+    s = torch.sin(0.7 * torch.arange(count, dtype=torch.float64) + 1.3 * j).view(shape)
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(0)
+    if name.endswith("running_var"):
+        value = 1 + 0.1 * s
+    elif name.endswith("running_mean"):
+        value = 0.01 * s
+    elif len(shape) >= 2:
+        value = 0.7 * s * (2 / (count / shape[0])) ** 0.5
+    elif count == 1:
+        value = torch.full(shape, 0.25, dtype=torch.float64)
+    elif name.endswith("weight"):
+        value = 1 + 0.05 * s
+    else:
+        value = 0.01 * s
+    return value.float()
+
+
+def released(shared: Path, name: str) -> Method:
+    """A released PCSR or original model."""
+    method, _ = catalog.load_method(shared / f"mirror/released/PCSR/save/{name}/iter_last.pth")
+    return method
+
+
+def srresnet(shared: Path) -> tuple[Method, Method]:
+    """SRResNet's PCSR and original with formula weights: they were not released."""
+    pcsr = catalog.build(ModelConfig(backbone="srresnet", method="pcsr")).eval()
+    weights = release.rename_pcsr("srresnet", formula_weights(shared, "srresnet-pcsr"))
+    checkpoint.fill(pcsr, weights, "formula")
+    original = catalog.build(ModelConfig(backbone="srresnet", method="original")).eval()
+    weights = release.rename("srresnet", formula_weights(shared, "srresnet-x4"))
+    checkpoint.fill(original, {f"network.{n}": w for n, w in weights.items()}, "formula")
+    return pcsr, original
