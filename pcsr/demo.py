@@ -1,0 +1,137 @@
+"""Pictures of what a method does: one photograph super-resolved, routed, compared."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pcsr import artefacts, images, metrics, resize
+from pcsr.errors import UserError
+from pcsr.evaluate import Pair
+from pcsr.methods.base import Knob, Method
+from pcsr.report import figures, showcase
+
+log = logging.getLogger("pcsr")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A super-resolved picture with its routing and what it cost.
+
+    Attributes:
+        sr: uint8 (H, W, 3).
+        labels: branch of each unit, without the batch axis.
+        shares: share of units per branch, cheapest first.
+        psnr_rgb: dB.
+        gflops: paper convention.
+    """
+
+    method: Method
+    sr: metrics.Picture
+    labels: np.ndarray
+    shares: tuple[float, ...]
+    psnr_rgb: float
+    gflops: float
+
+    @property
+    def title(self) -> str:
+        """Backbone and method."""
+        return f"{self.method.config.backbone}-{self.method.config.method}"
+
+
+@torch.no_grad()
+def show(method: Method, pair: Pair, scale: float, knob: Knob, refine: bool) -> Shown:
+    """Super-resolve a test picture along the sparse path and measure the result."""
+    lr = pair.lr.to(next(method.parameters()).device)
+    restored = method.restore(lr, scale, knob if method.has_knob else None, refine)
+    sr = images.to_uint8(restored.sr)
+    units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
+    costs = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale)
+    return Shown(
+        method,
+        sr,
+        restored.labels[0].cpu().numpy(),
+        tuple(count / sum(units) for count in units),
+        metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
+        costs.total(units).paper / 1e9,
+    )
+
+
+def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
+    """Write HR, LR, each SR and each routing picture as PNG, and ``log.txt``.
+
+    Returns:
+        The lines of the log: method, PSNR-RGB in dB, GFLOPs and percent of the first original's
+        GFLOPs (of the first method's, if no original is shown).
+    """
+    images.write(out / "HR.png", pair.hr)
+    images.write(out / "LR.png", images.to_uint8(pair.lr))
+    reference = next((s for s in shown if not s.method.has_knob), shown[0]).gflops
+    lines = []
+    for one in shown:
+        images.write(out / f"{one.title}.png", one.sr)
+        if one.method.branches > 1:
+            coloured = showcase.routing_picture(one.labels, one.method.branches, one.sr)
+            images.write(out / f"{one.title}-routing.png", coloured)
+        percent = 100 * one.gflops / reference
+        lines.append(f"{one.title}: {one.psnr_rgb:.2f} dB | {one.gflops:.2f} G ({percent:.0f} %)")
+    artefacts.write_text(out / "log.txt", "\n".join(lines) + "\n")
+    return lines
+
+
+def bicubic(pair: Pair) -> metrics.Picture:
+    """Return LR enlarged by bicubic interpolation, uint8 (H, W, 3)."""
+    height, width = pair.hr.shape[:2]
+    return images.to_uint8(resize.resize(pair.lr.double(), (height, width)))
+
+
+def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
+    """Write the report's two pictures: which pixel went where, and crops side by side."""
+    title = f"{method.title} on {pair.name}: {method.psnr_rgb:.2f} dB, {method.gflops:.2f} GFLOPs"
+    branches = method.method.branches
+    figure = showcase.routing_figure(pair.hr, method.sr, method.labels, branches, title)
+    figures.save(figure, routing)
+    enlarged = bicubic(pair)
+    panels = [
+        ("HR", pair.hr),
+        ("LR", images.to_uint8(pair.lr)),
+        ("bicubic", enlarged),
+        (original.title, original.sr),
+        (method.title, method.sr),
+    ]
+    lost = pair.hr.astype(float) - enlarged  # the detail that has to be invented
+    figures.save(showcase.comparison(panels, showcase.detailed_box(lost, side=96)), comparison)
+
+
+@torch.no_grad()
+def upscale(
+    method: Method, source: Path, target: Path, scale: float, knob: Knob, refine: bool
+) -> None:
+    """Super-resolve a picture, or every picture of a folder, that has no HR.
+
+    A picture of a folder that cannot be read does not stop the others.
+
+    Raises:
+        UserError: a picture could not be read; names them all, after the others are done.
+    """
+    single = source.is_file() or not source.is_dir()
+    pictures = [source] if single else images.list_pictures(source)
+    if not single and target.suffix.lower() in images.EXTENSIONS:
+        raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
+    device = next(method.parameters()).device
+    problems = []
+    for number, picture in enumerate(pictures):
+        try:
+            lr = images.to_tensor(images.read(picture)).to(device)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        restored = method.restore(lr, scale, knob if method.has_knob else None, refine)
+        path = target if target.suffix and single else target / f"{picture.stem}.png"
+        images.write(path, images.to_uint8(restored.sr))
+        log.info("%d/%d %s", number + 1, len(pictures), path)
+    if problems:
+        raise UserError(" ".join(problems))

@@ -1,0 +1,69 @@
+"""Picture quality: PSNR and SSIM on 8-bit pictures with the border shaved.
+
+Every metric is a function of two uint8 pictures (H, W, 3) and a border in pixels.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pcsr.errors import UserError
+
+Picture = NDArray[np.uint8]
+
+
+def shave_for(scale: float) -> int:
+    """Return the border that is not measured: as many HR pixels as the scale (4 at x4)."""
+    return int(np.ceil(scale))
+
+
+def _shaved(sr: Picture, hr: Picture, shave: int) -> tuple[Picture, Picture]:
+    if sr.shape != hr.shape:
+        raise ValueError(f"SR is {sr.shape}, HR is {hr.shape}")
+    if min(hr.shape[:2]) <= 2 * shave:
+        height, width = hr.shape[:2]
+        raise UserError(
+            f"the picture ({width}x{height}) has no pixels inside its {shave} px border."
+        )
+    inside = slice(shave, -shave or None)
+    return sr[inside, inside], hr[inside, inside]
+
+
+def psnr_rgb(sr: Picture, hr: Picture, shave: int) -> float:
+    """PSNR in dB over all values of the three channels; infinite for equal pictures."""
+    sr, hr = _shaved(sr, hr, shave)
+    error = np.square(sr.astype(np.float64) - hr.astype(np.float64)).mean()
+    return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
+
+
+def _luma(picture: Picture) -> NDArray[np.float64]:
+    """Return BT.601 luma in [16, 235], as MATLAB's rgb2ycbcr without its final rounding."""
+    from skimage.color import rgb2ycbcr  # noqa: PLC0415 - heavy, and training does not need it
+
+    luma: NDArray[np.float64] = rgb2ycbcr(picture)[..., 0]
+    return luma
+
+
+def psnr_y(sr: Picture, hr: Picture, shave: int) -> float:
+    """PSNR in dB of the luma, by scikit-image."""
+    from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415 - as above
+
+    sr, hr = _shaved(sr, hr, shave)
+    if np.array_equal(sr, hr):
+        return float("inf")
+    return float(peak_signal_noise_ratio(_luma(hr), _luma(sr), data_range=255))
+
+
+def ssim(sr: Picture, hr: Picture, shave: int) -> float:
+    """SSIM of the luma with the Gaussian window of its authors (11x11, sigma 1.5), in [-1, 1]."""
+    from skimage.metrics import structural_similarity  # noqa: PLC0415 - as above
+
+    sr, hr = _shaved(sr, hr, shave)
+    value = structural_similarity(
+        _luma(hr),
+        _luma(sr),
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(value)
