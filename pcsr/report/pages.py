@@ -1,0 +1,20 @@
+"""A page of Markdown as an HTML file that needs nothing from a network."""
+
+from markdown_it import MarkdownIt
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; white-space: nowrap; }
+th { border-bottom: 2px solid #888; text-align: left; white-space: normal; }
+"""
+
+
+def html(markdown: str) -> str:
+    """Render Markdown, tables included, as one HTML page titled by its first heading."""
+    title = markdown.partition("\n")[0].lstrip("# ")
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )

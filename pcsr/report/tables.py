@@ -1,0 +1,146 @@
+"""Operating points as a table, and writers for Markdown, LaTeX and CSV."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pcsr import artefacts
+from pcsr.errors import unknown_name
+from pcsr.report.pages import html
+from pcsr.report.tidy import REFERENCE, heavy_share, knob_text, labels, write_csv
+
+PLACE = ["test_set", "backbone", "scale"]
+TOLERANCES_DB = (0.02, 0.05)
+DECIMALS = {
+    "Pictures": 0,
+    "PSNR-RGB (dB)": 3,
+    "vs original (dB)": 3,
+    "PSNR-Y (dB)": 3,
+    "SSIM": 4,
+    "GFLOPs (paper)": 2,
+    "% of original (paper)": 1,
+    "GFLOPs (algorithmic)": 2,
+    "% of original (algorithmic)": 1,
+    "Heavy share (%)": 1,
+}
+
+
+def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
+    """List every measured point beside the original of its test set, backbone and scale.
+
+    Each place starts with the original; each method with its adaptive decision, then its knob
+    values upwards. ``Heavy share`` is that of the dearest branch. The last column marks, for each
+    method, the cheapest point (paper convention) that loses at most 0.02 dB and 0.05 dB. Where a
+    place has several originals the first by experiment name is the reference; where it has none,
+    the comparisons are blank.
+    """
+    points = summary.assign(curve=labels(summary), heavy=heavy_share(summary))
+    points["first"] = points["method"] == REFERENCE
+    order = [*PLACE, "first", "curve", "adaptive", "knob"]
+    upwards = [name not in ("first", "adaptive") for name in order]
+    points = points.sort_values(order, ascending=upwards, ignore_index=True)
+    measured = ["psnr_rgb", "gflops_paper", "gflops_algorithmic"]
+    reference = points[points["first"]].drop_duplicates(PLACE).set_index(PLACE)[measured]
+    points = points.join(reference.add_suffix("_original"), on=PLACE)
+    points["delta"] = points["psnr_rgb"] - points["psnr_rgb_original"]
+    table = pd.DataFrame(
+        {
+            "Test set": points["test_set"],
+            "Backbone": points["backbone"],
+            "Scale": points["scale"].map("x{:g}".format),
+            "Method": points["curve"],
+            "k": points.apply(knob_text, axis="columns"),
+            "Pictures": points["images"],
+            "PSNR-RGB (dB)": points["psnr_rgb"],
+            "vs original (dB)": points["delta"].mask(points["first"]),
+            "PSNR-Y (dB)": points["psnr_y"],
+            "SSIM": points["ssim"],
+        }
+    )
+    for convention in ("paper", "algorithmic"):
+        cost = points[f"gflops_{convention}"]
+        table[f"GFLOPs ({convention})"] = cost
+        percent = 100 * cost / points[f"gflops_{convention}_original"]
+        table[f"% of original ({convention})"] = percent
+    table["Heavy share (%)"] = 100 * points["heavy"]
+    return table.assign(Note=_notes(points))
+
+
+def _notes(points: pd.DataFrame) -> pd.Series:
+    notes = pd.Series("", index=points.index)
+    for tolerance in TOLERANCES_DB:
+        # PSNR means differ in the last bits of a float; the tolerance itself still counts as met.
+        near = points[~points["first"] & (points["delta"] >= -tolerance - 1e-9)]
+        cheapest = near.groupby([*PLACE, "curve"])["gflops_paper"].idxmin()
+        notes[cheapest] += f"; cheapest within {tolerance:g} dB"
+    return notes.str.removeprefix("; ")
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write operating points atomically as .csv (all digits), .md, .html or .tex, by the suffix.
+
+    The LaTeX is a bare ``tabular`` that needs the package booktabs.
+
+    Raises:
+        UserError: the suffix is another one.
+    """
+    if path.suffix == ".csv":
+        write_csv(table, path)
+    elif path.suffix == ".md":
+        artefacts.write_text(path, _sections(table))
+    elif path.suffix == ".html":
+        artefacts.write_text(path, html(_sections(table)))
+    elif path.suffix == ".tex":
+        artefacts.write_text(path, _latex(rounded(table, DECIMALS)))
+    else:
+        raise unknown_name(
+            "kind of table", path.suffix, (".csv", ".html", ".md", ".tex"), str(path)
+        )
+
+
+def rounded(table: pd.DataFrame, decimals: dict[str, int]) -> pd.DataFrame:
+    """Return the table as text: numbers to their column's decimals, ``-`` where there is none."""
+
+    def text(value: Any, places: int | None) -> str:
+        if pd.isna(value):
+            return "-"
+        return str(value) if places is None else f"{value:z.{places}f}"
+
+    columns = {
+        name: [text(value, decimals.get(name)) for value in table[name]] for name in table.columns
+    }
+    return pd.DataFrame(columns, columns=table.columns)
+
+
+def markdown(table: pd.DataFrame, numeric: Iterable[str] = ()) -> str:
+    """Return a table of text as Markdown, the columns ``numeric`` aligned to the right."""
+    right = set(numeric)
+    rules = ["--:" if name in right else ":--" for name in table.columns]
+    rows = [list(table.columns), rules, *table.to_numpy().tolist()]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+
+
+def _sections(table: pd.DataFrame) -> str:
+    head = [
+        "# Operating points\n",
+        "Means over the pictures of each test set. GFLOPs are per picture, in both conventions;",
+        "the heavy share is the part of the units that the dearest branch computed; ADM is the",
+        "adaptive decision, which has no k.",
+    ]
+    sections = []
+    for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
+        text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), DECIMALS)
+        title = f"\n## {backbone} on {test_set}, {scale}\n\n"
+        sections.append(title + markdown(text, ["k", *DECIMALS]))
+    return "\n".join(head) + "\n" + "".join(sections)
+
+
+def _latex(text: pd.DataFrame) -> str:
+    right = {"k", *DECIMALS}
+    style = text.style.hide(axis="index").format(escape="latex")
+    style = style.format_index(escape="latex", axis="columns")
+    columns = "".join("r" if name in right else "l" for name in text.columns)
+    return str(style.to_latex(hrules=True, column_format=columns))

@@ -1,0 +1,214 @@
+"""Sweeps in, one tidy table out: every number of a report comes from it.
+
+A *sweep* has one row per picture and knob value. The *results* of a suite are all its sweeps with
+the protocol beside each row. A *summary* is the mean of the results over the pictures.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ConfigDict, Field
+
+from pcsr import artefacts
+from pcsr.config import Config, ProtocolConfig, parse
+from pcsr.errors import UserError
+
+REFERENCE = "original"  # the method that every other one is compared with
+
+# A picture called "0801" must stay text, so no type is left to a guess.
+SWEEP_TYPES = {
+    "image": "str",
+    "method": "str",
+    "backbone": "str",
+    "scale": "float64",
+    "knob": "float64",
+    "adaptive": "bool",
+    "psnr_rgb": "float64",
+    "psnr_y": "float64",
+    "ssim": "float64",
+    "flops_paper": "float64",
+    "flops_algorithmic": "float64",
+    "share_0": "float64",
+    "lr_height": "int64",
+    "lr_width": "int64",
+    "seconds": "float64",
+    "weights": "str",
+}
+PLACE_TYPES = {"suite": "str", "experiment": "str", "test_set": "str"}
+FACT_TYPES = {
+    "lr": "str",
+    "crop": "str",
+    "refine": "bool",
+    "complete": "bool",
+    "training": "Int64",  # iterations; blank for released weights
+    "commit": "str",
+}
+RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
+
+# All that is the same for every picture of one operating point.
+POINT = (
+    *("suite", "test_set", "backbone", "scale", "method", "experiment", "knob", "adaptive"),
+    *FACT_TYPES,
+)
+
+
+class Sidecar(Config):
+    """What a report reads from the JSON file beside a sweep; other keys are allowed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    protocol: ProtocolConfig
+    complete: bool = Field(description="false: fewer pictures than the published set has")
+    iterations: int | None = Field(description="training steps in all; None for released weights")
+    commit: str | None = None
+    modified: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return the columns that these facts become."""
+        commit = self.commit[:12] if self.commit else "unknown"
+        return {
+            **self.protocol.model_dump(),
+            "complete": self.complete,
+            "training": self.iterations,
+            "commit": f"{commit} with changes" if self.modified else commit,
+        }
+
+
+def collect(paths: Sequence[Path]) -> pd.DataFrame:
+    """Join sweeps, each ``.../<suite>/<experiment>/<test set>/sweep.csv`` with a JSON beside it.
+
+    Returns:
+        One row per picture and knob value, whatever the order of ``paths``: the columns of a sweep,
+        its suite, experiment and test set, the protocol (``lr``, ``crop``, ``refine``),
+        ``complete``, ``training`` (iterations) and ``commit``.
+
+    Raises:
+        UserError: a file is missing, empty or lacks a column or key; it and they are named.
+    """
+    if not paths:
+        raise UserError("no sweep was given to collect; evaluate an experiment first.")
+    return _ordered(pd.concat([_sweep(path) for path in sorted(paths)], ignore_index=True))
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read the results that ``write_csv`` wrote, with the types that ``collect`` gave them.
+
+    Raises:
+        UserError: the file is missing, empty or lacks a column.
+    """
+    return _ordered(_read(path, RESULT_TYPES))
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table atomically and without an index; floats keep every digit."""
+    with artefacts.atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """Average over pictures.
+
+    Returns:
+        One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
+        (dB), ``ssim``, ``gflops_paper``, ``gflops_algorithmic`` (1e9 per picture), ``share_*``, and
+        ``images``, the number of pictures.
+    """
+    conventions = ("paper", "algorithmic")
+    measures = [
+        *("psnr_rgb", "psnr_y", "ssim"),
+        *(f"flops_{convention}" for convention in conventions),
+        *share_columns(results),
+    ]
+    points = results.groupby(list(POINT), dropna=False)
+    summary = points[measures].mean()
+    for convention in conventions:
+        summary[f"gflops_{convention}"] = summary.pop(f"flops_{convention}") / 1e9
+    summary["images"] = points["image"].nunique()
+    return summary.reset_index()
+
+
+def share_columns(table: pd.DataFrame) -> list[str]:
+    """Return the names ``share_0``, ``share_1``, ... that the table has, cheapest branch first."""
+    names = [name for name in table.columns if name.startswith("share_")]
+    return sorted(names, key=lambda name: int(name.removeprefix("share_")))
+
+
+def heavy_share(table: pd.DataFrame) -> pd.Series:
+    """Return each row's share of the dearest branch it has, 0 to 1."""
+    return table[share_columns(table)].ffill(axis="columns").iloc[:, -1]
+
+
+def labels(summary: pd.DataFrame) -> pd.Series:
+    """Name each row's curve: its method, with the experiment where a method has several."""
+    curves = summary.groupby(["test_set", "backbone", "method"])["experiment"]
+    several = curves.transform("nunique") > 1
+    method = summary["method"]
+    return method.where(~several, method + " (" + summary["experiment"] + ")")
+
+
+def knob_text(point: pd.Series) -> str:
+    """Return an operating point's knob as text: a number, ``ADM``, or nothing."""
+    if point["adaptive"]:
+        return "ADM"
+    return "" if pd.isna(point["knob"]) else f"{point['knob']:g}"
+
+
+def protocol_text(summary: pd.DataFrame) -> str:
+    """Say in words how the rows were measured; several protocols are joined by ``;``."""
+
+    def words(lr: str, crop: str, refine: bool) -> str:
+        bits = "8-bit LR" if lr == "8bit" else f"{lr} LR"
+        cropped = "cropped to whole tiles" if crop == "tiles" else "not cropped"
+        return f"{bits}, {cropped}, {'refined' if refine else 'not refined'}"
+
+    columns = [summary[name] for name in ("lr", "crop", "refine")]
+    protocols = zip(*columns, strict=True)
+    return "; ".join(dict.fromkeys(words(*protocol) for protocol in protocols))
+
+
+def _sweep(path: Path) -> pd.DataFrame:
+    places = path.absolute().parent.parts[-3:]
+    facts = _sidecar(artefacts.sidecar(path)).facts()
+    frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)), **facts)
+    return frame.astype(FACT_TYPES)
+
+
+def _sidecar(path: Path) -> Sidecar:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); evaluate the experiment again."
+        ) from None
+    return parse(Sidecar, facts, str(path))
+
+
+def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
+    """Read a CSV file that has at least the columns of ``types`` and one row."""
+    try:
+        header = pd.read_csv(path, nrows=0)
+        missing = [name for name in types if name not in header.columns]
+        if missing:
+            raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
+        shares = dict.fromkeys(share_columns(header), "float64")
+        frame = pd.read_csv(path, dtype={**types, **shares})
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None
+    if frame.empty:
+        raise UserError(f"{path}: holds no rows; make the file again.")
+    return frame
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _ordered(results: pd.DataFrame) -> pd.DataFrame:
+    shares = share_columns(results)
+    before = [name for name in (*PLACE_TYPES, *SWEEP_TYPES) if name not in shares]
+    where = before.index("lr_height")
+    return results[[*before[:where], *shares, *before[where:], *FACT_TYPES]]

@@ -1,0 +1,444 @@
+"""The report: numbers, verdicts and files from a small invented sweep."""
+
+import json
+import re
+import types
+from pathlib import Path
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from docutils.core import publish_string
+from pydantic import ValidationError
+
+from pcsr.errors import UserError
+from pcsr.report import claims as claim
+from pcsr.report import figures, showcase, tables, tidy
+
+REPOSITORY = Path(__file__).parents[2]
+KNOBS = (-25.0, -8.0, -1.0, 0.0, 1.0, 8.0, 25.0)
+BRIGHTNESS = (-1.0, 0.0, 1.0)  # dB that a picture adds to the mean
+PSNR, GFLOPS = 24.06, 49.3  # of the original, mean over pictures
+
+
+def row(image, method, knob, adaptive, heavy, psnr, gflops):
+    shares = {"share_0": 1.0} if method == "original" else {"share_0": 1 - heavy, "share_1": heavy}
+    return {
+        "image": f"080{image}",
+        "method": method,
+        "backbone": "carn",
+        "scale": 4,
+        "knob": knob,
+        "adaptive": adaptive,
+        "psnr_rgb": psnr + BRIGHTNESS[image],
+        "psnr_y": psnr + 1.5 + BRIGHTNESS[image],
+        "ssim": 0.74,
+        "flops_paper": gflops * 1e9 * (1 + 0.1 * BRIGHTNESS[image]),
+        "flops_algorithmic": 0.5e9 * gflops,
+        **shares,
+        "lr_height": 128,
+        "lr_width": 160,
+        "seconds": 0.1,
+        "weights": "0a1b2c",
+    }
+
+
+def pcsr_rows(knobs=KNOBS):
+    """A router whose heavy share falls from 1 to 0 with the knob; PSNR falls with its square."""
+    rows = []
+    for knob in (*knobs, None):
+        heavy = 1 / (1 + np.exp(0.9 * (0.3 if knob is None else knob)))
+        psnr, gflops = PSNR - 0.8 * (1 - heavy) ** 2, 24 + 26 * heavy
+        rows += [row(i, "pcsr", knob, knob is None, heavy, psnr, gflops) for i in range(3)]
+    return rows
+
+
+def write_sweep(root, experiment, rows, test_set="urban100", **facts):
+    path = root / "results" / "quick" / experiment / test_set / "sweep.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
+    told = {
+        "protocol": {"lr": "8bit", "crop": "tiles", "refine": True},
+        "complete": True,
+        "images": 3,
+        "iterations": 2_500_000,
+        "commit": "0123456789abcdef",
+        "seed": 0,
+        **facts,
+    }
+    path.with_suffix(".json").write_text(json.dumps(told))
+    return path
+
+
+def original_rows():
+    return [row(i, "original", None, False, 1.0, PSNR, GFLOPS) for i in range(3)]
+
+
+@pytest.fixture
+def sweeps(tmp_path):
+    return [
+        write_sweep(tmp_path, "carn-pcsr", pcsr_rows()),
+        write_sweep(tmp_path, "carn-original", original_rows()),
+    ]
+
+
+@pytest.fixture
+def summary(sweeps):
+    return tidy.summarise(tidy.collect(sweeps))
+
+
+def test_collect_takes_names_from_the_path_and_protocol_from_the_sidecar(sweeps):
+    results = tidy.collect(sweeps)
+    assert len(results) == 3 * (len(KNOBS) + 2)
+    assert set(results["experiment"]) == {"carn-original", "carn-pcsr"}
+    assert set(results["suite"]) == {"quick"}
+    assert set(results["test_set"]) == {"urban100"}
+    assert set(results["lr"]) == {"8bit"}
+    assert results["refine"].all()
+    assert results["complete"].all()
+    assert set(results["image"]) == {"0800", "0801", "0802"}
+    pd.testing.assert_frame_equal(results, tidy.collect(sweeps[::-1]))
+
+
+def test_results_come_back_with_their_types(sweeps, tmp_path):
+    released = write_sweep(tmp_path, "carn-x", original_rows(), iterations=None, modified=True)
+    results = tidy.collect([*sweeps, released])
+    tidy.write_csv(results, tmp_path / "results.csv")
+    again = tidy.load(tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(results, again)
+    assert again["training"].isna().sum() == 3
+    assert set(again["commit"]) == {"0123456789ab", "0123456789ab with changes"}
+
+
+def test_summary_is_the_mean_over_pictures(summary):
+    assert len(summary) == len(KNOBS) + 2
+    assert set(summary["images"]) == {3}
+    original = summary[summary["method"] == "original"].iloc[0]
+    assert original["psnr_rgb"] == pytest.approx(PSNR)
+    assert original["gflops_paper"] == pytest.approx(GFLOPS)
+    assert original["gflops_algorithmic"] == pytest.approx(GFLOPS / 2)
+    swept = summary.dropna(subset="knob").sort_values("knob")
+    for falling in ("psnr_rgb", "gflops_paper", "share_1"):
+        assert swept[falling].is_monotonic_decreasing
+    assert swept["share_0"].is_monotonic_increasing
+
+
+def test_heavy_share_is_that_of_the_dearest_branch_there_is():
+    table = pd.DataFrame({"share_10": [np.nan, 0.1], "share_2": [0.7, 0.2], "share_0": [0.3, 0.7]})
+    assert tidy.share_columns(table) == ["share_0", "share_2", "share_10"]
+    assert tidy.heavy_share(table).tolist() == [0.7, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.write_text(""), "cannot be read"),
+        (lambda path: path.write_text(path.read_text().splitlines()[0]), "no rows"),
+        (lambda path: path.write_text("image,method\n1,pcsr\n"), "'backbone'"),
+        (lambda path: path.write_text(path.read_text().replace("True", "maybe")), "cannot be read"),
+        (lambda path: path.with_suffix(".json").unlink(), "cannot be read"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "cannot be read"),
+        (lambda path: path.with_suffix(".json").write_text("{}"), "protocol"),
+    ],
+)
+def test_a_spoilt_sweep_is_named(sweeps, spoil, told):
+    spoil(sweeps[0])
+    with pytest.raises(UserError, match=told) as error:
+        tidy.collect(sweeps)
+    assert str(sweeps[0].with_suffix("")) in str(error.value)
+
+
+def test_nothing_to_collect_is_an_error():
+    with pytest.raises(UserError, match="no sweep"):
+        tidy.collect([])
+
+
+def test_operating_points(summary):
+    table = tables.operating_points(summary)
+    assert table["Method"].tolist() == ["original"] + ["pcsr"] * (len(KNOBS) + 1)
+    assert table["k"].tolist() == ["", "ADM", *(f"{knob:g}" for knob in KNOBS)]
+    first, all_heavy, balanced = table.iloc[0], table.iloc[2], table.iloc[5]
+    assert np.isnan(first["vs original (dB)"])
+    assert first["% of original (paper)"] == 100
+    assert all_heavy["vs original (dB)"] == pytest.approx(0, abs=1e-6)
+    assert all_heavy["Heavy share (%)"] == pytest.approx(100)
+    assert balanced["vs original (dB)"] == pytest.approx(-0.2)
+    assert balanced["% of original (paper)"] == pytest.approx(100 * 37 / GFLOPS)
+    assert balanced["% of original (algorithmic)"] == pytest.approx(100 * 37 / GFLOPS)
+    assert balanced["Heavy share (%)"] == pytest.approx(50)
+
+
+def test_the_cheapest_point_within_a_tolerance_is_marked(tmp_path):
+    paths = [
+        write_sweep(tmp_path, "carn-original", original_rows()),
+        write_sweep(
+            tmp_path,
+            "carn-pcsr",
+            [
+                row(0, "pcsr", 0.0, False, 1.0, PSNR, 50),
+                row(0, "pcsr", 1.0, False, 0.8, PSNR - 0.02, 45),
+                row(0, "pcsr", 2.0, False, 0.6, PSNR - 0.05, 40),
+                row(0, "pcsr", 3.0, False, 0.4, PSNR - 0.06, 35),
+            ],
+        ),
+    ]
+    results = tidy.collect(paths)
+    table = tables.operating_points(tidy.summarise(results[results["image"] == "0800"]))
+    notes = dict(zip(table["k"], table["Note"], strict=True))
+    assert notes == {
+        "": "",
+        "0": "",
+        "1": "cheapest within 0.02 dB",
+        "2": "cheapest within 0.05 dB",
+        "3": "",
+    }
+
+
+def test_without_an_original_the_comparisons_are_blank(sweeps):
+    table = tables.operating_points(tidy.summarise(tidy.collect(sweeps[:1])))
+    assert table["vs original (dB)"].isna().all()
+    assert (table["Note"] == "").all()
+
+
+def test_several_experiments_of_one_method_are_told_apart(sweeps, tmp_path):
+    more = write_sweep(tmp_path, "carn-pcsr-m3", pcsr_rows())
+    table = tables.operating_points(tidy.summarise(tidy.collect([*sweeps, more])))
+    assert set(table["Method"]) == {"original", "pcsr (carn-pcsr)", "pcsr (carn-pcsr-m3)"}
+
+
+def test_tables_are_written_as_markdown_latex_and_csv(summary, tmp_path):
+    table = tables.operating_points(summary)
+    for suffix in (".md", ".tex", ".csv"):
+        tables.write(table, tmp_path / f"points{suffix}")
+    page = (tmp_path / "points.md").read_text()
+    assert "## carn on urban100, x4" in page
+    assert "| original |  | 3 | 24.060 | - | 25.560 | 0.7400 | 49.30 | 100.0 |" in page
+    assert len({line.count("|") for line in page.splitlines() if line.startswith("|")}) == 1
+    latex = (tmp_path / "points.tex").read_text()
+    assert r"\toprule" in latex
+    assert r"\% of original (paper)" in latex
+    assert not re.search(r"(?<!\\)%", latex)
+    assert len(pd.read_csv(tmp_path / "points.csv")) == len(table)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        "points.md",
+        "points.tex",
+        "points.csv",
+    }
+    with pytest.raises(UserError, match=r"\.xls"):
+        tables.write(table, tmp_path / "points.xls")
+
+
+def test_a_rounded_zero_has_no_sign_and_a_bar_is_escaped():
+    text = tables.rounded(pd.DataFrame({"a": [-0.0001, np.nan], "b": ["x|y", ""]}), {"a": 2})
+    assert text.to_numpy().tolist() == [["0.00", "x|y"], ["-", ""]]
+    assert tables.markdown(text, ["a"]).splitlines()[:3] == [
+        "| a | b |",
+        "| --: | :-- |",
+        "| 0.00 | x\\|y |",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_figures_are_the_same_bytes_each_time(summary, tmp_path, suffix):
+    before = dict(mpl.rcParams)
+    written = []
+    for name in ("one", "two"):
+        figures.save(figures.psnr_flops(summary, "urban100", "carn"), tmp_path / (name + suffix))
+        written.append((tmp_path / (name + suffix)).read_bytes())
+    assert written[0] == written[1]
+    assert b"<dc:date>" not in written[0]
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_failed_save_leaves_the_old_file(summary, tmp_path, monkeypatch):
+    path = tmp_path / "figure.svg"
+    path.write_text("old")
+    figure = figures.psnr_flops(summary, "urban100", "carn")
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save(figure, path)
+    assert path.read_text() == "old"
+    assert [other.name for other in tmp_path.glob("*figure*")] == ["figure.svg"]
+
+
+def test_both_panels_show_every_point(summary):
+    figure = figures.psnr_flops(summary, "urban100", "carn")
+    assert len(figure.axes) == 2
+    for panel, convention in zip(figure.axes, figures.CONVENTIONS, strict=True):
+        assert convention in panel.get_title()
+        drawn = [line.get_xydata() for line in panel.get_lines()]
+        curve, star = drawn[3], drawn[4]
+        assert len(curve) == len(KNOBS)
+        assert len(star) == 1
+        low, high = panel.get_ylim()
+        assert ((low < curve[:, 1]) & (curve[:, 1] < high)).all()
+        texts = {text.get_text() for text in panel.texts}
+        assert {"0", "8 to 25"} <= texts
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["pcsr", "adaptive (ADM)", "value of the knob", "original"]
+
+
+def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
+    paths = [
+        write_sweep(tmp_path, "carn-pcsr", pcsr_rows((-25.0, -20.0, -15.0))),
+        write_sweep(tmp_path, "carn-original", original_rows()),
+    ]
+    summary = tidy.summarise(tidy.collect(paths))
+    figure = figures.psnr_flops(summary[~summary["adaptive"]], "urban100", "carn")
+    for panel in figure.axes:
+        assert np.ptp(panel.get_ylim()) >= 0.1
+        assert [text.get_text() for text in panel.texts] == ["-25 to -15"]
+
+
+@pytest.mark.parametrize("place", [("urban10", "carn"), ("urban100", "cairn")])
+def test_a_figure_of_nothing_names_what_there_is(summary, place):
+    with pytest.raises(UserError, match="Did you mean"):
+        figures.psnr_flops(summary, *place)
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return claim.load_claims(REPOSITORY / "configs" / "claims.yaml")
+
+
+def test_every_published_cell_is_there(claims):
+    assert len(claims.models) == 12
+    assert all(set(row.cells) == set(claims.images) for row in claims.models)
+    carn = next(row for row in claims.models if row.model == "CARN-PCSR")
+    assert carn.cells["urban100"] == (24.00, 29.6)
+    for row in claims.models:  # bigger sets cost more, and each set has one order of sizes
+        assert [
+            row.cells[name][1] for name in ("urban100", "test2k", "test4k", "test8k")
+        ] == sorted(cost for _, cost in row.cells.values())
+
+
+def test_claims_refuse_a_method_without_its_training_length(claims):
+    values = claims.model_dump()
+    del values["iterations"]["arm"]
+    with pytest.raises(ValidationError, match="iterations"):
+        claim.Claims.model_validate(values)
+
+
+def verdicts(paths, claims):
+    rows = claim.compare(tidy.summarise(tidy.collect(paths)), claims)
+    return {(row["Model"].split()[0], row["Test set"]): row for _, row in rows.iterrows()}
+
+
+def test_verdicts(tmp_path, claims):
+    close = [row(i, "original", None, False, 1, 24.08, 49.3 * 1.05) for i in range(3)]
+    points = ((0.0, 40.0), (2.0, 32.0), (25.0, 24.0))
+    far = [row(i, "pcsr", k, False, 0.5, 24.0, cost) for i in range(3) for k, cost in points]
+    rows = verdicts(
+        [
+            write_sweep(tmp_path, "carn-original", close),
+            write_sweep(tmp_path, "carn-pcsr", far),
+            write_sweep(tmp_path, "carn-original", close, "test2k-from-div8k"),
+        ],
+        claims,
+    )
+    assert len(rows) == 48
+    assert rows["CARN", "urban100"]["Verdict"] == "reproduced"
+    ours = rows["CARN-PCSR", "urban100"]
+    assert ours["Verdict"] == "differs"  # 32.0 is nearest 29.6, and 8 % away
+    assert ours["k"] == "2"
+    assert ours["Difference (%)"] == pytest.approx(100 * (32 / 29.6 - 1))
+    assert rows["CARN", "test2k"]["Verdict"] == "not run"
+    assert sum(row["Verdict"] == "not run" for row in rows.values()) == 46
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        ({"iterations": None}, "reproduced"),
+        ({"iterations": 2_000_000}, "reproduced"),
+        ({"iterations": 500}, "reproduced (short training: 500 iterations)"),
+        ({"complete": False}, "reproduced (partial: 3 of 100 pictures)"),
+    ],
+)
+def test_a_verdict_tells_of_a_partial_set_and_of_short_training(tmp_path, claims, facts, verdict):
+    path = write_sweep(tmp_path, "carn-original", original_rows(), **facts)
+    assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == verdict
+
+
+def test_only_the_published_scale_is_compared(tmp_path, claims):
+    path = write_sweep(tmp_path, "carn-x2", [row_ | {"scale": 2} for row_ in original_rows()])
+    assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == "not run"
+
+
+def test_the_page_of_claims_says_what_it_rests_on(summary, claims):
+    page = claim.claims_markdown(summary, claims)
+    assert "suite quick, commit 0123456789ab" in page
+    assert "8-bit LR, cropped to whole tiles, refined" in page
+    assert "1 reproduced, 1 differs, 46 not run, 0 only partial" in page
+    cells = [line for line in page.splitlines() if re.match(r"\| (FSRCNN|CARN|SRResNet)", line)]
+    assert len(cells) == 48
+    assert sum("not run" in line for line in cells) == 46
+
+
+def test_routing_picture_keeps_blue_for_cheap_and_red_for_dear():
+    labels = np.array([[0, 0], [1, 1]])
+    picture = showcase.routing_picture(labels, 2, np.full((2, 2, 3), 128, np.uint8))
+    assert picture.dtype == np.uint8
+    assert picture[0, 0, 2] > picture[0, 0, 0] + 50
+    assert picture[1, 0, 0] > picture[1, 0, 2] + 50
+    with pytest.raises(ValueError, match="0 to 1"):
+        showcase.routing_picture(labels + 1, 2, picture)
+    with pytest.raises(ValueError, match="picture is"):
+        showcase.routing_picture(labels[:1], 2, picture)
+
+
+def test_the_most_detailed_square_is_found():
+    picture = np.full((80, 120, 3), 90, np.uint8)
+    picture[40:56:2, 64:80] = 250
+    top, left, height, width = showcase.detailed_box(picture, 16)
+    assert (height, width) == (16, 16)
+    assert (top, left) == (40, 64)
+    assert showcase.detailed_box(np.zeros_like(picture), 16) == (0, 0, 16, 16)
+    assert showcase.detailed_box(picture, 500)[2:] == (80, 80)
+
+
+def test_comparison_titles_carry_the_psnr_of_the_crop():
+    rng = np.random.default_rng(0)
+    hr = rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    worse = hr.copy()
+    worse[:16, :16] ^= 16  # within the box only
+    panels = [("HR", hr), ("LR", hr[::4, ::4]), ("original", worse)]
+    figure = showcase.comparison(panels, box=(0, 0, 16, 16))
+    titles = [panel.get_title() for panel in figure.axes]
+    assert titles == [
+        "HR, whole picture",
+        "HR",
+        "LR",
+        f"original, {20 * np.log10(255 / 16):.2f} dB",
+    ]
+    assert figure.axes[2].get_xlim() == (-0.5, 15.5)
+
+
+def test_routing_figure_tells_the_shares(tmp_path):
+    hr = np.zeros((40, 60, 3), np.uint8)
+    labels = np.zeros((40, 60), np.int64)
+    labels[:10] = 2
+    figure = showcase.routing_figure(hr, hr + np.uint8(3), labels, 3, "carn-classsr")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["branch 0 (cheapest): 75.0 %", "branch 1: 0.0 %", "branch 2 (dearest): 25.0 %"]
+    figures.save(figure, tmp_path / "routing.png")
+    assert (tmp_path / "routing.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "workflow" / "report").glob("*.rst")), ids=lambda path: path.stem
+)
+def test_captions_render(path):
+    wildcards = types.SimpleNamespace(backbone="carn", test_set="set5", experiment="carn-pcsr")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text())
+    text = template.render(snakemake=types.SimpleNamespace(wildcards=wildcards))
+    strict = {"halt_level": 2, "report_level": 2}
+    assert publish_string(text, writer="html", settings_overrides=strict)
