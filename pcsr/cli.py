@@ -1,0 +1,316 @@
+"""The command line: one verb per rule of the workflow, plus demo and upscale. Parses and calls."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pcsr.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Train, measure and use adaptive-compute super-resolution: PCSR, ClassSR, ARM.",
+)
+
+WeightsFiles = Annotated[
+    list[Path], typer.Option("--weights", help="weights files: .safetensors, or a released .pth")
+]
+WeightsFile = Annotated[
+    Path, typer.Option("--weights", help="weights file: .safetensors, or a released .pth")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads")]
+LR = Annotated[Literal["8bit", "float"], typer.Option("--lr", help="round LR to 8 bit, or not")]
+Refine = Annotated[
+    bool, typer.Option("--refine/--no-refine", help="smooth cheap pixels beside expensive ones")
+]
+CropTo = Annotated[
+    Literal["tiles", "none"], typer.Option(help="crop LR to whole 32x32 tiles, or measure it all")
+]
+K = Annotated[float, typer.Option("--k", help="0 takes the likeliest branch; more saves more")]
+Adaptive = Annotated[bool, typer.Option("--adaptive", help="let the method decide (ADM), no k")]
+Scale = Annotated[
+    float | None, typer.Option(help="HR size / LR size, if not the one the weights were trained at")
+]
+Suite = Annotated[Path, typer.Option("--suite", help="suite file, e.g. configs/suites/quick.yaml")]
+LogFile = Annotated[Path | None, typer.Option("--log", help="also log to this file")]
+SeveralValues = ("--weights", "--knob", "--sweeps")
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="a data set of configs/datasets.yaml")],
+    out: Annotated[Path | None, typer.Option(help="folder of the packed store")] = None,
+    raw: Annotated[Path, typer.Option(help="where downloads are kept")] = Path("data/raw"),
+    log: LogFile = None,
+) -> None:
+    """Turn raw pictures into a packed store with a manifest.
+
+    Example: `pcsr prepare embedded-train`. Set `PCSR_MIRROR` to take downloads from a local folder.
+    """
+    from pcsr import artefacts, config, runtime
+    from pcsr.prepare import prepare as run
+
+    runtime.setup_logging(log)
+    dataset = config.dataset(name, config.load_datasets(), "prepare")
+    run(name, dataset, out or Path(artefacts.prepared(name)), raw)
+
+
+@app.command()
+def train(
+    experiment: Annotated[str, typer.Argument(help="an experiment of the suite")],
+    stage: Annotated[str, typer.Argument(help="one of the experiment's stages")],
+    suite: Suite,
+    out: Annotated[Path, typer.Option(help="weights file to write")],
+    init: Annotated[Path | None, typer.Option(help="weights of the stage before")] = None,
+    device: Device = "auto",
+    log: LogFile = None,
+) -> None:
+    """Train one stage of one experiment; a run that was cut goes on where it was.
+
+    Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/quick.yaml --out w.safetensors`.
+    Several GPUs: put `torchrun --nproc-per-node N -m` in front of it.
+    """
+    from pcsr import session
+
+    session.train(experiment, stage, suite, out, init, device, log)
+
+
+@app.command()
+def sweep(
+    weights: WeightsFiles,
+    images: Annotated[
+        Path, typer.Option("--images", help="folder of HR pictures, a picture, or a packed store")
+    ],
+    out: Annotated[Path, typer.Option(help="CSV to write, one row per picture and knob value")],
+    lr_images: Annotated[Path | None, typer.Option(help="folder of ready LR pictures")] = None,
+    knob: Annotated[list[float], typer.Option(help="values of k")] = [0.0, 0.5, 1.0],  # noqa: B006
+    adaptive: Adaptive = False,
+    lr: LR = "8bit",
+    crop: CropTo = "tiles",
+    refine: Refine = True,
+    scale: Scale = None,
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+    log: LogFile = None,
+) -> None:
+    """Measure weights on pictures over values of the knob; one dense pass gives the whole curve.
+
+    Example: `pcsr sweep --weights carn.safetensors --images Urban100/HR --knob 0 1 2 --out u.csv`.
+    """
+    from pcsr import session
+    from pcsr.config import ProtocolConfig
+    from pcsr.evaluate import SweepOptions
+
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    options = SweepOptions(tuple(knob), adaptive, protocol, scale)
+    session.sweep(weights, images, lr_images, options, out, device, threads, log)
+
+
+@app.command()
+def demo(
+    image: Annotated[Path, typer.Argument(help="HR picture")],
+    weights: WeightsFiles,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")],
+    k: K = 0.0,
+    adaptive: Adaptive = False,
+    refine: Refine = False,
+    lr: LR = "float",
+    crop: CropTo = "none",
+    scale: Scale = None,
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+) -> None:
+    """Write HR, LR, SR and coloured routing pictures of one photograph, with dB, GFLOPs, percent.
+
+    Float LR, no crop and no refinement are the published demo's way.
+
+    Example: `pcsr demo 1232.png --weights carn-x4.safetensors carn-pcsr.safetensors --adaptive
+    --out demo`.
+    """
+    from pcsr import session
+    from pcsr.config import ProtocolConfig
+    from pcsr.methods.base import Knob
+
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    knob: Knob = "adaptive" if adaptive else k
+    for line in session.demo(image, weights, out, knob, protocol, scale, device, threads):
+        print(line)
+
+
+@app.command()
+def upscale(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="picture, or folder of pictures")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="PNG file, or folder")],
+    weights: WeightsFile,
+    k: K = 0.0,
+    adaptive: Adaptive = False,
+    refine: Refine = True,
+    scale: Scale = None,
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+) -> None:
+    """Super-resolve a picture, or a folder of pictures, that has no HR.
+
+    Example: `pcsr upscale photo.png photo_x4.png --weights carn-pcsr.safetensors --k 1`.
+    """
+    from pcsr import session
+    from pcsr.methods.base import Knob
+
+    knob: Knob = "adaptive" if adaptive else k
+    session.upscale(source, target, weights, knob, refine, scale, device, threads)
+
+
+@app.command("import-released")
+def import_released(
+    file: Annotated[Path, typer.Argument(help="a published checkpoint, e.g. iter_last.pth")],
+    out: Annotated[Path, typer.Option(help="safetensors file to write")],
+) -> None:
+    """Convert published weights to safetensors; nothing in the file is executed.
+
+    Example: `pcsr import-released save/carn-x4/iter_last.pth --out carn-x4.safetensors`.
+    """
+    from pcsr import session
+
+    print(session.import_released(file, out))
+
+
+@app.command()
+def collect(
+    sweeps: Annotated[list[Path], typer.Option("--sweeps", help="sweep.csv files")],
+    out: Annotated[Path, typer.Option(help="CSV to write")],
+) -> None:
+    """Join sweeps to one tidy table: one row per experiment, test set, picture and knob value."""
+    from pcsr.report import tidy
+
+    tidy.write_csv(tidy.collect(sweeps), out)
+
+
+@app.command()
+def figure(
+    results: Annotated[Path, typer.Argument(help="table made by `collect`")],
+    test_set: Annotated[str, typer.Option(help="data set")],
+    backbone: Annotated[str, typer.Option(help="backbone")],
+    out: Annotated[Path, typer.Option(help="PNG to write; an SVG is written beside it")],
+) -> None:
+    """Draw PSNR over GFLOPs in both conventions: one curve per method."""
+    from pcsr.report import figures, tidy
+
+    drawn = figures.psnr_flops(tidy.summarise(tidy.load(results)), test_set, backbone)
+    for suffix in (".svg", ".png"):
+        figures.save(drawn, out.with_suffix(suffix))
+
+
+@app.command()
+def table(
+    results: Annotated[Path, typer.Argument(help="table made by `collect`")],
+    out: Annotated[
+        Path, typer.Option(help="Markdown to write; .html, .tex and .csv stand beside it")
+    ],
+) -> None:
+    """Write the operating points: what each method and knob value gives and costs."""
+    from pcsr.report import tables, tidy
+
+    points = tables.operating_points(tidy.summarise(tidy.load(results)))
+    for suffix in (".csv", ".tex", ".md", ".html"):
+        tables.write(points, out.with_suffix(suffix))
+
+
+@app.command()
+def claims(
+    results: Annotated[Path, typer.Argument(help="table made by `collect`")],
+    out: Annotated[Path, typer.Option(help="Markdown to write; .html stands beside it")],
+    published: Annotated[Path, typer.Option(help="published cells")] = Path("configs/claims.yaml"),
+) -> None:
+    """Set every published cell beside ours, with the difference and a verdict."""
+    from pcsr import artefacts
+    from pcsr.report import claims as report
+    from pcsr.report import pages, tidy
+
+    summary = tidy.summarise(tidy.load(results))
+    text = report.claims_markdown(summary, report.load_claims(published))
+    artefacts.write_text(out.with_suffix(".md"), text)
+    artefacts.write_text(out.with_suffix(".html"), pages.html(text))
+
+
+@app.command()
+def showcase(
+    images: Annotated[Path, typer.Option("--images", help="packed store or folder of HR pictures")],
+    weights: WeightsFiles,
+    routing: Annotated[Path, typer.Option(help="routing-map PNG to write")],
+    comparison: Annotated[Path, typer.Option(help="comparison PNG to write")],
+    picture: Annotated[int, typer.Option(help="number of the picture in the set")] = 0,
+    k: K = 0.0,
+    lr: LR = "8bit",
+    crop: CropTo = "tiles",
+    refine: Refine = True,
+    threads: Threads = os.cpu_count() or 1,
+) -> None:
+    """Draw which pixel went where, and crops of HR, LR, bicubic, original and method.
+
+    `--weights` takes the original's file first, then the method's.
+    """
+    from pcsr import session
+    from pcsr.config import ProtocolConfig
+
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    session.showcase(images, picture, weights, k, protocol, routing, comparison, threads)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path, typer.Option(help="folder to write")] = Path("configs/schema"),
+) -> None:
+    """Write the JSON schemas of the configuration files from their typed models."""
+    from pcsr import artefacts, config
+
+    for name, text in config.schemas().items():
+        artefacts.write_text(out / name, text)
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeat an option before each of its values: ``--knob 0 1`` -> ``--knob 0 --knob 1``.
+
+    Click takes one value per option; several after one are what people type.
+    """
+    result: list[str] = []
+    option = None
+    for argument in arguments:
+        if argument.startswith("-") and not _is_number(argument):
+            option = argument if argument in SeveralValues else None
+            result.append(argument)
+        elif option and result[-1] != option:
+            result += [option, argument]
+        else:
+            result.append(argument)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Run the command line; a mistake the user can mend becomes one line and exit status 2."""
+    try:
+        app(args=spread(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror or error}; check the disk's free space and the "
+            "permissions there, then run again.",
+            file=sys.stderr,
+        )
+        sys.exit(1)

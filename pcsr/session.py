@@ -1,0 +1,201 @@
+"""What the verbs of the command line do: put the catalog's classes to work on files."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcsr import artefacts, catalog, checkpoint, config, evaluate, release, runtime
+from pcsr import demo as demos
+from pcsr import train as training
+from pcsr.config import ProtocolConfig
+from pcsr.datasets import Store, open_images
+from pcsr.errors import UserError, unknown_name
+from pcsr.methods.base import Knob, Method
+
+log = logging.getLogger("pcsr")
+
+
+def train(
+    experiment: str,
+    stage: str,
+    suite: Path,
+    out: Path,
+    init: Path | None,
+    device_name: str,
+    log_file: Path | None,
+) -> None:
+    """Train one stage of an experiment of a suite and write its weights to ``out``."""
+    study = config.load_study(suite)
+    catalog.check_names(study)
+    if experiment not in study.experiments:
+        raise unknown_name("experiment", experiment, study.experiments, str(suite))
+    setup = study.experiments[experiment]
+    if stage not in setup.stages:
+        raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
+    before = setup.stage_before(stage)
+    if (before is None) != (init is None):
+        need = (
+            f"starts from stage '{before}': give its weights as"
+            if before
+            else "starts afresh: drop"
+        )
+        raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
+    device = runtime.pick_device(device_name)
+    runtime.make_deterministic(setup.seed, study.suite.threads)
+    method = catalog.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
+    if stage not in method.stages:
+        raise unknown_name("stage", stage, method.stages, f"configs/experiments/{experiment}.yaml")
+    if init is not None:
+        checkpoint.fill(method, checkpoint.load(init)[0], str(init))
+    store = Store.open(Path(artefacts.prepared(study.suite.train_set)))
+    valid = open_images(Path(artefacts.prepared(study.suite.valid_set)))
+    protocol = study.suite.protocol.model_copy(update={"lr": setup.stages[stage].lr})
+    scale = setup.model.scale
+    wanted = range(min(len(valid), study.suite.valid_images))
+    pairs = [evaluate.make_pair(valid[i], scale, protocol) for i in wanted]
+
+    def validate() -> dict[str, float]:
+        knob = method.validation_knob(stage)
+        return evaluate.validate(method, pairs, scale, knob, protocol.refine)
+
+    with runtime.processes(device) as (rank, world):
+        runtime.setup_logging(log_file if rank == 0 else None, quiet=rank > 0)
+        facts = {
+            "model": method.config.model_dump(mode="json"),
+            "experiment": experiment,
+            "stage": stage,
+            "iterations": setup.iterations_up_to(stage),
+            "initial_weights": checkpoint.digest(init) if init else None,
+            "provenance": artefacts.provenance(
+                stages={name: s.model_dump(mode="json") for name, s in setup.stages.items()},
+                seed=setup.seed,
+                data={study.suite.train_set: store.digest},
+                device=runtime.describe(device),
+                processes=world,
+                threads=study.suite.threads,
+            ),
+        }
+        run = training.Run(
+            method, stage, setup.stages[stage], setup.seed, store, out, device, facts
+        )
+        training.train(run, validate, rank, world)
+
+
+def sweep(
+    weights: Sequence[Path],
+    images: Path,
+    lr_images: Path | None,
+    options: evaluate.SweepOptions,
+    out: Path,
+    device_name: str,
+    threads: int,
+    log_file: Path | None,
+) -> None:
+    """Measure weights on pictures and write ``out`` with its provenance."""
+    runtime.setup_logging(log_file)
+    device = runtime.pick_device(device_name)
+    runtime.make_deterministic(0, threads)
+    if lr_images is not None and options.protocol.lr == "float":
+        raise UserError(
+            f"--lr-images {lr_images}: ready LR pictures are 8 bit; use --lr 8bit, or drop it."
+        )
+    subjects: list[evaluate.Subject] = []
+    known: dict[str, dict[str, Any]] = {}
+    for path in weights:
+        method, facts = catalog.load_method(path)
+        name = _name(path, facts, known)
+        subjects.append(evaluate.Subject(method.to(device), name, checkpoint.digest(path)))
+        known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
+    test = open_images(images, lr_images)
+    facts = artefacts.provenance(
+        protocol=options.protocol.model_dump(mode="json"),
+        weights=known,
+        iterations=next(iter(known.values()))["iterations"],
+        complete=test.complete,
+        data={str(images): test.digest},
+        device=runtime.describe(device),
+        threads=threads,
+    )
+    evaluate.sweep(subjects, test, options, catalog.metrics(), out, facts)
+
+
+def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
+    """Return a name for a weights file that tells it from the others of a sweep."""
+    generic = path.stem in ("weights", "iter_last")
+    name = facts.get("experiment") or (path.parent.name if generic else path.stem)
+    return name if name not in taken else str(path)
+
+
+def _methods(weights: Sequence[Path], device_name: str, threads: int) -> list[Method]:
+    device = runtime.pick_device(device_name)
+    runtime.make_deterministic(0, threads)
+    return [catalog.load_method(path)[0].to(device) for path in weights]
+
+
+def demo(
+    image: Path,
+    weights: Sequence[Path],
+    out: Path,
+    knob: Knob,
+    protocol: ProtocolConfig,
+    scale: float | None,
+    device: str,
+    threads: int,
+) -> list[str]:
+    """Write the demo's pictures; returns its log lines."""
+    methods = _methods(weights, device, threads)
+    scale = scale or methods[0].config.scale
+    pair = evaluate.make_pair(open_images(image)[0], scale, protocol)
+    shown = [demos.show(method, pair, scale, knob, protocol.refine) for method in methods]
+    return demos.write_demo(pair, shown, out)
+
+
+def upscale(
+    source: Path,
+    target: Path,
+    weights: Path,
+    knob: Knob,
+    refine: bool,
+    scale: float | None,
+    device: str,
+    threads: int,
+) -> None:
+    """Super-resolve pictures that have no HR."""
+    runtime.setup_logging()
+    (method,) = _methods([weights], device, threads)
+    demos.upscale(method, source, target, scale or method.config.scale, knob, refine)
+
+
+def import_released(file: Path, out: Path) -> str:
+    """Convert a published checkpoint; returns what was recognised."""
+    released = release.read(file)
+    method = catalog.build(released.model, str(file))
+    checkpoint.fill(method, released.tensors, str(file))
+    facts = {
+        "model": method.config.model_dump(mode="json"),
+        "released": released.recognised,
+        "iterations": released.iterations,
+        "source": {"file": file.name, "sha256": checkpoint.digest(file)},
+        "provenance": artefacts.provenance(),
+    }
+    checkpoint.save_weights(out, method, facts)
+    return f"{released.recognised} -> {out}"
+
+
+def showcase(
+    images: Path,
+    picture: int,
+    weights: Sequence[Path],
+    k: float,
+    protocol: ProtocolConfig,
+    routing: Path,
+    comparison: Path,
+    threads: int,
+) -> None:
+    """Draw the routing map and the comparison of the report."""
+    original, method = _methods(weights, "cpu", threads)
+    scale = method.config.scale
+    pair = evaluate.make_pair(open_images(images)[picture], scale, protocol)
+    first, shown = (demos.show(m, pair, scale, k, protocol.refine) for m in (original, method))
+    demos.draw(pair, first, shown, routing, comparison)
