@@ -1,0 +1,12 @@
+# The pipeline, in the order it runs. A suite says what is run: snakemake --configfile <suite file>.
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        report_files(),

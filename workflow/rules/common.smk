@@ -1,0 +1,145 @@
+# The checked configuration, and the lists of files that rules make of it. No torch here.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version, validate
+
+from pcsr import artefacts, catalog, config as configuration
+from pcsr.errors import UserError
+
+min_version("9.14")
+
+
+report: "../report/workflow.rst"
+
+
+# The jobs read the suite from its file, so the file must be all there is to it.
+SUITE_FILE = Path(
+    workflow.configfiles[0] if workflow.configfiles else "configs/suites/quick.yaml"
+)
+
+try:
+    suite_values = configuration.read_yaml(SUITE_FILE)
+    if config and config != suite_values:
+        raise UserError(
+            f"{SUITE_FILE}: the suite is changed on the command line (--config, or several "
+            "--configfile); put the changes into a suite file of your own."
+        )
+    study = configuration.load_study(SUITE_FILE)
+    catalog.check_names(study)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+validate(suite_values, "../../configs/schema/suite.schema.json")
+
+suite = study.suite
+protocol = suite.protocol
+backbones = sorted({setup.model.backbone for setup in study.experiments.values()})
+
+
+wildcard_constraints:
+    suite="[^/]+",
+    experiment="|".join(study.experiments),
+    test_set="|".join(suite.test_sets),
+    backbone="|".join(backbones),
+    stage="[a-z0-9_-]+",
+
+
+def manifest(dataset):
+    return f"{artefacts.prepared(dataset)}/manifest.json"
+
+
+def weights(experiment):
+    return artefacts.weights(
+        suite.suite, experiment, study.experiments[experiment].last_stage
+    )
+
+
+def dataset_fingerprint(wildcards):
+    return configuration.fingerprint(study.datasets[wildcards.dataset])
+
+
+def stage_before(wildcards):
+    before = study.experiments[wildcards.experiment].stage_before(wildcards.stage)
+    return (
+        [artefacts.weights(suite.suite, wildcards.experiment, before)] if before else []
+    )
+
+
+def init_option(wildcards):
+    return [f"--init {path}" for path in stage_before(wildcards)]
+
+
+def stage_fingerprint(wildcards):
+    setup = study.experiments[wildcards.experiment]
+    return configuration.fingerprint(
+        setup.model,
+        setup.stages[wildcards.stage],
+        setup.seed,
+        suite.train_set,
+        suite.threads,
+    )
+
+
+def test_pictures(wildcards, input):
+    return Path(input.test_set).parent
+
+
+def last_weights(wildcards):
+    return weights(wildcards.experiment)
+
+
+def sweeps():
+    return [
+        artefacts.sweep(suite.suite, experiment, test_set)
+        for experiment in study.experiments
+        for test_set in suite.test_sets
+    ]
+
+
+def original_of(wildcards):
+    """Weights of the original on the same backbone, to compare with."""
+    backbone = study.experiments[wildcards.experiment].model.backbone
+    return [
+        weights(name)
+        for name, setup in study.experiments.items()
+        if setup.model.backbone == backbone and setup.model.method == "original"
+    ]
+
+
+def compared():
+    """Experiments that have an original on the same backbone to be compared with."""
+    originals = {
+        s.model.backbone
+        for s in study.experiments.values()
+        if s.model.method == "original"
+    }
+    return [
+        name
+        for name, setup in study.experiments.items()
+        if setup.model.method != "original" and setup.model.backbone in originals
+    ]
+
+
+def report_files():
+    tables = ["operating_points.md", "claims.md"]
+    figures = [f"{t}/{b}-psnr-flops.png" for t in suite.test_sets for b in backbones]
+    pictures = [
+        f"{suite.test_sets[0]}/{experiment}-{kind}.png"
+        for experiment in compared()
+        for kind in ("routing", "comparison")
+    ]
+    return [
+        artefacts.report(suite.suite, name) for name in (*tables, *figures, *pictures)
+    ]
+
+
+DEVICE = "cuda" if suite.gpus else "cpu"
+PROTOCOL_OPTIONS = f"--lr {protocol.lr} --crop {protocol.crop} " + (
+    "--refine" if protocol.refine else "--no-refine"
+)
+KNOB_OPTIONS = (
+    "--knob "
+    + " ".join(f"{k:g}" for k in suite.knobs)
+    + (" --adaptive" if suite.adaptive else "")
+)

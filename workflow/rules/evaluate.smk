@@ -1,0 +1,21 @@
+# Every picture and knob value of one experiment on one test set.
+rule sweep:
+    input:
+        weights=last_weights,
+        test_set=manifest("{test_set}"),
+    output:
+        "results/{suite}/{experiment}/{test_set}/sweep.csv",
+    log:
+        "results/{suite}/logs/sweep-{experiment}-{test_set}.log",
+    benchmark:
+        "results/{suite}/benchmarks/sweep-{experiment}-{test_set}.tsv"
+    threads: suite.threads
+    resources:
+        gpu=suite.gpus,
+    params:
+        images=test_pictures,
+        device=DEVICE,
+        options=f"{KNOB_OPTIONS} {PROTOCOL_OPTIONS}",
+    shell:
+        "pcsr sweep --weights {input.weights} --images {params.images} {params.options}"
+        " --device {params.device} --threads {threads} --out {output} --log {log}"
