@@ -1,0 +1,40 @@
+"""Where the reference values and released weights are, and what happens without them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to run where the reference values are required and absent."""
+    if os.environ.get("PCSR_REQUIRE_SHARED") == "1" and not (SHARED / "golden").is_dir():
+        raise pytest.UsageError(f"the reference values must be at {SHARED}, and are not")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests marked ``shared`` where the reference values are absent."""
+    if (SHARED / "golden").is_dir():
+        return
+    leave = pytest.mark.skip(reason=f"no reference values at {SHARED}")
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(leave)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of golden values, released weights and photographs."""
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A checkout with the smallest data set prepared; tests add files under names of their own."""
+    made = Workspace(tmp_path_factory.mktemp("workspace"))
+    made.succeed("prepare", "embedded-smoke")
+    return made

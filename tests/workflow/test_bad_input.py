@@ -1,0 +1,276 @@
+"""Every mistake ends with one clear line and a failing status, and leaves nothing half-written."""
+
+import logging
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from workspace import Workspace
+
+from pcsr import catalog, checkpoint, cli
+from pcsr.config import ModelConfig
+
+
+@pytest.fixture
+def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run verbs inside this process, in the workspace."""
+    monkeypatch.chdir(workspace.folder)
+    monkeypatch.delenv("PCSR_MIRROR", raising=False)
+    yield workspace.folder
+    logger = logging.getLogger("pcsr")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@pytest.fixture
+def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return a function that runs a verb which must fail; it returns the one error line."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["pcsr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code in (1, 2)
+        errors = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error: ")]
+        assert len(errors) == 1
+        return errors[0]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh FSRCNN-PCSR."""
+    path = tmp_path_factory.mktemp("weights") / "fsrcnn-pcsr.safetensors"
+    torch.manual_seed(0)
+    method = catalog.build(ModelConfig(backbone="fsrcnn", method="pcsr"))
+    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
+    return path
+
+
+def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (256, 256)) -> Path:
+    random = np.random.default_rng(0)
+    noise = Image.fromarray(random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    if mode == "I;16":
+        Image.fromarray(random.integers(0, 65535, size[::-1], dtype=np.uint16)).save(path)
+    else:
+        noise.convert(mode).save(path)
+    return path
+
+
+def edited(here: Path, name: str, old: str, new: str) -> Path:
+    """Write a copy of the quick suite with one change."""
+    text = (here / "configs/suites/quick.yaml").read_text()
+    assert old in text
+    path = here / f"configs/suites/{name}.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+TRAIN = ("train", "fsrcnn-pcsr", "stage0", "--out", "out/w.safetensors", "--suite")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("knobs:", "knob: [1]\nknobs:", "knob: unknown key. Did you mean 'knobs'?"),
+        ("valid_images: 2", "valid_images: many", "valid_images: Input should be a valid integer"),
+        ("train_set: embedded-train", "train_set: embeded-train", "Did you mean 'embedded-train'"),
+        ("- fsrcnn-pcsr", "- fsrcnn-pscr", "Did you mean 'fsrcnn-pcsr'"),
+        ("learning_rate: 2e-3", "learning_rat: 2e-3", "Did you mean 'learning_rate'"),
+        ("learning_rate: 2e-3", "learning_rate: -1", "learning_rate: Input should be greater"),
+        ("suite: quick", "suite: [quick", "not valid YAML"),
+    ],
+)
+def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) -> None:
+    message = refuse(*TRAIN, edited(here, "edited", old, new))
+    assert expected in message
+    assert "configs/" in message
+    assert not (here / "out").exists()
+
+
+def test_names(here: Path, refuse: Any) -> None:
+    experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
+    text = experiment.read_text()
+    suite = here / "configs/suites/quick.yaml"
+    try:
+        experiment.write_text(text.replace("backbone: fsrcnn", "backbone: fsrcn"))
+        assert "unknown backbone 'fsrcn'. Did you mean 'fsrcnn'?" in refuse(*TRAIN, suite)
+        experiment.write_text(text.replace("method: pcsr", "method: pscr"))
+        assert "unknown method 'pscr'. Did you mean 'pcsr'?" in refuse(*TRAIN, suite)
+    finally:
+        experiment.write_text(text)
+    assert "unknown data set 'urban10'. Did you mean 'urban100'?" in refuse("prepare", "urban10")
+    assert "Did you mean 'quick'?" in refuse(*TRAIN, "configs/suites/quik.yaml")
+    assert "Did you mean 'stage0'?" in refuse(
+        "train", "fsrcnn-pcsr", "stag0", "--out", "out/w", "--suite", suite
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [("L", "grey"), ("RGBA", "RGBA"), ("P", "palette"), ("CMYK", "CMYK"), ("I;16", "16 bits")],
+)
+def test_pictures_of_other_kinds(
+    here: Path, refuse: Any, weights: Path, tmp_path: Path, mode: str, said: str
+) -> None:
+    path = picture(tmp_path / f"kind.{'jpg' if mode == 'CMYK' else 'png'}", mode)
+    out = tmp_path / "out.csv"
+    sweep = ("sweep", "--weights", weights, "--images", path, "--out", out)
+    upscale = ("upscale", path, tmp_path / "sr.png", "--weights", weights)
+    for verb in (sweep, upscale):
+        message = refuse(*verb)
+        assert str(path) in message and said in message and "convert it to 8-bit RGB" in message
+    assert not out.exists() and not (tmp_path / "sr.png").exists()
+
+
+def test_pictures_that_are_none(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    sweep = ("sweep", "--weights", weights, "--out", tmp_path / "o.csv", "--images")
+    assert "no such file" in refuse(*sweep, tmp_path / "missing.png")
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    assert f"{text}: not a picture" in refuse(*sweep, text)
+    whole = picture(tmp_path / "whole.png").read_bytes()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert f"{cut}: the picture is damaged" in refuse(*sweep, cut)
+    (tmp_path / "empty").mkdir()
+    assert "holds no picture" in refuse(*sweep, tmp_path / "empty")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_pictures_of_wrong_sizes(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    sweep = ("sweep", "--weights", weights, "--out", tmp_path / "o.csv", "--images")
+    small = picture(tmp_path / "small.png", size=(300, 120))
+    message = refuse(*sweep, small)
+    assert "small: 300x120 is smaller than one tile" in message and "--crop none" in message
+    odd = picture(tmp_path / "odd.png", size=(257, 256))
+    message = refuse(*sweep, odd, "--crop", "none")
+    assert "odd: 257x256 is not divisible by the scale 4" in message and "256x256" in message
+    (tmp_path / "lr").mkdir()
+    picture(tmp_path / "lr/odd.png", size=(60, 64))
+    message = refuse(*sweep, odd, "--lr-images", tmp_path / "lr")
+    assert "the LR picture is 60x64" in message and "needs 64x64" in message
+
+
+def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "image.png")
+    sweep = ("sweep", "--images", image, "--out", tmp_path / "o.csv", "--weights")
+    assert "no such weights file" in refuse(*sweep, tmp_path / "missing.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(weights.read_bytes()[:2000])
+    message = refuse(*sweep, cut)
+    assert str(cut) in message and "truncated" in message
+    cut.write_bytes(b"")
+    assert "truncated" in refuse(*sweep, cut)
+    other = tmp_path / "other.safetensors"
+    tensors, facts = checkpoint.load(weights)
+    facts["model"]["heads"][0]["width"] = 11
+    checkpoint.save(other, tensors, facts)
+    message = refuse(*sweep, other)
+    assert "heads.0.0.bias" in message and "(10,)" in message and "(11,)" in message
+    facts["model"]["method"] = "os:system"
+    checkpoint.save(other, tensors, facts)
+    assert "unknown method 'os:system'" in refuse(*sweep, other)
+    assert not (tmp_path / "o.csv").exists()
+
+    suite = here / "configs/suites/undisturbed.yaml"
+    suite.write_text((here / "configs/suites/quick.yaml").read_text())
+    stage1 = ("train", "fsrcnn-pcsr", "stage1", "--suite", suite, "--out", tmp_path / "w")
+    checkpoint.save(other, {"encoder.extract.0.weight": torch.zeros(3)}, {"model": {}})
+    assert "these weights are of another architecture" in refuse(*stage1, "--init", other)
+
+
+class Runs:
+    """Pickles to something that would run a command when it is loaded."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, (f"touch {self.proof}",)
+
+
+def test_foreign_files_are_never_executed(refuse: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    evil = tmp_path / "evil.pth"
+    torch.save({"model": {"sd": Runs(tmp_path / "ran")}}, evil)
+    message = refuse("import-released", evil, "--out", out)
+    assert str(evil) in message and "refused" in message and "system" in message
+    assert not (tmp_path / "ran").exists()
+    cut = tmp_path / "cut.pth"
+    torch.save({"model": {"sd": {"a": torch.zeros(100)}}}, cut)
+    message = refuse("import-released", cut, "--out", out)
+    assert "not recognised" in message and "'a'" in message
+    cut.write_bytes(cut.read_bytes()[:500])
+    assert "not a readable PyTorch file" in refuse("import-released", cut, "--out", out)
+    assert not out.exists()
+
+
+def test_no_gpu_where_one_is_asked_for(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    count = torch.cuda.device_count()
+    wanted = f"cuda:{count}" if count else "cuda"
+    image = picture(tmp_path / "image.png")
+    upscale = ("upscale", image, tmp_path / "sr.png", "--weights", weights, "--device")
+    message = refuse(*upscale, wanted)
+    assert f"--device {wanted}" in message and "usable GPUs" in message
+    assert "no such device" in refuse(*upscale, "gpu")
+
+
+def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
+    path = tmp_path / "fsrcnn.safetensors"
+    method = catalog.build(ModelConfig(backbone="fsrcnn", method="original"))
+    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
+    image = picture(tmp_path / "image.png", size=(252, 252))
+    sweep = ("sweep", "--weights", path, "--images", image, "--out", tmp_path / "o.csv")
+    assert "this fsrcnn was built for x4" in refuse(*sweep, "--scale", "3")
+
+
+def small_files() -> None:
+    """No file may grow over 2 KB: what a full disk does, for one process alone."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+
+@pytest.mark.parametrize(
+    "verb", ["upscale", "sweep", pytest.param("import", marks=pytest.mark.shared)]
+)
+def test_a_full_disk(
+    workspace: Workspace, weights: Path, tmp_path: Path, shared: Path, verb: str
+) -> None:
+    image = picture(tmp_path / "image.png")
+    out = tmp_path / "out/result.png"
+    release = shared / "mirror/released/PCSR/save/fsrcnn-x4/iter_last.pth"
+    knobs = [str(k / 10) for k in range(60)]
+    sweep = ("sweep", "--weights", weights, "--images", image, "--out", out, "--knob", *knobs)
+    arguments: dict[str, tuple[str | Path, ...]] = {
+        "upscale": ("upscale", image, out, "--weights", weights),
+        "sweep": sweep,
+        "import": ("import-released", release, "--out", out),
+    }
+    done = subprocess.run(
+        workspace.command(*arguments[verb]),
+        cwd=workspace.folder,
+        env=workspace.environment(PYTHONDONTWRITEBYTECODE="1"),
+        capture_output=True,
+        text=True,
+        preexec_fn=small_files,
+        check=False,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(errors) == 1 and str(out) in errors[0] and "free space" in errors[0]
+    assert not out.exists()
+    assert not list(out.parent.glob(".*"))

@@ -1,0 +1,187 @@
+"""The sweep, demo and upscale verbs on real photographs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from workspace import Workspace
+
+from pcsr import catalog, checkpoint
+from pcsr.config import HeadConfig, ModelConfig
+
+COLUMNS = [
+    *("image", "method", "backbone", "scale", "knob", "adaptive", "psnr_rgb", "psnr_y", "ssim"),
+    *("flops_paper", "flops_algorithmic", "share_0", "share_1", "lr_height", "lr_width"),
+    *("seconds", "weights"),
+]
+
+
+def save(path: Path, **options: object) -> Path:
+    torch.manual_seed(0)
+    method = catalog.build(ModelConfig.model_validate({"backbone": "fsrcnn", **options}))
+    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
+    return path
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+@pytest.fixture(scope="module")
+def pcsr_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("weights") / "pcsr.safetensors", method="pcsr")
+
+
+@pytest.fixture(scope="module")
+def original_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("weights") / "original.safetensors", method="original")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three crops of a photograph that comes with scikit-image."""
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("photographs")
+    for i, x in enumerate((0, 80, 160)):
+        Image.fromarray(data.chelsea()[:200, x : x + 260]).save(folder / f"cat_{i}.png")
+    return folder
+
+
+def test_sweep(
+    workspace: Workspace,
+    photographs: Path,
+    pcsr_weights: Path,
+    original_weights: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "sweep.csv"
+    arguments = ("sweep", "--weights", original_weights, pcsr_weights, "--images", photographs)
+    workspace.succeed(*arguments, "--knob", "-25", "0", "1", "--adaptive", "--out", out)
+    table = pd.read_csv(out)
+    assert list(table) == COLUMNS
+    assert len(table) == 3 * (1 + 4)
+    original, pcsr = table[table.method == "original"], table[table.method == "pcsr"]
+    assert original.knob.isna().all() and not original.adaptive.any()
+    assert pcsr[~pcsr.adaptive].knob.tolist() == [-25, 0, 1] * 3
+    assert (pcsr.share_0 + pcsr.share_1).to_numpy() == pytest.approx(1)
+    assert (pcsr[pcsr.knob == -25].share_1 == 1).all()
+    assert (table.lr_height == 32).all() and (table.lr_width == 60).all()
+    assert (original.flops_paper == 457_048 * 32 * 60).all()
+    facts = json.loads(out.with_suffix(".json").read_text())
+    assert facts["protocol"] == {"lr": "8bit", "crop": "tiles", "refine": True}
+    assert facts["images"] == 3 and facts["complete"] is True
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_sweep_goes_on_where_it_was_cut(
+    workspace: Workspace, photographs: Path, pcsr_weights: Path, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "sweep.csv", tmp_path / "again.csv"
+    arguments = ("sweep", "--weights", pcsr_weights, "--images", photographs)
+    broken = tmp_path / "photographs"
+    broken.mkdir()
+    for picture in photographs.iterdir():
+        (broken / picture.name).write_bytes(picture.read_bytes())
+    workspace.succeed(*arguments, "--out", out)
+    # A cut leaves whole lines and the beginning of one.
+    rows = [
+        json.loads(pd.read_csv(out)[lambda t, n=n: t.image == n].to_json(orient="records"))
+        for n in ("cat_0", "cat_1")
+    ]
+    identity = _identity(workspace, arguments, tmp_path)
+    rows[0][0]["psnr_y"] = 12.5  # tells a kept row from one that is measured again
+    part = again.with_name("again.csv.part")
+    part.write_text(f"{identity}\n{json.dumps(rows[0])}\n{json.dumps(rows[1])[:50]}")
+    output = workspace.succeed(*arguments, "--out", again)
+    assert "going on after 1 measured pictures" in output
+    first, second = pd.read_csv(out), pd.read_csv(again)
+    assert second.psnr_y[0] == 12.5
+    assert first.image.tolist() == second.image.tolist()
+    pd.testing.assert_frame_equal(
+        first.drop(columns=["seconds", "psnr_y"]), second.drop(columns=["seconds", "psnr_y"])
+    )
+    part.write_text(f"other\n{json.dumps(rows[0])}\n")
+    workspace.succeed(*arguments, "--out", again)
+    assert pd.read_csv(again).psnr_y[0] == first.psnr_y[0]
+
+
+def _identity(workspace: Workspace, arguments: tuple[object, ...], folder: Path) -> str:
+    """First line of the part file that this sweep writes."""
+    out = folder / "identity.csv"
+    process = workspace.start(workspace.command(*arguments, "--out", out))  # type: ignore[arg-type]
+    part = out.with_name("identity.csv.part")
+    while process.poll() is None and not (part.exists() and "\n" in part.read_text()):
+        pass
+    text = part.read_text()
+    process.communicate()
+    return text.splitlines()[0]
+
+
+def test_lr_pictures_are_those_made(
+    workspace: Workspace, photographs: Path, pcsr_weights: Path, tmp_path: Path
+) -> None:
+    """Ready LR pictures give the numbers of the degradation that made them."""
+    demo = tmp_path / "demo"
+    arguments = ("--weights", pcsr_weights)
+    lr = tmp_path / "lr"
+    lr.mkdir()
+    for picture in sorted(photographs.iterdir()):
+        workspace.succeed("demo", picture, *arguments, "--lr", "8bit", "--out", demo)
+        (lr / f"{picture.stem}x4.png").write_bytes((demo / "LR.png").read_bytes())
+    made, ready = tmp_path / "made.csv", tmp_path / "ready.csv"
+    sweep = ("sweep", *arguments, "--images", photographs, "--crop", "none", "--no-refine")
+    workspace.succeed(*sweep, "--out", made)
+    workspace.succeed(*sweep, "--out", ready, "--lr-images", lr)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(made).drop(columns="seconds"), pd.read_csv(ready).drop(columns="seconds")
+    )
+
+
+def test_demo(
+    workspace: Workspace,
+    photographs: Path,
+    pcsr_weights: Path,
+    original_weights: Path,
+    tmp_path: Path,
+) -> None:
+    weights = ("--weights", original_weights, pcsr_weights)
+    printed = workspace.succeed(
+        "demo", photographs / "cat_0.png", *weights, "--adaptive", "--refine", "--out", tmp_path
+    )
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert all(line in printed for line in lines)
+    assert lines[0].startswith("fsrcnn-original: ") and lines[0].endswith("G (100 %)")
+    assert lines[1].startswith("fsrcnn-pcsr: ") and " dB | " in lines[1]
+    sizes = {path.name: size(path) for path in tmp_path.glob("*.png")}
+    hr = ("HR", "fsrcnn-original", "fsrcnn-pcsr", "fsrcnn-pcsr-routing")
+    assert sizes == {"LR.png": (65, 50), **{f"{name}.png": (260, 200) for name in hr}}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 2.5])
+def test_upscale(workspace: Workspace, photographs: Path, tmp_path: Path, scale: float) -> None:
+    heads = (HeadConfig(width=4, depth=1), HeadConfig(width=8, depth=1))
+    weights = save(tmp_path / "w.safetensors", method="pcsr", scale=scale, heads=heads)
+    workspace.succeed(
+        "upscale", photographs / "cat_0.png", tmp_path / "sr.png", "--weights", weights
+    )
+    assert size(tmp_path / "sr.png") == (260 * scale, 200 * scale)
+
+
+def test_upscale_a_folder(workspace: Workspace, pcsr_weights: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        noise = random.integers(0, 255, (9, 7, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(source / f"{name}.jpg")
+    (source / "bad.png").write_text("no picture")
+    message = workspace.refuse("upscale", source, target, "--weights", pcsr_weights, "--k", "1")
+    assert "bad.png" in message
+    assert sorted(path.name for path in target.iterdir()) == ["a.png", "b.png"]
+    assert size(target / "a.png") == (28, 36)

@@ -1,0 +1,137 @@
+"""Training through the command line: exact resume, several processes, stages."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from workspace import Workspace
+
+STAGE0 = ("train", "fsrcnn-pcsr", "stage0", "--device", "cpu")
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, other = load_file(a), load_file(b)
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workspace: Workspace) -> Path:
+    """Stage 0 trained in one go."""
+    suite = workspace.suite("undisturbed")
+    out = workspace.path("undisturbed/stage0/weights.safetensors")
+    workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
+    return out
+
+
+def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed: Path) -> None:
+    suite = workspace.suite("killed")
+    out = workspace.path("killed/stage0/weights.safetensors")
+    command = workspace.command(*STAGE0, "--suite", suite, "--out", out)
+    kills = 0
+    for lines in (7, 19):  # log lines at which the run is killed: between two saved states
+        run = workspace.start(command)
+        while run.poll() is None and lines_of(out.parent) < lines:
+            time.sleep(0.005)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        kills += run.returncode == -signal.SIGKILL
+    assert kills == 2
+    assert not out.exists()
+    assert list(out.parent.glob("state-*.safetensors"))
+    output = workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
+    assert "going on from step" in output
+    assert same_weights(out, undisturbed)
+    losses = [(line["step"], line["loss"]) for line in workspace.journal(out.parent)]
+    expected = [(line["step"], line["loss"]) for line in workspace.journal(undisturbed.parent)]
+    assert losses == expected
+    assert [step for step, _ in losses] == list(range(1, 31))
+    assert not list(out.parent.glob("state-*"))
+    assert not list(out.parent.glob(".*"))
+
+
+def lines_of(folder: Path) -> int:
+    return sum(path.read_text().count("\n") for path in folder.glob("train-*.jsonl"))
+
+
+def test_a_stopped_run_saves_and_goes_on(workspace: Workspace, undisturbed: Path) -> None:
+    suite = workspace.suite("stopped")
+    out = workspace.path("stopped/stage0/weights.safetensors")
+    run = workspace.start(workspace.command(*STAGE0, "--suite", suite, "--out", out))
+    while run.poll() is None and lines_of(out.parent) < 12:
+        time.sleep(0.005)
+    run.send_signal(signal.SIGTERM)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert "stopped at step" in output
+    workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
+    assert same_weights(out, undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(workspace: Workspace, undisturbed: Path) -> None:
+    before = undisturbed.stat().st_mtime_ns
+    suite = workspace.suite("undisturbed")
+    output = workspace.succeed(*STAGE0, "--suite", suite, "--out", undisturbed)
+    assert "already trained" in output
+    assert undisturbed.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stage", ["stage0", "stage1"])
+def test_two_processes_give_the_loss_curve_of_one(
+    workspace: Workspace, undisturbed: Path, stage: str
+) -> None:
+    init = ["--init", undisturbed] if stage == "stage1" else []
+    curves = []
+    for processes in (1, 2):
+        suite = workspace.suite(f"processes-{processes}")
+        out = workspace.path(f"processes-{processes}/{stage}/weights.safetensors")
+        verb = ["train", "fsrcnn-pcsr", stage, "--device", "cpu", "--suite", suite, "--out", out]
+        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        arguments = [*run, "-m", "pcsr", *map(str, verb), *map(str, init)]
+        process = workspace.start(arguments, OMP_NUM_THREADS="1")
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        curves.append([line["loss"] for line in workspace.journal(out.parent)])
+    assert len(curves[0]) == 30
+    assert curves[0][0] != pytest.approx(curves[0][-1], rel=0.01)  # it does learn
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(workspace: Workspace) -> None:
+    suite = workspace.suite("uneven", overrides={"*": {"stages": {"*": {"batch": 3}}}})
+    out = workspace.path("uneven/stage0/weights.safetensors")
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "pcsr"]
+    process = workspace.start([*run, *STAGE0, "--suite", str(suite), "--out", str(out)])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "batch 3 cannot be shared evenly by 2 processes" in output
+    assert not out.exists()
+
+
+def test_stages_follow_each_other(workspace: Workspace, undisturbed: Path) -> None:
+    suite = workspace.suite("undisturbed")
+    out = workspace.path("stages/weights.safetensors")
+    stage1 = ("train", "fsrcnn-pcsr", "stage1", "--device", "cpu", "--suite", suite, "--out", out)
+    assert "starts from stage 'stage0': give its weights as --init" in workspace.refuse(*stage1)
+    message = workspace.refuse(*STAGE0, "--suite", suite, "--out", out, "--init", undisturbed)
+    assert "stage 'stage0' starts afresh" in message
+    workspace.succeed(*stage1, "--init", undisturbed)
+    before, after = load_file(undisturbed), load_file(out)
+    frozen = [name for name in before if name.startswith(("encoder.", "heads.1."))]
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["classifier.0.weight"], after["classifier.0.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workspace: Workspace) -> None:
+    stages = {
+        "*": {"iterations": 30, "batch": 2, "patch": 8, "log_every": 1, "learning_rate": 1e30}
+    }
+    suite = workspace.suite("diverges", overrides={"*": {"stages": stages}})
+    out = workspace.path("diverges/weights.safetensors")
+    message = workspace.refuse(*STAGE0, "--suite", suite, "--out", out)
+    assert "the loss is" in message and "lower learning_rate of stage 'stage0'" in message
+    assert not out.exists()
