@@ -186,9 +186,12 @@ def collect(
     out: Annotated[Path, typer.Option(help="CSV to write")],
 ) -> None:
     """Join sweeps to one tidy table: one row per experiment, test set, picture and knob value."""
+    from pcsr import artefacts
     from pcsr.report import tidy
 
     tidy.write_csv(tidy.collect(sweeps), out)
+    facts = artefacts.provenance(sweeps=[str(path) for path in sweeps])
+    artefacts.write_json(artefacts.sidecar(out), facts)
 
 
 @app.command()

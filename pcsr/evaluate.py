@@ -7,7 +7,7 @@ never scores itself.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from pcsr.config import ProtocolConfig
 from pcsr.datasets import TestImage, TestImages
 from pcsr.errors import UserError
 from pcsr.methods.base import Knob, Method
+from pcsr.metrics import Metric
 
 Row = dict[str, Any]
-Metric = Callable[[metrics.Picture, metrics.Picture, int], float]
 log = logging.getLogger("pcsr")
 
 

@@ -3,12 +3,15 @@
 Every metric is a function of two uint8 pictures (H, W, 3) and a border in pixels.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pcsr.errors import UserError
 
 Picture = NDArray[np.uint8]
+Metric = Callable[[Picture, Picture, int], float]
 
 
 def shave_for(scale: float) -> int:

@@ -57,6 +57,20 @@ def test_refined_adaptive_picture_1232(shared: Path, pair: Pair) -> None:
 
 
 @pytest.mark.shared
+def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pair) -> None:
+    measures = {"psnr_rgb": metrics.psnr_rgb}
+    (fsrcnn,) = evaluate.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], False, measures)
+    pcsr = released(shared, "fsrcnn-pcsr-phase1")
+    (routed,) = evaluate.measure(pcsr, pair, 4, [0.0], False, measures)
+    assert fsrcnn["psnr_rgb"] == pytest.approx(28.500, abs=5e-4)
+    assert routed["psnr_rgb"] == pytest.approx(28.467, abs=5e-4)
+    giga = [
+        row[name] / 1e9 for name in ("flops_paper", "flops_algorithmic") for row in (fsrcnn, routed)
+    ]
+    assert giga == pytest.approx([52.98, 17.67, 5.66, 17.67], abs=5e-3)
+
+
+@pytest.mark.shared
 def test_our_lr_picture_is_the_authors(shared: Path) -> None:
     results = shared / "mirror/released/PCSR/results"
     (image,) = open_images(results / "HR.png")
