@@ -1,4 +1,5 @@
 # The checked configuration, and the lists of files that rules make of it. No torch here.
+import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -14,8 +15,11 @@ report: "../report/workflow.rst"
 
 
 # The jobs read the suite from its file, so the file must be all there is to it.
+# Relative, because it is a parameter of jobs: a moved checkout must not run them again.
 SUITE_FILE = Path(
-    workflow.configfiles[0] if workflow.configfiles else "configs/suites/quick.yaml"
+    os.path.relpath(workflow.configfiles[0])
+    if workflow.configfiles
+    else "configs/suites/quick.yaml"
 )
 
 try:
@@ -38,7 +42,7 @@ backbones = sorted({setup.model.backbone for setup in study.experiments.values()
 
 
 wildcard_constraints:
-    suite="[^/]+",
+    suite=suite.suite,
     experiment="|".join(study.experiments),
     test_set="|".join(suite.test_sets),
     backbone="|".join(backbones),
