@@ -80,4 +80,4 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 # Made after the figures and tables, by a make of its own that sees the files as they are then;
 # again only when one of them is newer.
 $(REPORT)/report.html: $(filter-out %/report.html,$(wildcard $(REPORT)/* $(REPORT)/*/*)) | $(STAMP)
-	$(SNAKEMAKE) --report $@
+	$(SNAKEMAKE) --report $(@D)/.report.html && mv $(@D)/.report.html $@

@@ -1,6 +1,9 @@
 """Every path the suite writes, atomic writers, and provenance. Needs neither torch nor a GPU."""
 
+import fcntl
+import glob
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -12,6 +15,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pcsr.errors import UserError
+
+log = logging.getLogger("pcsr")
 
 VERSIONED = ("torch", "numpy", "scikit-image", "fvcore", "pandas", "snakemake")
 
@@ -64,6 +71,39 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Be the only process that makes ``path``; the lock vanishes with the process that holds it.
+
+    It is held on ``<path>.lock``. What killed writers of ``path`` left behind is removed. A file
+    system that knows no locks gives none.
+
+    Raises:
+        UserError: another process holds the lock and ``wait`` is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(
+                    f"{path}: another process is making it; wait for its end."
+                ) from None
+            log.warning("%s: another process is making it; waiting for its end", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            log.warning("%s: no locks on this file system; start one process at a time", path)
+        remove_leftovers(path)
+        yield
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of ``path`` left behind; only who holds its lock may do so."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        left.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as temporary:
@@ -87,6 +127,12 @@ def write_json(path: Path, value: Any) -> None:
 def sidecar(path: Path) -> Path:
     """Path of the JSON file beside ``path`` that says how it was made."""
     return path.with_suffix(".json")
+
+
+def require_suffix(path: Path, suffix: str, option: str) -> None:
+    """Refuse an output of another kind; a JSON file would also be its own sidecar."""
+    if path.suffix.lower() != suffix:
+        raise UserError(f"{option} {path}: the file is written as {suffix}; name it so.")
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -36,8 +36,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write a model's weights, and its description as JSON beside them."""
-    save(path, model.state_dict(), facts)
+    # The weights come last: they say that the step is done.
     artefacts.write_json(artefacts.sidecar(path), facts)
+    save(path, model.state_dict(), facts)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -99,6 +100,15 @@ def digest(path: Path) -> str:
     """Return 12 hex digits that identify a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return 12 hex digits that identify tensors by name and value."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:12]
 
 
 def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:

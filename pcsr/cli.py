@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,7 +40,12 @@ Scale = Annotated[
 ]
 Suite = Annotated[Path, typer.Option("--suite", help="suite file, e.g. configs/suites/quick.yaml")]
 LogFile = Annotated[Path | None, typer.Option("--log", help="also log to this file")]
-SeveralValues = ("--weights", "--knob", "--sweeps")
+SEVERAL_VALUES = {
+    "sweep": ("--weights", "--knob"),
+    "demo": ("--weights",),
+    "showcase": ("--weights",),
+    "collect": ("--sweeps",),
+}
 
 
 @app.command()
@@ -279,13 +285,15 @@ def schema(
 def spread(arguments: list[str]) -> list[str]:
     """Repeat an option before each of its values: ``--knob 0 1`` -> ``--knob 0 --knob 1``.
 
-    Click takes one value per option; several after one are what people type.
+    Click takes one value per option; several after one are what people type. The verb says which
+    of its options take several.
     """
+    several = SEVERAL_VALUES.get(arguments[0], ()) if arguments else ()
     result: list[str] = []
     option = None
     for argument in arguments:
         if argument.startswith("-") and not _is_number(argument):
-            option = argument if argument in SeveralValues else None
+            option = argument if argument in several else None
             result.append(argument)
         elif option and result[-1] != option:
             result += [option, argument]
@@ -302,8 +310,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _failed_thread(arguments: threading.ExceptHookArgs) -> None:
+    """Say nothing of a thread that cannot write: the main thread fails of it, too, and reports."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)
+
+
 def main() -> None:
     """Run the command line; a mistake the user can mend becomes one line and exit status 2."""
+    threading.excepthook = _failed_thread
     try:
         app(args=spread(sys.argv[1:]))
     except UserError as error:

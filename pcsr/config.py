@@ -29,14 +29,20 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HeadConfig(Config):
     """A multilayer perceptron on pixels: ``depth`` hidden layers of ``width`` units, ReLU."""
 
-    width: int = Field(ge=0, description="units per hidden layer")
+    width: int = Field(ge=0, description="units per hidden layer; 0 where there is none")
     depth: int = Field(ge=0, description="hidden layers; 0 is a linear map")
+
+    @model_validator(mode="after")
+    def _layers_have_units(self) -> "HeadConfig":
+        if (self.width == 0) != (self.depth == 0):
+            raise ValueError("width and depth are both 0 (a linear map), or neither is")
+        return self
 
 
 class ModelConfig(Config):
@@ -66,6 +72,10 @@ class StageConfig(Config):
     log_every: int = Field(default=100, ge=1, description="steps between lines of the log")
     validate_every: int = Field(default=5000, ge=1, description="steps between validations")
     save_every: int = Field(default=1000, ge=1, description="steps between resumable states")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the weights depend on: all but how often something is written down."""
+        return self.model_dump(mode="json", exclude={"log_every", "validate_every", "save_every"})
 
 
 class ExperimentConfig(Config):
@@ -115,7 +125,7 @@ class SuiteConfig(Config):
     protocol: ProtocolConfig = ProtocolConfig()
     showcase_knob: float = Field(default=0.0, description="k of the pictures in the report")
     threads: int = Field(default=1, ge=1, description="CPU threads of one job")
-    gpus: int = Field(default=0, ge=0, description="GPUs of one job; 0 runs it on the CPU")
+    gpus: int = Field(default=0, ge=0, le=1, description="1: jobs run on a GPU; 0: on the CPU")
     overrides: dict[str, dict[str, Any]] = Field(
         default={}, description="experiment id, or '*' for all -> keys merged over its file"
     )
@@ -175,6 +185,10 @@ class DatasetConfig(Config):
         if getattr(self.source, "lr_path", None) is not None and self.reductions != (1.0,):
             raise ValueError("ready LR pictures (lr_path) do not fit reduced HR pictures")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the prepared pictures depend on: all but the ways to get them."""
+        return self.model_dump(mode="json", exclude={"source": {"get", "mirror", "url"}})
 
 
 class DatasetsConfig(Config):

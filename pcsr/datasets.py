@@ -244,13 +244,14 @@ class TestImages:
         return self._digest
 
 
-def open_images(path: Path, lr_folder: Path | None = None) -> TestImages:
+def open_images(path: Path, lr_folder: Path | None = None, scale: float = 4) -> TestImages:
     """Open what a model is evaluated on.
 
     Args:
         path: a prepared data set, a folder of pictures, or one picture.
-        lr_folder: ready LR pictures, named as the HR pictures or with ``x4`` after the stem. They
-            take the place of those in a prepared data set.
+        lr_folder: ready LR pictures, named as the HR pictures or with ``x<scale>`` after the
+            stem. They take the place of those in a prepared data set.
+        scale: HR size / LR size of the pictures in ``lr_folder``.
 
     Raises:
         UserError: nothing is there, two pictures have one name, or an LR picture is missing.
@@ -271,7 +272,7 @@ def open_images(path: Path, lr_folder: Path | None = None) -> TestImages:
             "made by `pcsr prepare`."
         )
     if lr_folder is not None:
-        lr, known = _reader(images.lr_pictures(lr_folder, names)), ""
+        lr, known = _reader(images.lr_pictures(lr_folder, names, scale)), ""
     return TestImages(names, hr, lr, known, complete)
 
 

@@ -70,14 +70,16 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     images.write(out / "HR.png", pair.hr)
     images.write(out / "LR.png", images.to_uint8(pair.lr))
     reference = next((s for s in shown if not s.method.has_knob), shown[0]).gflops
+    titles = [one.title for one in shown]
     lines = []
-    for one in shown:
-        images.write(out / f"{one.title}.png", one.sr)
+    for number, one in enumerate(shown):
+        title = one.title if titles.count(one.title) == 1 else f"{one.title}-{number + 1}"
+        images.write(out / f"{title}.png", one.sr)
         if one.method.branches > 1:
             coloured = showcase.routing_picture(one.labels, one.method.branches, one.sr)
-            images.write(out / f"{one.title}-routing.png", coloured)
+            images.write(out / f"{title}-routing.png", coloured)
         percent = 100 * one.gflops / reference
-        lines.append(f"{one.title}: {one.psnr_rgb:.2f} dB | {one.gflops:.2f} G ({percent:.0f} %)")
+        lines.append(f"{title}: {one.psnr_rgb:.2f} dB | {one.gflops:.2f} G ({percent:.0f} %)")
     artefacts.write_text(out / "log.txt", "\n".join(lines) + "\n")
     return lines
 
@@ -117,20 +119,27 @@ def upscale(
     Raises:
         UserError: a picture could not be read; names them all, after the others are done.
     """
-    single = source.is_file() or not source.is_dir()
-    pictures = [source] if single else images.list_pictures(source)
-    if not single and target.suffix.lower() in images.EXTENSIONS:
-        raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
+    if source.is_dir():
+        pictures = images.list_pictures(source)
+        names = images.unique([picture.stem for picture in pictures], str(source))
+        targets = [target / f"{name}.png" for name in names]
+        if target.suffix.lower() in images.EXTENSIONS:
+            raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
+    else:
+        pictures = [source]
+        targets = [target if target.suffix else target / f"{source.stem}.png"]
+        artefacts.require_suffix(targets[0], ".png", "OUT")
+    if any(path.resolve() in {picture.resolve() for picture in pictures} for path in targets):
+        raise UserError(f"{target}: {source} would be overwritten; give another output.")
     device = next(method.parameters()).device
     problems = []
-    for number, picture in enumerate(pictures):
+    for number, (picture, path) in enumerate(zip(pictures, targets, strict=True)):
         try:
             lr = images.to_tensor(images.read(picture)).to(device)
         except UserError as error:
             problems.append(str(error))
             continue
         restored = method.restore(lr, scale, knob if method.has_knob else None, refine)
-        path = target if target.suffix and single else target / f"{picture.stem}.png"
         images.write(path, images.to_uint8(restored.sr))
         log.info("%d/%d %s", number + 1, len(pictures), path)
     if problems:

@@ -48,7 +48,7 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
             picture has another size.
     """
     height, width = image.hr.shape[:2]
-    size = int(height / scale), int(width / scale)
+    size = resize.lr_size((height, width), scale)
     whole = resize.hr_size(size, scale)
     if protocol.crop == "none" and whole != (height, width):
         raise UserError(
@@ -75,6 +75,11 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
                 f"pixels a side at x{scale:g}; use a larger picture, or measure with --crop none."
             )
         whole = resize.hr_size(size, scale)
+    if min(whole) < metrics.smallest_side(scale):
+        raise UserError(
+            f"{image.name}: {width}x{height} is too small to be measured; at x{scale:g} a side "
+            f"needs {metrics.smallest_side(scale)} pixels."
+        )
     return Pair(image.name, lr[..., : size[0], : size[1]], hr[: whole[0], : whole[1]])
 
 
@@ -168,21 +173,26 @@ def sweep(
     import pandas as pd  # noqa: PLC0415 - heavy, and only writing the table needs it
 
     identity = config.fingerprint(
-        [subject.digest for subject in subjects],
-        pictures.digest,
+        [(subject.name, subject.digest) for subject in subjects],
+        [pictures.names, pictures.digest],
         [options.knobs, options.adaptive, options.protocol, options.scale],
         sorted(measures),
     )
     part = out.with_name(f"{out.name}.part")
     rows = _resume(part, identity)
+    if not rows:
+        part.unlink(missing_ok=True)
     done = {(row["weights"], row["image"]) for row in rows}
     for measured in _measure_all(subjects, pictures, options, measures, done):
+        if not part.exists():
+            artefacts.append_line(part, identity)
         artefacts.append_line(part, json.dumps(measured))
         rows.extend(measured)
     rows = _in_order(rows, subjects, pictures)
+    # The table comes last: it says that the sweep is done.
+    artefacts.write_json(artefacts.sidecar(out), {**facts, "images": len(pictures)})
     with artefacts.atomic(out) as temporary:
         pd.DataFrame(rows, columns=_columns(rows)).to_csv(temporary, index=False)
-    artefacts.write_json(artefacts.sidecar(out), {**facts, "images": len(pictures)})
     part.unlink()
 
 
@@ -218,14 +228,12 @@ def _measure_all(
 
 def _resume(part: Path, identity: str) -> list[Row]:
     """Return the rows a cut sweep has left, if it measured the same things; start afresh if not."""
-    part.parent.mkdir(parents=True, exist_ok=True)
     lines = part.read_text(encoding="utf-8").split("\n") if part.exists() else []
     if not lines or lines[0] != identity:
-        part.write_text(identity + "\n", encoding="utf-8")
         return []
     whole = lines[1:-1]  # what follows the last line end was cut while it was written
-    part.write_text("\n".join([identity, *whole, ""]), encoding="utf-8")
     if whole:
+        artefacts.write_text(part, "\n".join([identity, *whole, ""]))
         log.info("going on after %d measured pictures of a cut run", len(whole))
     return [row for line in whole for row in json.loads(line)]
 

@@ -1,6 +1,5 @@
 """Downloads that resume, are checked, and can come from a local mirror instead of the network."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -8,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +14,7 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from pcsr.artefacts import locked
 from pcsr.errors import UserError
 
 CHUNK = 2**16  # bytes; a cut loses at most this much
@@ -74,7 +73,7 @@ def fetch(
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: not an http or https address; mend the url.")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(destination):
+    with locked(destination):
         if destination.is_file():
             problem = _problem(destination, bytes, sha256, md5)
             if problem is None:
@@ -108,15 +107,6 @@ def _beside(path: Path, suffix: str) -> Path:
 def _state(part: Path) -> Path:
     """Path of the note beside a part that says which version of which url it is a part of."""
     return _beside(part, ".json")
-
-
-@contextmanager
-def _locked(destination: Path) -> Iterator[None]:
-    """Hold a lock on ``destination``; data sets out of one archive are prepared side by side."""
-    with _beside(destination, ".lock").open("w") as file:
-        with suppress(OSError):  # a file system without locks: one download at a time is up to you
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _problem(path: Path, size: int | None, sha256: str | None, md5: str | None) -> str | None:

@@ -187,15 +187,16 @@ def unique(names: list[str], where: str) -> list[str]:
     return names
 
 
-def lr_pictures(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return the LR picture of each name: its stem is the name, or the name and ``x4``.
+def lr_pictures(folder: Path, names: Sequence[str], scale: float = 4) -> list[Path]:
+    """Return the LR picture of each name: its stem is the name, or the name and ``x<scale>``.
 
     Raises:
         UserError: names the first picture that has none.
     """
     found = {path.stem: path for path in list_pictures(folder)}
-    ready = [found.get(name, found.get(f"{name}x4")) for name in names]
+    mark = f"x{scale:g}"
+    ready = [found.get(name, found.get(f"{name}{mark}")) for name in names]
     if None in ready:
         name = names[ready.index(None)]
-        raise UserError(f"{folder}: no LR picture '{name}' or '{name}x4'; put it there.")
+        raise UserError(f"{folder}: no LR picture '{name}' or '{name}{mark}'; put it there.")
     return [path for path in ready if path is not None]

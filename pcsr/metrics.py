@@ -8,9 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pcsr.errors import UserError
-
 Picture = NDArray[np.uint8]
+SSIM_WINDOW = 11  # side in pixels
 Metric = Callable[[Picture, Picture, int], float]
 
 
@@ -19,14 +18,14 @@ def shave_for(scale: float) -> int:
     return int(np.ceil(scale))
 
 
+def smallest_side(scale: float) -> int:
+    """Return the smallest side in HR pixels that can be measured: SSIM's window in the border."""
+    return SSIM_WINDOW + 2 * shave_for(scale)
+
+
 def _shaved(sr: Picture, hr: Picture, shave: int) -> tuple[Picture, Picture]:
     if sr.shape != hr.shape:
         raise ValueError(f"SR is {sr.shape}, HR is {hr.shape}")
-    if min(hr.shape[:2]) <= 2 * shave:
-        height, width = hr.shape[:2]
-        raise UserError(
-            f"the picture ({width}x{height}) has no pixels inside its {shave} px border."
-        )
     inside = slice(shave, -shave or None)
     return sr[inside, inside], hr[inside, inside]
 

@@ -44,15 +44,19 @@ def prepare(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/
         UserError: pictures are missing, unreadable, or not as many as a fixed source must have.
         OSError: the disk is full; what was made stays, and a later call goes on from it.
     """
-    if _is_done(name, config, out):
-        return
+    with artefacts.locked(out):
+        if not _is_done(name, config, out):
+            _make(name, config, out, raw)
+
+
+def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> None:
     with open_sources(config, raw) as sources:
         chosen = choose(sources, config, name)
         images.unique([_copy_name(s.name, f) for s in chosen for f in config.reductions], name)
         head = {
             "format": datasets.FORMAT,
             "dataset": name,
-            "config": config.model_dump(mode="json"),
+            "config": config.identity(),
             "origin": sources.origin,
             "expected": config.expected,
             "complete": config.expected in (None, len(chosen)),
@@ -83,7 +87,7 @@ def _is_done(name: str, config: DatasetConfig, out: Path) -> bool:
         store = datasets.Store.open(out)
     except UserError:
         return False
-    if store.manifest.get("config") != config.model_dump(mode="json"):
+    if store.manifest.get("config") != config.identity():
         return False
     log.info("%s: already prepared in %s", name, out)
     if not store.complete:

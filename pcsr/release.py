@@ -85,6 +85,17 @@ def read(path: Path) -> Released:
         UserError: not readable, not plain weights, or of no known layout; says which and why.
     """
     content = checkpoint.read_pickled(path)
+    try:
+        return _recognise(path, content)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        # The file is somebody else's: any of its parts may be of any kind.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: not recognised: its parts do not fit together ({reason})."
+        ) from None
+
+
+def _recognise(path: Path, content: Any) -> Released:
     model = content.get("model") if isinstance(content, dict) else None
     weights = model.get("sd") if isinstance(model, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):

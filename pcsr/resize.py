@@ -69,8 +69,13 @@ def round_8bit(x: Tensor) -> Tensor:
 
 
 def lr_size(hr_size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the LR size whose HR size at ``scale`` is ``hr_size``."""
-    return round(hr_size[0] / scale), round(hr_size[1] / scale)
+    """Return the largest LR size whose HR size at ``scale`` fits into ``hr_size``."""
+
+    def fitting(length: int) -> int:
+        side = round(length / scale)
+        return side if round(side * scale) <= length else side - 1
+
+    return fitting(hr_size[0]), fitting(hr_size[1])
 
 
 def hr_size(lr_size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,7 @@ def pick_device(name: str) -> torch.device:
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
-        return (
-            torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-        )
+        return pick_device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -41,7 +40,8 @@ def pick_device(name: str) -> torch.device:
         if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
             found = torch.cuda.device_count()
             raise UserError(
-                f"--device {name}: this machine has {found} usable GPUs; use --device auto or cpu."
+                f"--device {device}: this machine has {found} usable GPUs; use --device cpu, or no "
+                "more processes than GPUs."
             )
     elif device.type != "cpu":
         raise UserError(f"--device {name}: only cpu and cuda are supported; use --device auto.")
@@ -59,9 +59,21 @@ def make_deterministic(seed: int, threads: int) -> None:
     On the CPU the same seed and threads then give the same bits. On a GPU kernels without a
     reproducible version are still used, with a warning from torch.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose full disk is an error with a name, not a traceback per line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, self.baseFilename) from error
+        super().handleError(record)
 
 
 def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
@@ -80,7 +92,7 @@ def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
         logger.handlers[-1].setFormatter(plain)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        logger.addHandler(logging.FileHandler(file))
+        logger.addHandler(_LogFile(file))
         logger.handlers[-1].setFormatter(plain)
 
 
@@ -108,6 +120,32 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), world
     finally:
         dist.destroy_process_group()
+
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and the number of processes; (0, 1) when alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def any_process(flag: bool) -> bool:
+    """Tell whether ``flag`` is true in any process; all get the same answer."""
+    if not dist.is_initialized():
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def mean(x: Tensor) -> Tensor:
+    """Average ``x`` over all processes, without gradient."""
+    return sum_over_processes(x.detach()) / place()[1]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

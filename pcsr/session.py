@@ -1,6 +1,7 @@
 """What the verbs of the command line do: put the catalog's classes to work on files."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def train(
     log_file: Path | None,
 ) -> None:
     """Train one stage of an experiment of a suite and write its weights to ``out``."""
+    artefacts.require_suffix(out, ".safetensors", "--out")
     study = config.load_study(suite)
     catalog.check_names(study)
     if experiment not in study.experiments:
@@ -44,8 +46,11 @@ def train(
     device = runtime.pick_device(device_name)
     runtime.make_deterministic(setup.seed, study.suite.threads)
     method = catalog.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
-    if stage not in method.stages:
-        raise unknown_name("stage", stage, method.stages, f"configs/experiments/{experiment}.yaml")
+    if tuple(setup.stages) != method.stages:
+        raise UserError(
+            f"configs/experiments/{experiment}.yaml: stages: {setup.model.method} is trained in "
+            f"{', '.join(method.stages)}; list these, in this order."
+        )
     if init is not None:
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
     store = Store.open(Path(artefacts.prepared(study.suite.train_set)))
@@ -96,6 +101,9 @@ def sweep(
     runtime.setup_logging(log_file)
     device = runtime.pick_device(device_name)
     runtime.make_deterministic(0, threads)
+    artefacts.require_suffix(out, ".csv", "--out")
+    if not all(math.isfinite(k) for k in options.knobs):
+        raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
     if lr_images is not None and options.protocol.lr == "float":
         raise UserError(
             f"--lr-images {lr_images}: ready LR pictures are 8 bit; use --lr 8bit, or drop it."
@@ -107,7 +115,8 @@ def sweep(
         name = _name(path, facts, known)
         subjects.append(evaluate.Subject(method.to(device), name, checkpoint.digest(path)))
         known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
-    test = open_images(images, lr_images)
+    scale = options.scale or subjects[0].method.config.scale
+    test = open_images(images, lr_images, scale)
     facts = artefacts.provenance(
         protocol=options.protocol.model_dump(mode="json"),
         weights=known,
@@ -117,13 +126,14 @@ def sweep(
         device=runtime.describe(device),
         threads=threads,
     )
-    evaluate.sweep(subjects, test, options, catalog.metrics(), out, facts)
+    with artefacts.locked(out):
+        evaluate.sweep(subjects, test, options, catalog.metrics(), out, facts)
 
 
 def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
     """Return a name for a weights file that tells it from the others of a sweep."""
     generic = path.stem in ("weights", "iter_last")
-    name = facts.get("experiment") or (path.parent.name if generic else path.stem)
+    name = str(facts.get("experiment") or (path.parent.name if generic else path.stem))
     return name if name not in taken else str(path)
 
 
@@ -169,6 +179,7 @@ def upscale(
 
 def import_released(file: Path, out: Path) -> str:
     """Convert a published checkpoint; returns what was recognised."""
+    artefacts.require_suffix(out, ".safetensors", "--out")
     released = release.read(file)
     method = catalog.build(released.model, str(file))
     checkpoint.fill(method, released.tensors, str(file))
@@ -194,8 +205,15 @@ def showcase(
     threads: int,
 ) -> None:
     """Draw the routing map and the comparison of the report."""
+    if len(weights) != 2:
+        raise UserError(
+            f"--weights: give two files, the original's and the method's, not {len(weights)}."
+        )
     original, method = _methods(weights, "cpu", threads)
     scale = method.config.scale
-    pair = evaluate.make_pair(open_images(images)[picture], scale, protocol)
+    test = open_images(images)
+    if not 0 <= picture < len(test):
+        raise UserError(f"--picture {picture}: {images} has pictures 0 to {len(test) - 1}.")
+    pair = evaluate.make_pair(test[picture], scale, protocol)
     first, shown = (demos.show(m, pair, scale, k, protocol.refine) for m in (original, method))
     demos.draw(pair, first, shown, routing, comparison)

@@ -6,15 +6,15 @@ at any moment therefore goes on from its last saved state and ends with the same
 bit on a CPU with the same number of threads.
 """
 
-import fcntl
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,38 +102,53 @@ class Run:
     device: torch.device
     facts: Mapping[str, Any]
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Changes when a state of this run may not go on as another: configuration or data."""
+        """Changes when a state of this run may not go on as another's.
+
+        It covers configuration, data and initial weights, so it is read before any training.
+        """
         return config.fingerprint(
-            self.method.config, self.stage_name, self.stage, self.seed, self.store.digest
+            self.method.config,
+            self.stage_name,
+            self.stage.identity(),
+            self.seed,
+            self.store.digest,
+            checkpoint.digest_tensors(self.method.state_dict()),
         )
+
+    @property
+    def state(self) -> Path:
+        """File of the resumable state."""
+        return self.out.with_name(f"state-{self.identity}.safetensors")
 
 
 def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
     """Train one stage to its end, resuming where a run with the same identity was cut.
 
     Writes ``run.out`` (weights), its JSON, ``train-<identity>.jsonl`` (one line per log point) and
-    TensorBoard events; the resumable state is removed at the end.
+    TensorBoard events. The last state stays: a finished run that is asked for again (because its
+    weights were removed, say) only writes them once more.
 
     Raises:
         UserError: the loss stopped being finite, or the run was asked to stop (its state is kept).
     """
-    with _only_one(run.out.parent, rank), _Stop() as stop:
-        if run.out.exists() and checkpoint.load(run.out)[1].get("identity") == run.identity:
-            log.info("%s: already trained with this configuration; nothing to do", run.out)
-            return
-        _train(run, validate, rank, world, stop)
+    log.info("%s is run %s", run.stage_name, run.identity)
+    with ExitStack() as stack:
+        if rank == 0:  # the other processes must not wait for one that waits for days
+            stack.enter_context(artefacts.locked(run.out, wait=world == 1))
+            artefacts.remove_leftovers(run.state)
+        runtime.barrier()  # what rank 0 found is whole before the others read it
+        _train(run, validate, rank, stack.enter_context(_Stop()))
 
 
-def _train(run: Run, validate: Validate, rank: int, world: int, stop: "_Stop") -> None:
+def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
     method, stage, device = run.method.to(run.device), run.stage, run.device
-    batches = Batches(run.store, stage, method.config.scale, run.seed, rank, world)
+    batches = Batches(run.store, stage, method.config.scale, run.seed, *runtime.place())
     method.start_stage(run.stage_name)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=stage.learning_rate, betas=stage.betas)
-    state = run.out.parent / f"state-{run.identity}.safetensors"
-    start, elapsed = _resume(state, method, optimiser)
+    start, elapsed = _resume(run.state, method, optimiser)
     model = runtime.across_processes(method, device)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
     log.info("%s: steps %d to %d on %s", run.stage_name, start, stage.iterations, device)
@@ -142,34 +157,34 @@ def _train(run: Run, validate: Validate, rank: int, world: int, stop: "_Stop") -
         rate = learning_rate(stage, step)
         losses = _step(model, optimiser, rate, run.stage_name, *batches.batch(step, device))
         done = step + 1
+        stopping = runtime.any_process(stop.asked)
         last = done == stage.iterations
-        if done % stage.log_every == 0 or last:
-            values = {name: float(_mean(loss, world)) for name, loss in losses.items()}
+        saving = last or stopping or done % stage.save_every == 0
+        validating = last or done % stage.validate_every == 0
+        logging_now = validating or done % stage.log_every == 0
+        if saving or logging_now:
+            values = {name: float(runtime.mean(loss)) for name, loss in losses.items()}
             if not math.isfinite(values["loss"]):
                 raise UserError(
                     f"{run.out}: the loss is {values['loss']} at step {done}; lower learning_rate "
                     f"of stage '{run.stage_name}' (the last state is kept)."
                 )
+        if logging_now:
             values |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
-            if done % stage.validate_every == 0 or last:
+            if validating:
                 method.eval()
                 values |= {f"valid_{name}": value for name, value in validate().items()}
                 method.start_stage(run.stage_name)
             if journal:
                 journal.write(done, stage.iterations, values)
-        if rank == 0 and (done % stage.save_every == 0 or stop.asked) and not last:
-            _save_state(state, method, optimiser, done, time.perf_counter() - began)
-        if stop.asked and not last:
+        if saving and rank == 0:
+            _save_state(run.state, method, optimiser, done, time.perf_counter() - began)
+        if stopping and not last:
             raise UserError(f"{run.out}: stopped at step {done}; run again to go on from there.")
     if journal:
-        facts = {
-            **run.facts,
-            "identity": run.identity,
-            "seconds": round(time.perf_counter() - began, 1),
-        }
-        checkpoint.save_weights(run.out, method.eval(), facts)
         journal.close()
-        state.unlink(missing_ok=True)
+        facts = {**run.facts, "seconds": round(time.perf_counter() - began, 1)}
+        checkpoint.save_weights(run.out, method.eval(), facts)
 
 
 def _step(
@@ -187,10 +202,6 @@ def _step(
     losses["loss"].backward()
     optimiser.step()
     return losses
-
-
-def _mean(value: Tensor, world: int) -> Tensor:
-    return runtime.sum_over_processes(value.detach()) / world
 
 
 def _save_state(
@@ -223,24 +234,24 @@ class _Journal:
     """The JSONL log and TensorBoard events of a run; a resumed run drops what it will log again."""
 
     def __init__(self, folder: Path, identity: str, start: int) -> None:
-        path = folder / f"train-{identity}.jsonl"
+        self._path = path = folder / f"train-{identity}.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
         artefacts.write_text(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / f"events-{identity}"), purge_step=start + 1)
 
     def write(self, step: int, steps: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        artefacts.append_line(self._path, json.dumps({"step": step, **values}))
+        try:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._board.log_dir) from error
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         remaining = values["seconds"] / step * (steps - step)
         log.info("step %d/%d: %s, %.0f s to go", step, steps, shown, remaining)
 
     def close(self) -> None:
-        self._file.close()
         self._board.close()
 
 
@@ -260,19 +271,3 @@ class _Stop:
     def _ask(self, number: int, _: object) -> None:
         self.asked = True
         signal.signal(number, self._before[signal.Signals(number)])  # a second one stops at once
-
-
-@contextmanager
-def _only_one(folder: Path, rank: int) -> Iterator[None]:
-    """Keep a second run out of the folder; the lock vanishes with the process that holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if rank:
-        yield
-        return
-    with (folder / "train.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: another process is training here; waiting for it to end", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

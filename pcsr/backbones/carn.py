@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsr.backbones.base import Backbone, whole_scale
+from pcsr.errors import UserError
 
 GROUPS = 4
 STEPS = 3
@@ -68,6 +69,8 @@ class CARN(Backbone):
 
     def __init__(self, width: int = 64, scale: float | None = 4, batch_norm: bool = True) -> None:
         super().__init__()
+        if width % GROUPS:
+            raise UserError(f"model.width: carn needs a multiple of {GROUPS}, not {width}.")
         self.width = width
         self.scale = whole_scale(scale, (2, 3, 4), "carn")
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1), persistent=False)

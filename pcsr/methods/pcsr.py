@@ -120,6 +120,9 @@ class PCSR(Method):
         inputs = config.width + PLACE
         self.heads = nn.ModuleList(Head(inputs, head, 3) for head in config.heads)
         self.classifier = Head(inputs, config.classifier, self.branches)
+        sizes = [sum(p.numel() for p in head.parameters()) for head in self.heads]
+        if sizes != sorted(set(sizes)):
+            raise UserError("model.heads: list them cheapest first, each larger than the last.")
 
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``.

@@ -112,7 +112,7 @@ def test_names(here: Path, refuse: Any) -> None:
     assert "unknown data set 'urban10'. Did you mean 'urban100'?" in refuse("prepare", "urban10")
     assert "Did you mean 'quick'?" in refuse(*TRAIN, "configs/suites/quik.yaml")
     assert "Did you mean 'stage0'?" in refuse(
-        "train", "fsrcnn-pcsr", "stag0", "--out", "out/w", "--suite", suite
+        "train", "fsrcnn-pcsr", "stag0", "--out", "out/w.safetensors", "--suite", suite
     )
 
 
@@ -156,6 +156,8 @@ def test_pictures_of_wrong_sizes(refuse: Any, weights: Path, tmp_path: Path) -> 
     odd = picture(tmp_path / "odd.png", size=(257, 256))
     message = refuse(*sweep, odd, "--crop", "none")
     assert "odd: 257x256 is not divisible by the scale 4" in message and "256x256" in message
+    message = refuse(*sweep, picture(tmp_path / "tiny.png", size=(16, 16)), "--crop", "none")
+    assert "tiny: 16x16 is too small to be measured" in message and "needs 19 pixels" in message
     (tmp_path / "lr").mkdir()
     picture(tmp_path / "lr/odd.png", size=(60, 64))
     message = refuse(*sweep, odd, "--lr-images", tmp_path / "lr")
@@ -178,6 +180,9 @@ def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None
     checkpoint.save(other, tensors, facts)
     message = refuse(*sweep, other)
     assert "heads.0.0.bias" in message and "(10,)" in message and "(11,)" in message
+    facts["model"]["heads"][0] = {"width": 99, "depth": 9}
+    checkpoint.save(other, tensors, facts)
+    assert "model.heads: list them cheapest first" in refuse(*sweep, other)
     facts["model"]["method"] = "os:system"
     checkpoint.save(other, tensors, facts)
     assert "unknown method 'os:system'" in refuse(*sweep, other)
@@ -185,7 +190,15 @@ def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None
 
     suite = here / "configs/suites/undisturbed.yaml"
     suite.write_text((here / "configs/suites/quick.yaml").read_text())
-    stage1 = ("train", "fsrcnn-pcsr", "stage1", "--suite", suite, "--out", tmp_path / "w")
+    stage1 = (
+        "train",
+        "fsrcnn-pcsr",
+        "stage1",
+        "--suite",
+        suite,
+        "--out",
+        tmp_path / "w.safetensors",
+    )
     checkpoint.save(other, {"encoder.extract.0.weight": torch.zeros(3)}, {"model": {}})
     assert "these weights are of another architecture" in refuse(*stage1, "--init", other)
 
@@ -213,6 +226,11 @@ def test_foreign_files_are_never_executed(refuse: Any, tmp_path: Path) -> None:
     torch.save({"model": {"sd": {"a": torch.zeros(100)}}}, cut)
     message = refuse("import-released", cut, "--out", out)
     assert "not recognised" in message and "'a'" in message
+    odd = [{1: 2}, {"head_conv.0.weight": torch.tensor(1.0)}, {"entry.weight": torch.zeros(0)}]
+    for weights in odd:
+        torch.save({"model": {"sd": weights, "args": {"scale": "big"}}, "iter": 5}, cut)
+        assert f"{cut}: not recognised" in refuse("import-released", cut, "--out", out)
+    torch.save({"model": {"sd": {"a": torch.zeros(100)}}}, cut)
     cut.write_bytes(cut.read_bytes()[:500])
     assert "not a readable PyTorch file" in refuse("import-released", cut, "--out", out)
     assert not out.exists()
@@ -226,6 +244,40 @@ def test_no_gpu_where_one_is_asked_for(refuse: Any, weights: Path, tmp_path: Pat
     message = refuse(*upscale, wanted)
     assert f"--device {wanted}" in message and "usable GPUs" in message
     assert "no such device" in refuse(*upscale, "gpu")
+
+
+def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "image.png")
+    content = image.read_bytes()
+    upscale = ("upscale", "--weights", weights)
+    assert "would be overwritten" in refuse(*upscale, tmp_path, tmp_path)
+    assert "would be overwritten" in refuse(*upscale, image, image)
+    assert "written as .png" in refuse(*upscale, image, tmp_path / "sr.jpg")
+    picture(tmp_path / "image.bmp")
+    assert "two pictures are called 'image'" in refuse(*upscale, tmp_path, tmp_path / "sr")
+    sweep = ("sweep", "--weights", weights, "--images", image, "--out")
+    assert "written as .csv" in refuse(*sweep, tmp_path / "o.json")
+    released = ("import-released", image, "--out", tmp_path / "o.json")
+    assert "written as .safetensors" in refuse(*released)
+    assert image.read_bytes() == content
+
+
+def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "image.png")
+    sweep = ("sweep", "--weights", weights, "--images", image, "--out", tmp_path / "o.csv")
+    assert "--knob: not a finite number" in refuse(*sweep, "--knob", "0", "nan")
+    experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
+    text = experiment.read_text()
+    suite = here / "configs/suites/quick.yaml"
+    try:
+        experiment.write_text(text[: text.index("  stage1:")])
+        suite_text = suite.read_text()
+        suite.write_text(suite_text.replace("      stage1: {iterations: 1500}\n", ""))
+        message = refuse(*TRAIN, suite)
+        assert "pcsr is trained in stage0, stage1; list these" in message
+    finally:
+        experiment.write_text(text)
+        suite.write_text(suite_text)
 
 
 def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
@@ -244,19 +296,22 @@ def small_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["upscale", "sweep", pytest.param("import", marks=pytest.mark.shared)]
+    "verb", ["upscale", "sweep", "train", pytest.param("import", marks=pytest.mark.shared)]
 )
 def test_a_full_disk(
     workspace: Workspace, weights: Path, tmp_path: Path, shared: Path, verb: str
 ) -> None:
     image = picture(tmp_path / "image.png")
-    out = tmp_path / "out/result.png"
+    suffix = {"upscale": ".png", "sweep": ".csv"}.get(verb, ".safetensors")
+    out = tmp_path / f"out/result{suffix}"
+    suite = workspace.suite("full-disk")
     release = shared / "mirror/released/PCSR/save/fsrcnn-x4/iter_last.pth"
     knobs = [str(k / 10) for k in range(60)]
     sweep = ("sweep", "--weights", weights, "--images", image, "--out", out, "--knob", *knobs)
     arguments: dict[str, tuple[str | Path, ...]] = {
         "upscale": ("upscale", image, out, "--weights", weights),
         "sweep": sweep,
+        "train": ("train", "fsrcnn-pcsr", "stage0", "--suite", suite, "--out", out),
         "import": ("import-released", release, "--out", out),
     }
     done = subprocess.run(
@@ -271,6 +326,6 @@ def test_a_full_disk(
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert len(errors) == 1 and str(out) in errors[0] and "free space" in errors[0]
+    assert len(errors) == 1 and str(out.parent) in errors[0] and "free space" in errors[0]
     assert not out.exists()
     assert not list(out.parent.glob(".*"))

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from workspace import Workspace
 
+from pcsr import checkpoint
+
 STAGE0 = ("train", "fsrcnn-pcsr", "stage0", "--device", "cpu")
 
 
@@ -50,7 +52,6 @@ def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed:
     expected = [(line["step"], line["loss"]) for line in workspace.journal(undisturbed.parent)]
     assert losses == expected
     assert [step for step, _ in losses] == list(range(1, 31))
-    assert not list(out.parent.glob("state-*"))
     assert not list(out.parent.glob(".*"))
 
 
@@ -72,12 +73,70 @@ def test_a_stopped_run_saves_and_goes_on(workspace: Workspace, undisturbed: Path
     assert same_weights(out, undisturbed)
 
 
-def test_a_finished_run_is_not_trained_again(workspace: Workspace, undisturbed: Path) -> None:
+def test_a_finished_run_only_writes_its_weights_again(
+    workspace: Workspace, undisturbed: Path
+) -> None:
     before = undisturbed.stat().st_mtime_ns
+    copy = undisturbed.with_name("copy")
+    copy.write_bytes(undisturbed.read_bytes())
     suite = workspace.suite("undisturbed")
     output = workspace.succeed(*STAGE0, "--suite", suite, "--out", undisturbed)
-    assert "already trained" in output
-    assert undisturbed.stat().st_mtime_ns == before
+    assert "steps 30 to 30" in output
+    assert undisturbed.stat().st_mtime_ns > before
+    assert same_weights(undisturbed, copy)
+
+
+def test_removed_weights_are_written_again_without_training(
+    workspace: Workspace, undisturbed: Path
+) -> None:
+    kept = undisturbed.read_bytes()
+    undisturbed.unlink()
+    suite = workspace.suite("undisturbed")
+    assert "steps 30 to 30" in workspace.succeed(*STAGE0, "--suite", suite, "--out", undisturbed)
+    copy = undisturbed.with_name("kept")
+    copy.write_bytes(kept)
+    assert same_weights(undisturbed, copy)
+
+
+def test_other_initial_weights_do_not_go_on_from_an_old_state(
+    workspace: Workspace, undisturbed: Path
+) -> None:
+    """A stage that was cut starts afresh when the stage before it was trained again."""
+    suite = workspace.suite("other-init")
+    out = workspace.path("other-init/weights.safetensors")
+    stage1 = ("train", "fsrcnn-pcsr", "stage1", "--device", "cpu", "--suite", suite, "--out", out)
+    workspace.succeed(*stage1, "--init", undisturbed)
+    tensors, facts = checkpoint.load(undisturbed)
+    tensors["encoder.extract.0.bias"] += 0.25
+    changed = workspace.path("other-init/changed.safetensors")
+    checkpoint.save(changed, tensors, facts)
+    output = workspace.succeed(*stage1, "--init", changed)
+    assert "steps 0 to 30" in output
+    assert torch.equal(load_file(out)["encoder.extract.0.bias"], tensors["encoder.extract.0.bias"])
+
+
+@pytest.mark.parametrize("experiment", ["carn-original", "fsrcnn-pcsr"])
+def test_batch_norm_and_later_stages_resume_to_the_bit(
+    workspace: Workspace, undisturbed: Path, experiment: str
+) -> None:
+    stage = "train" if experiment == "carn-original" else "stage1"
+    init = ["--init", undisturbed] if stage == "stage1" else []
+    outs = []
+    for name in ("whole", "cut"):
+        suite = workspace.suite(f"{name}-{experiment}", experiments=[experiment])
+        out = workspace.path(f"{name}-{experiment}/weights.safetensors")
+        verb = ("train", experiment, stage, "--device", "cpu", "--suite", suite, "--out", out)
+        if name == "cut":
+            run = workspace.start(workspace.command(*verb, *init))
+            while run.poll() is None and lines_of(out.parent) < 12:
+                time.sleep(0.005)
+            os.killpg(run.pid, signal.SIGKILL)
+            run.communicate()
+            assert not out.exists()
+        output = workspace.succeed(*verb, *init)
+        assert ("going on from step" in output) == (name == "cut")
+        outs.append(out)
+    assert same_weights(*outs)
 
 
 @pytest.mark.parametrize("stage", ["stage0", "stage1"])

@@ -71,9 +71,12 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
 
 @pytest.mark.parametrize("profile", ["slurm", "smoke"])
 def test_profiles(workspace: Workspace, profile: str) -> None:
-    arguments = ("-n", "--profile", f"profiles/{profile}")
+    arguments = ("-n", "--workflow-profile", f"profiles/{profile}")
     suite = () if profile == "smoke" else ("--configfile", "configs/suites/paper.yaml")
-    assert jobs(succeed(workspace, *arguments, *suite))["train"] == 9
+    output = succeed(workspace, *arguments, *suite)
+    assert jobs(output)["train"] == 9
+    # On one machine one job has the GPU at a time; a cluster has no such limit.
+    assert "Provided resources: gpu=1" not in output
 
 
 def test_a_mistake_in_the_suite_is_one_clear_sentence(workspace: Workspace) -> None:
@@ -113,6 +116,10 @@ def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
         calm.write_text(yaml.safe_dump(values))
         counts = jobs(succeed(workspace, "-n", "--configfile", calm))
         assert counts["train"] == 1 and counts["sweep"] == 1 and "prepare" not in counts
+        values["overrides"]["fsrcnn-pcsr"] = {"stages": {"stage1": {"save_every": 7}}}
+        values["valid_images"] = 3
+        calm.write_text(yaml.safe_dump(values))
+        assert "Nothing to be done" in succeed(workspace, "-n", "--configfile", calm)
         values["overrides"].pop("fsrcnn-pcsr")
         values["knobs"] = [0.0, 2.0]
         calm.write_text(yaml.safe_dump(values))
@@ -120,6 +127,10 @@ def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
         assert "train" not in counts and counts["sweep"] == 2
     finally:
         calm.write_text(text)
+    claims = workspace.path("configs/claims.yaml")
+    claims.write_text(claims.read_text() + "# edited\n")
+    counts = jobs(succeed(workspace, "-n", "--configfile", calm))
+    assert counts["claims"] == 1 and "sweep" not in counts
 
 
 def test_a_killed_study_ends_with_the_same_numbers(workspace: Workspace, calm: Path) -> None:
@@ -137,6 +148,31 @@ def test_a_killed_study_ends_with_the_same_numbers(workspace: Workspace, calm: P
     expected = pd.read_csv(workspace.path("reports/calm/results.csv"))
     ignored = ["suite", "seconds"]
     pd.testing.assert_frame_equal(ours.drop(columns=ignored), expected.drop(columns=ignored))
+
+
+def test_jobs_that_outlive_snakemake_do_no_harm(workspace: Workspace, calm: Path) -> None:
+    """Killed alone, Snakemake leaves its jobs running; the next run waits for them."""
+    path = tiny(workspace, "orphans")
+    process = workspace.start(snakemake(workspace, "--configfile", path))
+    while process.poll() is None and not list(
+        workspace.path("results/orphans").glob("*/*/state-*")
+    ):
+        time.sleep(0.01)
+    process.kill()
+    succeed(workspace, "--configfile", path)
+    process.communicate()
+    ours = pd.read_csv(workspace.path("reports/orphans/results.csv"))
+    expected = pd.read_csv(workspace.path("reports/calm/results.csv"))
+    ignored = ["suite", "seconds"]
+    pd.testing.assert_frame_equal(ours.drop(columns=ignored), expected.drop(columns=ignored))
+
+
+def test_one_data_set_prepared_twice_at_once(workspace: Workspace) -> None:
+    runs = [workspace.start(workspace.command("prepare", "embedded-valid")) for _ in range(3)]
+    outputs = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], outputs
+    assert sum("already prepared" in output for output in outputs) == 2
+    assert workspace.path("data/prepared/embedded-valid/manifest.json").exists()
 
 
 def test_html_report_is_one_offline_file(workspace: Workspace, calm: Path) -> None:

@@ -1,5 +1,4 @@
 # The checked configuration, and the lists of files that rules make of it. No torch here.
-import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,11 +14,9 @@ report: "../report/workflow.rst"
 
 
 # The jobs read the suite from its file, so the file must be all there is to it.
-# Relative, because it is a parameter of jobs: a moved checkout must not run them again.
+# A Path, because Snakemake does not compare paths among parameters: a moved checkout reruns nothing.
 SUITE_FILE = Path(
-    os.path.relpath(workflow.configfiles[0])
-    if workflow.configfiles
-    else "configs/suites/quick.yaml"
+    workflow.configfiles[0] if workflow.configfiles else "configs/suites/quick.yaml"
 )
 
 try:
@@ -60,7 +57,7 @@ def weights(experiment):
 
 
 def dataset_fingerprint(wildcards):
-    return configuration.fingerprint(study.datasets[wildcards.dataset])
+    return configuration.fingerprint(study.datasets[wildcards.dataset].identity())
 
 
 def stage_before(wildcards):
@@ -76,13 +73,8 @@ def init_option(wildcards):
 
 def stage_fingerprint(wildcards):
     setup = study.experiments[wildcards.experiment]
-    return configuration.fingerprint(
-        setup.model,
-        setup.stages[wildcards.stage],
-        setup.seed,
-        suite.train_set,
-        suite.threads,
-    )
+    stage = setup.stages[wildcards.stage].identity()
+    return configuration.fingerprint(setup.model, stage, setup.seed, suite.train_set)
 
 
 def test_pictures(wildcards, input):
@@ -101,27 +93,27 @@ def sweeps():
     ]
 
 
-def original_of(wildcards):
-    """Weights of the original on the same backbone, to compare with."""
-    backbone = study.experiments[wildcards.experiment].model.backbone
-    return [
-        weights(name)
-        for name, setup in study.experiments.items()
-        if setup.model.backbone == backbone and setup.model.method == "original"
-    ]
-
-
-def compared():
-    """Experiments that have an original on the same backbone to be compared with."""
-    originals = {
-        s.model.backbone
-        for s in study.experiments.values()
-        if s.model.method == "original"
-    }
+def originals(experiment):
+    """Originals of the same backbone and scale, to compare an experiment with."""
+    model = study.experiments[experiment].model
     return [
         name
         for name, setup in study.experiments.items()
-        if setup.model.method != "original" and setup.model.backbone in originals
+        if setup.model.method == "original"
+        and (setup.model.backbone, setup.model.scale) == (model.backbone, model.scale)
+    ]
+
+
+def original_weights(wildcards):
+    return weights(originals(wildcards.experiment)[0])
+
+
+def compared():
+    """Experiments that can be set beside an original."""
+    return [
+        name
+        for name, setup in study.experiments.items()
+        if setup.model.method != "original" and originals(name)
     ]
 
 
@@ -144,6 +136,6 @@ PROTOCOL_OPTIONS = f"--lr {protocol.lr} --crop {protocol.crop} " + (
 )
 KNOB_OPTIONS = (
     "--knob "
-    + " ".join(f"{k:g}" for k in suite.knobs)
+    + " ".join(map(str, suite.knobs))
     + (" --adaptive" if suite.adaptive else "")
 )

@@ -58,7 +58,8 @@ rule operating_points:
 
 rule claims:
     input:
-        "reports/{suite}/results.csv",
+        results="reports/{suite}/results.csv",
+        published="configs/claims.yaml",
     output:
         html=report(
             "reports/{suite}/claims.html",
@@ -71,15 +72,13 @@ rule claims:
         "results/{suite}/logs/claims.log",
     benchmark:
         "results/{suite}/benchmarks/claims.tsv"
-    params:
-        published="configs/claims.yaml",
     shell:
-        "pcsr claims {input} --published {params.published} --out {output.md} 2> {log}"
+        "pcsr claims {input.results} --published {input.published} --out {output.md} 2> {log}"
 
 
 rule showcase:
     input:
-        original=original_of,
+        original=original_weights,
         method=last_weights,
         test_set=manifest("{test_set}"),
     output:
