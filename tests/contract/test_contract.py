@@ -158,3 +158,39 @@ def test_each_stage_trains_its_part_and_no_other(backbone: str) -> None:
             assert changed and not changed & outside
             if stage == "stage1":
                 assert not any(key.startswith(("encoder", "heads.1")) for key in changed)
+
+
+@torch.no_grad()
+def test_flops_at_a_fractional_scale_and_with_three_heads() -> None:
+    heads = tuple(HeadConfig(width=w, depth=2) for w in (6, 10, 20))
+    method = build("fsrcnn", "pcsr", heads=heads, scale=2.7)
+    lr = photograph_like(19, 23)
+    costs = method.costs((19, 23), 2.7)  # counted here once, not while the executed ones are
+    for knob in (-1.0, 0.0, "adaptive"):
+        with Executed() as executed:
+            restored = method.restore(lr, 2.7, knob, refine=True)
+        units = torch.bincount(restored.labels.flatten(), minlength=3).tolist()
+        assert costs.total(units).algorithmic == executed.get_total_flops()
+
+
+@pytest.mark.parametrize("branches", [2, 3])
+def test_pcsr_losses_are_their_formulas(branches: int) -> None:
+    heads = tuple(HeadConfig(width=4 * (j + 1), depth=1) for j in range(branches))
+    method = build("fsrcnn", "pcsr", heads=heads)
+    lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, 24, 24)
+    with torch.no_grad():
+        dense = method.explore(lr, 4)
+        stage0 = method("stage0", lr, hr)["loss"]
+        stage1 = method("stage1", lr, hr)
+    torch.testing.assert_close(stage0, (dense.candidates[-1] - hr).abs().mean())
+    probability = dense.scores.movedim(1, 0)[:, :, None]
+    mixture = (probability * dense.candidates).sum(dim=0)
+    l1 = (mixture - hr).abs().mean()
+    pixels = 2 * 24 * 24
+    even = pixels / branches
+    off = (dense.scores.sum(dim=(0, 2, 3)) - even).abs() / even
+    # The paper's term is the heavy head's; with two heads both have the same.
+    balance = off[-1] if branches == 2 else off.mean()
+    torch.testing.assert_close(stage1["l1"], l1)
+    torch.testing.assert_close(stage1["balance"], balance)
+    torch.testing.assert_close(stage1["loss"], 1000 * l1 + 3 * balance)
