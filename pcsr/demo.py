@@ -12,7 +12,6 @@ from pcsr import artefacts, images, metrics, resize
 from pcsr.errors import UserError
 from pcsr.evaluate import Pair
 from pcsr.methods.base import Knob, Method
-from pcsr.report import figures, showcase
 
 log = logging.getLogger("pcsr")
 
@@ -67,6 +66,8 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
         The lines of the log: method, PSNR-RGB in dB, GFLOPs and percent of the first original's
         GFLOPs (of the first method's, if no original is shown).
     """
+    from pcsr.report import showcase  # noqa: PLC0415 - heavy, and upscaling draws nothing
+
     images.write(out / "HR.png", pair.hr)
     images.write(out / "LR.png", images.to_uint8(pair.lr))
     reference = next((s for s in shown if not s.method.has_knob), shown[0]).gflops
@@ -92,6 +93,8 @@ def bicubic(pair: Pair) -> metrics.Picture:
 
 def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
     """Write the report's two pictures: which pixel went where, and crops side by side."""
+    from pcsr.report import figures, showcase  # noqa: PLC0415 - as above
+
     title = f"{method.title} on {pair.name}: {method.psnr_rgb:.2f} dB, {method.gflops:.2f} GFLOPs"
     branches = method.method.branches
     figure = showcase.routing_figure(pair.hr, method.sr, method.labels, branches, title)
