@@ -82,9 +82,9 @@ def train(
     Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/quick.yaml --out w.safetensors`.
     Several GPUs: put `torchrun --nproc-per-node N -m` in front of it.
     """
-    from pcsr import session
+    from pcsr import verbs
 
-    session.train(experiment, stage, suite, out, init, device, log)
+    verbs.train(experiment, stage, suite, out, init, device, log)
 
 
 @app.command()
@@ -109,13 +109,13 @@ def sweep(
 
     Example: `pcsr sweep --weights carn.safetensors --images Urban100/HR --knob 0 1 2 --out u.csv`.
     """
-    from pcsr import session
+    from pcsr import verbs
     from pcsr.config import ProtocolConfig
     from pcsr.evaluate import SweepOptions
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     options = SweepOptions(tuple(knob), adaptive, protocol, scale)
-    session.sweep(weights, images, lr_images, options, out, device, threads, log)
+    verbs.sweep(weights, images, lr_images, options, out, device, threads, log)
 
 
 @app.command()
@@ -139,13 +139,13 @@ def demo(
     Example: `pcsr demo 1232.png --weights carn-x4.safetensors carn-pcsr.safetensors --adaptive
     --out demo`.
     """
-    from pcsr import session
+    from pcsr import verbs
     from pcsr.config import ProtocolConfig
     from pcsr.methods.base import Knob
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     knob: Knob = "adaptive" if adaptive else k
-    for line in session.demo(image, weights, out, knob, protocol, scale, device, threads):
+    for line in verbs.demo(image, weights, out, knob, protocol, scale, device, threads):
         print(line)
 
 
@@ -165,11 +165,11 @@ def upscale(
 
     Example: `pcsr upscale photo.png photo_x4.png --weights carn-pcsr.safetensors --k 1`.
     """
-    from pcsr import session
+    from pcsr import verbs
     from pcsr.methods.base import Knob
 
     knob: Knob = "adaptive" if adaptive else k
-    session.upscale(source, target, weights, knob, refine, scale, device, threads)
+    verbs.upscale(source, target, weights, knob, refine, scale, device, threads)
 
 
 @app.command("import-released")
@@ -181,9 +181,9 @@ def import_released(
 
     Example: `pcsr import-released save/carn-x4/iter_last.pth --out carn-x4.safetensors`.
     """
-    from pcsr import session
+    from pcsr import verbs
 
-    print(session.import_released(file, out))
+    print(verbs.import_released(file, out))
 
 
 @app.command()
@@ -264,11 +264,11 @@ def showcase(
 
     `--weights` takes the original's file first, then the method's.
     """
-    from pcsr import session
+    from pcsr import verbs
     from pcsr.config import ProtocolConfig
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
-    session.showcase(images, picture, weights, k, protocol, routing, comparison, threads)
+    verbs.showcase(images, picture, weights, k, protocol, routing, comparison, threads)
 
 
 @app.command()
