@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import copytree
 
 import pandas as pd
 import pytest
@@ -103,6 +104,16 @@ def calm(workspace: Workspace) -> Path:
     path = tiny(workspace, "calm")
     succeed(workspace, "--configfile", path)
     return path
+
+
+def test_a_report_that_came_with_a_clone_does_not_stand_for_results(
+    workspace: Workspace, calm: Path, tmp_path: Path
+) -> None:
+    clone = Workspace(tmp_path)
+    copytree(workspace.path("reports/calm"), clone.path("reports/calm"))
+    counts = jobs(succeed(clone, "-n", "--configfile", tiny(clone, "calm")))
+    assert counts["train"] == 3 and counts["sweep"] == 2 and counts["prepare"] == 1
+    assert counts["collect"] == counts["figure"] == counts["claims"] == counts["showcase"] == 1
 
 
 def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
