@@ -16,6 +16,7 @@ import numpy as np
 
 from pcsr import images
 from pcsr.errors import UserError
+from pcsr.geometry import crop_origins
 
 FORMAT = 1
 HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
@@ -135,18 +136,6 @@ class Store:
         if self._lr is None:
             return None
         return np.asarray(self._lr[at.lr_offset : at.lr_end]).reshape(at.lr_height, at.lr_width, 3)
-
-
-def crop_origins(length: int, size: int, step: int, keep_over: int) -> list[int]:
-    """Return where crops of ``size`` pixels start along an axis of ``length`` pixels.
-
-    Every ``step`` pixels, and once more at the far border when more than ``keep_over`` pixels would
-    be left over there. Empty where no crop fits.
-    """
-    origins = list(range(0, length - size + 1, step))
-    if origins and length - (origins[-1] + size) > keep_over:
-        origins.append(length - size)
-    return origins
 
 
 def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ stands at its centre.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,3 +50,131 @@ def tile_crop(lr_height: int, lr_width: int) -> tuple[int, int]:
         return TILE + (length - TILE) // STRIDE * STRIDE if length >= TILE else 0
 
     return whole(lr_height), whole(lr_width)
+
+
+def crop_origins(length: int, size: int, step: int, keep_over: int) -> list[int]:
+    """Return where crops of ``size`` pixels start along an axis of ``length`` pixels.
+
+    Every ``step`` pixels, and once more at the far border when more than ``keep_over`` pixels would
+    be left over there. Empty where no crop fits.
+    """
+    origins = list(range(0, length - size + 1, step))
+    if origins and length - (origins[-1] + size) > keep_over:
+        origins.append(length - size)
+    return origins
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The test tiles of pictures of one size: side 32 and step 28 LR pixels, numbered row by row.
+
+    A size that is no whole number of tiles has a last tile at its border, and a side shorter than
+    a tile is continued by its last pixel, so that the tiles cover every picture.
+
+    Attributes:
+        count: number of pictures.
+        lr_size: their height and width in LR pixels.
+    """
+
+    count: int
+    lr_size: tuple[int, int]
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """LR rows at which tiles start."""
+        return crop_origins(self.lr_size[0], TILE, STRIDE, 0) or [0]
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """LR columns at which tiles start."""
+        return crop_origins(self.lr_size[1], TILE, STRIDE, 0) or [0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Pictures, rows and columns of tiles."""
+        return self.count, len(self.rows), len(self.columns)
+
+    def __len__(self) -> int:
+        return self.count * len(self.rows) * len(self.columns)
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Return picture, LR row and LR column at which a tile starts."""
+        line, column = divmod(number, len(self.columns))
+        picture, row = divmod(line, len(self.rows))
+        return picture, self.rows[row], self.columns[column]
+
+    def cut(self, pictures: Tensor, numbers: Tensor, scale: int = 1) -> Tensor:
+        """Return tiles (n, C, 32 * scale, 32 * scale) of pictures, given the tiles' numbers (n,).
+
+        Args:
+            pictures: (N, C, h * scale, w * scale).
+            numbers: (n,) int64.
+            scale: 1 cuts LR pictures, more cuts their HR pictures.
+        """
+        places = torch.tensor([self.place(number) for number in numbers.tolist()])
+        picture, row, column = places.to(pictures.device).view(-1, 3).T
+        inside = torch.arange(TILE * scale, device=pictures.device)
+        ys = (row[:, None] * scale + inside).clamp_max(pictures.shape[-2] - 1)
+        xs = (column[:, None] * scale + inside).clamp_max(pictures.shape[-1] - 1)
+        tiles = pictures.movedim(1, -1)[picture[:, None, None], ys[:, :, None], xs[:, None, :]]
+        return tiles.movedim(-1, 1).contiguous()
+
+    def nearest(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return, for each row and column of HR pictures, the row and column of tiles it is in.
+
+        Where tiles overlap, it is the tile whose centre is nearest.
+        """
+        lines = []
+        for origins, lr_length, length in zip(
+            (self.rows, self.columns), self.lr_size, size, strict=True
+        ):
+            centres = torch.tensor(origins) + TILE / 2
+            pixels = (torch.arange(length) + 0.5) * lr_length / length
+            lines.append((pixels[:, None] - centres).abs().argmin(dim=1))
+        return lines[0], lines[1]
+
+
+class Mosaic:
+    """SR pictures put together from their tiles; where tiles overlap, their values are averaged.
+
+    Tiles come as 8-bit levels, so that sums are exact and their order does not matter.
+
+    Args:
+        tiles: where the tiles lie.
+        scale: HR size / LR size.
+        device: where the pictures are put together.
+    """
+
+    def __init__(self, tiles: Tiles, scale: int, device: torch.device) -> None:
+        self._tiles = tiles
+        self._scale = scale
+        height, width = (side * scale for side in tiles.lr_size)
+        # At most 9 tiles meet in a pixel (3 where a last tile was added), and 9 * 255 fits.
+        self._sums = torch.zeros(tiles.count, 3, height, width, dtype=torch.int16, device=device)
+
+    def add(self, numbers: Tensor, sr: Tensor) -> None:
+        """Add the tiles with the given numbers (n,): uint8 (n, 3, 32 * scale, 32 * scale)."""
+        side = TILE * self._scale
+        for number, tile in zip(numbers.tolist(), sr, strict=True):
+            picture, row, column = self._tiles.place(number)
+            top, left = row * self._scale, column * self._scale
+            under = self._sums[picture, :, top : top + side, left : left + side]
+            under += tile[:, : under.shape[-2], : under.shape[-1]]
+
+    def pictures(self) -> Tensor:
+        """Return the pictures (N, 3, H, W), float32 in [0, 1], once all tiles were added."""
+        rows, columns = (
+            self._covered(origins, length)
+            for origins, length in (
+                (self._tiles.rows, self._sums.shape[-2]),
+                (self._tiles.columns, self._sums.shape[-1]),
+            )
+        )
+        return self._sums / (255 * rows[:, None] * columns)
+
+    def _covered(self, origins: list[int], length: int) -> Tensor:
+        """Count the tiles over each pixel of one axis."""
+        covered = torch.zeros(length, device=self._sums.device)
+        for origin in origins:
+            covered[origin * self._scale : (origin + TILE) * self._scale] += 1
+        return covered

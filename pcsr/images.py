@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pcsr.artefacts import atomic
 from pcsr.errors import UserError
+from pcsr.resize import levels
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2**29  # twice a 16384 x 16384 picture, 1.6 GB as 8-bit RGB
@@ -149,8 +150,7 @@ def to_uint8(picture: Tensor) -> np.ndarray:
     """
     if picture.ndim != 4 or picture.shape[:2] != (1, 3):
         raise ValueError(f"not (1, 3, H, W): {tuple(picture.shape)}")
-    levels = torch.floor(picture[0].detach().clamp(0, 1) * 255 + 0.5).to(torch.uint8)
-    return levels.permute(1, 2, 0).contiguous().cpu().numpy()
+    return levels(picture[0].detach()).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def natural_key(name: str) -> list[int | str]:

@@ -6,7 +6,9 @@ Every metric is a function of two uint8 pictures (H, W, 3) and a border in pixel
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Picture = NDArray[np.uint8]
 SSIM_WINDOW = 11  # side in pixels
@@ -35,6 +37,13 @@ def psnr_rgb(sr: Picture, hr: Picture, shave: int) -> float:
     sr, hr = _shaved(sr, hr, shave)
     error = np.square(sr.astype(np.float64) - hr.astype(np.float64)).mean()
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
+
+
+def psnr_rgb_each(sr: Tensor, hr: Tensor, shave: int) -> Tensor:
+    """PSNR-RGB in dB of each picture of a batch: uint8 (n, 3, H, W) -> float64 (n,)."""
+    inside = slice(shave, -shave or None)
+    difference = sr[..., inside, inside].double() - hr[..., inside, inside].double()
+    return 10 * torch.log10(255.0**2 / difference.square().mean(dim=(1, 2, 3)))
 
 
 def _luma(picture: Picture) -> NDArray[np.float64]:

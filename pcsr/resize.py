@@ -63,9 +63,14 @@ def _resize_rows(x: Tensor, size: int) -> Tensor:
     return total
 
 
+def levels(x: Tensor) -> Tensor:
+    """Return the 8-bit levels (uint8) of values in [0, 1]: clamped, halves upwards as MATLAB."""
+    return torch.floor(x.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+
+
 def round_8bit(x: Tensor) -> Tensor:
-    """Clamp [0, 1] values and round them to the 256 levels of 8 bit, halves upwards as MATLAB."""
-    return torch.floor(x.clamp(0, 1) * 255 + 0.5) / 255
+    """Round values in [0, 1] to the 256 levels of 8 bit."""
+    return levels(x).to(x.dtype) / 255
 
 
 def lr_size(hr_size: tuple[int, int], scale: float) -> tuple[int, int]:

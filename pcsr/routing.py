@@ -14,11 +14,12 @@ ROUNDS = 19
 MOVED_AT_MOST = 1e-4
 
 
-def by_cost_ratio(probabilities: Tensor, costs: Sequence[float], k: float) -> Tensor:
+def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -> Tensor:
     """Choose argmax_j p_j / c_j^k (PCSR section 3.3).
 
     Args:
-        probabilities: (N, M, ...) in [0, 1].
+        log_probabilities: (N, M, ...), because neither a certain classifier's probabilities nor
+            c^25 survive in float32; constant offsets per unit do not matter.
         costs: M relative costs, cheapest first.
         k: 0 takes the likeliest branch; larger values save more, 25 takes the cheapest everywhere
             and -25 the most expensive.
@@ -26,10 +27,9 @@ def by_cost_ratio(probabilities: Tensor, costs: Sequence[float], k: float) -> Te
     Returns:
         (N, ...) int64 branch numbers.
     """
-    # In logarithms, because c^25 underflows in float32 for the cheapest branches.
-    log_cost = torch.tensor(costs, dtype=torch.float64).log().to(probabilities)
-    shape = (1, -1) + (1,) * (probabilities.ndim - 2)
-    return (probabilities.log() - k * log_cost.view(shape)).argmax(dim=1)
+    log_cost = torch.tensor(costs, dtype=torch.float64).log().to(log_probabilities)
+    shape = (1, -1) + (1,) * (log_probabilities.ndim - 2)
+    return (log_probabilities - k * log_cost.view(shape)).argmax(dim=1)
 
 
 def difficulty(probabilities: Tensor) -> Tensor:

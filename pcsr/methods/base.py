@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from pcsr.backbones.base import Backbone
 from pcsr.config import ModelConfig
+from pcsr.errors import UserError
 from pcsr.flops import Costs
 
 #: A value of the knob; "adaptive" lets the method decide; None for methods without a knob.
@@ -38,10 +40,12 @@ class Exploration:
     Attributes:
         candidates: each branch's result, first axis M; the rest as the method's ``compose`` likes.
         scores: (N, M, units...) what the router decides by.
+        lr_size: height and width of the LR pictures.
     """
 
     candidates: Tensor
     scores: Tensor
+    lr_size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,17 @@ class Method(nn.Module, ABC):
     Attributes:
         config: the complete model configuration; stored with the weights, it rebuilds the method.
         stages: names of the training stages, in order.
-        branches: M, the number of branches.
-        has_knob: whether the router takes values of k.
+        knobs: values of the knob that are swept where none are asked for, and first of them the one
+            that is used where one is needed; empty for a method without a knob.
         has_adaptive: whether the router can decide without a knob.
+        has_refinement: whether ``compose`` and ``restore`` heed ``refine``.
+        branches: M, the number of branches.
     """
 
     stages: ClassVar[tuple[str, ...]]
-    has_knob: ClassVar[bool] = True
+    knobs: ClassVar[tuple[float, ...]] = ()
     has_adaptive: ClassVar[bool] = False
+    has_refinement: ClassVar[bool] = False
     branches: int
     config: ModelConfig
 
@@ -99,18 +106,50 @@ class Method(nn.Module, ABC):
         """Return the modules whose weights a stage changes; all others stay frozen."""
 
     @abstractmethod
-    def losses(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+    def losses(
+        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+    ) -> Mapping[str, Tensor]:
         """Return the loss to minimise as ``"loss"`` and its parts under other names.
 
         Args:
             stage: one of ``stages``.
             lr: (N, 3, h, w) in [0, 1].
             hr: (N, 3, H, W) in [0, 1].
+            random: the only source of chance that a step may use; the same in all processes.
         """
 
-    def validation_knob(self, stage: str) -> Knob:
-        """Return the knob at which a stage is validated."""
-        return None
+    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
+        """Decide as ``route`` does, for the validation of a stage: by default as for use."""
+        return self.route(scores, self.default_knob, scale)
+
+    @property
+    def default_knob(self) -> Knob:
+        """The knob value that is used where none is given."""
+        return self.knobs[0] if self.knobs else None
+
+    def lr_pixels(self, lr_size: tuple[int, int]) -> int:
+        """Return the LR pixels that are processed for one picture; overlap counts each time."""
+        return lr_size[0] * lr_size[1]
+
+    def pixel_labels(self, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
+        """Return the branch of every HR pixel, (N, H, W), from the branches of the units."""
+        return labels
+
+    def tabulate(self, pictures: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
+        """Fill the tables that a method keeps beside its weights, after its training.
+
+        Args:
+            pictures: validation pictures: LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
+
+        Returns:
+            What is worth recording of them.
+
+        Raises:
+            UserError: the method keeps no tables.
+        """
+        raise UserError(
+            f"{self.config.method} keeps no table; drop `table: true` from the experiment."
+        )
 
     def start_stage(self, stage: str) -> None:
         """Freeze everything (BatchNorm statistics too) but what ``stage`` trains."""
@@ -118,9 +157,25 @@ class Method(nn.Module, ABC):
         for module in self.trained_modules(stage):
             module.requires_grad_(True).train()
 
-    def forward(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+    def forward(
+        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+    ) -> Mapping[str, Tensor]:
         """Same as ``losses``: DistributedDataParallel synchronises the forward pass."""
-        return self.losses(stage, lr, hr)
+        return self.losses(stage, lr, hr, random)
+
+
+def require_scale(config: ModelConfig, scale: float) -> int:
+    """Return the scale of a model with tails, which has no other.
+
+    Raises:
+        UserError: another scale is asked for.
+    """
+    if scale != config.scale:
+        raise UserError(
+            f"--scale {scale:g}: this {config.backbone}-{config.method} was built for "
+            f"x{config.scale:g}; use that scale, or a pcsr model."
+        )
+    return int(scale)
 
 
 def complete(config: ModelConfig, paper: Mapping[str, Mapping[str, Any]]) -> ModelConfig:

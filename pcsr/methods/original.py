@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +12,15 @@ from pcsr import flops
 from pcsr.config import ModelConfig
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
-from pcsr.methods.base import Exploration, Knob, MakeBackbone, Method, Restored, complete
+from pcsr.methods.base import (
+    Exploration,
+    Knob,
+    MakeBackbone,
+    Method,
+    Restored,
+    complete,
+    require_scale,
+)
 
 PAPER = {"fsrcnn": {"width": 56}, "carn": {"width": 64}, "srresnet": {"width": 64}}
 
@@ -20,7 +29,6 @@ class Original(Method):
     """A backbone with its upsampling tail, trained with L1 at a fixed integer scale."""
 
     stages = ("train",)
-    has_knob = False
     branches = 1
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
@@ -32,12 +40,9 @@ class Original(Method):
 
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``; candidates are (1, N, 3, H, W), scores (N, 1) ones."""
-        if scale != self.config.scale:
-            raise UserError(
-                f"--scale {scale:g}: this {self.config.backbone} was built for "
-                f"x{self.config.scale:g}; use that scale, or a pcsr model."
-            )
-        return Exploration(self.network(lr)[None], torch.ones(len(lr), 1, device=lr.device))
+        require_scale(self.config, scale)
+        scores = torch.ones(len(lr), 1, device=lr.device)
+        return Exploration(self.network(lr)[None], scores, (lr.shape[-2], lr.shape[-1]))
 
     def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
         """Return branch 0 for every picture."""
@@ -66,6 +71,8 @@ class Original(Method):
         """Return the whole network."""
         return [self.network]
 
-    def losses(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+    def losses(
+        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+    ) -> Mapping[str, Tensor]:
         """L1 between the SR and HR pictures."""
         return {"loss": F.l1_loss(self.network(lr), hr)}

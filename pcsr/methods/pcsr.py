@@ -7,6 +7,7 @@ one of M multilayer perceptrons, which read the nearest LR feature and the pixel
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +41,6 @@ PAPER = {
 }
 PLACE = 4  # numbers that say where a pixel lies: offset and cell, each for rows and columns
 BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
-ALL_HEAVY = -25.0
 L1_WEIGHT = 1000.0
 BALANCE_WEIGHT = 3.0
 
@@ -105,7 +105,9 @@ class PCSR(Method):
     """
 
     stages = ("stage0", "stage1")
+    knobs = (0.0, 0.5, 1.0)
     has_adaptive = True
+    has_refinement = True
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
         nn.Module.__init__(self)
@@ -129,7 +131,8 @@ class PCSR(Method):
 
         Candidates are (M, N, 3, H, W), scores the classifier's probabilities (N, M, H, W).
         """
-        size = hr_size((lr.shape[-2], lr.shape[-1]), scale)
+        lr_size = (lr.shape[-2], lr.shape[-1])
+        size = hr_size(lr_size, scale)
         queries = Queries(self.encoder(lr), size)
         outputs: list[list[Tensor]] = [[] for _ in self.heads]
         probabilities = []
@@ -140,7 +143,7 @@ class PCSR(Method):
                 collected.append(head(query))
         base = _bilinear(lr, size)
         candidates = torch.stack([_picture(rows, queries.shape) + base for rows in outputs])
-        return Exploration(candidates, _picture(probabilities, queries.shape))
+        return Exploration(candidates, _picture(probabilities, queries.shape), lr_size)
 
     def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
         """See ``Method.route``: cost ratio with k, or ADM."""
@@ -148,7 +151,7 @@ class PCSR(Method):
             return routing.adaptive(scores)
         if knob is None:
             raise UserError("pcsr: give a knob value k, or ask for the adaptive decision.")
-        return routing.by_cost_ratio(scores, self.cost_shares(scale), knob)
+        return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), knob)
 
     def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
         """See ``Method.compose``."""
@@ -197,11 +200,15 @@ class PCSR(Method):
             return [self.encoder, self.heads[-1]]
         return [self.classifier, *self.heads[:-1]]
 
-    def validation_knob(self, stage: str) -> Knob:
+    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
         """Stage 0 has no trained router: all heavy. Stage 1: the likeliest head."""
-        return ALL_HEAVY if stage == "stage0" else 0.0
+        if stage == "stage0":
+            return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
+        return self.route(scores, 0.0, scale)
 
-    def losses(self, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+    def losses(
+        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+    ) -> Mapping[str, Tensor]:
         """Stage 0: L1 of the heavy head. Stage 1: L1 of the soft mixture, and balance (eq. 5-7)."""
         size = (hr.shape[-2], hr.shape[-1])
         base = _bilinear(lr, size)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pcsr import datasets, images
-from pcsr.datasets import Crops, Store, crop_origins, crop_table
+from pcsr.datasets import Crops, Store, crop_table
 from pcsr.errors import UserError
+from pcsr.geometry import crop_origins
 
 SIZES = [(40, 30), (16, 50), (33, 33)]
 

@@ -1,0 +1,103 @@
+"""What patch-level methods share: cut into tiles, route each, run by branch, put together."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pcsr.flops import Costs, Flops
+from pcsr.geometry import TILE, Mosaic, Tiles
+from pcsr.methods.base import Exploration, Knob, Method, Restored, require_scale
+from pcsr.resize import levels
+
+# Tiles that run together. A CPU is fastest while CARN's activations stay near its caches; on a GPU
+# they take 0.5 GB.
+TOGETHER = {"cpu": 8, "cuda": 128}
+
+
+def batches(numbers: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Yield the numbers of tiles (n,) in parts that run together on a device."""
+    for part in numbers.split(TOGETHER[device.type]):
+        if len(part):  # no numbers at all split into one empty part
+            yield part
+
+
+class Tiled(Method):
+    """A method whose unit is a tile of 32x32 LR pixels, step 28 (protocol section 6).
+
+    Every tile is rounded to 8 bit before the overlap is averaged, as the releases of ClassSR and
+    ARM do. A subclass says what a tile scores and what each branch makes of it.
+    """
+
+    @abstractmethod
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return what the router decides by: LR tiles (n, 3, 32, 32) -> (n, M)."""
+
+    @abstractmethod
+    def upscale(self, branch: int, lr: Tensor) -> Tensor:
+        """Super-resolve by one branch: (n, 3, h, w) in [0, 1] -> (n, 3, h * scale, w * scale)."""
+
+    @abstractmethod
+    def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
+        """Return the FLOPs per LR tile of scoring it, and of each branch."""
+
+    def explore(self, lr: Tensor, scale: float) -> Exploration:
+        """See ``Method.explore``.
+
+        Candidates are 8-bit levels (M, tiles, 3, 32 * scale, 32 * scale), all pictures' tiles in
+        one row; scores are (N, M, rows, columns) of tiles.
+        """
+        side = TILE * require_scale(self.config, scale)
+        tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
+        shape = (self.branches, len(tiles), 3, side, side)
+        candidates = torch.empty(shape, dtype=torch.uint8, device=lr.device)
+        scores = []
+        for numbers in batches(torch.arange(len(tiles)), lr.device):
+            cut = tiles.cut(lr, numbers)
+            scores.append(self.score(cut))
+            for branch in range(self.branches):
+                candidates[branch, numbers] = levels(self.upscale(branch, cut))
+        return Exploration(candidates, _grid(scores, tiles), tiles.lr_size)
+
+    def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
+        """Put the chosen tiles together; there are no pixels to refine."""
+        tiles = Tiles(len(labels), exploration.lr_size)
+        numbers = torch.arange(len(tiles))
+        chosen = exploration.candidates[labels.flatten(), numbers.to(labels.device)]
+        mosaic = Mosaic(tiles, chosen.shape[-1] // TILE, chosen.device)
+        mosaic.add(numbers, chosen)
+        return mosaic.pictures()
+
+    def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
+        """See ``Method.restore``: tiles of one branch run together, a few at a time."""
+        tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
+        mosaic = Mosaic(tiles, require_scale(self.config, scale), lr.device)
+        everything = batches(torch.arange(len(tiles)), lr.device)
+        scores = [self.score(tiles.cut(lr, numbers)) for numbers in everything]
+        labels = self.route(_grid(scores, tiles), knob, scale)
+        of_tile = labels.flatten().cpu()
+        for branch in range(self.branches):
+            for numbers in batches((of_tile == branch).nonzero()[:, 0], lr.device):
+                mosaic.add(numbers, levels(self.upscale(branch, tiles.cut(lr, numbers))))
+        return Restored(mosaic.pictures(), labels)
+
+    def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
+        """See ``Method.costs``: scoring every tile, then one branch per tile."""
+        score, branches = self.tile_costs()
+        return Costs(score * len(Tiles(1, lr_size)), branches)
+
+    def lr_pixels(self, lr_size: tuple[int, int]) -> int:
+        """See ``Method.lr_pixels``: all pixels of all tiles."""
+        return len(Tiles(1, lr_size)) * TILE**2
+
+    def pixel_labels(self, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
+        """See ``Method.pixel_labels``: where tiles overlap, the nearest tile's branch."""
+        tiles = Tiles(len(labels), lr_size)
+        rows, columns = tiles.nearest((round(lr_size[0] * scale), round(lr_size[1] * scale)))
+        return labels[:, rows.to(labels.device)][:, :, columns.to(labels.device)]
+
+
+def _grid(rows: list[Tensor], tiles: Tiles) -> Tensor:
+    """Lay values per tile, [(n, M), ...] in order, out as (N, M, rows, columns)."""
+    return torch.cat(rows).view(*tiles.shape, -1).permute(0, 3, 1, 2)
