@@ -33,6 +33,11 @@ def weights(suite: str, experiment: str, stage: str) -> str:
     return f"results/{suite}/{experiment}/{stage}/weights.safetensors"
 
 
+def calibration(suite: str) -> str:
+    """Classes of training crops."""
+    return f"results/{suite}/calibration/classes.safetensors"
+
+
 def sweep(suite: str, experiment: str, test_set: str) -> str:
     """One row per picture and knob value."""
     return f"results/{suite}/{experiment}/{test_set}/sweep.csv"

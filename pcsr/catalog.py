@@ -28,6 +28,8 @@ BACKBONES = {
 METHODS = {
     "original": "pcsr.methods.original:Original",
     "pcsr": "pcsr.methods.pcsr:PCSR",
+    "classsr": "baselines.classsr:ClassSR",
+    "arm": "baselines.arm:ARM",
 }
 METRICS = {
     "psnr_rgb": "pcsr.metrics:psnr_rgb",
@@ -63,6 +65,9 @@ def check_names(study: Study) -> None:
             if name not in table(kind):
                 where = f"configs/experiments/{experiment}.yaml: model.{kind}"
                 raise unknown_name(kind, name, table(kind), where)
+    for name in study.suite.knobs:
+        if name not in table("method"):
+            raise unknown_name("method", name, table("method"), "the suite's knobs")
 
 
 def metrics() -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ Unknown keys are refused everywhere.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,8 +21,11 @@ from pcsr.errors import UserError, did_you_mean, unknown_name
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/datasets.yaml")
 
+TABLE = "table"  # the step after the training stages, where there is one
+
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
+Choice = Literal["lr", "crop", "refine"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -52,11 +55,20 @@ class ModelConfig(Config):
     method: str = Field(description="name in the catalog of methods")
     scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
     width: int | None = Field(default=None, ge=1, description="channels of the network or encoder")
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, description="ClassSR, ARM: channels of each branch, rising"
+    )
     heads: tuple[HeadConfig, ...] | None = Field(
         default=None, min_length=2, description="PCSR upsamplers, cheapest first"
     )
     classifier: HeadConfig | None = Field(default=None, description="PCSR pixel classifier")
     batch_norm: bool = Field(default=True, description="CARN: BatchNorm after the fusing conv1")
+
+    @model_validator(mode="after")
+    def _widths_rise(self) -> "ModelConfig":
+        if self.widths is not None and list(self.widths) != sorted(set(self.widths)):
+            raise ValueError("widths must rise: list them cheapest first")
+        return self
 
 
 class StageConfig(Config):
@@ -69,6 +81,11 @@ class StageConfig(Config):
     batch: int = Field(default=16, ge=1, description="crops per step, over all processes together")
     patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
     lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or kept in float")
+    crop_class: int | None = Field(
+        default=None,
+        ge=0,
+        description="train on this class of the suite's calibration, 0 the easiest; else on all",
+    )
     log_every: int = Field(default=100, ge=1, description="steps between lines of the log")
     validate_every: int = Field(default=5000, ge=1, description="steps between validations")
     save_every: int = Field(default=1000, ge=1, description="steps between resumable states")
@@ -84,11 +101,25 @@ class ExperimentConfig(Config):
     model: ModelConfig
     seed: int = Field(default=0, ge=0)
     stages: dict[Name, StageConfig] = Field(min_length=1)
+    table: bool = Field(
+        default=False, description="after training, fill the method's PSNR table (ARM)"
+    )
+
+    @model_validator(mode="after")
+    def _table_is_no_stage(self) -> "ExperimentConfig":
+        if TABLE in self.stages:
+            raise ValueError(f"a training stage cannot be called '{TABLE}'")
+        return self
 
     @property
     def last_stage(self) -> str:
-        """Name of the stage whose weights are evaluated."""
+        """Name of the last training stage."""
         return list(self.stages)[-1]
+
+    @property
+    def final(self) -> str:
+        """Name of the step whose weights are evaluated: the last stage, or the table after it."""
+        return TABLE if self.table else self.last_stage
 
     def stage_before(self, stage: str) -> str | None:
         """Return the stage that ``stage`` starts from, or None for the first."""
@@ -109,6 +140,33 @@ class ProtocolConfig(Config):
     crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
     refine: bool = Field(default=True, description="smooth cheap pixels beside expensive ones")
 
+    def also(self, both_ways: Iterable[str]) -> list["ProtocolConfig"]:
+        """Return this protocol, and all others that differ in some of the given choices.
+
+        Raises:
+            UserError: a choice has another name than ``lr``, ``crop``, ``refine``.
+        """
+        other: dict[str, Any] = {
+            "lr": "float" if self.lr == "8bit" else "8bit",
+            "crop": "none" if self.crop == "tiles" else "tiles",
+            "refine": not self.refine,
+        }
+        protocols = [self]
+        for choice in dict.fromkeys(both_ways):
+            if choice not in other:
+                raise unknown_name("choice", choice, other, "both ways")
+            switched = {choice: other[choice]}
+            protocols += [protocol.model_copy(update=switched) for protocol in protocols]
+        return protocols
+
+
+class CalibrationConfig(Config):
+    """How training crops are sorted into classes: by the PSNR that a trained model gives them."""
+
+    experiment: str = Field(description="whose final weights measure the crops")
+    classes: int = Field(default=3, ge=2, description="classes of equal size, 0 the easiest")
+    patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
+
 
 class SuiteConfig(Config):
     """A set of experiments and what is measured on them."""
@@ -120,10 +178,17 @@ class SuiteConfig(Config):
     valid_set: str
     valid_images: int = Field(default=10, ge=1, description="pictures used by a validation")
     test_sets: tuple[str, ...] = Field(min_length=1)
-    knobs: tuple[float, ...] = Field(min_length=1, description="values of k that are swept")
+    knobs: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = Field(
+        default={}, description="method -> values of its knob; its own choice where left out"
+    )
     adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
     protocol: ProtocolConfig = ProtocolConfig()
-    showcase_knob: float = Field(default=0.0, description="k of the pictures in the report")
+    both_ways: tuple[Choice, ...] = Field(
+        default=(), description="choices of the protocol that are also measured the other way"
+    )
+    calibration: CalibrationConfig | None = Field(
+        default=None, description="classes of training crops, for stages with a crop_class"
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads of one job")
     gpus: int = Field(default=0, ge=0, le=1, description="1: jobs run on a GPU; 0: on the CPU")
     overrides: dict[str, dict[str, Any]] = Field(
@@ -337,7 +402,39 @@ def load_study(path: Path) -> Study:
         name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
         for name in suite.experiments
     }
+    _check_calibration(path, suite, experiments)
     return Study(suite, experiments, table)
+
+
+def _check_calibration(
+    path: Path, suite: SuiteConfig, experiments: Mapping[str, ExperimentConfig]
+) -> None:
+    """Check that stages and calibration agree: classes, patch, and who needs whom."""
+    calibration = suite.calibration
+    if calibration is not None:
+        where = f"{path}: calibration.experiment"
+        if calibration.experiment not in experiments:
+            raise unknown_name("experiment", calibration.experiment, experiments, where)
+        measuring = experiments[calibration.experiment]
+        if any(stage.crop_class is not None for stage in measuring.stages.values()):
+            raise UserError(f"{where}: {calibration.experiment} itself needs the calibration.")
+    for name, experiment in experiments.items():
+        for stage_name, stage in experiment.stages.items():
+            if stage.crop_class is None:
+                continue
+            where = f"configs/experiments/{name}.yaml: stages.{stage_name}"
+            if calibration is None:
+                raise UserError(f"{where}.crop_class: {path} has no calibration; add one.")
+            if stage.crop_class >= calibration.classes:
+                raise UserError(
+                    f"{where}.crop_class: {stage.crop_class} is no class of {path}'s calibration, "
+                    f"which has 0 to {calibration.classes - 1}."
+                )
+            if stage.patch != calibration.patch:
+                raise UserError(
+                    f"{where}.patch: {stage.patch}, but {path}'s calibration.patch is "
+                    f"{calibration.patch}; classes hold for crops of one size."
+                )
 
 
 def fingerprint(*parts: Any) -> str:

@@ -22,7 +22,7 @@ class Shown:
 
     Attributes:
         sr: uint8 (H, W, 3).
-        labels: branch of each unit, without the batch axis.
+        labels: (H, W), branch of each HR pixel.
         shares: share of units per branch, cheapest first.
         psnr_rgb: dB.
         gflops: paper convention.
@@ -45,18 +45,26 @@ class Shown:
 def show(method: Method, pair: Pair, scale: float, knob: Knob, refine: bool) -> Shown:
     """Super-resolve a test picture along the sparse path and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
-    restored = method.restore(lr, scale, knob if method.has_knob else None, refine)
+    knob = _usable(method, knob)
+    restored = method.restore(lr, scale, knob, refine)
     sr = images.to_uint8(restored.sr)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
-    costs = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale)
+    lr_size = (pair.lr.shape[-2], pair.lr.shape[-1])
     return Shown(
         method,
         sr,
-        restored.labels[0].cpu().numpy(),
+        method.pixel_labels(restored.labels, lr_size, scale)[0].cpu().numpy(),
         tuple(count / sum(units) for count in units),
         metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
-        costs.total(units).paper / 1e9,
+        method.costs(lr_size, scale).total(units).paper / 1e9,
     )
+
+
+def _usable(method: Method, knob: Knob) -> Knob:
+    """Return the knob that a method is run with, given what was asked for (None: nothing)."""
+    if not method.knobs:
+        return None
+    return method.default_knob if knob is None else knob
 
 
 def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
@@ -70,7 +78,7 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
 
     images.write(out / "HR.png", pair.hr)
     images.write(out / "LR.png", images.to_uint8(pair.lr))
-    reference = next((s for s in shown if not s.method.has_knob), shown[0]).gflops
+    reference = next((s for s in shown if not s.method.knobs), shown[0]).gflops
     titles = [one.title for one in shown]
     lines = []
     for number, one in enumerate(shown):
@@ -142,7 +150,7 @@ def upscale(
         except UserError as error:
             problems.append(str(error))
             continue
-        restored = method.restore(lr, scale, knob if method.has_knob else None, refine)
+        restored = method.restore(lr, scale, _usable(method, knob), refine)
         images.write(path, images.to_uint8(restored.sr))
         log.info("%d/%d %s", number + 1, len(pictures), path)
     if problems:

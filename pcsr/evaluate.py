@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,11 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
 
 
 def knobs_of(method: Method, values: Sequence[float], adaptive: bool) -> list[Knob]:
-    """Return the operating points at which a method is measured."""
-    if not method.has_knob:
+    """Return the operating points at which a method is measured; no values: its own choice."""
+    if not method.knobs:
         return [None]
-    return [*values, "adaptive"] if adaptive and method.has_adaptive else [*values]
+    chosen: list[Knob] = [*(values or sorted(method.knobs))]
+    return [*chosen, "adaptive"] if adaptive and method.has_adaptive else chosen
 
 
 @torch.no_grad()
@@ -96,13 +98,15 @@ def measure(
     pair: Pair,
     scale: float,
     knobs: Sequence[Knob],
-    refine: bool,
+    protocols: Sequence[ProtocolConfig],
     measures: Mapping[str, Metric],
 ) -> Iterator[Row]:
-    """Yield one row per operating point of one picture.
+    """Yield one row per operating point of one picture and protocol.
 
+    The protocols share the pair, so they differ in refinement alone, and share one dense pass.
     ``seconds`` is the time of the dense pass, which all rows of the picture share; it is no
-    latency. ``share_j`` is the share of units that branch j computes.
+    latency. ``share_j`` is the share of units that branch j computes, ``lr_pixels`` the number of
+    LR pixels that are processed: more than the picture has, where tiles overlap.
     """
     device = next(method.parameters()).device
     started = time.perf_counter()
@@ -113,9 +117,9 @@ def measure(
     seconds = time.perf_counter() - started
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
-    for knob in knobs:
+    for knob, protocol in product(knobs, protocols):
         labels = method.route(exploration.scores, knob, scale)
-        sr = images.to_uint8(method.compose(exploration, labels, refine))
+        sr = images.to_uint8(method.compose(exploration, labels, protocol.refine))
         units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
         flops = costs.total(units)
         yield {
@@ -125,6 +129,7 @@ def measure(
             "scale": scale,
             "knob": knob if isinstance(knob, int | float) else None,
             "adaptive": knob == "adaptive",
+            **protocol.model_dump(),
             **{
                 name: metric(sr, pair.hr, metrics.shave_for(scale))
                 for name, metric in measures.items()
@@ -132,6 +137,8 @@ def measure(
             "flops_paper": flops.paper,
             "flops_algorithmic": flops.algorithmic,
             **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
+            "units": sum(units),
+            "lr_pixels": method.lr_pixels((height, width)),
             "lr_height": height,
             "lr_width": width,
             "seconds": seconds,
@@ -149,11 +156,21 @@ class Subject:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What is measured: operating points, protocol, and the scale if not the trained one."""
+    """What is measured.
+
+    Attributes:
+        knobs: operating points; empty for each method's own choice.
+        adaptive: whether the adaptive decision is measured, too, where a method has it.
+        protocol: how pictures are measured.
+        both_ways: choices of the protocol that are also measured the other way, in all
+            combinations.
+        scale: if not the trained one.
+    """
 
     knobs: tuple[float, ...]
     adaptive: bool
     protocol: ProtocolConfig
+    both_ways: tuple[str, ...] = ()
     scale: float | None = None
 
 
@@ -175,7 +192,7 @@ def sweep(
     identity = config.fingerprint(
         [(subject.name, subject.digest) for subject in subjects],
         [pictures.names, pictures.digest],
-        [options.knobs, options.adaptive, options.protocol, options.scale],
+        [options.knobs, options.adaptive, options.protocol, options.both_ways, options.scale],
         sorted(measures),
     )
     part = out.with_name(f"{out.name}.part")
@@ -209,10 +226,7 @@ def _measure_all(
         image = pictures[number] if waiting else None
         for subject in waiting:
             method = subject.method
-            scale = options.scale or method.config.scale
-            pair = make_pair(image, scale, options.protocol)  # type: ignore[arg-type]
-            knobs = knobs_of(method, options.knobs, options.adaptive)
-            rows = list(measure(method, pair, scale, knobs, options.protocol.refine, measures))
+            rows = list(_measure_one(method, image, options, measures))  # type: ignore[arg-type]
             log.info(
                 "%d/%d %s %s-%s: %.2f dB, %.2f s",
                 number + 1,
@@ -224,6 +238,21 @@ def _measure_all(
                 rows[0]["seconds"],
             )
             yield [{**row, "weights": subject.name} for row in rows]
+
+
+def _measure_one(
+    method: Method, image: TestImage, options: SweepOptions, measures: Mapping[str, Metric]
+) -> Iterator[Row]:
+    """Yield all rows of one method on one picture, under every protocol that makes a difference."""
+    scale = options.scale or method.config.scale
+    knobs = knobs_of(method, options.knobs, options.adaptive)
+    sharing: dict[tuple[str, str], list[ProtocolConfig]] = {}
+    for protocol in options.protocol.also(options.both_ways):
+        if method.has_refinement or protocol.refine == options.protocol.refine:
+            sharing.setdefault((protocol.lr, protocol.crop), []).append(protocol)
+    for protocols in sharing.values():
+        pair = make_pair(image, scale, protocols[0])
+        yield from measure(method, pair, scale, knobs, protocols, measures)
 
 
 def _resume(part: Path, identity: str) -> list[Row]:
@@ -253,16 +282,18 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 @torch.no_grad()
 def validate(
-    method: Method, pairs: Sequence[Pair], scale: float, knob: Knob, refine: bool
+    method: Method, stage: str, pairs: Sequence[Pair], scale: float, refine: bool
 ) -> dict[str, float]:
-    """Return the mean PSNR-RGB and the mean share of the most expensive branch over pictures."""
-    rows = [
-        row
-        for pair in pairs
-        for row in measure(method, pair, scale, [knob], refine, {"psnr_rgb": metrics.psnr_rgb})
-    ]
-    last = f"share_{method.branches - 1}"
-    return {
-        "psnr_rgb": float(np.mean([row["psnr_rgb"] for row in rows])),
-        "heavy_share": float(np.mean([row[last] for row in rows])),
-    }
+    """Return the mean PSNR-RGB and the mean share of the dearest branch, as a stage is validated.
+
+    Every branch is run: stages train branches that the finished method may not choose.
+    """
+    device = next(method.parameters()).device
+    psnr, heavy = [], []
+    for pair in pairs:
+        exploration = method.explore(pair.lr.to(device), scale)
+        labels = method.validation_labels(stage, exploration.scores, scale)
+        sr = images.to_uint8(method.compose(exploration, labels, refine))
+        psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
+        heavy.append(float((labels == method.branches - 1).double().mean()))
+    return {"psnr_rgb": float(np.mean(psnr)), "heavy_share": float(np.mean(heavy))}

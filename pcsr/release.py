@@ -1,17 +1,22 @@
 """The authors' released checkpoints, recognised and renamed; nothing in them is executed.
 
-Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1).
+Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
+single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``).
 """
 
+import codecs
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pcsr import checkpoint
+from pcsr.backbones.carn import MEAN_RGB
 from pcsr.config import HeadConfig, ModelConfig
 from pcsr.errors import UserError
 
@@ -40,10 +45,19 @@ RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
         (r"^conv_last\.", "tail.8."),
     ],
 }
-MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "recon_trunk."}
+MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "conv_first.weight"}
 PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
 PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts its own iterations alone
 CLASSIFIER = "classifier.imnet.layers."
+CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
+# What a pickled array names, and nothing else: the tables of ARM are numpy arrays.
+ARRAYS: list[Any] = [
+    (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Float64DType,
+    codecs.encode,
+]
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,44 @@ def rename(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 return renamed
         return name
 
-    return {ours(name): tensor for name, tensor in names.items()}
+    renamed = {ours(name): tensor for name, tensor in names.items()}
+    return _with_mean(renamed) if backbone == "carn" else renamed
+
+
+def _with_mean(carn: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fold CARN's mean-shift layers, where a release has them, into its mean and outer layers.
+
+    In ClassSR's release these 1x1 convolutions are no longer the fixed shifts they started as. The
+    network's input A x + b is A (x - m) with m = -b / A, so A goes into the first layer and m is
+    subtracted; that keeps zero padding exact. The output's shift goes into the last layer.
+    """
+    mean = torch.tensor(MEAN_RGB).view(1, 3, 1, 1)
+    if "sub_mean.weight" not in carn:
+        return carn | {"mean": mean}
+    before, shift_before, after, shift_after = (
+        carn.pop(name).double().squeeze()
+        for name in ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias")
+    )
+    mean = -torch.linalg.solve(before, shift_before)
+    entry, last, bias = (carn[n].double() for n in ("entry.weight", "exit.weight", "exit.bias"))
+    folded = {
+        "mean": mean.view(1, 3, 1, 1),
+        "entry.weight": torch.einsum("oiyx,ij->ojyx", entry, before),
+        "exit.weight": torch.einsum("ij,jcyx->icyx", after, last),
+        "exit.bias": after @ bias + shift_after - mean,
+    }
+    return carn | {name: tensor.float() for name, tensor in folded.items()}
+
+
+def rename_classsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of a released ClassSR joint model to the suite's names."""
+    renamed: dict[str, Tensor] = {}
+    for j in range(3):
+        network = rename(backbone, _under(f"net{j + 1}.", names))
+        renamed |= {f"networks.{j}.{name}": tensor for name, tensor in network.items()}
+    for theirs, ours in CLASSSR.items():
+        renamed |= {f"{ours}{name}": tensor for name, tensor in _under(theirs, names).items()}
+    return renamed
 
 
 def rename_pcsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,28 +147,39 @@ def read(path: Path) -> Released:
 
 
 def _recognise(path: Path, content: Any) -> Released:
+    if path.suffix == ".state":
+        raise UserError(f"{path}: these are the tables of an ARM release; give its .pth file.")
+    if _are_weights(content):
+        if "classifier.lastOut.weight" in content:
+            return _classsr(path, content)
+        tables = path.with_suffix(".state")
+        return _arm(path, content, tables) if tables.exists() else _branch(path, content)
     model = content.get("model") if isinstance(content, dict) else None
     weights = model.get("sd") if isinstance(model, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+    if not isinstance(weights, dict) or not _are_weights(weights):
         raise UserError(
-            f"{path}: not recognised: a PCSR release holds its weights under model -> sd. Give "
-            "save/<name>/iter_*.pth of the PCSR release."
+            f"{path}: not recognised: neither plain weights (ClassSR, ARM) nor weights under "
+            "model -> sd (PCSR). Give a checkpoint of one of these releases."
         )
+    return _pcsr(path, content, weights)
+
+
+def _are_weights(content: Any) -> bool:
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(tensor, Tensor) for tensor in content.values())
+
+
+def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Released:
+    """Read an original or PCSR phase 1 of the PCSR release."""
     phase1 = any(name.startswith("heavy_sampler.") for name in weights)
     iterations = content.get("iter") if isinstance(content.get("iter"), int) else None
     if iterations is not None and phase1:
         iterations += PHASE0_ITERATIONS
     part = _under("encoder.", weights) if phase1 else weights
-    backbone = _backbone(part)
-    if backbone is None:
-        first = next(iter(weights), "nothing")
-        raise UserError(
-            f"{path}: not recognised: its first parameter is '{first}', and no backbone of this "
-            f"suite ({', '.join(MARKS)}) has it."
-        )
     if not phase1 and any(name.startswith("encoder.") for name in weights):
         raise UserError(f"{path}: this is PCSR phase 0, which has no router; give phase 1.")
-    width = len(next(iter(part.values())))
+    backbone, width = _backbone(path, part)
     if phase1:
         config = ModelConfig(
             backbone=backbone,
@@ -136,15 +198,63 @@ def _recognise(path: Path, content: Any) -> Released:
     return Released(config, tensors, iterations, what)
 
 
+def _classsr(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read a joint model of the ClassSR release: three networks and the classifier."""
+    found = [_backbone(path, _under(f"net{j}.", weights)) for j in (1, 2, 3)]
+    backbone, widths = found[0][0], tuple(width for _, width in found)
+    config = ModelConfig(backbone=backbone, method="classsr", widths=widths)
+    what = f"ClassSR release, {backbone} joint model x4, widths {', '.join(map(str, widths))}"
+    return Released(config, rename_classsr(backbone, weights), None, what)
+
+
+def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read one network alone: a branch of the ClassSR release is an original of its width."""
+    backbone, width = _backbone(path, weights)
+    if backbone == "carn" and "b1.c1.0.bias" in weights:
+        raise UserError(
+            f"{path}: these are weights of an ARM release, whose PSNR tables are in another file; "
+            f"put {path.with_suffix('.state').name} beside it."
+        )
+    config = ModelConfig(backbone=backbone, method="original", width=width)
+    tensors = {f"network.{name}": tensor for name, tensor in rename(backbone, weights).items()}
+    what = f"one network of the ClassSR release, {backbone} original x4, width {width}"
+    return Released(config, tensors, None, what)
+
+
+def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
+    """Read a model of the ARM release, with the tables that stand beside its weights."""
+    backbone, width = _backbone(path, weights)
+    state = checkpoint.read_pickled(tables, ARRAYS)
+    iterations = state.get("iter") if isinstance(state.get("iter"), int) else None
+    table = state["hmap"]
+    centres, psnr = (
+        np.array(table[name], dtype=np.float64) for name in ("hmap_x_list", "hmap_y_mean_list")
+    )
+    if centres.shape != psnr.shape or (centres != centres[0]).any() or not np.isfinite(psnr).all():
+        raise UserError(f"{tables}: its tables do not fit together; get the file again.")
+    config = ModelConfig(backbone=backbone, method="arm", batch_norm=backbone != "carn")
+    tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}
+    tensors |= {"edges": torch.from_numpy(centres[0]), "psnr": torch.from_numpy(psnr)}
+    trained = f"{iterations} iterations" if iterations else "unknown length"
+    what = f"ARM release, {backbone} x4, full width {width}, {trained}, tables of {tables.name}"
+    return Released(config, tensors, iterations, what)
+
+
 def _under(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix): v for name, v in names.items() if name.startswith(prefix)}
 
 
-def _backbone(names: Mapping[str, Tensor]) -> str | None:
+def _backbone(path: Path, names: Mapping[str, Tensor]) -> tuple[str, int]:
+    """Return the backbone that has these parameters, and its width."""
     for backbone, mark in MARKS.items():
-        if any(name.startswith(mark) for name in names):
-            return backbone
-    return None
+        for name, tensor in names.items():
+            if name.startswith(mark):
+                return backbone, len(tensor)
+    first = next(iter(names), "nothing")
+    raise UserError(
+        f"{path}: not recognised: its first parameter is '{first}', and no backbone of this suite "
+        f"({', '.join(MARKS)}) has it."
+    )
 
 
 def _scale(model: Mapping[str, Any]) -> float:

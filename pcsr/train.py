@@ -6,6 +6,7 @@ at any moment therefore goes on from its last saved state and ends with the same
 bit on a CPU with the same number of threads.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -49,10 +50,18 @@ class Batches:
         seed: of the experiment.
         rank: of this process; each takes every ``world``-th sample of the same whole batch.
         world: number of processes.
+        only: numbers of the crops that are drawn from; None is all.
     """
 
     def __init__(
-        self, store: Store, stage: StageConfig, scale: float, seed: int, rank: int, world: int
+        self,
+        store: Store,
+        stage: StageConfig,
+        scale: float,
+        seed: int,
+        rank: int,
+        world: int,
+        only: np.ndarray | None = None,
     ) -> None:
         if stage.batch % world:
             raise UserError(
@@ -62,17 +71,24 @@ class Batches:
         self.stage = stage
         self.lr_size = (stage.patch, stage.patch)
         self.crops = Crops(store, resize.hr_size(self.lr_size, scale)[0])
+        self.only = only
         self.seed = seed
         self.mine = slice(rank, None, world)
 
     def batch(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return LR (n, 3, patch, patch) and HR (n, 3, P, P) crops in [0, 1] of one step."""
         random = np.random.default_rng((self.seed, step))
-        chosen = random.integers(len(self.crops), size=self.stage.batch)[self.mine]
+        available = len(self.crops) if self.only is None else len(self.only)
+        chosen = random.integers(available, size=self.stage.batch)[self.mine]
+        chosen = chosen if self.only is None else self.only[chosen]
         turns = random.random((self.stage.batch, 3))[self.mine] < 0.5
         hr = torch.from_numpy(self.crops.batch(chosen)).to(device).permute(0, 3, 1, 2)
         hr = _augment(hr.float() / 255, torch.from_numpy(turns).to(device))
         return resize.degrade(hr, self.lr_size, self.stage.lr), hr
+
+    def random(self, step: int) -> np.random.Generator:
+        """Return the source of chance that the method's losses may use in one step."""
+        return np.random.default_rng((self.seed, step, 1))
 
 
 def _augment(x: Tensor, turns: Tensor) -> Tensor:
@@ -91,6 +107,7 @@ class Run:
         stage_name: one of ``method.stages``.
         out: the weights file; log, TensorBoard events and resumable state go beside it.
         facts: provenance, stored with the weights.
+        only: numbers of the training crops that are used; None is all.
     """
 
     method: Method
@@ -101,6 +118,7 @@ class Run:
     out: Path
     device: torch.device
     facts: Mapping[str, Any]
+    only: np.ndarray | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -115,6 +133,7 @@ class Run:
             self.seed,
             self.store.digest,
             checkpoint.digest_tensors(self.method.state_dict()),
+            None if self.only is None else hashlib.sha256(self.only.tobytes()).hexdigest(),
         )
 
     @property
@@ -144,7 +163,7 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
 
 def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
     method, stage, device = run.method.to(run.device), run.stage, run.device
-    batches = Batches(run.store, stage, method.config.scale, run.seed, *runtime.place())
+    batches = Batches(run.store, stage, method.config.scale, run.seed, *runtime.place(), run.only)
     method.start_stage(run.stage_name)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=stage.learning_rate, betas=stage.betas)
@@ -155,7 +174,8 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
     began = time.perf_counter() - elapsed
     for step in runtime.progress(range(start, stage.iterations), run.stage_name, done=start):
         rate = learning_rate(stage, step)
-        losses = _step(model, optimiser, rate, run.stage_name, *batches.batch(step, device))
+        batch = (*batches.batch(step, device), batches.random(step))
+        losses = _step(model, optimiser, rate, run.stage_name, *batch)
         done = step + 1
         stopping = runtime.any_process(stop.asked)
         last = done == stage.iterations
@@ -194,10 +214,11 @@ def _step(
     stage_name: str,
     lr: Tensor,
     hr: Tensor,
+    random: np.random.Generator,
 ) -> Mapping[str, Tensor]:
     for group in optimiser.param_groups:
         group["lr"] = rate
-    losses: Mapping[str, Tensor] = model(stage_name, lr, hr)
+    losses: Mapping[str, Tensor] = model(stage_name, lr, hr, random)
     optimiser.zero_grad(set_to_none=True)
     losses["loss"].backward()
     optimiser.step()

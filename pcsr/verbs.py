@@ -2,16 +2,29 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcsr import artefacts, catalog, checkpoint, config, evaluate, release, runtime
+from torch import Tensor
+
+from pcsr import (
+    artefacts,
+    calibrate,
+    catalog,
+    checkpoint,
+    config,
+    evaluate,
+    release,
+    resize,
+    runtime,
+)
 from pcsr import demo as demos
 from pcsr import train as training
 from pcsr.config import ProtocolConfig
 from pcsr.datasets import Store, open_images
 from pcsr.errors import UserError, unknown_name
+from pcsr.images import to_tensor
 from pcsr.methods.base import Knob, Method
 
 log = logging.getLogger("pcsr")
@@ -23,6 +36,7 @@ def train(
     suite: Path,
     out: Path,
     init: Path | None,
+    calibration: Path | None,
     device_name: str,
     log_file: Path | None,
 ) -> None:
@@ -43,6 +57,10 @@ def train(
             else "starts afresh: drop"
         )
         raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
+    of_class = setup.stages[stage].crop_class
+    if (of_class is None) != (calibration is None):
+        need = "trains on all crops: drop" if of_class is None else "trains on one class: give"
+        raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")
     device = runtime.pick_device(device_name)
     runtime.make_deterministic(setup.seed, study.suite.threads)
     method = catalog.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
@@ -54,15 +72,19 @@ def train(
     if init is not None:
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
     store = Store.open(Path(artefacts.prepared(study.suite.train_set)))
+    scale = setup.model.scale
+    only = None
+    if calibration is not None and of_class is not None:
+        patch = setup.stages[stage].patch
+        size = resize.hr_size((patch, patch), scale)[0]
+        only = calibrate.crops_of_class(calibration, of_class, store, size)
     valid = open_images(Path(artefacts.prepared(study.suite.valid_set)))
     protocol = study.suite.protocol.model_copy(update={"lr": setup.stages[stage].lr})
-    scale = setup.model.scale
     wanted = range(min(len(valid), study.suite.valid_images))
     pairs = [evaluate.make_pair(valid[i], scale, protocol) for i in wanted]
 
     def validate() -> dict[str, float]:
-        knob = method.validation_knob(stage)
-        return evaluate.validate(method, pairs, scale, knob, protocol.refine)
+        return evaluate.validate(method, stage, pairs, scale, protocol.refine)
 
     with runtime.processes(device) as (rank, world):
         runtime.setup_logging(log_file if rank == 0 else None, quiet=rank > 0)
@@ -72,6 +94,7 @@ def train(
             "stage": stage,
             "iterations": setup.iterations_up_to(stage),
             "initial_weights": checkpoint.digest(init) if init else None,
+            "calibration": checkpoint.digest(calibration) if calibration else None,
             "provenance": artefacts.provenance(
                 stages={name: s.model_dump(mode="json") for name, s in setup.stages.items()},
                 seed=setup.seed,
@@ -82,9 +105,63 @@ def train(
             ),
         }
         run = training.Run(
-            method, stage, setup.stages[stage], setup.seed, store, out, device, facts
+            method, stage, setup.stages[stage], setup.seed, store, out, device, facts, only
         )
         training.train(run, validate, rank, world)
+
+
+def calibrate_crops(
+    weights: Path,
+    data: Path,
+    patch: int,
+    classes: int,
+    out: Path,
+    device_name: str,
+    threads: int,
+    log_file: Path | None,
+) -> None:
+    """Sort the training crops of a prepared data set into classes."""
+    runtime.setup_logging(log_file)
+    artefacts.require_suffix(out, ".safetensors", "--out")
+    (method,) = _methods([weights], device_name, threads)
+    store = Store.open(data)
+    facts = {
+        "weights": checkpoint.digest(weights),
+        "model": method.config.model_dump(mode="json"),
+        "provenance": artefacts.provenance(data={str(data): store.digest}),
+    }
+    with artefacts.locked(out):
+        calibrate.calibrate(method, store, patch, classes, out, facts)
+
+
+def tabulate(
+    weights: Path, images: Path, out: Path, device_name: str, threads: int, log_file: Path | None
+) -> None:
+    """Fill a method's tables from validation pictures and write its weights with them."""
+    runtime.setup_logging(log_file)
+    artefacts.require_suffix(out, ".safetensors", "--out")
+    if out.resolve() == weights.resolve():
+        raise UserError(f"--out {out}: give another file than --weights, which is kept.")
+    device = runtime.pick_device(device_name)
+    runtime.make_deterministic(0, threads)
+    method, facts = catalog.load_method(weights)
+    method.to(device)
+    test = open_images(images)
+    scale = method.config.scale
+
+    def pictures() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in runtime.progress(range(len(test)), "tabulate"):
+            pair = evaluate.make_pair(test[number], scale, ProtocolConfig())
+            log.info("%d/%d %s", number + 1, len(test), pair.name)
+            yield pair.lr.to(device), to_tensor(pair.hr).to(device)
+
+    with artefacts.locked(out):
+        recorded = method.tabulate(pictures())
+        # The facts of the training stay: they describe the weights.
+        table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
+        provenance = artefacts.provenance(device=runtime.describe(device))
+        facts = {**facts, "table": {**table, "provenance": provenance}}
+        checkpoint.save_weights(out, method, facts)
 
 
 def sweep(
@@ -119,6 +196,7 @@ def sweep(
     test = open_images(images, lr_images, scale)
     facts = artefacts.provenance(
         protocol=options.protocol.model_dump(mode="json"),
+        both_ways=options.both_ways,
         weights=known,
         iterations=next(iter(known.values()))["iterations"],
         complete=test.complete,
@@ -198,13 +276,13 @@ def showcase(
     images: Path,
     picture: int,
     weights: Sequence[Path],
-    k: float,
+    knob: Knob,
     protocol: ProtocolConfig,
     routing: Path,
     comparison: Path,
     threads: int,
 ) -> None:
-    """Draw the routing map and the comparison of the report."""
+    """Draw the routing map and the comparison of the report; no knob: the method's own choice."""
     if len(weights) != 2:
         raise UserError(
             f"--weights: give two files, the original's and the method's, not {len(weights)}."
@@ -215,5 +293,5 @@ def showcase(
     if not 0 <= picture < len(test):
         raise UserError(f"--picture {picture}: {images} has pictures 0 to {len(test) - 1}.")
     pair = evaluate.make_pair(test[picture], scale, protocol)
-    first, shown = (demos.show(m, pair, scale, k, protocol.refine) for m in (original, method))
+    first, shown = (demos.show(m, pair, scale, knob, protocol.refine) for m in (original, method))
     demos.draw(pair, first, shown, routing, comparison)

@@ -73,7 +73,8 @@ class CARN(Backbone):
             raise UserError(f"model.width: carn needs a multiple of {GROUPS}, not {width}.")
         self.width = width
         self.scale = whole_scale(scale, (2, 3, 4), "carn")
-        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1), persistent=False)
+        # Kept with the weights, because ClassSR's released networks have means of their own.
+        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
         self.entry = nn.Conv2d(3, width, 3, padding=1)
         blocks: list[nn.Module] = [
             Cascade([EfficientResidual(width)], width, batch_norm) for _ in range(STEPS)

@@ -15,7 +15,9 @@ rule sweep:
     params:
         images=test_pictures,
         device=DEVICE,
-        options=f"{KNOB_OPTIONS} {PROTOCOL_OPTIONS}",
+        knobs=knob_options,
+        protocol=PROTOCOL_OPTIONS,
+        both_ways=BOTH_WAYS_OPTIONS,
     shell:
-        "pcsr sweep --weights {input.weights} --images {params.images} {params.options}"
-        " --device {params.device} --threads {threads} --out {output} --log {log}"
+        "pcsr sweep --weights {input.weights} --images {params.images} {params.knobs}"
+        " {params.protocol} {params.both_ways} --device {params.device} --threads {threads} --out {output} --log {log}"

@@ -6,6 +6,7 @@ rule train:
         # Weights do not depend on what they are validated on: a newer set trains nothing again.
         valid_set=ancient(manifest(suite.valid_set)),
         init=stage_before,
+        calibration=classes_of_crops,
     output:
         "results/{suite}/{experiment}/{stage}/weights.safetensors",
     log:
@@ -18,8 +19,54 @@ rule train:
     params:
         suite_file=SUITE_FILE,
         init=init_option,
+        calibration=calibration_option,
         device=DEVICE,
         fingerprint=stage_fingerprint,
     shell:
         "pcsr train {wildcards.experiment} {wildcards.stage} --suite {params.suite_file}"
-        " {params.init} --device {params.device} --out {output} --log {log}"
+        " {params.init} {params.calibration} --device {params.device} --out {output} --log {log}"
+
+
+# Training crops -> classes of equal size, by the PSNR that a trained model gives them.
+rule calibrate:
+    input:
+        weights=measuring_weights,
+        train_set=manifest(suite.train_set),
+    output:
+        "results/{suite}/calibration/classes.safetensors",
+    log:
+        "results/{suite}/logs/calibrate.log",
+    benchmark:
+        "results/{suite}/benchmarks/calibrate.tsv"
+    threads: suite.threads
+    resources:
+        gpu=suite.gpus,
+    params:
+        data=train_pictures,
+        options=calibration_options,
+        device=DEVICE,
+    shell:
+        "pcsr calibrate --weights {input.weights} --data {params.data} {params.options}"
+        " --device {params.device} --threads {threads} --out {output} --log {log}"
+
+
+# The table of a method that decides by one, from all validation pictures.
+rule tabulate:
+    input:
+        weights=trained_weights,
+        valid_set=manifest(suite.valid_set),
+    output:
+        "results/{suite}/{experiment}/table/weights.safetensors",
+    log:
+        "results/{suite}/logs/tabulate-{experiment}.log",
+    benchmark:
+        "results/{suite}/benchmarks/tabulate-{experiment}.tsv"
+    threads: suite.threads
+    resources:
+        gpu=suite.gpus,
+    params:
+        images=valid_pictures,
+        device=DEVICE,
+    shell:
+        "pcsr tabulate --weights {input.weights} --images {params.images}"
+        " --device {params.device} --threads {threads} --out {output} --log {log}"

@@ -1,0 +1,165 @@
+"""ARM: each tile runs at a width of one network, chosen by its edges (Chen et al., ECCV 2022).
+
+A tile's edge score says, by a table built from validation tiles, what PSNR each width would give
+it; the tile takes the width whose PSNR is worth its cost. Width 0 is bicubic interpolation.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.slimmable import Slimmable
+from pcsr import metrics
+from pcsr.config import ModelConfig
+from pcsr.errors import UserError
+from pcsr.flops import Flops
+from pcsr.geometry import TILE, Tiles
+from pcsr.methods.base import Knob, MakeBackbone, complete
+from pcsr.methods.tiled import Tiled, batches
+from pcsr.resize import levels
+
+PAPER = {
+    "fsrcnn": {"widths": (16, 36, 56)},
+    "carn": {"widths": (36, 52, 64)},
+    "srresnet": {"widths": (36, 52, 64)},
+}
+BINS = 30
+PSNR_OF_EQUAL = 100.0  # dB that an exact tile counts in a mean; one wrong level gives at most 95
+# BT.601 luma in 1/2^14, and the Laplacian of side 3, as the field's picture library has them.
+GREY = (4899, 9617, 1868)
+LAPLACIAN = ((2, 0, 2), (0, -8, 0), (2, 0, 2))
+
+
+def edge_score(tiles: Tensor) -> Tensor:
+    """Return the mean of a Laplacian's absolute value over each tile (protocol section 5).
+
+    The Laplacian is that of the 8-bit grey tile, saturated at 255; borders are reflected without
+    repeating the border pixel.
+
+    Args:
+        tiles: (n, 3, h, w) in [0, 1]; rounded to 8 bit here.
+
+    Returns:
+        (n,) float64, 0 to 255.
+    """
+    weights = torch.tensor(GREY, device=tiles.device).view(1, 3, 1, 1)
+    grey = ((levels(tiles) * weights).sum(dim=1, keepdim=True) + (1 << 13)) >> 14
+    kernel = tiles.new_tensor(LAPLACIAN)[None, None]
+    edges = F.conv2d(F.pad(grey.to(tiles), (1, 1, 1, 1), mode="reflect"), kernel)
+    return edges.abs().clamp_max(255).double().mean(dim=(1, 2, 3))
+
+
+class ARM(Tiled):
+    """Bicubic and the widths of one network as branches; the knob is eta over the full cost.
+
+    With eta = knob * cost of the full width, a tile takes argmax_j(eta PSNR_j - cost_j): a knob of
+    2 pays two full networks for one dB. Larger values spend more.
+    """
+
+    stages = ("train",)
+    knobs = (2.0, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0)
+    edges: Tensor
+    psnr: Tensor
+
+    def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
+        nn.Module.__init__(self)
+        self.config = config = complete(config, PAPER)
+        if config.widths is None:
+            raise UserError(f"model.widths: give the widths of backbone '{config.backbone}'.")
+        self.branches = 1 + len(config.widths)
+        self.network = Slimmable(make_backbone, config.widths, config.scale)
+        # Centres of the bins of edge scores, and the mean PSNR in dB of each branch in each bin.
+        self.register_buffer("edges", torch.zeros(BINS, dtype=torch.float64))
+        self.register_buffer("psnr", torch.zeros(self.branches, BINS, dtype=torch.float64))
+
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return the PSNR in dB that the table promises each branch (n, M)."""
+        nearest = (edge_score(tiles)[:, None] - self.edges).abs().argmin(dim=1)
+        return self.psnr.T[nearest]
+
+    def upscale(self, branch: int, lr: Tensor) -> Tensor:
+        """See ``Tiled.upscale``: branch 0 is bicubic (kernel a = -0.75), then the widths."""
+        if branch == 0:
+            return F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
+        return self.network(lr, branch - 1)
+
+    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
+        """See ``Method.route``: argmax_j(eta PSNR_j - cost_j), in paper FLOPs."""
+        if not isinstance(knob, int | float):
+            raise UserError(
+                "arm decides by its knob alone: give eta, as a multiple of the full width's cost."
+            )
+        if not self.psnr.any():
+            raise UserError(
+                "arm: these weights have no PSNR table yet; build it with `pcsr tabulate`."
+            )
+        costs = scores.new_tensor([cost.paper for cost in self.tile_costs()[1]])
+        return (knob * scores - (costs / costs[-1]).view(1, -1, 1, 1)).argmax(dim=1)
+
+    def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
+        """See ``Tiled.tile_costs``: neither the edge score nor bicubic has counted FLOPs."""
+        return Flops(), (Flops(), *(cost * TILE**2 for cost in self._flops))
+
+    @cached_property
+    def _flops(self) -> list[Flops]:
+        """FLOPs of the widths per LR pixel."""
+        return self.network.costs()
+
+    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
+        """Return the shared network."""
+        return [self.network]
+
+    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
+        """Full width everywhere: there is no table before the training ends."""
+        return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
+
+    def losses(
+        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+    ) -> Mapping[str, Tensor]:
+        """L1 at one width, drawn with probability proportional to its squared cost."""
+        weight = np.array([cost.paper for cost in self._flops]) ** 2
+        width = int(random.choice(len(weight), p=weight / weight.sum()))
+        return {"loss": F.l1_loss(self.network(lr, width), hr)}
+
+    @torch.no_grad()
+    def tabulate(self, pictures: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
+        """Build the table: mean PSNR of each branch over the tiles of each bin of edge scores.
+
+        The bins part the range from 0 to the largest score evenly; a bin that no tile is in gets
+        its values from its neighbours, linearly.
+        """
+        scale = int(self.config.scale)
+        measured: list[Tensor] = []
+        scores: list[Tensor] = []
+        for lr, hr in pictures:
+            tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
+            for numbers in batches(torch.arange(len(tiles)), lr.device):
+                cut, target = tiles.cut(lr, numbers), levels(tiles.cut(hr, numbers, scale))
+                scores.append(edge_score(cut))
+                measured.append(self._psnr_of_branches(cut, target))
+        edges, psnr = torch.cat(scores).cpu().numpy(), torch.cat(measured).cpu().numpy()
+        width = max(edges.max(), 1.0) / BINS
+        centres = (np.arange(BINS) + 0.5) * width
+        bins = np.minimum((edges / width).astype(int), BINS - 1)
+        counts = np.bincount(bins, minlength=BINS)
+        used = counts > 0
+        for branch in range(self.branches):
+            sums = np.bincount(bins, psnr[:, branch], minlength=BINS)
+            means = np.interp(centres, centres[used], sums[used] / counts[used])
+            self.psnr[branch] = torch.from_numpy(means)
+        self.edges.copy_(torch.from_numpy(centres))
+        return {"tiles": len(edges), "tiles_per_bin": counts.tolist()}
+
+    def _psnr_of_branches(self, lr: Tensor, hr: Tensor) -> Tensor:
+        """Return the PSNR-RGB (n, M) of LR tiles, given the 8-bit levels of their HR tiles."""
+        shave = metrics.shave_for(self.config.scale)
+        each = [
+            metrics.psnr_rgb_each(levels(self.upscale(branch, lr)), hr, shave)
+            for branch in range(self.branches)
+        ]
+        return torch.stack(each, dim=1).clamp_max(PSNR_OF_EQUAL)

@@ -1,0 +1,154 @@
+"""ClassSR: a classifier sends each tile to one of three networks (Kong et al., CVPR 2021).
+
+The networks are the backbone at three widths, each trained on crops of its own difficulty; the
+classifier is trained afterwards, with the networks frozen.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcsr import flops, routing
+from pcsr.backbones.base import initialise
+from pcsr.config import ModelConfig
+from pcsr.errors import UserError
+from pcsr.flops import Flops
+from pcsr.geometry import TILE
+from pcsr.methods.base import Knob, MakeBackbone, complete
+from pcsr.methods.tiled import Tiled
+from pcsr.runtime import sum_over_processes
+
+PAPER = {
+    "fsrcnn": {"widths": (16, 36, 56)},
+    "carn": {"widths": (36, 52, 64)},
+    "srresnet": {"widths": (36, 52, 64)},
+}
+JOINT = "joint"
+L1_WEIGHT = 1000.0
+CLASS_WEIGHT = 0.5
+AVERAGE_WEIGHT = 3.0
+
+
+class Classifier(nn.Module):
+    """Logits of the branches: (n, 3, h, w) in [0, 1] -> (n, branches), ClassSR's Class-Module."""
+
+    def __init__(self, branches: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 128, 4, stride=4), nn.LeakyReLU(0.1)]
+        for _ in range(3):
+            layers += [nn.Conv2d(128, 128, 1), nn.LeakyReLU(0.1)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(128, 32, 1))
+        self.last = nn.Linear(32, branches)
+        initialise(self.layers.modules())
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Classify patches of any size of at least 4 pixels a side."""
+        logits: Tensor = self.last(self.layers(lr).mean(dim=(2, 3)))
+        return logits
+
+
+class ClassSR(Tiled):
+    """Three networks of rising width and a classifier on the LR tile.
+
+    The published method takes the likeliest branch, which is k = 0. The suite's k weighs the
+    probabilities by cost as PCSR does, so that ClassSR draws a curve, too.
+    """
+
+    stages = ("simple", "medium", "hard", JOINT)
+    knobs = (0.0, 0.5, 1.0)
+
+    def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
+        nn.Module.__init__(self)
+        self.config = config = complete(config, PAPER)
+        if config.widths is None or len(config.widths) != len(self.stages) - 1:
+            raise UserError(f"model.widths: give three widths of backbone '{config.backbone}'.")
+        self.branches = len(config.widths)
+        self.networks = nn.ModuleList(
+            make_backbone(width=width, scale=config.scale) for width in config.widths
+        )
+        self.classifier = Classifier(self.branches)
+
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return the log-probability of each branch (n, M).
+
+        The released classifiers are certain beyond what a probability can hold in float32: their
+        logits differ by hundreds.
+        """
+        return self.classifier(tiles).log_softmax(dim=1)
+
+    def upscale(self, branch: int, lr: Tensor) -> Tensor:
+        """See ``Tiled.upscale``."""
+        sr: Tensor = self.networks[branch](lr)
+        return sr
+
+    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
+        """See ``Method.route``: argmax_j p_j / c_j^k, c_j a network's share of all their FLOPs."""
+        if not isinstance(knob, int | float):
+            raise UserError("classsr decides by its knob alone: give k; 0 is the published method.")
+        costs = [cost.paper for cost in self.tile_costs()[1]]
+        return routing.by_cost_ratio(scores, [cost / sum(costs) for cost in costs], knob)
+
+    def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
+        """See ``Tiled.tile_costs``: the classifier, and each network."""
+        return self._flops
+
+    @cached_property
+    def _flops(self) -> tuple[Flops, tuple[Flops, ...]]:
+        tile = next(self.classifier.parameters()).new_zeros(1, 3, TILE, TILE)
+        networks = tuple(flops.per_lr_pixel(network) * TILE**2 for network in self.networks)
+        return flops.count(self.classifier, tile), networks
+
+    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
+        """Return one network, or the classifier in the joint stage."""
+        return [self.classifier if stage == JOINT else self.networks[self.stages.index(stage)]]
+
+    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
+        """The joint stage: the likeliest branch. Before it: the network that is trained."""
+        if stage == JOINT:
+            return self.route(scores, 0.0, scale)
+        return torch.full_like(scores[:, 0], self.stages.index(stage), dtype=torch.long)
+
+    def losses(
+        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+    ) -> Mapping[str, Tensor]:
+        """L1 of one network; in the joint stage that of the soft mixture, with two class losses."""
+        if stage != JOINT:
+            return {"loss": F.l1_loss(self.upscale(self.stages.index(stage), lr), hr)}
+        with torch.no_grad():
+            outputs = torch.stack([network(lr) for network in self.networks], dim=1)
+        probability = self.score(lr).exp()
+        l1 = F.l1_loss((probability[..., None, None, None] * outputs).sum(dim=1), hr)
+        of_class, average = class_loss(probability), average_loss(probability)
+        loss = L1_WEIGHT * l1 + CLASS_WEIGHT * of_class + AVERAGE_WEIGHT * average
+        return {"loss": loss, "l1": l1, "class": of_class, "average": average}
+
+
+def class_loss(probability: Tensor) -> Tensor:
+    """Mean over patches of (M - 1) - sum_{j<k} |p_j - p_k|: the Class-Loss, 0 for certain choices.
+
+    Args:
+        probability: (B, M).
+    """
+    branches = probability.shape[1]
+    pairs = combinations(range(branches), 2)
+    apart = torch.stack([(probability[:, j] - probability[:, k]).abs() for j, k in pairs])
+    return (branches - 1) - apart.sum(dim=0).mean()
+
+
+def average_loss(probability: Tensor) -> Tensor:
+    """Sum over branches of |sum_i p_ij - B/M| / (4B/M): the Average-Loss, 0 for equal use.
+
+    The sums go over the patches of all processes.
+
+    Args:
+        probability: (B, M).
+    """
+    sums = sum_over_processes(probability.sum(dim=0))
+    patches = sum_over_processes(probability.new_tensor(len(probability)))
+    even = patches / probability.shape[1]
+    return ((sums - even).abs() / (4 * even)).sum()
