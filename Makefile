@@ -29,6 +29,7 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 	@$(MAKE) --no-print-directory $(REPORT)/report.html
 	@printf '\nFigures:\n'; find $(REPORT) -name '*.png' | sort | sed 's/^/  /'
 	@printf 'Tables:\n  %s\n' $(REPORT)/operating_points.md
+	@printf 'Fair comparisons:\n  %s\n' $(REPORT)/fairness.md
 	@printf 'Claims, checked:\n  %s\n' $(REPORT)/claims.md
 	@printf 'All of it in one page:\n  %s\n' $(REPORT)/report.html
 

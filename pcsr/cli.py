@@ -33,7 +33,18 @@ Refine = Annotated[
 CropTo = Annotated[
     Literal["tiles", "none"], typer.Option(help="crop LR to whole 32x32 tiles, or measure it all")
 ]
-K = Annotated[float, typer.Option("--k", help="0 takes the likeliest branch; more saves more")]
+K = Annotated[
+    float | None,
+    typer.Option(
+        "--k",
+        help="the method's knob; PCSR and ClassSR: k, 0 takes the likeliest branch and more saves "
+        "more; ARM: eta over the full cost, less saves more; left out, the method's own choice",
+    ),
+]
+BothWays = Annotated[
+    list[str],
+    typer.Option(help="choices to measure the other way, too: lr, crop, refine"),
+]
 Adaptive = Annotated[bool, typer.Option("--adaptive", help="let the method decide (ADM), no k")]
 Scale = Annotated[
     float | None, typer.Option(help="HR size / LR size, if not the one the weights were trained at")
@@ -41,7 +52,7 @@ Scale = Annotated[
 Suite = Annotated[Path, typer.Option("--suite", help="suite file, e.g. configs/suites/quick.yaml")]
 LogFile = Annotated[Path | None, typer.Option("--log", help="also log to this file")]
 SEVERAL_VALUES = {
-    "sweep": ("--weights", "--knob"),
+    "sweep": ("--weights", "--knob", "--both-ways"),
     "demo": ("--weights",),
     "showcase": ("--weights",),
     "collect": ("--sweeps",),
@@ -74,6 +85,9 @@ def train(
     suite: Suite,
     out: Annotated[Path, typer.Option(help="weights file to write")],
     init: Annotated[Path | None, typer.Option(help="weights of the stage before")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="classes of crops, for a stage with a crop_class")
+    ] = None,
     device: Device = "auto",
     log: LogFile = None,
 ) -> None:
@@ -84,7 +98,49 @@ def train(
     """
     from pcsr import verbs
 
-    verbs.train(experiment, stage, suite, out, init, device, log)
+    verbs.train(experiment, stage, suite, out, init, calibration, device, log)
+
+
+@app.command()
+def calibrate(
+    weights: WeightsFile,
+    data: Annotated[Path, typer.Option(help="packed store of training pictures")],
+    out: Annotated[Path, typer.Option(help="safetensors file to write; a JSON stands beside it")],
+    patch: Annotated[int, typer.Option(min=8, help="side of a crop in LR pixels")] = 32,
+    classes: Annotated[int, typer.Option(min=2, help="classes of equal size")] = 3,
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+    log: LogFile = None,
+) -> None:
+    """Sort all training crops into classes by the PSNR that a trained model gives them.
+
+    ClassSR trains each of its networks on one class. A run that was cut goes on where it was.
+
+    Example: `pcsr calibrate --weights srresnet.safetensors --data data/prepared/div2k-train --out
+    classes.safetensors`.
+    """
+    from pcsr import verbs
+
+    verbs.calibrate_crops(weights, data, patch, classes, out, device, threads, log)
+
+
+@app.command()
+def tabulate(
+    weights: WeightsFile,
+    images: Annotated[Path, typer.Option("--images", help="validation pictures (HR)")],
+    out: Annotated[Path, typer.Option(help="weights file to write")],
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+    log: LogFile = None,
+) -> None:
+    """Fill the table that ARM decides by: PSNR of every width by the edges of a tile.
+
+    Example: `pcsr tabulate --weights trained.safetensors --images data/prepared/div2k-valid --out
+    arm.safetensors`.
+    """
+    from pcsr import verbs
+
+    verbs.tabulate(weights, images, out, device, threads, log)
 
 
 @app.command()
@@ -95,11 +151,14 @@ def sweep(
     ],
     out: Annotated[Path, typer.Option(help="CSV to write, one row per picture and knob value")],
     lr_images: Annotated[Path | None, typer.Option(help="folder of ready LR pictures")] = None,
-    knob: Annotated[list[float], typer.Option(help="values of k")] = [0.0, 0.5, 1.0],  # noqa: B006
+    knob: Annotated[
+        list[float], typer.Option(help="values of the knob; left out, each method's own choice")
+    ] = [],  # noqa: B006
     adaptive: Adaptive = False,
     lr: LR = "8bit",
     crop: CropTo = "tiles",
     refine: Refine = True,
+    both_ways: BothWays = [],  # noqa: B006
     scale: Scale = None,
     device: Device = "auto",
     threads: Threads = os.cpu_count() or 1,
@@ -114,7 +173,7 @@ def sweep(
     from pcsr.evaluate import SweepOptions
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
-    options = SweepOptions(tuple(knob), adaptive, protocol, scale)
+    options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
     verbs.sweep(weights, images, lr_images, options, out, device, threads, log)
 
 
@@ -123,7 +182,7 @@ def demo(
     image: Annotated[Path, typer.Argument(help="HR picture")],
     weights: WeightsFiles,
     out: Annotated[Path, typer.Option(help="folder for the pictures")],
-    k: K = 0.0,
+    k: K = None,
     adaptive: Adaptive = False,
     refine: Refine = False,
     lr: LR = "float",
@@ -154,7 +213,7 @@ def upscale(
     source: Annotated[Path, typer.Argument(metavar="IN", help="picture, or folder of pictures")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="PNG file, or folder")],
     weights: WeightsFile,
-    k: K = 0.0,
+    k: K = None,
     adaptive: Adaptive = False,
     refine: Refine = True,
     scale: Scale = None,
@@ -248,13 +307,28 @@ def claims(
 
 
 @app.command()
+def fairness(
+    results: Annotated[Path, typer.Argument(help="table made by `collect`")],
+    out: Annotated[Path, typer.Option(help="Markdown to write; .html stands beside it")],
+) -> None:
+    """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
+    from pcsr import artefacts
+    from pcsr.report import fairness as report
+    from pcsr.report import pages, tidy
+
+    text = report.fairness_markdown(tidy.load(results))
+    artefacts.write_text(out.with_suffix(".md"), text)
+    artefacts.write_text(out.with_suffix(".html"), pages.html(text))
+
+
+@app.command()
 def showcase(
     images: Annotated[Path, typer.Option("--images", help="packed store or folder of HR pictures")],
     weights: WeightsFiles,
     routing: Annotated[Path, typer.Option(help="routing-map PNG to write")],
     comparison: Annotated[Path, typer.Option(help="comparison PNG to write")],
     picture: Annotated[int, typer.Option(help="number of the picture in the set")] = 0,
-    k: K = 0.0,
+    k: K = None,
     lr: LR = "8bit",
     crop: CropTo = "tiles",
     refine: Refine = True,

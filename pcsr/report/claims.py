@@ -73,7 +73,7 @@ def compare(summary: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     method give a row each.
 
     Returns:
-        Rows by test set, then as published: ``Test set``, ``Model``, ``Experiment``, ``k``, the
+        Rows by test set, then as published: ``Test set``, ``Model``, ``Experiment``, ``Knob``, the
         columns of ``DECIMALS`` (numbers, blank when not run), ``Training`` and ``Verdict``.
     """
     rows = []
@@ -96,7 +96,7 @@ def compare(summary: pd.DataFrame, claims: Claims) -> pd.DataFrame:
                 "Published GFLOPs": gflops,
             }
             rows += [published | found for found in ours or [{"Verdict": "not run"}]]
-    text = ["Test set", "Model", "Experiment", "k"]
+    text = ["Test set", "Model", "Experiment", "Knob"]
     return pd.DataFrame(rows, columns=[*text, *DECIMALS, "Training", "Verdict"])
 
 
@@ -117,7 +117,7 @@ def _ours(points: pd.DataFrame, row: PublishedModel, claims: Claims) -> dict[str
         verdict.append(f"(short training: {point['training']:,} iterations)")
     return {
         "Experiment": point["experiment"],
-        "k": knob_text(point),
+        "Knob": knob_text(point),
         "Ours PSNR": point["psnr_rgb"],
         "Difference (dB)": delta,
         "Ours GFLOPs": point["gflops_paper"],
@@ -155,8 +155,8 @@ def _head(summary: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 - Result: {", ".join(counts)}.
 
 PSNR is RGB in dB, FLOPs are in GFLOPs per picture by the paper convention. Beside a method with a
-knob stands our measured point whose GFLOPs are nearest the published ones; k is its knob value, ADM
-the adaptive decision.
+knob stands our measured point whose GFLOPs are nearest the published ones. The knob is k of PCSR
+and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
 
 | verdict | meaning |
 | :-- | :-- |

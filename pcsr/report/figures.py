@@ -16,9 +16,8 @@ from matplotlib.transforms import Bbox
 
 from pcsr import artefacts
 from pcsr.errors import unknown_name
-from pcsr.report.tidy import REFERENCE, knob_text, labels, protocol_text
+from pcsr.report.tidy import CONVENTIONS, REFERENCE, knob_text, labels, protocol_text
 
-CONVENTIONS = ("paper", "algorithmic")
 Colours = dict[str, tuple[float, float, float]]
 
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour

@@ -9,7 +9,14 @@ import pandas as pd
 from pcsr import artefacts
 from pcsr.errors import unknown_name
 from pcsr.report.pages import html
-from pcsr.report.tidy import REFERENCE, heavy_share, knob_text, labels, write_csv
+from pcsr.report.tidy import (
+    CONVENTIONS,
+    REFERENCE,
+    heavy_share,
+    knob_text,
+    labels,
+    write_csv,
+)
 
 PLACE = ["test_set", "backbone", "scale"]
 TOLERANCES_DB = (0.02, 0.05)
@@ -24,6 +31,8 @@ DECIMALS = {
     "GFLOPs (algorithmic)": 2,
     "% of original (algorithmic)": 1,
     "Heavy share (%)": 1,
+    "Units": 0,
+    "LR pixels": 0,
 }
 
 
@@ -51,7 +60,7 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
             "Backbone": points["backbone"],
             "Scale": points["scale"].map("x{:g}".format),
             "Method": points["curve"],
-            "k": points.apply(knob_text, axis="columns"),
+            "Knob": points.apply(knob_text, axis="columns"),
             "Pictures": points["images"],
             "PSNR-RGB (dB)": points["psnr_rgb"],
             "vs original (dB)": points["delta"].mask(points["first"]),
@@ -59,12 +68,14 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
             "SSIM": points["ssim"],
         }
     )
-    for convention in ("paper", "algorithmic"):
+    for convention in CONVENTIONS:
         cost = points[f"gflops_{convention}"]
         table[f"GFLOPs ({convention})"] = cost
         percent = 100 * cost / points[f"gflops_{convention}_original"]
         table[f"% of original ({convention})"] = percent
     table["Heavy share (%)"] = 100 * points["heavy"]
+    table["Units"] = points["units"]
+    table["LR pixels"] = points["lr_pixels"]
     return table.assign(Note=_notes(points))
 
 
@@ -127,19 +138,22 @@ def _sections(table: pd.DataFrame) -> str:
     head = [
         "# Operating points\n",
         "Means over the pictures of each test set. GFLOPs are per picture, in both conventions;",
-        "the heavy share is the part of the units that the dearest branch computed; ADM is the",
-        "adaptive decision, which has no k.",
+        "the heavy share is the part of the units that the dearest branch computed. Units are",
+        "what was routed (pictures, tiles or HR pixels), LR pixels what was processed: more than",
+        "the picture has, where tiles overlap. The knob is k for pcsr and classsr (more saves",
+        "more) and eta over the full cost for arm (less saves more); ADM is the adaptive decision,",
+        "which has none.",
     ]
     sections = []
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
         text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), DECIMALS)
         title = f"\n## {backbone} on {test_set}, {scale}\n\n"
-        sections.append(title + markdown(text, ["k", *DECIMALS]))
+        sections.append(title + markdown(text, ["Knob", *DECIMALS]))
     return "\n".join(head) + "\n" + "".join(sections)
 
 
 def _latex(text: pd.DataFrame) -> str:
-    right = {"k", *DECIMALS}
+    right = {"Knob", *DECIMALS}
     style = text.style.hide(axis="index").format(escape="latex")
     style = style.format_index(escape="latex", axis="columns")
     columns = "".join("r" if name in right else "l" for name in text.columns)

@@ -1,7 +1,8 @@
 """Sweeps in, one tidy table out: every number of a report comes from it.
 
-A *sweep* has one row per picture and knob value. The *results* of a suite are all its sweeps with
-the protocol beside each row. A *summary* is the mean of the results over the pictures.
+A *sweep* has one row per picture, knob value and protocol. The *results* of a suite are all its
+sweeps; in their *main* rows the protocol is the suite's own. A *summary* is the mean of the main
+rows over the pictures.
 """
 
 import json
@@ -17,6 +18,7 @@ from pcsr.config import Config, ProtocolConfig, parse
 from pcsr.errors import UserError
 
 REFERENCE = "original"  # the method that every other one is compared with
+CONVENTIONS = ("paper", "algorithmic")  # of counting FLOPs
 
 # A picture called "0801" must stay text, so no type is left to a guess.
 SWEEP_TYPES = {
@@ -26,12 +28,17 @@ SWEEP_TYPES = {
     "scale": "float64",
     "knob": "float64",
     "adaptive": "bool",
+    "lr": "str",
+    "crop": "str",
+    "refine": "bool",
     "psnr_rgb": "float64",
     "psnr_y": "float64",
     "ssim": "float64",
     "flops_paper": "float64",
     "flops_algorithmic": "float64",
     "share_0": "float64",
+    "units": "int64",
+    "lr_pixels": "int64",
     "lr_height": "int64",
     "lr_width": "int64",
     "seconds": "float64",
@@ -39,18 +46,18 @@ SWEEP_TYPES = {
 }
 PLACE_TYPES = {"suite": "str", "experiment": "str", "test_set": "str"}
 FACT_TYPES = {
-    "lr": "str",
-    "crop": "str",
-    "refine": "bool",
+    "main": "bool",  # measured by the suite's own protocol
     "complete": "bool",
     "training": "Int64",  # iterations; blank for released weights
     "commit": "str",
 }
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
 
+PROTOCOL = ("lr", "crop", "refine")
 # All that is the same for every picture of one operating point.
 POINT = (
     *("suite", "test_set", "backbone", "scale", "method", "experiment", "knob", "adaptive"),
+    *PROTOCOL,
     *FACT_TYPES,
 )
 
@@ -70,7 +77,6 @@ class Sidecar(Config):
         """Return the columns that these facts become."""
         commit = self.commit[:12] if self.commit else "unknown"
         return {
-            **self.protocol.model_dump(),
             "complete": self.complete,
             "training": self.iterations,
             "commit": f"{commit} with changes" if self.modified else commit,
@@ -81,9 +87,9 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
     """Join sweeps, each ``.../<suite>/<experiment>/<test set>/sweep.csv`` with a JSON beside it.
 
     Returns:
-        One row per picture and knob value, whatever the order of ``paths``: the columns of a sweep,
-        its suite, experiment and test set, the protocol (``lr``, ``crop``, ``refine``),
-        ``complete``, ``training`` (iterations) and ``commit``.
+        One row per picture, knob value and protocol, whatever the order of ``paths``: the columns
+        of a sweep, its suite, experiment and test set, ``main``, ``complete``, ``training``
+        (iterations) and ``commit``.
 
     Raises:
         UserError: a file is missing, empty or lacks a column or key; it and they are named.
@@ -109,23 +115,28 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
-    """Average over pictures.
+    """Average the main rows over pictures.
 
     Returns:
         One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
-        (dB), ``ssim``, ``gflops_paper``, ``gflops_algorithmic`` (1e9 per picture), ``share_*``, and
-        ``images``, the number of pictures.
+        (dB), ``ssim``, ``share_*``, ``units``, ``lr_pixels``, ``overlap`` (LR pixels processed over
+        those of the picture) and, for each FLOP convention, ``gflops_*`` (1e9 per picture) and
+        ``unlapped_*``, the GFLOPs if no pixel were processed twice; and ``images``, the number of
+        pictures.
     """
-    conventions = ("paper", "algorithmic")
+    main = results[results["main"]]
+    overlap = main["lr_pixels"] / (main["lr_height"] * main["lr_width"])
+    measured = main.assign(overlap=overlap)
+    for convention in CONVENTIONS:
+        gflops = main[f"flops_{convention}"] / 1e9
+        measured[f"gflops_{convention}"] = gflops
+        measured[f"unlapped_{convention}"] = gflops / overlap
     measures = [
-        *("psnr_rgb", "psnr_y", "ssim"),
-        *(f"flops_{convention}" for convention in conventions),
-        *share_columns(results),
+        *("psnr_rgb", "psnr_y", "ssim", *share_columns(results), "units", "lr_pixels", "overlap"),
+        *(f"{kind}_{convention}" for kind in ("gflops", "unlapped") for convention in CONVENTIONS),
     ]
-    points = results.groupby(list(POINT), dropna=False)
+    points = measured.groupby(list(POINT), dropna=False)
     summary = points[measures].mean()
-    for convention in conventions:
-        summary[f"gflops_{convention}"] = summary.pop(f"flops_{convention}") / 1e9
     summary["images"] = points["image"].nunique()
     return summary.reset_index()
 
@@ -164,16 +175,18 @@ def protocol_text(summary: pd.DataFrame) -> str:
         cropped = "cropped to whole tiles" if crop == "tiles" else "not cropped"
         return f"{bits}, {cropped}, {'refined' if refine else 'not refined'}"
 
-    columns = [summary[name] for name in ("lr", "crop", "refine")]
+    columns = [summary[name] for name in PROTOCOL]
     protocols = zip(*columns, strict=True)
     return "; ".join(dict.fromkeys(words(*protocol) for protocol in protocols))
 
 
 def _sweep(path: Path) -> pd.DataFrame:
     places = path.absolute().parent.parts[-3:]
-    facts = _sidecar(artefacts.sidecar(path)).facts()
-    frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)), **facts)
-    return frame.astype(FACT_TYPES)
+    sidecar = _sidecar(artefacts.sidecar(path))
+    frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
+    own = sidecar.protocol.model_dump()
+    main = (frame[list(own)] == pd.Series(own)).all(axis="columns")
+    return frame.assign(main=main, **sidecar.facts()).astype(FACT_TYPES)
 
 
 def _sidecar(path: Path) -> Sidecar:
@@ -210,5 +223,5 @@ def _listed(names: Iterable[str]) -> str:
 def _ordered(results: pd.DataFrame) -> pd.DataFrame:
     shares = share_columns(results)
     before = [name for name in (*PLACE_TYPES, *SWEEP_TYPES) if name not in shares]
-    where = before.index("lr_height")
+    where = before.index("units")
     return results[[*before[:where], *shares, *before[where:], *FACT_TYPES]]

@@ -32,12 +32,17 @@ def row(image, method, knob, adaptive, heavy, psnr, gflops):
         "scale": 4,
         "knob": knob,
         "adaptive": adaptive,
+        "lr": "8bit",
+        "crop": "tiles",
+        "refine": True,
         "psnr_rgb": psnr + BRIGHTNESS[image],
         "psnr_y": psnr + 1.5 + BRIGHTNESS[image],
         "ssim": 0.74,
         "flops_paper": gflops * 1e9 * (1 + 0.1 * BRIGHTNESS[image]),
         "flops_algorithmic": 0.5e9 * gflops,
         **shares,
+        "units": 1,
+        "lr_pixels": 128 * 160,
         "lr_height": 128,
         "lr_width": 160,
         "seconds": 0.1,
@@ -96,7 +101,7 @@ def test_collect_takes_names_from_the_path_and_protocol_from_the_sidecar(sweeps)
     assert set(results["suite"]) == {"quick"}
     assert set(results["test_set"]) == {"urban100"}
     assert set(results["lr"]) == {"8bit"}
-    assert results["refine"].all()
+    assert results["main"].all()
     assert results["complete"].all()
     assert set(results["image"]) == {"0800", "0801", "0802"}
     pd.testing.assert_frame_equal(results, tidy.collect(sweeps[::-1]))
@@ -123,6 +128,24 @@ def test_summary_is_the_mean_over_pictures(summary):
     for falling in ("psnr_rgb", "gflops_paper", "share_1"):
         assert swept[falling].is_monotonic_decreasing
     assert swept["share_0"].is_monotonic_increasing
+
+
+def test_only_the_suites_own_protocol_is_averaged(sweeps, tmp_path, summary):
+    float_lr = [row | {"lr": "float", "psnr_rgb": 50.0} for row in original_rows()]
+    both = write_sweep(tmp_path, "carn-original", original_rows() + float_lr)
+    results = tidy.collect([sweeps[0], both])
+    assert (~results["main"]).sum() == 3
+    pd.testing.assert_frame_equal(tidy.summarise(results), summary)
+
+
+def test_overlap_is_told_apart(tmp_path):
+    rows = [row | {"units": 24, "lr_pixels": 24 * 1024} for row in original_rows()]
+    summary = tidy.summarise(tidy.collect([write_sweep(tmp_path, "carn-x", rows)]))
+    assert summary["overlap"].item() == pytest.approx(1.2)
+    assert summary["unlapped_paper"].item() == pytest.approx(GFLOPS / 1.2)
+    assert summary["unlapped_algorithmic"].item() == pytest.approx(GFLOPS / 2.4)
+    table = tables.operating_points(summary)
+    assert (table["Units"].item(), table["LR pixels"].item()) == (24, 24 * 1024)
 
 
 def test_heavy_share_is_that_of_the_dearest_branch_there_is():
@@ -159,10 +182,10 @@ def test_nothing_to_collect_is_an_error():
 def test_operating_points(summary):
     table = tables.operating_points(summary)
     assert table["Method"].tolist() == ["original"] + ["pcsr"] * (len(KNOBS) + 1)
-    assert table["k"].tolist() == ["", "ADM", *(f"{knob:g}" for knob in KNOBS)]
+    assert table["Knob"].tolist() == ["", "ADM", *(f"{knob:g}" for knob in KNOBS)]
     first, all_heavy, balanced = table.iloc[0], table.iloc[2], table.iloc[5]
     assert np.isnan(first["vs original (dB)"])
-    assert first["% of original (paper)"] == 100
+    assert first["% of original (paper)"] == pytest.approx(100)
     assert all_heavy["vs original (dB)"] == pytest.approx(0, abs=1e-6)
     assert all_heavy["Heavy share (%)"] == pytest.approx(100)
     assert balanced["vs original (dB)"] == pytest.approx(-0.2)
@@ -187,7 +210,7 @@ def test_the_cheapest_point_within_a_tolerance_is_marked(tmp_path):
     ]
     results = tidy.collect(paths)
     table = tables.operating_points(tidy.summarise(results[results["image"] == "0800"]))
-    notes = dict(zip(table["k"], table["Note"], strict=True))
+    notes = dict(zip(table["Knob"], table["Note"], strict=True))
     assert notes == {
         "": "",
         "0": "",
@@ -348,7 +371,7 @@ def test_verdicts(tmp_path, claims):
     assert rows["CARN", "urban100"]["Verdict"] == "reproduced"
     ours = rows["CARN-PCSR", "urban100"]
     assert ours["Verdict"] == "differs"  # 32.0 is nearest 29.6, and 8 % away
-    assert ours["k"] == "2"
+    assert ours["Knob"] == "2"
     assert ours["Difference (%)"] == pytest.approx(100 * (32 / 29.6 - 1))
     assert rows["CARN", "test2k"]["Verdict"] == "not run"
     assert sum(row["Verdict"] == "not run" for row in rows.values()) == 46

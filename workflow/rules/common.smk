@@ -43,7 +43,9 @@ wildcard_constraints:
     experiment="|".join(study.experiments),
     test_set="|".join(suite.test_sets),
     backbone="|".join(backbones),
-    stage="[a-z0-9_-]+",
+    stage="|".join(
+        {stage for setup in study.experiments.values() for stage in setup.stages}
+    ),
 
 
 def manifest(dataset):
@@ -52,7 +54,7 @@ def manifest(dataset):
 
 def weights(experiment):
     return artefacts.weights(
-        suite.suite, experiment, study.experiments[experiment].last_stage
+        suite.suite, experiment, study.experiments[experiment].final
     )
 
 
@@ -71,10 +73,48 @@ def init_option(wildcards):
     return [f"--init {path}" for path in stage_before(wildcards)]
 
 
+def classes_of_crops(wildcards):
+    stage = study.experiments[wildcards.experiment].stages[wildcards.stage]
+    one_class = stage.crop_class is not None
+    return [artefacts.calibration(suite.suite)] if one_class else []
+
+
+def calibration_option(wildcards):
+    return [f"--calibration {path}" for path in classes_of_crops(wildcards)]
+
+
+def measuring_weights(wildcards):
+    return weights(suite.calibration.experiment)
+
+
+def calibration_options(wildcards):
+    calibration = suite.calibration
+    return f"--patch {calibration.patch} --classes {calibration.classes}"
+
+
+def trained_weights(wildcards):
+    trained = study.experiments[wildcards.experiment].last_stage
+    return artefacts.weights(suite.suite, wildcards.experiment, trained)
+
+
+def knob_options(wildcards):
+    method = study.experiments[wildcards.experiment].model.method
+    knobs = suite.knobs.get(method, ())
+    return (["--knob", *knobs] if knobs else []) + ["--adaptive"] * suite.adaptive
+
+
 def stage_fingerprint(wildcards):
     setup = study.experiments[wildcards.experiment]
     stage = setup.stages[wildcards.stage].identity()
     return configuration.fingerprint(setup.model, stage, setup.seed, suite.train_set)
+
+
+def train_pictures(wildcards, input):
+    return Path(input.train_set).parent
+
+
+def valid_pictures(wildcards, input):
+    return Path(input.valid_set).parent
 
 
 def test_pictures(wildcards, input):
@@ -118,7 +158,7 @@ def compared():
 
 
 def report_files():
-    tables = ["operating_points.md", "claims.md"]
+    tables = ["operating_points.md", "claims.md", "fairness.md"]
     figures = [f"{t}/{b}-psnr-flops.png" for t in suite.test_sets for b in backbones]
     pictures = [
         f"{suite.test_sets[0]}/{experiment}-{kind}.png"
@@ -134,8 +174,4 @@ DEVICE = "cuda" if suite.gpus else "cpu"
 PROTOCOL_OPTIONS = f"--lr {protocol.lr} --crop {protocol.crop} " + (
     "--refine" if protocol.refine else "--no-refine"
 )
-KNOB_OPTIONS = (
-    "--knob "
-    + " ".join(map(str, suite.knobs))
-    + (" --adaptive" if suite.adaptive else "")
-)
+BOTH_WAYS_OPTIONS = ["--both-ways", *suite.both_ways] if suite.both_ways else []

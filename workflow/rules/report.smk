@@ -76,6 +76,25 @@ rule claims:
         "pcsr claims {input.results} --published {input.published} --out {output.md} 2> {log}"
 
 
+rule fairness:
+    input:
+        "reports/{suite}/results.csv",
+    output:
+        html=report(
+            "reports/{suite}/fairness.html",
+            caption="../report/fairness.rst",
+            category="Tables",
+            labels={"table": "fair comparisons"},
+        ),
+        md="reports/{suite}/fairness.md",
+    log:
+        "results/{suite}/logs/fairness.log",
+    benchmark:
+        "results/{suite}/benchmarks/fairness.tsv"
+    shell:
+        "pcsr fairness {input} --out {output.md} 2> {log}"
+
+
 rule showcase:
     input:
         original=original_weights,
@@ -101,7 +120,7 @@ rule showcase:
     threads: suite.threads
     params:
         images=test_pictures,
-        options=f"--k {suite.showcase_knob:g} {PROTOCOL_OPTIONS}",
+        options=PROTOCOL_OPTIONS,
     shell:
         "pcsr showcase --images {params.images} --weights {input.original} {input.method}"
         " {params.options} --threads {threads} --routing {output.routing}"

@@ -1,0 +1,145 @@
+"""Curves over pictures: interpolation, Bjontegaard deltas, and bootstrap intervals.
+
+A statistic is a function of the numbers of some pictures, so that one resample of pictures goes
+through all knob values and, in a comparison, through both methods.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import bjontegaard
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[NDArray[np.intp]], float]
+
+RESAMPLES = 1000
+LEAST_PICTURES = 8  # with fewer, resamples say little about other pictures
+SEED = 0
+LEAST_COMMON = 0.1  # share of the shorter curve's PSNR range that two curves must have in common
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value over all pictures, and its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+
+    def text(self, decimals: int) -> str:
+        """Return ``value [low, high]``, the value alone, or ``-``."""
+        if np.isnan(self.value):
+            return "-"
+        value, low, high = (f"{x:z.{decimals}f}" for x in (self.value, self.low, self.high))
+        return value if np.isnan(self.low + self.high) else f"{value} [{low}, {high}]"
+
+
+def estimate(statistic: Statistic, pictures: int) -> Estimate:
+    """Return a statistic of all pictures with its percentile bootstrap interval.
+
+    There is no interval for fewer than ``LEAST_PICTURES`` pictures, or where the statistic does
+    not exist in every resample.
+    """
+    everything = np.arange(pictures)
+    value = statistic(everything)
+    if pictures < LEAST_PICTURES or np.isnan(value):
+        return Estimate(value)
+
+    def of_each(resamples: NDArray[np.intp], axis: int) -> Floats:
+        return np.apply_along_axis(statistic, axis, resamples)
+
+    with warnings.catch_warnings():
+        # A statistic that a resample does not have is no interval, and nothing to warn of.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            (everything,), of_each, n_resamples=RESAMPLES, method="percentile", rng=SEED
+        ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """PSNR in dB and GFLOPs of every picture at every knob value, (pictures, knob values)."""
+
+    psnr: Floats
+    gflops: Floats
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, convention: str) -> "Curve":
+        """Lay out the rows of one method on one test set; the adaptive decision is left out."""
+        swept = rows[~rows["adaptive"]]
+        psnr, flops = (
+            swept.pivot_table(index="image", columns="knob", values=column).to_numpy()
+            for column in ("psnr_rgb", f"flops_{convention}")
+        )
+        return cls(psnr, flops / 1e9)
+
+    def frontier(self, pictures: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Return GFLOPs and PSNR of the mean curve, without points that another one beats.
+
+        Both rise strictly.
+        """
+        gflops, psnr = self.gflops[pictures].mean(axis=0), self.psnr[pictures].mean(axis=0)
+        order = np.lexsort((-psnr, gflops))
+        gflops, psnr = gflops[order], psnr[order]
+        best_before = np.concatenate([[-np.inf], np.maximum.accumulate(psnr)[:-1]])
+        better = psnr > best_before
+        return gflops[better], psnr[better]
+
+    def gflops_at(self, psnr: float, pictures: NDArray[np.intp]) -> float:
+        """Return the GFLOPs at which the mean curve reaches a PSNR; NaN where it does not."""
+        rate, quality = self.frontier(pictures)
+        return float(np.interp(psnr, quality, rate, left=np.nan, right=np.nan))
+
+    def psnr_at(self, gflops: float, pictures: NDArray[np.intp]) -> float:
+        """Return the PSNR of the mean curve at some GFLOPs; NaN beyond its ends."""
+        rate, quality = self.frontier(pictures)
+        return float(np.interp(gflops, rate, quality, left=np.nan, right=np.nan))
+
+
+def common_psnr(one: Curve, other: Curve) -> tuple[float, float]:
+    """Return the range of PSNR in dB that both mean curves cover; empty where low > high."""
+    everything = np.arange(len(one.psnr))
+    reached = [_rates(curve, everything)[1] for curve in (one, other)]
+    return float(max(q.min() for q in reached)), float(min(q.max() for q in reached))
+
+
+def bd_flops(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
+    """Return by how many percent ``test`` needs more FLOPs than ``anchor`` at equal PSNR.
+
+    It is the Bjontegaard delta rate over the common range of PSNR; NaN where that is small.
+    """
+    return _delta(bjontegaard.bd_rate, anchor, test, pictures)
+
+
+def bd_psnr(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
+    """Return by how many dB ``test`` is better than ``anchor`` at equal FLOPs (as ``bd_flops``)."""
+    return _delta(bjontegaard.bd_psnr, anchor, test, pictures)
+
+
+def _delta(
+    measure: Callable[..., float], anchor: Curve, test: Curve, pictures: NDArray[np.intp]
+) -> float:
+    curves = [_rates(curve, pictures) for curve in (anchor, test)]
+    if any(len(rate) < 2 for rate, _ in curves):
+        return np.nan
+    # bd_rate compares over the common PSNR, bd_psnr over the common FLOPs: both must be there.
+    for axis in (0, 1):
+        ranges = [np.log(curve[0]) if axis == 0 else curve[1] for curve in curves]
+        common = min(r.max() for r in ranges) - max(r.min() for r in ranges)
+        if common < LEAST_COMMON * min(np.ptp(r) for r in ranges):
+            return np.nan
+    (rate, quality), (other_rate, other_quality) = curves
+    options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+    return float(measure(rate, quality, other_rate, other_quality, **options))
+
+
+def _rates(curve: Curve, pictures: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Return the frontier without points of no FLOPs, which have no logarithm."""
+    rate, quality = curve.frontier(pictures)
+    return rate[rate > 0], quality[rate > 0]
