@@ -103,10 +103,11 @@ class Curve:
 
 
 def common_psnr(one: Curve, other: Curve) -> tuple[float, float]:
-    """Return the range of PSNR in dB that both mean curves cover; empty where low > high."""
+    """Return the range of PSNR in dB that both mean curves cover; none where low > high."""
     everything = np.arange(len(one.psnr))
     reached = [_rates(curve, everything)[1] for curve in (one, other)]
-    return float(max(q.min() for q in reached)), float(min(q.max() for q in reached))
+    low = max(quality.min(initial=np.inf) for quality in reached)
+    return float(low), float(min(quality.max(initial=-np.inf) for quality in reached))
 
 
 def bd_flops(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:

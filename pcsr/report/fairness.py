@@ -86,12 +86,12 @@ def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
     """
     parts = []
     original = chosen[chosen["method"] == REFERENCE].iloc[0]
-    for convention in CONVENTIONS:
+    for convention, name in _conventions(chosen, "gflops"):
         gflops, unlapped = chosen[f"gflops_{convention}"], chosen[f"unlapped_{convention}"]
         whole = original[f"gflops_{convention}"]
         table = pd.DataFrame(
             {
-                "Convention": convention,
+                "Convention": name,
                 "Method": chosen["curve"],
                 "Knob": chosen.apply(knob_text, axis="columns"),
                 "PSNR-RGB (dB)": chosen["psnr_rgb"],
@@ -198,6 +198,14 @@ def deltas(curves_of: dict[str, Curve]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def _conventions(table: pd.DataFrame, measure: str) -> list[tuple[str, str]]:
+    """Return the conventions and their names; one for both where they agree on every row."""
+    columns = [table[f"{measure}_{convention}"] for convention in CONVENTIONS]
+    if columns[0].equals(columns[1]):
+        return [(CONVENTIONS[0], " and ".join(CONVENTIONS))]
+    return [(convention, convention) for convention in CONVENTIONS]
+
+
 def _mean(values: np.ndarray) -> Estimate:
     return estimate(lambda some: float(values[some].mean()), len(values))
 
@@ -231,7 +239,7 @@ def _reversals(table: pd.DataFrame) -> Iterator[str]:
     """Say of every method whose saving depends on the convention that it does."""
     saved = table.pivot_table(index="Method", columns="Convention", values="Saved in all (%)")
     for name, row in saved.iterrows():
-        if row["paper"] > 0 > row["algorithmic"]:
+        if row.get("paper", 0) > 0 > row.get("algorithmic", 0):
             times = 1 - row["algorithmic"] / 100
             yield (
                 f"**{name} saves {row['paper']:.1f} % of the original's FLOPs as the paper counts, "
@@ -251,12 +259,12 @@ def _protocol(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
 
 def _equal(rows: pd.DataFrame) -> str:
     parts = ["### At equal PSNR and at equal FLOPs\n"]
-    for convention in CONVENTIONS:
+    for convention, name in _conventions(rows, "flops"):
         curves_of, original = _curves(rows, convention)
         if not curves_of:
             return "\n".join([*parts, "No method beside the original was measured.\n"])
         points, pairs = equal_points(curves_of, original), deltas(curves_of)
-        parts.append(f"FLOPs by the {convention} convention:\n")
+        parts.append(f"FLOPs by the {name} convention:\n")
         parts.append(markdown(points, list(points.columns[1:])))
         if not pairs.empty:
             parts.append(markdown(pairs, list(pairs.columns[2:])))

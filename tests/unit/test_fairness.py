@@ -61,6 +61,13 @@ def test_curves_with_little_in_common_have_no_delta(other):
     assert np.isnan(curves.bd_psnr(straight(), other, pictures))
 
 
+def test_a_curve_that_is_all_free_has_nothing_in_common():
+    free = Curve(straight().psnr, 0 * straight().gflops)
+    low, high = curves.common_psnr(straight(), free)
+    assert low > high
+    assert np.isnan(curves.bd_flops(straight(), free, np.arange(PICTURES)))
+
+
 def test_points_of_no_flops_have_no_rate():
     free = Curve(
         np.hstack([np.full((PICTURES, 1), 20.0), straight().psnr]),
@@ -177,6 +184,13 @@ def test_the_page():
     assert "executes 2.40 times the original's" in page
     assert "Not measured both ways: whole picture instead of tiles." in page
     assert "fewer than" not in page
+
+
+def test_conventions_that_agree_are_shown_once():
+    same = results().assign(flops_algorithmic=lambda table: table["flops_paper"])
+    page = fairness.fairness_markdown(same)
+    assert page.count("FLOPs by the paper and algorithmic convention:") == 1
+    assert "FLOPs by the paper convention:" not in page and "executes" not in page
 
 
 def test_few_pictures_are_said_once():
