@@ -43,8 +43,8 @@ check: setup ## formatting, lint, types, import layers, and dry runs of the work
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python workflow/lint.py --configfile configs/suites/smoke.yaml
-	$(BIN)/snakemake --dry-run --quiet --configfile configs/suites/smoke.yaml
-	$(BIN)/snakemake --dry-run --quiet --configfile configs/suites/paper.yaml
+	for suite in configs/suites/*.yaml; do \
+	  $(BIN)/snakemake --dry-run --quiet --configfile $$suite || exit 1; done
 
 format: setup ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix

@@ -31,7 +31,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-validate(suite_values, "../../configs/schema/suite.schema.json")
+validate(suite_values, "../../configs/schema/suite.schema.json", set_default=False)
 
 suite = study.suite
 protocol = suite.protocol
