@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from workspace import Workspace
 
+from pcsr.config import DatasetConfig, WheelsSource
+from pcsr.datasets import Store
+from pcsr.prepare import prepare
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -38,3 +42,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("workspace"))
     made.succeed("prepare", "embedded-smoke")
     return made
+
+
+@pytest.fixture(scope="session")
+def cat(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A packed store of one photograph."""
+    folder = tmp_path_factory.mktemp("cat")
+    source = WheelsSource(kind="wheels", images=("skimage/data/chelsea.png",))
+    prepare("cat", DatasetConfig(source=source), folder)
+    return Store.open(folder)

@@ -91,7 +91,7 @@ class Workspace:
             "valid_set": "embedded-smoke",
             "valid_images": 1,
             "test_sets": ["embedded-smoke"],
-            "knobs": [0.0, 1.0],
+            "knobs": {"pcsr": [0.0, 1.0]},
             "overrides": {"*": {"stages": {"*": stages}}},
             **changes,
         }
@@ -103,3 +103,13 @@ class Workspace:
         """Lines of the only training log in a folder."""
         (path,) = folder.glob("train-*.jsonl")
         return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Runs:
+    """Pickles to something that would run a command when it is loaded."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.proof}",)

@@ -1,55 +1,80 @@
 """What every method keeps: dense and sparse paths agree, counted and executed FLOPs agree."""
 
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from models import KNOBS, SEVERAL_TILES, build, photograph_like
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcsr import catalog
-from pcsr.config import HeadConfig, ModelConfig
+from pcsr.config import HeadConfig
+from pcsr.errors import UserError
+from pcsr.geometry import TILE
 from pcsr.methods.base import Knob, Method
+from pcsr.methods.tiled import Tiled
 
 BACKBONES = list(catalog.BACKBONES)
 METHODS = list(catalog.METHODS)
+TILED = [name for name in METHODS if issubclass(catalog.resolve("method", name), Tiled)]
+
+all_models = pytest.mark.parametrize(
+    ("backbone", "name"), [(backbone, name) for name in METHODS for backbone in BACKBONES]
+)
 
 
-def build(backbone: str, method: str, **options: Any) -> Method:
-    torch.manual_seed(1)
-    built = catalog.build(ModelConfig(backbone=backbone, method=method, **options)).eval()
-    for name, parameter in built.named_parameters():
-        if name.startswith("classifier") and parameter.ndim == 2:
-            parameter.data.mul_(30)  # a fresh classifier sends all pixels one way
-    return built
+def assert_same_picture(method: Method, ours: Tensor, expected: Tensor) -> None:
+    """Equal but for float rounding, which batches of other sizes change."""
+    assert ours.shape == expected.shape
+    if not isinstance(method, Tiled):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+        return
+    # A tile is rounded to 8 bit: a value at a rounding border may fall to either side, and that is
+    # one level, seldom. All other values are the same sums of integers.
+    apart = (ours - expected).abs()
+    assert apart.max() <= 1 / 255 + 1e-6
+    assert (apart > 1e-6).double().mean() < 1e-3
 
 
-def photograph_like(height: int, width: int) -> torch.Tensor:
-    """Noise of several sizes: a fresh classifier then sends pixels both ways."""
-    torch.manual_seed(2)
-    coarse = torch.rand(1, 3, max(2, height // 6), max(2, width // 6))
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-    return (0.8 * smooth + 0.2 * torch.rand(1, 3, height, width)).clamp(0, 1)
+def assert_paths_agree(
+    method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float = 4
+) -> Tensor:
+    """Compose what explore gives, and restore; returns the picture."""
+    exploration = method.explore(lr, scale)
+    labels = method.route(exploration.scores, knob, scale)
+    dense = method.compose(exploration, labels, refine)
+    sparse = method.restore(lr, scale, knob, refine)
+    assert torch.equal(sparse.labels, labels)
+    assert_same_picture(method, sparse.sr, dense)
+    return dense
 
 
-def knobs(method: Method) -> list[Knob]:
-    return [-25.0, 0.0, 1.0, 25.0, "adaptive"] if method.has_knob else [None]
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("method_name", METHODS)
+@all_models
 @torch.no_grad()
-def test_routed_work_gives_the_composed_picture(backbone: str, method_name: str) -> None:
-    method = build(backbone, method_name)
-    lr = photograph_like(17, 22)
-    exploration = method.explore(lr, 4)
-    for knob in knobs(method):
-        for refine in (False, True):
-            labels = method.route(exploration.scores, knob, 4)
-            dense = method.compose(exploration, labels, refine)
-            sparse = method.restore(lr, 4, knob, refine)
-            assert torch.equal(sparse.labels, labels)
-            torch.testing.assert_close(sparse.sr, dense, rtol=0, atol=1e-5)
-            assert dense.shape == (1, 3, 68, 88)
+def test_routed_work_gives_the_composed_picture(backbone: str, name: str) -> None:
+    method = build(backbone, name)
+    lr = photograph_like(40, 56) if name in TILED else photograph_like(17, 22)
+    refinements = (False, True) if method.has_refinement else (True,)
+    pictures = [
+        assert_paths_agree(method, lr, knob, refine)
+        for knob in KNOBS[name]
+        for refine in refinements
+    ]
+    if method.knobs:  # else agreement would say little
+        assert not torch.equal(pictures[0], pictures[-1])
+
+
+@pytest.mark.parametrize("size", [SEVERAL_TILES, (60, 88), (33, 32), (20, 24), (9, 70)])
+@pytest.mark.parametrize("name", METHODS)
+@torch.no_grad()
+def test_pictures_of_any_size(name: str, size: tuple[int, int]) -> None:
+    """Whole numbers of tiles and others, and pictures smaller than a tile."""
+    method = build("fsrcnn", name)
+    sr = assert_paths_agree(method, photograph_like(*size), KNOBS[name][-1], refine=True)
+    assert sr.shape == (1, 3, 4 * size[0], 4 * size[1])
 
 
 class Executed(FlopCounterMode):
@@ -74,90 +99,25 @@ class Executed(FlopCounterMode):
         )
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("method_name", METHODS)
+# ARM's edge score runs a 3x3 Laplacian over each tile, which is no network and is not counted.
+NOT_COUNTED_PER_TILE = {"arm": 2 * 9 * TILE**2}
+
+
+@all_models
 @torch.no_grad()
-def test_flops_are_those_executed(backbone: str, method_name: str) -> None:
-    method = build(backbone, method_name)
-    lr = photograph_like(19, 23)
-    costs = method.costs((19, 23), 4)
-    for knob in knobs(method):
-        with Executed() as executed:
-            restored = method.restore(lr, 4, knob, refine=True)
-        units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
-        assert costs.total(units).algorithmic == executed.get_total_flops()
-    assert method_name == "original" or min(units) > 0  # the last knob really splits the picture
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4, 1.5, 2.7])
-@torch.no_grad()
-def test_any_scale(scale: float) -> None:
-    lr = photograph_like(20, 14)
-    size = (round(20 * scale), round(14 * scale))
-    pcsr = build("fsrcnn", "pcsr", scale=scale)
-    dense = pcsr.explore(lr, scale)
-    assert dense.candidates.shape == (2, 1, 3, *size)
-    sparse = pcsr.restore(lr, scale, 0.0, refine=False)
-    labels = pcsr.route(dense.scores, 0.0, scale)
-    torch.testing.assert_close(sparse.sr, pcsr.compose(dense, labels, False), rtol=0, atol=1e-5)
-    if scale == int(scale):
-        for backbone in BACKBONES:
-            original = build(backbone, "original", scale=scale)
-            assert original.restore(lr, scale, None, False).sr.shape == (1, 3, *size)
-
-
-@torch.no_grad()
-def test_more_than_two_heads() -> None:
-    heads = tuple(HeadConfig(width=w, depth=d) for w, d in ((6, 1), (10, 2), (20, 3), (40, 3)))
-    method = build("fsrcnn", "pcsr", heads=heads)
-    assert method.branches == 4
-    lr = photograph_like(16, 16)
-    shares = method.cost_shares(4)  # type: ignore[operator]
-    assert shares == sorted(shares) and sum(shares) == pytest.approx(1)
-    exploration = method.explore(lr, 4)
-    for knob in knobs(method):
-        labels = method.route(exploration.scores, knob, 4)
-        sparse = method.restore(lr, 4, knob, refine=True)
-        dense = method.compose(exploration, labels, refine=True)
-        torch.testing.assert_close(sparse.sr, dense, rtol=0, atol=1e-5)
-    assert (method.route(exploration.scores, 25.0, 4) == 0).all()
-    assert (method.route(exploration.scores, -25.0, 4) == 3).all()
-    assert len(method.route(exploration.scores, "adaptive", 4).unique()) > 1
-
-
-@torch.no_grad()
-def test_a_batch_is_its_pictures() -> None:
-    method = build("fsrcnn", "pcsr")
-    pictures = torch.cat([photograph_like(12, 9), photograph_like(12, 9).flip(-1)])
-    together = method.restore(pictures, 4, 0.0, refine=True).sr
-    apart = [method.restore(p[None], 4, 0.0, refine=True).sr for p in pictures]
-    torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_each_stage_trains_its_part_and_no_other(backbone: str) -> None:
-    for name in METHODS:
-        method = build(backbone, name)
-        for stage in method.stages:
-            method.start_stage(stage)
-            before = {key: value.clone() for key, value in method.state_dict().items()}
-            trained = [p for p in method.parameters() if p.requires_grad]
-            optimiser = torch.optim.Adam(trained, lr=1e-3)
-            lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-            losses = method(stage, lr, hr)
-            losses["loss"].backward()
-            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
-            optimiser.step()
-            changed = {
-                key for key, value in method.state_dict().items() if not value.equal(before[key])
-            }
-            inside = {
-                id(p) for module in method.trained_modules(stage) for p in module.parameters()
-            }
-            outside = {n for n, p in method.named_parameters() if id(p) not in inside}
-            assert changed and not changed & outside
-            if stage == "stage1":
-                assert not any(key.startswith(("encoder", "heads.1")) for key in changed)
+def test_flops_are_those_executed(backbone: str, name: str) -> None:
+    method = build(backbone, name)
+    sizes = {(19, 23): 1, **({SEVERAL_TILES: 12} if name in TILED else {})}
+    for size, tiles in sizes.items():
+        lr = photograph_like(*size)
+        costs = method.costs(size, 4)
+        for knob in KNOBS[name]:
+            with Executed() as executed:
+                restored = method.restore(lr, 4, knob, refine=True)
+            units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
+            expected = costs.total(units).algorithmic + tiles * NOT_COUNTED_PER_TILE.get(name, 0)
+            assert executed.get_total_flops() == expected
+    assert name == "original" or min(units) > 0  # the last knob really goes all ways
 
 
 @torch.no_grad()
@@ -173,15 +133,157 @@ def test_flops_at_a_fractional_scale_and_with_three_heads() -> None:
         assert costs.total(units).algorithmic == executed.get_total_flops()
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4, 1.5, 2.7])
+@torch.no_grad()
+def test_any_scale(scale: float) -> None:
+    lr = photograph_like(20, 14)
+    size = (round(20 * scale), round(14 * scale))
+    pcsr = build("fsrcnn", "pcsr", scale=scale)
+    assert pcsr.explore(lr, scale).candidates.shape == (2, 1, 3, *size)
+    assert_paths_agree(pcsr, lr, 0.0, refine=False, scale=scale)
+    if scale != int(scale):
+        return
+    for backbone in BACKBONES:
+        original = build(backbone, "original", scale=scale)
+        assert original.restore(lr, scale, None, False).sr.shape == (1, 3, *size)
+        for name in TILED:
+            tiled = build(backbone, name, scale=scale)
+            sr = assert_paths_agree(tiled, lr, KNOBS[name][-1], refine=False, scale=scale)
+            assert sr.shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("name", ["original", *TILED])
+def test_a_tail_has_one_scale(name: str) -> None:
+    with pytest.raises(UserError, match=f"this fsrcnn-{name} was built for x4"):
+        build("fsrcnn", name).restore(photograph_like(32, 32), 3, KNOBS[name][-1], refine=False)
+    with pytest.raises(UserError, match=r"fsrcnn has no tail for x2\.5"):
+        build("fsrcnn", name, scale=2.5)
+
+
+@torch.no_grad()
+def test_more_than_two_heads() -> None:
+    heads = tuple(HeadConfig(width=w, depth=d) for w, d in ((6, 1), (10, 2), (20, 3), (40, 3)))
+    method = build("fsrcnn", "pcsr", heads=heads)
+    assert method.branches == 4
+    lr = photograph_like(16, 16)
+    shares = method.cost_shares(4)  # type: ignore[operator]
+    assert shares == sorted(shares) and sum(shares) == pytest.approx(1)
+    for knob in KNOBS["pcsr"]:
+        assert_paths_agree(method, lr, knob, refine=True)
+    scores = method.explore(lr, 4).scores
+    assert (method.route(scores, 25.0, 4) == 0).all()
+    assert (method.route(scores, -25.0, 4) == 3).all()
+    assert len(method.route(scores, "adaptive", 4).unique()) > 1
+
+
+@all_models
+@torch.no_grad()
+def test_a_batch_is_its_pictures(backbone: str, name: str) -> None:
+    method, knob = build(backbone, name), KNOBS[name][-1]
+    picture = photograph_like(40, 56) if name in TILED else photograph_like(12, 9)
+    pictures = [picture, picture.flip(-1)]
+    batch = torch.cat(pictures)
+    together = method.restore(batch, 4, knob, refine=True)
+    apart = [method.restore(picture, 4, knob, refine=True) for picture in pictures]
+    assert torch.equal(together.labels, torch.cat([one.labels for one in apart]))
+    assert_same_picture(method, together.sr, torch.cat([one.sr for one in apart]))
+    assert_paths_agree(method, batch, knob, refine=True)
+
+
+@pytest.mark.parametrize("name", TILED)
+@torch.no_grad()
+def test_every_tile_is_restored_as_if_it_were_alone(name: str) -> None:
+    method, knob = build("fsrcnn", name), KNOBS[name][-1]
+    lr = photograph_like(*SEVERAL_TILES)
+    whole = method.restore(lr, 4, knob, refine=False)
+    sums, counts = torch.zeros_like(whole.sr), torch.zeros_like(whole.sr)
+    places = product(enumerate((0, 28, 32)), enumerate((0, 28, 56, 60)))
+    for (row, y), (column, x) in places:
+        alone = method.restore(lr[..., y : y + 32, x : x + 32], 4, knob, refine=False)
+        assert whole.labels[0, row, column] == alone.labels
+        here = (..., slice(4 * y, 4 * y + 128), slice(4 * x, 4 * x + 128))
+        sums[here] += alone.sr
+        counts[here] += 1
+    assert_same_picture(method, whole.sr, sums / counts)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "original"])
+@torch.no_grad()
+def test_labels_of_units_become_labels_of_pixels(name: str) -> None:
+    method = build("fsrcnn", name)
+    lr = photograph_like(*SEVERAL_TILES)
+    labels = method.restore(lr, 4, KNOBS[name][-1], refine=False).labels
+    pixels = method.pixel_labels(labels, SEVERAL_TILES, 4)
+    assert pixels.shape == (1, 256, 368)
+    assert set(pixels.unique().tolist()) == set(labels.unique().tolist())
+    assert method.lr_pixels(SEVERAL_TILES) == (12 * 32 * 32 if name in TILED else 64 * 92)
+
+
+def weights_and_statistics(method: Method) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+@all_models
+def test_each_stage_trains_its_part_and_no_other(backbone: str, name: str) -> None:
+    method = build(backbone, name)
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    trained_so_far: set[str] = set()
+    for step, stage in enumerate(method.stages):
+        method.start_stage(stage)
+        before = weights_and_statistics(method)
+        trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
+        optimiser = torch.optim.Adam(trained.values(), lr=1e-3)
+        losses = method(stage, lr, hr, np.random.default_rng(step))
+        losses["loss"].backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+        optimiser.step()
+        after = weights_and_statistics(method)
+        changed = {key for key, value in after.items() if not value.equal(before[key])}
+        ids = {id(module) for module in method.trained_modules(stage)}
+        parts = tuple(f"{n}." for n, module in method.named_modules() if id(module) in ids)
+        assert trained.keys() <= changed
+        assert all(key.startswith(parts) for key in changed)
+        # No stage undoes another: their parts do not overlap.
+        assert not trained_so_far & trained.keys()
+        trained_so_far |= trained.keys()
+    assert trained_so_far == {n for n, _ in method.named_parameters()}
+
+
+def test_statistics_of_frozen_networks_stay_and_of_trained_ones_move() -> None:
+    """BatchNorm: the trained branch of ClassSR alone gathers statistics."""
+    method = build("carn", "classsr")
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    for number, stage in enumerate(method.stages):
+        before = weights_and_statistics(method)
+        method.start_stage(stage)
+        method(stage, lr, hr, np.random.default_rng(0))
+        moved = {key for key, value in method.state_dict().items() if not value.equal(before[key])}
+        assert all(key.startswith(f"networks.{number}.") for key in moved)
+        assert any("running_mean" in key for key in moved) == (stage != "joint")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_stage_can_be_validated(name: str) -> None:
+    method = build("fsrcnn", name)
+    with torch.no_grad():
+        scores = method.explore(photograph_like(40, 56), 4).scores
+    decided = method.route(scores, method.default_knob, 4)
+    for stage in method.stages:
+        labels = method.validation_labels(stage, scores, 4)
+        assert labels.shape == decided.shape and labels.dtype == decided.dtype
+        assert labels.min() >= 0 and labels.max() < method.branches
+
+
 @pytest.mark.parametrize("branches", [2, 3])
 def test_pcsr_losses_are_their_formulas(branches: int) -> None:
     heads = tuple(HeadConfig(width=4 * (j + 1), depth=1) for j in range(branches))
     method = build("fsrcnn", "pcsr", heads=heads)
     lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, 24, 24)
+    random = np.random.default_rng(0)
     with torch.no_grad():
         dense = method.explore(lr, 4)
-        stage0 = method("stage0", lr, hr)["loss"]
-        stage1 = method("stage1", lr, hr)
+        stage0 = method("stage0", lr, hr, random)["loss"]
+        stage1 = method("stage1", lr, hr, random)
     torch.testing.assert_close(stage0, (dense.candidates[-1] - hr).abs().mean())
     probability = dense.scores.movedim(1, 0)[:, :, None]
     mixture = (probability * dense.candidates).sum(dim=0)

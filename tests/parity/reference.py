@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.arm import ARM
+from baselines.classsr import ClassSR
 from pcsr import catalog, checkpoint, release
+from pcsr.backbones.carn import MEAN_RGB
 from pcsr.config import ModelConfig
 from pcsr.methods.base import Method
 
@@ -20,6 +24,10 @@ def formula_weights(shared: Path, name: str) -> dict[str, Tensor]:
 
 
 def _formula(j: int, name: str, shape: list[int]) -> Tensor:
+    layer, kind = name.split(".")[-2:]
+    if layer in ("sub_mean", "add_mean"):  # these keep their fixed values
+        shift = torch.tensor(MEAN_RGB) * (-1 if layer == "sub_mean" else 1)
+        return torch.eye(3)[:, :, None, None] if kind == "weight" else shift
     count = torch.Size(shape).numel()
     s = torch.sin(0.7 * torch.arange(count, dtype=torch.float64) + 1.3 * j).view(shape)
     if name.endswith("num_batches_tracked"):
@@ -42,6 +50,38 @@ def _formula(j: int, name: str, shape: list[int]) -> Tensor:
 def released(shared: Path, name: str) -> Method:
     """A released PCSR or original model."""
     method, _ = catalog.load_method(shared / f"mirror/released/PCSR/save/{name}/iter_last.pth")
+    return method
+
+
+def arm(shared: Path, backbone: str) -> ARM:
+    """A released ARM model."""
+    method, _ = catalog.load_method(shared / f"mirror/released/ARM-Net/ckpt/arm-{backbone}.pth")
+    assert isinstance(method, ARM)
+    return method
+
+
+def classsr_release(shared: Path, backbone: str) -> Path:
+    """The file of a released ClassSR joint model."""
+    return shared / f"mirror/released/ClassSR/ClassSR_{backbone.upper()}.pth"
+
+
+def classsr(shared: Path, backbone: str) -> ClassSR:
+    """A released ClassSR joint model."""
+    method, _ = catalog.load_method(classsr_release(shared, backbone))
+    assert isinstance(method, ClassSR)
+    return method
+
+
+def classsr_formula(shared: Path, backbone: str) -> ClassSR:
+    """ClassSR with formula weights, and the classifier of the golden file."""
+    weights = formula_weights(shared, f"classsr-{backbone}")
+    with np.load(shared / "golden/classsr_formula.npz") as golden:
+        for name in [name for name in weights if name.startswith("classifier.")]:
+            stored = golden[f"{backbone}_classifier/{name.removeprefix('classifier.')}"]
+            weights[name] = torch.from_numpy(stored)
+    method = catalog.build(ModelConfig(backbone=backbone, method="classsr")).eval()
+    checkpoint.fill(method, release.rename_classsr(backbone, weights), "formula")
+    assert isinstance(method, ClassSR)
     return method
 
 

@@ -16,6 +16,7 @@ from pcsr.datasets import open_images
 from pcsr.evaluate import Pair
 
 FLOAT = ProtocolConfig(lr="float", crop="none", refine=False)
+BOTH = FLOAT.also(["refine"])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,11 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
 
     # One dense pass gives the same points as the sparse path, and the others of the protocol.
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    raw = list(evaluate.measure(pcsr, pair, 4, ["adaptive", 0.0], False, measures))
+    rows = list(evaluate.measure(pcsr, pair, 4, ["adaptive", 0.0], BOTH, measures))
+    raw, refined = rows[::2], rows[1::2]
+    assert [row["refine"] for row in raw + refined] == [False, False, True, True]
+    assert refined[0]["psnr_rgb"] == pytest.approx(29.459, abs=5e-4)
+    assert refined[0]["flops_paper"] == raw[0]["flops_paper"]
     assert raw[0]["psnr_rgb"] == pytest.approx(adaptive.psnr_rgb, abs=1e-4)
     assert raw[0]["flops_paper"] == adaptive.gflops * 1e9
     assert raw[1]["psnr_rgb"] == pytest.approx(29.489, abs=5e-4)
@@ -50,18 +55,11 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
 
 
 @pytest.mark.shared
-def test_refined_adaptive_picture_1232(shared: Path, pair: Pair) -> None:
-    pcsr = released(shared, "carn-pcsr-phase1")
-    (row,) = evaluate.measure(pcsr, pair, 4, ["adaptive"], True, {"psnr_rgb": metrics.psnr_rgb})
-    assert row["psnr_rgb"] == pytest.approx(29.459, abs=5e-4)
-
-
-@pytest.mark.shared
 def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pair) -> None:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    (fsrcnn,) = evaluate.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], False, measures)
+    (fsrcnn,) = evaluate.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], [FLOAT], measures)
     pcsr = released(shared, "fsrcnn-pcsr-phase1")
-    (routed,) = evaluate.measure(pcsr, pair, 4, [0.0], False, measures)
+    (routed,) = evaluate.measure(pcsr, pair, 4, [0.0], [FLOAT], measures)
     assert fsrcnn["psnr_rgb"] == pytest.approx(28.500, abs=5e-4)
     assert routed["psnr_rgb"] == pytest.approx(28.467, abs=5e-4)
     giga = [

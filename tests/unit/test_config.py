@@ -1,12 +1,15 @@
 """Configuration: merging, errors that help, fingerprints, and the files in the repository."""
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from workspace import ROOT
 
 from pcsr import catalog, config
-from pcsr.config import DatasetsConfig, ExperimentConfig
+from pcsr.config import DatasetsConfig, ExperimentConfig, ProtocolConfig, Study
 from pcsr.errors import UserError
 
 EXPERIMENT = {
@@ -76,13 +79,26 @@ def test_suites_of_the_repository(suite: str, monkeypatch: pytest.MonkeyPatch) -
 def test_paper_suite_is_the_published_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = config.load_study(Path("configs/suites/paper.yaml"))
+    iterations = {"train": 2_000_000, "stage0": 2_000_000, "joint": 200_000}  # others 500,000
+    classes = {"simple": 0, "medium": 1, "hard": 2}
     for name, experiment in study.experiments.items():
-        rate = 1e-3 if name.startswith("fsrcnn") else 2e-4
         for stage_name, stage in experiment.stages.items():
-            assert stage.iterations == (500_000 if stage_name == "stage1" else 2_000_000)
+            joint = stage_name == "joint"
+            rate = 1e-3 if name.startswith("fsrcnn") and not joint else 2e-4
+            assert stage.iterations == iterations.get(stage_name, 500_000)
             assert (stage.learning_rate, stage.learning_rate_end) == (rate, 1e-7)
-            assert (stage.batch, stage.patch, stage.betas) == (16, 32, (0.9, 0.99))
-            assert stage.lr == ("8bit" if name.endswith("original") else "float")
+            assert (stage.patch, stage.betas) == (32, (0.9, 0.99))
+            assert stage.batch == (96 if joint else 16)
+            assert stage.lr == ("float" if name.endswith("pcsr") else "8bit")
+            assert stage.crop_class == classes.get(stage_name)
+        assert experiment.table == name.endswith("arm")
+    calibration = study.suite.calibration
+    assert calibration is not None
+    assert (calibration.experiment, calibration.classes) == ("srresnet-original", 3)
+    methods = [experiment.model.method for experiment in study.experiments.values()]
+    assert {method: methods.count(method) for method in methods} == dict.fromkeys(
+        ("original", "classsr", "arm", "pcsr"), 3
+    )
 
 
 def test_a_method_of_another_package_is_found_by_its_entry_point(
@@ -97,3 +113,128 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(
     assert catalog.resolve("method", "mine").__name__ == "Mine"
     with pytest.raises(UserError, match="Did you mean 'mine'"):
         catalog.resolve("method", "mien")
+
+
+@pytest.mark.parametrize("both_ways", [(), ("lr",), ("refine", "lr"), ("lr", "crop", "refine")])
+def test_both_ways_are_all_combinations(both_ways: tuple[str, ...]) -> None:
+    own = ProtocolConfig(lr="float", crop="tiles", refine=False)
+    protocols = own.also(both_ways)
+    assert protocols[0] == own
+    ways: dict[str, tuple[Any, ...]] = {
+        "lr": ("float", "8bit"),
+        "crop": ("tiles", "none"),
+        "refine": (False, True),
+    }
+    several = [ways[key] if key in both_ways else ways[key][:1] for key in ways]
+    expected = set(product(*several))
+    assert {(p.lr, p.crop, p.refine) for p in protocols} == expected
+    assert len(protocols) == len(expected) == 2 ** len(both_ways)
+    assert own.also([*both_ways, *both_ways]) == protocols
+
+
+def test_both_ways_of_an_unknown_choice() -> None:
+    with pytest.raises(UserError, match=r"both ways: unknown choice 'crpo'. Did you mean 'crop'?"):
+        ProtocolConfig().also(["crpo"])
+
+
+def test_a_table_is_the_last_step() -> None:
+    with_table = config.parse(ExperimentConfig, {**EXPERIMENT, "table": True}, "x")
+    assert (with_table.last_stage, with_table.final) == ("stage0", "table")
+    assert config.parse(ExperimentConfig, EXPERIMENT, "x").final == "stage0"
+    stages = {"table": EXPERIMENT["stages"]["stage0"]}
+    with pytest.raises(UserError, match="a training stage cannot be called 'table'"):
+        config.parse(ExperimentConfig, {**EXPERIMENT, "stages": stages}, "x")
+
+
+@pytest.mark.parametrize("widths", [(16, 8), (8, 8, 16), ()])
+def test_widths_rise(widths: tuple[int, ...]) -> None:
+    values = config.merge(EXPERIMENT, {"model": {"widths": list(widths)}})
+    with pytest.raises(UserError, match=r"my.yaml: model"):
+        config.parse(ExperimentConfig, values, "my.yaml")
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that reads a suite of the repository's experiments, with changes."""
+    monkeypatch.chdir(ROOT)
+
+    def read(**changes: Any) -> Study:
+        path = tmp_path / "mine.yaml"
+        values: dict[str, Any] = {
+            "suite": "mine",
+            "description": "a test",
+            "experiments": ["srresnet-original", "fsrcnn-classsr"],
+            "calibration": {"experiment": "srresnet-original"},
+            "train_set": "embedded-train",
+            "valid_set": "embedded-valid",
+            "test_sets": ["embedded-test"],
+            **changes,
+        }
+        path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+        return config.load_study(path)
+
+    return read
+
+
+def test_knobs_are_given_per_method(load: Any) -> None:
+    study = load(knobs={"classsr": [-1, 0.5]})
+    catalog.check_names(study)
+    assert study.suite.knobs == {"classsr": (-1.0, 0.5)}
+    assert load().suite.knobs == {}
+    with pytest.raises(UserError, match=r"unknown method 'clasr'. Did you mean 'classsr'?"):
+        catalog.check_names(load(knobs={"clasr": [0]}))
+    for knobs in ([0, 1], {"arm": []}, {"arm": ["many"]}):
+        with pytest.raises(UserError, match=r"mine.yaml: knobs"):
+            load(knobs=knobs)
+
+
+CLASSSR = "fsrcnn-classsr.yaml: stages"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"calibration": {"experiment": "srresnet-orignal"}},
+            "mine.yaml: calibration.experiment: unknown experiment 'srresnet-orignal'. "
+            "Did you mean 'srresnet-original'?",
+        ),
+        (
+            {"calibration": {"experiment": "carn-original"}},  # there, but not in this suite
+            "mine.yaml: calibration.experiment: unknown experiment 'carn-original'.",
+        ),
+        (
+            {"calibration": {"experiment": "fsrcnn-classsr"}},
+            "mine.yaml: calibration.experiment: fsrcnn-classsr itself needs the calibration",
+        ),
+        (
+            {"calibration": None},
+            f"{CLASSSR}.simple.crop_class: MINE has no calibration; add one.",
+        ),
+        (
+            {"calibration": {"experiment": "srresnet-original", "classes": 2}},
+            f"{CLASSSR}.hard.crop_class: 2 is no class of MINE's calibration, which has 0 to 1.",
+        ),
+        (
+            {"calibration": {"experiment": "srresnet-original", "patch": 16}},
+            f"{CLASSSR}.simple.patch: 32, but MINE's calibration.patch is 16;",
+        ),
+    ],
+)
+def test_a_calibration_that_does_not_fit(
+    load: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        load(**changes)
+    assert said.replace("MINE", str(tmp_path / "mine.yaml")) in str(error.value)
+
+
+def test_a_calibration_that_fits(load: Any) -> None:
+    study = load(
+        calibration={"experiment": "srresnet-original", "patch": 16, "classes": 4},
+        overrides={"fsrcnn-classsr": {"stages": {"*": {"patch": 16}}}},
+    )
+    assert study.suite.calibration.classes == 4
+    # Stages that train on all crops are not concerned: the original keeps its patch.
+    assert study.experiments["srresnet-original"].stages["train"].patch == 32
+    assert load(experiments=["fsrcnn-pcsr"], calibration=None).suite.calibration is None

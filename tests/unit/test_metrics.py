@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import structural_similarity
 
 from pcsr import metrics
@@ -19,6 +20,21 @@ def test_psnr_rgb_by_hand(hr: np.ndarray) -> None:
     one[20, 20, 1] += 3
     error = 9 / (32 * 42 * 3)
     assert metrics.psnr_rgb(one, hr, 4) == pytest.approx(10 * np.log10(255**2 / error))
+
+
+@pytest.mark.parametrize("shave", [0, 4])
+def test_psnr_of_a_batch_is_that_of_each_picture(hr: np.ndarray, shave: int) -> None:
+    one = hr.copy()
+    one[20, 20, 1] += 3
+    pictures = [hr, hr + 5, one, hr[::-1]]
+    each = metrics.psnr_rgb_each(planes(pictures), planes([hr] * 4), shave)
+    assert each.dtype == torch.float64
+    assert each.tolist() == pytest.approx([metrics.psnr_rgb(p, hr, shave) for p in pictures])
+    assert each[0] == float("inf")
+
+
+def planes(pictures: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr_rgb, metrics.psnr_y, metrics.ssim])

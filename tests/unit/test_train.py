@@ -1,24 +1,19 @@
 """Batches and the learning rate: functions of the step alone."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from models import build
 
-from pcsr.config import DatasetConfig, StageConfig, WheelsSource
-from pcsr.datasets import Store
-from pcsr.prepare import prepare
+from pcsr.config import StageConfig
+from pcsr.datasets import Crops, Store
 from pcsr.resize import degrade
-from pcsr.train import Batches, learning_rate
+from pcsr.train import Batches, Run, learning_rate
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder = tmp_path_factory.mktemp("store")
-    source = WheelsSource(kind="wheels", images=("skimage/data/chelsea.png",))
-    prepare("chelsea", DatasetConfig(source=source), folder)
-    return Store.open(folder)
 
 
 def stage(**changes: object) -> StageConfig:
@@ -33,36 +28,79 @@ def test_learning_rate_is_a_cosine() -> None:
     assert rates[1] + rates[3] == pytest.approx(1e-3 + 1e-7)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(store: Store) -> None:
-    batches = Batches(store, stage(), 4, seed=3, rank=0, world=1)
+def test_a_batch_depends_on_seed_and_step_alone(cat: Store) -> None:
+    batches = Batches(cat, stage(), 4, seed=3, rank=0, world=1)
     first = batches.batch(17, CPU)
     batches.batch(4, CPU)
-    again = Batches(store, stage(), 4, seed=3, rank=0, world=1).batch(17, CPU)
+    again = Batches(cat, stage(), 4, seed=3, rank=0, world=1).batch(17, CPU)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[1], batches.batch(18, CPU)[1])
-    other = Batches(store, stage(), 4, seed=4, rank=0, world=1).batch(17, CPU)
+    other = Batches(cat, stage(), 4, seed=4, rank=0, world=1).batch(17, CPU)
     assert not torch.equal(first[1], other[1])
 
 
-def test_processes_share_one_batch(store: Store) -> None:
-    whole = Batches(store, stage(), 4, seed=3, rank=0, world=1).batch(5, CPU)
-    parts = [Batches(store, stage(), 4, seed=3, rank=r, world=3).batch(5, CPU) for r in range(3)]
+def test_processes_share_one_batch(cat: Store) -> None:
+    whole = Batches(cat, stage(), 4, seed=3, rank=0, world=1).batch(5, CPU)
+    parts = [Batches(cat, stage(), 4, seed=3, rank=r, world=3).batch(5, CPU) for r in range(3)]
     for rank, part in enumerate(parts):
         assert torch.equal(part[0], whole[0][rank::3])
         assert torch.equal(part[1], whole[1][rank::3])
 
 
+def test_crops_of_one_class_alone_are_drawn(cat: Store) -> None:
+    def batch(only: list[int] | None) -> torch.Tensor:
+        numbers = None if only is None else np.array(only)
+        return Batches(cat, stage(batch=40), 4, 0, 0, 1, numbers).batch(0, CPU)[1]
+
+    crops = Crops(cat, 32)
+    some = [3, 50, 51]
+    allowed = {crop.sum() for crop in crops.batch(np.array(some)).astype(int)}
+    seen = {int((sample * 255).round().sum()) for sample in batch(some)}
+    assert seen == allowed
+    # All numbers in their order are no choice at all.
+    everything = list(range(len(crops)))
+    assert torch.equal(batch(everything), batch(None))
+    assert not torch.equal(batch(everything[::-1]), batch(None))
+
+
+def test_processes_share_the_crops_of_a_class(cat: Store) -> None:
+    only = np.array([9, 2, 40, 41, 7])
+    whole = Batches(cat, stage(), 4, 3, 0, 1, only).batch(5, CPU)[1]
+    for rank in range(2):
+        part = Batches(cat, stage(), 4, 3, rank, 2, only).batch(5, CPU)[1]
+        assert torch.equal(part, whole[rank::2])
+
+
+def test_a_state_of_other_crops_is_another_run(cat: Store, tmp_path: Path) -> None:
+    out = tmp_path / "w.safetensors"
+    method = build("fsrcnn", "original", width=8)
+    run = Run(method, "train", stage(), 0, cat, out, CPU, facts={})
+    others = [replace(run, only=np.array(only)) for only in ([1, 2], [1, 3], [2, 1])]
+    assert len({run.state, *(other.state for other in others)}) == 4
+    assert replace(run, only=np.array([1, 2])).state == others[0].state
+
+
+def test_chance_of_a_step_is_the_same_in_all_processes(cat: Store) -> None:
+    one, other = (Batches(cat, stage(), 4, 3, rank, 2) for rank in range(2))
+    again = Batches(cat, stage(), 4, seed=4, rank=0, world=1)
+    drawn = [batches.random(7).random(4).tolist() for batches in (one, other, one, again)]
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    assert one.random(8).random(4).tolist() != drawn[0]
+    # It is not what the crops were drawn by.
+    assert np.random.default_rng((3, 7)).random(4).tolist() != drawn[0]
+
+
 @pytest.mark.parametrize("bits", ["8bit", "float"])
-def test_lr_is_the_degraded_augmented_crop(store: Store, bits: str) -> None:
-    lr, hr = Batches(store, stage(lr=bits), 4, 0, 0, 1).batch(0, CPU)
+def test_lr_is_the_degraded_augmented_crop(cat: Store, bits: str) -> None:
+    lr, hr = Batches(cat, stage(lr=bits), 4, 0, 0, 1).batch(0, CPU)
     assert lr.shape == (6, 3, 8, 8) and hr.shape == (6, 3, 32, 32)
     torch.testing.assert_close(lr, degrade(hr, (8, 8), bits), rtol=0, atol=0)  # type: ignore[arg-type]
     eighths = lr * 255
     assert torch.allclose(eighths, eighths.round(), atol=1e-4) == (bits == "8bit")
 
 
-def test_all_eight_orientations_of_real_crops_appear(store: Store) -> None:
-    batches = Batches(store, stage(batch=64, patch=8), 4, 0, 0, 1)
+def test_all_eight_orientations_of_real_crops_appear(cat: Store) -> None:
+    batches = Batches(cat, stage(batch=64, patch=8), 4, 0, 0, 1)
     _, hr = batches.batch(0, CPU)
     chosen = np.random.default_rng((0, 0)).integers(len(batches.crops), size=64)
     crops = torch.from_numpy(batches.crops.batch(chosen)).permute(0, 3, 1, 2).float() / 255

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from workspace import Workspace
+from workspace import Runs, Workspace
 
 from pcsr import catalog, checkpoint, cli
 from pcsr.config import ModelConfig
@@ -24,7 +24,9 @@ def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     """Run verbs inside this process, in the workspace."""
     monkeypatch.chdir(workspace.folder)
     monkeypatch.delenv("PCSR_MIRROR", raising=False)
+    threads = torch.get_num_threads()
     yield workspace.folder
+    torch.set_num_threads(threads)
     logger = logging.getLogger("pcsr")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -203,18 +205,6 @@ def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None
     assert "these weights are of another architecture" in refuse(*stage1, "--init", other)
 
 
-class Runs:
-    """Pickles to something that would run a command when it is loaded."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> Any:
-        import os
-
-        return os.system, (f"touch {self.proof}",)
-
-
 def test_foreign_files_are_never_executed(refuse: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     evil = tmp_path / "evil.pth"
@@ -280,13 +270,49 @@ def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path
         suite.write_text(suite_text)
 
 
+def test_a_stage_of_one_class_needs_the_classes(
+    workspace: Workspace, refuse: Any, weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "w.safetensors"
+    experiments = ["fsrcnn-original", "fsrcnn-classsr"]
+    calibration = {"experiment": "fsrcnn-original", "patch": 8}
+    path = workspace.suite("classes", experiments=experiments, calibration=calibration)
+    suite = ("--suite", path, "--out", out)
+    classes = ("--calibration", weights)
+    message = refuse("train", "fsrcnn-classsr", "simple", *suite)
+    assert "stage 'simple' trains on one class: give --calibration" in message
+    message = refuse("train", "fsrcnn-classsr", "joint", *suite, "--init", weights, *classes)
+    assert "stage 'joint' trains on all crops: drop --calibration" in message
+    assert not out.exists()
+
+
+def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    image, out = picture(tmp_path / "image.png"), tmp_path / "w.safetensors"
+    tabulate = ("tabulate", "--images", image, "--out", out, "--threads", "1", "--weights")
+    assert "pcsr keeps no table; drop `table: true`" in refuse(*tabulate, weights)
+    arm = tmp_path / "arm.safetensors"
+    method = catalog.build(ModelConfig(backbone="fsrcnn", method="arm"))
+    checkpoint.save_weights(arm, method, {"model": method.config.model_dump(mode="json")})
+    content = arm.read_bytes()
+    same = ("tabulate", "--weights", arm, "--images", image, "--out", arm)
+    assert "give another file than --weights" in refuse(*same)
+    assert "smaller than one tile" in refuse(
+        *tabulate[:2], picture(tmp_path / "small.png", size=(64, 64)), *tabulate[3:], arm
+    )
+    sweep = ("sweep", "--weights", arm, "--images", image, "--out", tmp_path / "o.csv")
+    assert "no PSNR table yet; build it with `pcsr tabulate`" in refuse(*sweep)
+    assert "both ways: unknown choice 'crpo'" in refuse(*sweep, "--both-ways", "lr", "crpo")
+    assert arm.read_bytes() == content
+    assert not out.exists() and not (tmp_path / "o.csv").exists()
+
+
 def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
     path = tmp_path / "fsrcnn.safetensors"
     method = catalog.build(ModelConfig(backbone="fsrcnn", method="original"))
     checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
     image = picture(tmp_path / "image.png", size=(252, 252))
     sweep = ("sweep", "--weights", path, "--images", image, "--out", tmp_path / "o.csv")
-    assert "this fsrcnn was built for x4" in refuse(*sweep, "--scale", "3")
+    assert "this fsrcnn-original was built for x4" in refuse(*sweep, "--scale", "3")
 
 
 def small_files() -> None:

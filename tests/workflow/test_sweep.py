@@ -1,12 +1,15 @@
 """The sweep, demo and upscale verbs on real photographs."""
 
 import json
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models import build
 from PIL import Image
 from workspace import Workspace
 
@@ -14,9 +17,9 @@ from pcsr import catalog, checkpoint
 from pcsr.config import HeadConfig, ModelConfig
 
 COLUMNS = [
-    *("image", "method", "backbone", "scale", "knob", "adaptive", "psnr_rgb", "psnr_y", "ssim"),
-    *("flops_paper", "flops_algorithmic", "share_0", "share_1", "lr_height", "lr_width"),
-    *("seconds", "weights"),
+    *("image", "method", "backbone", "scale", "knob", "adaptive", "lr", "crop", "refine"),
+    *("psnr_rgb", "psnr_y", "ssim", "flops_paper", "flops_algorithmic", "share_0", "share_1"),
+    *("units", "lr_pixels", "lr_height", "lr_width", "seconds", "weights"),
 ]
 
 
@@ -73,10 +76,65 @@ def test_sweep(
     assert (pcsr[pcsr.knob == -25].share_1 == 1).all()
     assert (table.lr_height == 32).all() and (table.lr_width == 60).all()
     assert (original.flops_paper == 457_048 * 32 * 60).all()
+    assert (original.units == 1).all() and (pcsr.units == 128 * 240).all()
+    assert (table.lr_pixels == 32 * 60).all()
+    assert (table.lr == "8bit").all() and (table.crop == "tiles").all() and table.refine.all()
     facts = json.loads(out.with_suffix(".json").read_text())
     assert facts["protocol"] == {"lr": "8bit", "crop": "tiles", "refine": True}
     assert facts["images"] == 3 and facts["complete"] is True
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def tiled_weights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A fresh ClassSR, and an ARM with a table."""
+    folder = tmp_path_factory.mktemp("tiled")
+    for name in ("classsr", "arm"):
+        method = build("fsrcnn", name)
+        facts = {"model": method.config.model_dump(mode="json")}
+        checkpoint.save_weights(folder / f"{name}.safetensors", method, facts)
+    return [folder / "classsr.safetensors", folder / "arm.safetensors"]
+
+
+def test_methods_of_all_kinds_in_one_sweep_both_ways(
+    workspace: Workspace,
+    photographs: Path,
+    pcsr_weights: Path,
+    original_weights: Path,
+    tiled_weights: list[Path],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "sweep.csv"
+    weights = ("--weights", original_weights, pcsr_weights, *tiled_weights)
+    both = ("--both-ways", "lr", "refine", "--adaptive", "--no-refine", "--out", out)
+    workspace.succeed("sweep", *weights, "--images", photographs / "cat_0.png", *both)
+    table = pd.read_csv(out)
+    last_shares = ["share_2", "share_3"]
+    assert list(table) == [*COLUMNS[:16], *last_shares, *COLUMNS[16:]]
+    # Method -> branches, units, LR pixels, operating points, refinements.
+    two_tiles = 2 * 32 * 32
+    eta = [0, 0.25, 0.5, 1, 1.5, 2, 3, 5]
+    expected: dict[str, tuple[Any, ...]] = {
+        "original": (1, 1, 32 * 60, [None], [False]),
+        "pcsr": (2, 128 * 240, 32 * 60, [0, 0.5, 1, "ADM"], [False, True]),
+        "classsr": (3, 2, two_tiles, [0, 0.5, 1], [False]),
+        "arm": (4, 2, two_tiles, eta, [False]),
+    }
+    assert set(table.method) == expected.keys()
+    for method, (branches, units, lr_pixels, knobs, refinements) in expected.items():
+        rows = table[table.method == method]
+        assert (rows.units == units).all() and (rows.lr_pixels == lr_pixels).all()
+        shares = rows.filter(like="share_")
+        assert (shares.notna().sum(axis=1) == branches).all()
+        assert shares.sum(axis=1).to_numpy() == pytest.approx(1)
+        points = rows.groupby(["lr", "crop", "refine"])
+        # Only a method that refines is measured with and without.
+        assert set(points.groups) == set(product(("8bit", "float"), ["tiles"], refinements))
+        for _, curve in points:
+            knob = curve.knob.astype(object).mask(curve.adaptive, "ADM")
+            assert knob.where(knob.notna(), None).tolist() == knobs
+    # Where both heads are at work all four protocols make a difference.
+    assert table[table.adaptive].psnr_rgb.nunique() == 4
 
 
 def test_sweep_goes_on_where_it_was_cut(
@@ -161,6 +219,18 @@ def test_demo(
     sizes = {path.name: size(path) for path in tmp_path.glob("*.png")}
     hr = ("HR", "fsrcnn-original", "fsrcnn-pcsr", "fsrcnn-pcsr-routing")
     assert sizes == {"LR.png": (65, 50), **{f"{name}.png": (260, 200) for name in hr}}
+
+
+def test_demo_of_tile_methods(
+    workspace: Workspace, photographs: Path, tiled_weights: list[Path], tmp_path: Path
+) -> None:
+    image = photographs / "cat_0.png"
+    workspace.succeed("demo", image, "--weights", *tiled_weights, "--out", tmp_path)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["fsrcnn-classsr", "fsrcnn-arm"]
+    for name in ("fsrcnn-classsr", "fsrcnn-arm"):
+        assert size(tmp_path / f"{name}.png") == size(tmp_path / f"{name}-routing.png")
+        assert size(tmp_path / f"{name}.png") == (260, 200)  # no whole number of tiles
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 2.5])

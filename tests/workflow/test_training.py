@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 from workspace import Workspace
 
-from pcsr import checkpoint
+from pcsr import catalog, checkpoint
+from pcsr.config import ModelConfig
+from pcsr.datasets import Crops, Store
 
 STAGE0 = ("train", "fsrcnn-pcsr", "stage0", "--device", "cpu")
 
@@ -115,42 +117,85 @@ def test_other_initial_weights_do_not_go_on_from_an_old_state(
     assert torch.equal(load_file(out)["encoder.extract.0.bias"], tensors["encoder.extract.0.bias"])
 
 
-@pytest.mark.parametrize("experiment", ["carn-original", "fsrcnn-pcsr"])
-def test_batch_norm_and_later_stages_resume_to_the_bit(
-    workspace: Workspace, undisturbed: Path, experiment: str
+# Options that a stage needs besides its suite and output.
+Options = dict[str, list[str | Path]]
+
+
+@pytest.fixture(scope="module")
+def options(workspace: Workspace, undisturbed: Path) -> Options:
+    folder = workspace.path("given")
+    networks = catalog.build(ModelConfig(backbone="fsrcnn", method="classsr"))
+    hard = folder / "hard/weights.safetensors"
+    checkpoint.save_weights(hard, networks, {"model": networks.config.model_dump(mode="json")})
+    store = Store.open(workspace.path("data/prepared/embedded-smoke"))
+    crops = torch.arange(len(Crops(store, 32)))
+    facts = {"data": store.digest, "crop": 32}
+    checkpoint.save(folder / "classes.safetensors", {"class": crops % 3}, facts)
+    return {
+        "train": [],
+        "stage0": [],
+        "stage1": ["--init", undisturbed],
+        "simple": ["--calibration", folder / "classes.safetensors"],
+        "joint": ["--init", hard],
+    }
+
+
+def suite_with(workspace: Workspace, name: str, experiment: str) -> Path:
+    """A suite of one experiment, and the original that could sort its crops."""
+    both = sorted({experiment, "fsrcnn-original"})
+    calibration = {"experiment": "fsrcnn-original", "patch": 8}
+    return workspace.suite(name, experiments=both, calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "stage"),
+    [
+        ("carn-original", "train"),  # BatchNorm's statistics
+        ("fsrcnn-pcsr", "stage1"),  # a later stage
+        ("fsrcnn-classsr", "simple"),  # some of the crops
+        ("fsrcnn-arm", "train"),  # chance in the loss
+    ],
+)
+def test_stages_of_all_kinds_resume_to_the_bit(
+    workspace: Workspace, options: Options, experiment: str, stage: str
 ) -> None:
-    stage = "train" if experiment == "carn-original" else "stage1"
-    init = ["--init", undisturbed] if stage == "stage1" else []
     outs = []
     for name in ("whole", "cut"):
-        suite = workspace.suite(f"{name}-{experiment}", experiments=[experiment])
+        suite = suite_with(workspace, f"{name}-{experiment}", experiment)
         out = workspace.path(f"{name}-{experiment}/weights.safetensors")
         verb = ("train", experiment, stage, "--device", "cpu", "--suite", suite, "--out", out)
         if name == "cut":
-            run = workspace.start(workspace.command(*verb, *init))
+            run = workspace.start(workspace.command(*verb, *options[stage]))
             while run.poll() is None and lines_of(out.parent) < 12:
                 time.sleep(0.005)
             os.killpg(run.pid, signal.SIGKILL)
             run.communicate()
             assert not out.exists()
-        output = workspace.succeed(*verb, *init)
+        output = workspace.succeed(*verb, *options[stage])
         assert ("going on from step" in output) == (name == "cut")
         outs.append(out)
     assert same_weights(*outs)
 
 
-@pytest.mark.parametrize("stage", ["stage0", "stage1"])
+@pytest.mark.parametrize(
+    ("experiment", "stage"),
+    [
+        ("fsrcnn-pcsr", "stage0"),
+        ("fsrcnn-pcsr", "stage1"),
+        ("fsrcnn-classsr", "joint"),
+        ("fsrcnn-arm", "train"),
+    ],
+)
 def test_two_processes_give_the_loss_curve_of_one(
-    workspace: Workspace, undisturbed: Path, stage: str
+    workspace: Workspace, options: Options, experiment: str, stage: str
 ) -> None:
-    init = ["--init", undisturbed] if stage == "stage1" else []
     curves = []
     for processes in (1, 2):
-        suite = workspace.suite(f"processes-{processes}")
-        out = workspace.path(f"processes-{processes}/{stage}/weights.safetensors")
-        verb = ["train", "fsrcnn-pcsr", stage, "--device", "cpu", "--suite", suite, "--out", out]
+        suite = suite_with(workspace, f"processes-{processes}", experiment)
+        out = workspace.path(f"processes-{processes}/{experiment}/{stage}/weights.safetensors")
+        verb = ["train", experiment, stage, "--device", "cpu", "--suite", suite, "--out", out]
         run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        arguments = [*run, "-m", "pcsr", *map(str, verb), *map(str, init)]
+        arguments = [*run, "-m", "pcsr", *map(str, verb), *map(str, options[stage])]
         process = workspace.start(arguments, OMP_NUM_THREADS="1")
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output

@@ -1,16 +1,21 @@
 """The workflow: its job graph, what reruns what, a cut run, and the smoke suite to its end."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from shutil import copytree
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
 
@@ -59,15 +64,38 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
     assert done.returncode == 0, done.stdout[-3000:]
     assert time.monotonic() - started < 20
     counts = jobs(done.stdout)
-    # 3 backbones x (original + 2 stages), on 4 test sets; DIV2K train and valid are prepared too.
-    assert counts["train"] == 9
-    assert counts["sweep"] == 3 * 2 * 4
+    # 3 backbones x 4 methods, on 4 test sets; DIV2K train and valid are prepared too.
+    stages = {
+        "original": ["train"],
+        "classsr": ["simple", "medium", "hard", "joint"],
+        "arm": ["train"],
+        "pcsr": ["stage0", "stage1"],
+    }
+    assert counts["train"] == 3 * sum(map(len, stages.values()))
+    assert counts["calibrate"] == 1
+    assert counts["tabulate"] == 3
+    assert counts["sweep"] == 3 * 4 * 4
     assert counts["prepare"] == 6
     assert counts["figure"] == 3 * 4
     assert counts["claims"] == counts["operating_points"] == 1
-    for backbone in ("fsrcnn", "carn", "srresnet"):
-        for stage in ("original train", "pcsr stage0", "pcsr stage1"):
-            assert f"pcsr train {backbone}-{stage} --suite" in done.stdout
+    trained = set(re.findall(r"pcsr train (\S+) (\S+) --suite", done.stdout))
+    assert trained == {
+        (f"{backbone}-{method}", stage)
+        for backbone in ("fsrcnn", "carn", "srresnet")
+        for method in stages
+        for stage in stages[method]
+    }
+    # Three networks of each backbone train on their classes; a table is measured with, not without.
+    assert done.stdout.count("--calibration results/paper/calibration/classes.safetensors") == 9
+    assert "pcsr calibrate --weights results/paper/srresnet-original/train/weights" in done.stdout
+    assert "pcsr sweep --weights results/paper/carn-arm/table/weights.safetensors" in done.stdout
+
+
+def test_the_suite_that_is_run_by_default(workspace: Workspace) -> None:
+    counts = jobs(succeed(workspace, "-n"))
+    assert counts["train"] == 3 and counts["sweep"] == 2
+    # It has no classes of crops and no tables.
+    assert not counts.keys() & {"calibrate", "tabulate"}
 
 
 @pytest.mark.parametrize("profile", ["slurm", "smoke"])
@@ -75,7 +103,7 @@ def test_profiles(workspace: Workspace, profile: str) -> None:
     arguments = ("-n", "--workflow-profile", f"profiles/{profile}")
     suite = () if profile == "smoke" else ("--configfile", "configs/suites/paper.yaml")
     output = succeed(workspace, *arguments, *suite)
-    assert jobs(output)["train"] == 9
+    assert jobs(output)["train"] == 24
     # On one machine one job has the GPU at a time; a cluster has no such limit.
     assert "Provided resources: gpu=1" not in output
 
@@ -132,7 +160,11 @@ def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
         calm.write_text(yaml.safe_dump(values))
         assert "Nothing to be done" in succeed(workspace, "-n", "--configfile", calm)
         values["overrides"].pop("fsrcnn-pcsr")
-        values["knobs"] = [0.0, 2.0]
+        values["knobs"] = {"pcsr": [0.0, 2.0]}  # the original has none
+        calm.write_text(yaml.safe_dump(values))
+        counts = jobs(succeed(workspace, "-n", "--configfile", calm))
+        assert "train" not in counts and counts["sweep"] == 1
+        values["both_ways"] = ["lr"]
         calm.write_text(yaml.safe_dump(values))
         counts = jobs(succeed(workspace, "-n", "--configfile", calm))
         assert "train" not in counts and counts["sweep"] == 2
@@ -142,6 +174,40 @@ def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
     claims.write_text(claims.read_text() + "# edited\n")
     counts = jobs(succeed(workspace, "-n", "--configfile", calm))
     assert counts["claims"] == 1 and "sweep" not in counts
+
+
+def pretend(workspace: Workspace, path: Path) -> None:
+    """Let Snakemake believe that a suite was run: empty files in place of all results."""
+    listed = succeed(workspace, "-n", "--configfile", path)
+    for outputs in re.findall(r"^    output: (.*)$", listed, re.MULTILINE):
+        for output in map(workspace.path, outputs.split(", ")):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.touch()
+    succeed(workspace, "--touch", "--forceall", "--configfile", path)
+
+
+def test_other_classes_or_knobs_rerun_what_depends_on_them(workspace: Workspace) -> None:
+    experiments = ["fsrcnn-original", "carn-original", "fsrcnn-classsr", "fsrcnn-arm"]
+
+    def write(**changes: object) -> Path:
+        calibration = {"experiment": "fsrcnn-original", "patch": 8}
+        values = {"calibration": calibration, **changes}
+        return workspace.suite("pretended", experiments=experiments, **values)
+
+    def rerun() -> set[tuple[str, str]]:
+        """Experiments and stages, or test sets, that would be run again."""
+        output = succeed(workspace, "-n", "--configfile", path)
+        pattern = r"wildcards: .*experiment=([^,\n]+), (?:stage|test_set)=([^,\n]+)"
+        return set(re.findall(pattern, output))
+
+    path = write()
+    pretend(workspace, path)
+    chain = {("fsrcnn-classsr", s) for s in ("simple", "medium", "hard", "joint", "embedded-smoke")}
+    write(calibration={"experiment": "carn-original", "patch": 8})
+    assert rerun() == chain
+    more = {"experiment": "fsrcnn-original", "patch": 8, "classes": 4}
+    write(calibration=more, knobs={"arm": [1, 3]})
+    assert rerun() == chain | {("fsrcnn-arm", "embedded-smoke")}
 
 
 def test_a_killed_study_ends_with_the_same_numbers(workspace: Workspace, calm: Path) -> None:
@@ -200,16 +266,38 @@ def test_smoke_suite(workspace: Workspace) -> None:
     assert time.monotonic() - started < 240
     report = workspace.path("reports/smoke")
     results = pd.read_csv(report / "results.csv")
-    assert set(results.backbone) == {"fsrcnn", "carn", "srresnet"}
-    assert set(results.method) == {"original", "pcsr"}
-    for backbone in ("fsrcnn", "carn", "srresnet"):
+    backbones, methods = ("fsrcnn", "carn", "srresnet"), ("classsr", "arm", "pcsr")
+    measured = set(zip(results.backbone, results.method, strict=True))
+    assert measured == set(product(backbones, ("original", *methods)))
+    assert set(results.lr) == {"8bit", "float"}
+    assert set(results[~results.refine].method) == {"pcsr"}  # the others refine nothing
+    for backbone in backbones:
         folder = report / "embedded-smoke"
-        for name in ("psnr-flops", "pcsr-routing", "pcsr-comparison"):
+        pictures = [f"{m}-{kind}" for m in methods for kind in ("routing", "comparison")]
+        for name in ("psnr-flops", *pictures):
             assert (folder / f"{backbone}-{name}.png").stat().st_size > 10_000
+        curves = (folder / f"{backbone}-psnr-flops.svg").read_text()  # has its texts as comments
+        assert all(curves.count(f"<!-- {method} -->") == 1 for method in methods)
     claims = (report / "claims.md").read_text()
     assert claims.count("| not run |") >= 48
+    for model in ("FSRCNN-ClassSR", "CARN-ClassSR", "SRResNet-ClassSR", "FSRCNN-ARM", "CARN-ARM"):
+        assert model in claims
     table = (report / "operating_points.md").read_text()
     assert table.count("| original |") == 3
+    knobs = {"classsr": {-25, 0, 25}, "arm": {0, 1, 4}}
+    for method, expected in knobs.items():
+        assert set(results[results.method == method].knob) == expected
+    # Tables of three trained networks, made after the training from the validation pictures.
+    for backbone in backbones:
+        steps = workspace.path(f"results/smoke/{backbone}-arm")
+        before, after = (load_file(steps / f"{s}/weights.safetensors") for s in ("train", "table"))
+        changed = {name for name in before if not before[name].equal(after[name])}
+        assert before.keys() == after.keys() and changed == {"edges", "psnr"}
+    # Crops in classes of equal size by the PSNR of SRResNet.
+    sidecar = workspace.path("results/smoke/calibration/classes.json").read_text()
+    facts = json.loads(sidecar)
+    assert np.ptp(facts["counts"]) <= 1 and facts["cuts_db"] == sorted(facts["cuts_db"])
+    assert facts["model"]["backbone"] == "srresnet"
 
 
 def test_schemas_are_those_of_the_models() -> None:

@@ -1,0 +1,78 @@
+"""Methods with invented weights that make every branch do something, and a picture for them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.arm import ARM
+from baselines.classsr import ClassSR
+from pcsr import catalog
+from pcsr.config import ModelConfig
+from pcsr.geometry import Tiles
+from pcsr.methods.base import Knob, Method
+
+WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per picture
+# By how much fresh convolutions are enlarged, so that 8-bit pictures show something.
+GAIN = {"fsrcnn": 8.0, "carn": 1.5, "srresnet": 6.0}
+SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, and no whole number of them
+# Operating points of a method; the last sends the picture of several tiles to all branches.
+KNOBS: dict[str, list[Knob]] = {
+    "original": [None],
+    "pcsr": [-25.0, 1.0, 25.0, "adaptive", 0.0],
+    "classsr": [-25.0, 25.0, 0.0],
+    "arm": [0.0, 50.0, 2.0],
+}
+
+
+def photograph_like(height: int, width: int) -> Tensor:
+    """Noise of several sizes, (1, 3, height, width): calm at the top left, busy opposite."""
+    torch.manual_seed(2)
+    coarse = torch.rand(1, 3, max(2, height // 6), max(2, width // 6))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    busy = torch.linspace(0, 1, height)[:, None] + torch.linspace(0, 1, width)
+    return (0.6 * smooth + 0.2 * busy * torch.rand(1, 3, height, width)).clamp(0, 1)
+
+
+def tiles_of(lr: Tensor) -> Tensor:
+    """All test tiles of pictures (n, 3, 32, 32)."""
+    tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
+    return tiles.cut(lr, torch.arange(len(tiles)))
+
+
+@torch.no_grad()
+def build(backbone: str, method: str, **options: Any) -> Method:
+    """A method in eval mode that sends pictures several ways; fresh weights send them one way."""
+    torch.manual_seed(1)
+    if method in ("classsr", "arm"):
+        norm = method == "classsr" or backbone != "carn"
+        options = {"widths": WIDTHS, "batch_norm": norm, **options}
+    built = catalog.build(ModelConfig(backbone=backbone, method=method, **options)).eval()
+    for name, parameter in built.named_parameters():
+        if name.startswith("classifier"):
+            parameter.mul_({2: 30, 4: 10}.get(parameter.ndim, 1))
+        elif method != "pcsr" and parameter.ndim == 4:
+            parameter.mul_(GAIN[backbone])
+        elif method != "pcsr" and name.endswith("tail.bias"):
+            parameter.add_(0.4)  # FSRCNN is centred on black
+    if isinstance(built, ClassSR):
+        _divide(built)
+    if isinstance(built, ARM):
+        fill_table(built)
+    return built
+
+
+def _divide(classsr: ClassSR) -> None:
+    """Let each branch be the likeliest for a third of the tiles."""
+    logits = classsr.classifier(tiles_of(photograph_like(*SEVERAL_TILES)))
+    last, gain = classsr.classifier.last, 2 / logits.std(dim=0)
+    last.weight.mul_(gain[:, None])
+    last.bias.sub_(logits.mean(dim=0)).mul_(gain)
+
+
+def fill_table(arm: ARM) -> None:
+    """Promise more from the dearer branches where there are more edges; a knob of 2 uses all."""
+    costs = torch.tensor([cost.paper for cost in arm.tile_costs()[1]], dtype=torch.float64)
+    arm.edges.copy_(torch.linspace(0, 125, len(arm.edges)))
+    gain = ((arm.edges - 20) / 90).clamp_min(0)  # dB for the full width
+    arm.psnr.copy_(30 + gain * (costs / costs[-1]).sqrt()[:, None])
