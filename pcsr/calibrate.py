@@ -42,21 +42,22 @@ def calibrate(
     identity = config.fingerprint(facts["weights"], store.digest, size)
     part = out.with_name(f"{out.name}.part")
     done = _resume(part, identity)
+    psnr = np.empty(len(crops), np.float32)
+    psnr[: len(done)] = done
     starts = range(len(done), len(crops), BATCH)
     with part.open("ab") as file:
-        for number, start in enumerate(runtime.progress(starts, "calibrate", len(done))):
+        for number, start in enumerate(runtime.progress(starts, "calibrate", len(done) // BATCH)):
             some = np.arange(start, min(start + BATCH, len(crops)))
-            psnr = _measure(method, crops.batch(some), patch)
-            file.write(psnr.astype(np.float32).tobytes())
-            done = np.concatenate([done, psnr.astype(np.float32)])
+            psnr[some] = _measure(method, crops.batch(some), patch)
+            file.write(psnr[some].tobytes())
             if number % max(1, len(starts) // LINES) == 0:
                 file.flush()
-                log.info("%d of %d crops measured", len(done), len(crops))
-    of_crop, cuts = part_evenly(done, classes)
+                log.info("%d of %d crops measured", some[-1] + 1, len(crops))
+    of_crop, cuts = part_evenly(psnr, classes)
     counts = np.bincount(of_crop, minlength=classes).tolist()
     log.info("cuts at %s dB; %s crops", ", ".join(f"{c:.3f}" for c in cuts), counts)
     facts = {**facts, "data": store.digest, "crop": size, "cuts_db": cuts, "counts": counts}
-    tensors = {"psnr": torch.from_numpy(done), "class": torch.from_numpy(of_crop)}
+    tensors = {"psnr": torch.from_numpy(psnr), "class": torch.from_numpy(of_crop)}
     artefacts.write_json(artefacts.sidecar(out), facts)
     checkpoint.save(out, tensors, facts)
     part.unlink()

@@ -135,6 +135,8 @@ def read(path: Path) -> Released:
     Raises:
         UserError: not readable, not plain weights, or of no known layout; says which and why.
     """
+    if path.suffix == ".state":
+        raise UserError(f"{path}: these are the tables of an ARM release; give its .pth file.")
     content = checkpoint.read_pickled(path)
     try:
         return _recognise(path, content)
@@ -147,8 +149,6 @@ def read(path: Path) -> Released:
 
 
 def _recognise(path: Path, content: Any) -> Released:
-    if path.suffix == ".state":
-        raise UserError(f"{path}: these are the tables of an ARM release; give its .pth file.")
     if _are_weights(content):
         if "classifier.lastOut.weight" in content:
             return _classsr(path, content)

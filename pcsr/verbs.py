@@ -160,7 +160,8 @@ def tabulate(
         # The facts of the training stay: they describe the weights.
         table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
         provenance = artefacts.provenance(device=runtime.describe(device))
-        facts = {**facts, "table": {**table, "provenance": provenance}}
+        model = method.config.model_dump(mode="json")
+        facts = {**facts, "model": model, "table": {**table, "provenance": provenance}}
         checkpoint.save_weights(out, method, facts)
 
 

@@ -133,7 +133,7 @@ def claims_markdown(summary: pd.DataFrame, claims: Claims) -> str:
     pages = [_head(summary, claims, rows)]
     for test_set, cells in rows.groupby("Test set", sort=False):
         text = rounded(cells.drop(columns="Test set"), DECIMALS)
-        pages.append(f"## {test_set}\n\n{markdown(text, ['k', *DECIMALS])}")
+        pages.append(f"## {test_set}\n\n{markdown(text, ['Knob', *DECIMALS])}")
     return "\n".join(pages)
 
 
