@@ -62,6 +62,7 @@ class ARM(Tiled):
     """
 
     stages = ("train",)
+    has_table = True
     knobs = (2.0, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0)
     edges: Tensor
     psnr: Tensor

@@ -116,7 +116,7 @@ def _resume(part: Path, identity: str) -> np.ndarray:
         part.write_bytes(head)
         return np.empty(0, np.float32)
     values = found[len(head) :]
-    whole = len(values) // 4 * 4
+    whole = len(values) // (4 * BATCH) * (4 * BATCH)
     part.write_bytes(head + values[:whole])
     done = np.frombuffer(values[:whole], np.float32)
     log.info("going on after %d measured crops of a cut run", len(done))

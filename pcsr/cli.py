@@ -107,7 +107,7 @@ def calibrate(
     data: Annotated[Path, typer.Option(help="packed store of training pictures")],
     out: Annotated[Path, typer.Option(help="safetensors file to write; a JSON stands beside it")],
     patch: Annotated[int, typer.Option(min=8, help="side of a crop in LR pixels")] = 32,
-    classes: Annotated[int, typer.Option(min=2, help="classes of equal size")] = 3,
+    classes: Annotated[int, typer.Option(min=2, max=255, help="classes of equal size")] = 3,
     device: Device = "auto",
     threads: Threads = os.cpu_count() or 1,
     log: LogFile = None,

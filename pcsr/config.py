@@ -164,7 +164,9 @@ class CalibrationConfig(Config):
     """How training crops are sorted into classes: by the PSNR that a trained model gives them."""
 
     experiment: str = Field(description="whose final weights measure the crops")
-    classes: int = Field(default=3, ge=2, description="classes of equal size, 0 the easiest")
+    classes: int = Field(
+        default=3, ge=2, le=255, description="classes of equal size, 0 the easiest"
+    )
     patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
 
 
@@ -416,6 +418,7 @@ def _check_calibration(
         if calibration.experiment not in experiments:
             raise unknown_name("experiment", calibration.experiment, experiments, where)
         measuring = experiments[calibration.experiment]
+        scale = measuring.model.scale
         if any(stage.crop_class is not None for stage in measuring.stages.values()):
             raise UserError(f"{where}: {calibration.experiment} itself needs the calibration.")
     for name, experiment in experiments.items():
@@ -425,6 +428,11 @@ def _check_calibration(
             where = f"configs/experiments/{name}.yaml: stages.{stage_name}"
             if calibration is None:
                 raise UserError(f"{where}.crop_class: {path} has no calibration; add one.")
+            if experiment.model.scale != scale:
+                raise UserError(
+                    f"configs/experiments/{name}.yaml: model.scale: {experiment.model.scale:g}, "
+                    f"but {calibration.experiment}, which calibrates its crops, has x{scale:g}."
+                )
             if stage.crop_class >= calibration.classes:
                 raise UserError(
                     f"{where}.crop_class: {stage.crop_class} is no class of {path}'s calibration, "

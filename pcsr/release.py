@@ -4,7 +4,6 @@ Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/Class
 single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``).
 """
 
-import codecs
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,14 +49,6 @@ PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.
 PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts its own iterations alone
 CLASSIFIER = "classifier.imnet.layers."
 CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
-# What a pickled array names, and nothing else: the tables of ARM are numpy arrays.
-ARRAYS: list[Any] = [
-    (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
-    np.ndarray,
-    np.dtype,
-    np.dtypes.Float64DType,
-    codecs.encode,
-]
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,60 @@ class Released:
     tensors: dict[str, Tensor]
     iterations: int | None  # of all stages together
     recognised: str
+
+
+class _Float64:
+    """Stands for numpy's float64 in a pickled array."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take nothing from the file: the type has no state that matters."""
+
+
+class _Table:
+    """Stands for an array in a pickled file, and takes nothing but float64 numbers from it.
+
+    numpy's own constructors must not be called by a file: they can be made to build arrays of
+    pointers out of its bytes.
+    """
+
+    values: np.ndarray
+
+    def __setstate__(self, state: Any) -> None:
+        """Read (version, shape, type, column order, bytes)."""
+        _, shape, kind, by_columns, raw = state
+        if not isinstance(kind, _Float64) or by_columns:
+            raise ValueError("not a float64 table")
+        self.values = np.frombuffer(raw, "<f8").reshape(shape)
+
+
+def _array_type(name: str, *_: Any) -> _Float64:
+    if name != "f8":
+        raise ValueError(f"a table of type {name}")
+    return _Float64()
+
+
+def _table(*_: Any) -> _Table:
+    return _Table()
+
+
+def _bytes(text: str, _: str) -> bytes:
+    return text.encode("latin1")
+
+
+class _NamedOnly:
+    """Stands for what a pickled array names and does not use."""
+
+
+# What a pickled array of numbers names, and what is used in its place.
+ARRAYS: list[Any] = [
+    (_table, "numpy.core.multiarray._reconstruct"),
+    (_table, "numpy._core.multiarray._reconstruct"),
+    (_array_type, "numpy.dtype"),
+    (_NamedOnly, "numpy.ndarray"),
+    (_bytes, "_codecs.encode"),
+    _Float64,
+    _Table,
+]
 
 
 def rename(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -140,7 +185,10 @@ def read(path: Path) -> Released:
     content = checkpoint.read_pickled(path)
     try:
         return _recognise(path, content)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+    except (
+        *(TypeError, ValueError, AttributeError, LookupError),
+        *(ArithmeticError, RuntimeError),
+    ) as error:
         # The file is somebody else's: any of its parts may be of any kind.
         reason = " ".join(str(error).split())
         raise UserError(
@@ -217,7 +265,10 @@ def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
         )
     config = ModelConfig(backbone=backbone, method="original", width=width)
     tensors = {f"network.{name}": tensor for name, tensor in rename(backbone, weights).items()}
-    what = f"one network of the ClassSR release, {backbone} original x4, width {width}"
+    what = (
+        f"one network of the ClassSR release (or of ARM's, without its .state file), {backbone} "
+        f"original x4, width {width}"
+    )
     return Released(config, tensors, None, what)
 
 
@@ -228,9 +279,11 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     iterations = state.get("iter") if isinstance(state.get("iter"), int) else None
     table = state["hmap"]
     centres, psnr = (
-        np.array(table[name], dtype=np.float64) for name in ("hmap_x_list", "hmap_y_mean_list")
+        np.stack([of_width.values for of_width in table[name]])
+        for name in ("hmap_x_list", "hmap_y_mean_list")
     )
-    if centres.shape != psnr.shape or (centres != centres[0]).any() or not np.isfinite(psnr).all():
+    fits = centres.shape == psnr.shape and not (centres != centres[0]).any() and psnr.any()
+    if not fits or not np.isfinite([centres, psnr]).all():
         raise UserError(f"{tables}: its tables do not fit together; get the file again.")
     config = ModelConfig(backbone=backbone, method="arm", batch_norm=backbone != "carn")
     tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}

@@ -69,6 +69,12 @@ def train(
             f"configs/experiments/{experiment}.yaml: stages: {setup.model.method} is trained in "
             f"{', '.join(method.stages)}; list these, in this order."
         )
+    if setup.table != method.has_table:
+        need = "set it to true" if method.has_table else "drop it"
+        raise UserError(
+            f"configs/experiments/{experiment}.yaml: table: {setup.model.method} "
+            f"{'needs' if method.has_table else 'keeps no'} table; {need}."
+        )
     if init is not None:
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
     store = Store.open(Path(artefacts.prepared(study.suite.train_set)))
@@ -191,7 +197,9 @@ def sweep(
     for path in weights:
         method, facts = catalog.load_method(path)
         name = _name(path, facts, known)
-        subjects.append(evaluate.Subject(method.to(device), name, checkpoint.digest(path)))
+        # By its tensors, because a release may be in two files.
+        digest = checkpoint.digest_tensors(method.state_dict())
+        subjects.append(evaluate.Subject(method.to(device), name, digest))
         known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
     scale = options.scale or subjects[0].method.config.scale
     test = open_images(images, lr_images, scale)

@@ -65,6 +65,7 @@ class Method(nn.Module, ABC):
         knobs: values of the knob that are swept where none are asked for, and first of them the one
             that is used where one is needed; empty for a method without a knob.
         has_adaptive: whether the router can decide without a knob.
+        has_table: whether ``tabulate`` must run before the method can route.
         has_refinement: whether ``compose`` and ``restore`` heed ``refine``.
         branches: M, the number of branches.
     """
@@ -72,6 +73,7 @@ class Method(nn.Module, ABC):
     stages: ClassVar[tuple[str, ...]]
     knobs: ClassVar[tuple[float, ...]] = ()
     has_adaptive: ClassVar[bool] = False
+    has_table: ClassVar[bool] = False
     has_refinement: ClassVar[bool] = False
     branches: int
     config: ModelConfig

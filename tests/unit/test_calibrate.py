@@ -83,7 +83,7 @@ class CutError(Exception):
     """What ends a run in the middle."""
 
 
-@pytest.mark.parametrize("lost", [0, 2, 50])  # bytes; 4 are a crop's, so that 2 leave half a value
+@pytest.mark.parametrize("lost", [0, 2, 50])  # bytes; 4 are a crop's
 def test_a_run_that_was_cut_twice_ends_with_the_same_file(
     method: Method,
     cat: Store,
@@ -115,7 +115,8 @@ def test_a_run_that_was_cut_twice_ends_with_the_same_file(
         part.write_bytes(part.read_bytes()[: -lost or None])
     assert measured == [32, 32] and not out.exists()
     run(99)
-    assert sum(measured) == 104 + 2 * ((lost + 3) // 4)  # nothing else was measured twice
+    again = 2 * 32 if lost else 0  # whole batches, because results depend on the batch a little
+    assert sum(measured) == 104 + again
     assert out.read_bytes() == made.read_bytes()
     assert artefacts.sidecar(out).read_bytes() == artefacts.sidecar(made).read_bytes()
     assert not part.exists()

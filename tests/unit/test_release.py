@@ -3,7 +3,9 @@
 import math
 from pathlib import Path
 from shutil import copy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import photograph_like
@@ -20,9 +22,9 @@ FILES = {
     "ARM-Net/ckpt/arm-carn.pth": ("arm", (36, 52, 64), "ARM release, carn x4, full width 64"),
     "ClassSR/ClassSR_FSRCNN.pth": ("classsr", (16, 36, 56), "ClassSR release, fsrcnn joint model"),
     "ClassSR/ClassSR_CARN.pth": ("classsr", (36, 52, 64), "ClassSR release, carn joint model"),
-    "ClassSR/FSRCNN_branch1.pth": ("original", 16, "one network of the ClassSR release, fsrcnn"),
-    "ClassSR/CARN_branch2.pth": ("original", 52, "one network of the ClassSR release, carn"),
-    "ClassSR/SRResNet_branch1.pth": ("original", 36, "one network of the ClassSR release, srres"),
+    "ClassSR/FSRCNN_branch1.pth": ("original", 16, "one network of the ClassSR release"),
+    "ClassSR/CARN_branch2.pth": ("original", 52, "one network of the ClassSR release"),
+    "ClassSR/SRResNet_branch1.pth": ("original", 36, "one network of the ClassSR release"),
 }
 
 
@@ -124,11 +126,29 @@ def test_tables_that_are_none_are_refused(carn: Path, state: object) -> None:
 
 
 def test_tables_of_another_shape_are_refused(carn: Path) -> None:
-    short = [BINS[:7]] * 4
+    short = [np.linspace(0, 200, 7)] * 4
     hmap = {"hmap_x_list": short, "hmap_y_mean_list": short}
     torch.save({"hmap": hmap}, carn.with_suffix(".state"))
     message = refused(carn)
     assert "edges" in message and "(7,)" in message and "(30,)" in message
+
+
+class Pointers:
+    """Pickles to an array of pointers made of the file's own bytes."""
+
+    def __reduce__(self) -> Any:
+        return np.ndarray, ((4, 30), ObjectType(), b"A" * 960)
+
+
+class ObjectType:
+    def __reduce__(self) -> Any:
+        return np.dtype, ("O",)
+
+
+def test_arrays_of_pointers_are_refused(carn: Path) -> None:
+    hmap = {"hmap_x_list": Pointers(), "hmap_y_mean_list": Pointers()}
+    torch.save({"iter": 1, "hmap": hmap}, carn.with_suffix(".state"))
+    assert str(carn.with_suffix(".state")) in refused(carn)
 
 
 def test_cut_files_are_refused(carn: Path, mirror: Path) -> None:

@@ -261,9 +261,12 @@ def test_html_report_is_one_offline_file(workspace: Workspace, calm: Path) -> No
 
 
 def test_smoke_suite(workspace: Workspace) -> None:
-    started = time.monotonic()
+    before = os.times()
     succeed(workspace, "--configfile", "configs/suites/smoke.yaml")
-    assert time.monotonic() - started < 240
+    after = os.times()
+    # Four minutes on two cores; what else runs on the machine does not count.
+    busy = after.children_user + after.children_system
+    assert busy - before.children_user - before.children_system < 2 * 240
     report = workspace.path("reports/smoke")
     results = pd.read_csv(report / "results.csv")
     backbones, methods = ("fsrcnn", "carn", "srresnet"), ("classsr", "arm", "pcsr")
