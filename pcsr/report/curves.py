@@ -20,7 +20,10 @@ Statistic = Callable[[NDArray[np.intp]], float]
 RESAMPLES = 1000
 LEAST_PICTURES = 8  # with fewer, resamples say little about other pictures
 SEED = 0
-LEAST_COMMON = 0.1  # share of the shorter curve's PSNR range that two curves must have in common
+# What two curves must have in common, in PSNR and in log FLOPs: a share of the shorter one's range,
+# and 0.05 dB or 5 %, below which a sweep is one point rather than a curve.
+LEAST_COMMON = 0.1
+LEAST_RANGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,11 @@ class Curve:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, convention: str) -> "Curve":
-        """Lay out the rows of one method on one test set; the adaptive decision is left out."""
-        swept = rows[~rows["adaptive"]]
+        """Lay out the rows of one method on one test set; the adaptive decision is left out.
+
+        A method without a knob is a curve of one point.
+        """
+        swept = rows[~rows["adaptive"]].assign(knob=lambda table: table["knob"].fillna(0.0))
         psnr, flops = (
             swept.pivot_table(index="image", columns="knob", values=column).to_numpy()
             for column in ("psnr_rgb", f"flops_{convention}")
@@ -92,22 +98,31 @@ class Curve:
         return gflops[better], psnr[better]
 
     def gflops_at(self, psnr: float, pictures: NDArray[np.intp]) -> float:
-        """Return the GFLOPs at which the mean curve reaches a PSNR; NaN where it does not."""
+        """Return the least GFLOPs at which the mean curve has a PSNR; NaN where it never has."""
         rate, quality = self.frontier(pictures)
-        return float(np.interp(psnr, quality, rate, left=np.nan, right=np.nan))
+        return float(np.interp(psnr, quality, rate, right=np.nan))
 
     def psnr_at(self, gflops: float, pictures: NDArray[np.intp]) -> float:
-        """Return the PSNR of the mean curve at some GFLOPs; NaN beyond its ends."""
+        """Return the PSNR of the mean curve within a budget; NaN where all of it costs more."""
         rate, quality = self.frontier(pictures)
-        return float(np.interp(gflops, rate, quality, left=np.nan, right=np.nan))
+        return float(np.interp(gflops, rate, quality, left=np.nan))
 
 
 def common_psnr(one: Curve, other: Curve) -> tuple[float, float]:
     """Return the range of PSNR in dB that both mean curves cover; none where low > high."""
+    return _common(one, other, axis=1)
+
+
+def common_gflops(one: Curve, other: Curve) -> tuple[float, float]:
+    """Return the range of GFLOPs above 0 that both mean curves cover; none where low > high."""
+    return _common(one, other, axis=0)
+
+
+def _common(one: Curve, other: Curve, axis: int) -> tuple[float, float]:
     everything = np.arange(len(one.psnr))
-    reached = [_rates(curve, everything)[1] for curve in (one, other)]
-    low = max(quality.min(initial=np.inf) for quality in reached)
-    return float(low), float(min(quality.max(initial=-np.inf) for quality in reached))
+    reached = [_rates(curve, everything)[axis] for curve in (one, other)]
+    low = max(values.min(initial=np.inf) for values in reached)
+    return float(low), float(min(values.max(initial=-np.inf) for values in reached))
 
 
 def bd_flops(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
@@ -133,7 +148,7 @@ def _delta(
     for axis in (0, 1):
         ranges = [np.log(curve[0]) if axis == 0 else curve[1] for curve in curves]
         common = min(r.max() for r in ranges) - max(r.min() for r in ranges)
-        if common < LEAST_COMMON * min(np.ptp(r) for r in ranges):
+        if common < max(LEAST_COMMON * min(np.ptp(r) for r in ranges), LEAST_RANGE):
             return np.nan
     (rate, quality), (other_rate, other_quality) = curves
     options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}

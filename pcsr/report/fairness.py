@@ -1,14 +1,16 @@
 """What makes a comparison fair: overlap, FLOP conventions, protocol, equal PSNR and equal FLOPs."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pcsr.report import curves
 from pcsr.report.curves import Curve, Estimate, estimate
-from pcsr.report.tables import markdown, rounded
+from pcsr.report.tables import PLACE, markdown, rounded
 from pcsr.report.tidy import (
     CONVENTIONS,
     PROTOCOL,
@@ -19,7 +21,6 @@ from pcsr.report.tidy import (
     summarise,
 )
 
-PLACE = ["test_set", "backbone", "scale"]
 LOSS_DB = 0.05  # that a selected point may have against the original
 BUDGETS = (0.75, 0.5)  # shares of the original's FLOPs
 CHOICES = {  # choice of the protocol -> (what it is called, value, value it is compared with)
@@ -40,25 +41,37 @@ FLOP_DECIMALS = {
 
 
 def fairness_markdown(results: pd.DataFrame) -> str:
-    """Return the page: its rules, then three tables for every test set, backbone and scale.
+    """Return the page: three sections for every test set, backbone and scale; how to read them.
 
     Args:
         results: of a suite, all protocols (``tidy.collect``).
     """
-    summary = summarise(results)
-    summary = summary.assign(curve=labels(summary))
-    named = results.merge(summary[["experiment", "curve"]].drop_duplicates(), on="experiment")
-    pages = [_head(summary)]
-    for place, points in summary.groupby(PLACE):
-        test_set, backbone, scale = place
-        rows = named[(named[PLACE] == list(place)).all(axis="columns")]
+    pages = [_head(results)]
+    for (test_set, backbone, scale), of_place in results.groupby(PLACE):
         pages.append(f"## {backbone} on {test_set}, x{scale:g}\n")
-        if not (points["method"] == REFERENCE).any():
-            pages.append("The original was not measured, so there is nothing to compare with.\n")
-            continue
-        chosen = selected(points)
-        pages += [_flops(chosen), _protocol(rows, chosen), _equal(rows)]
-    return "\n".join(pages)
+        pages += _place(of_place.assign(curve=labels(of_place)))
+    return "\n".join([*pages, _how_to_read()])
+
+
+def _place(measured: pd.DataFrame) -> Iterator[str]:
+    if not (measured["method"] == REFERENCE).any():
+        yield "The original was not measured, so there is nothing to compare with.\n"
+        return
+    rows = common_pictures(measured)
+    left_out = measured["image"].nunique() - rows["image"].nunique()
+    if left_out:
+        yield f"Pictures left out because not every method was measured on them: {left_out}.\n"
+    if rows.empty:
+        return
+    points = summarise(rows)
+    chosen = selected(points.assign(curve=labels(points)))
+    yield from (_flops(chosen), _protocol(rows, chosen), _equal(rows))
+
+
+def common_pictures(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the pictures of one place that every curve was measured on; others have no pair."""
+    measured = rows.groupby("image")["curve"].transform("nunique")
+    return rows[measured == rows["curve"].nunique()]
 
 
 def selected(points: pd.DataFrame) -> pd.DataFrame:
@@ -151,24 +164,23 @@ def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
     Args:
         curves_of: name -> curve, of one place and convention.
         original: its single point.
+
+    Returns:
+        One row per curve, as text; ``-`` where the curve does not reach.
     """
     pictures = len(original.psnr)
     table = []
     for name, curve in curves_of.items():
-
-        def needed(some: np.ndarray, curve: Curve = curve) -> float:
-            target = original.psnr[some].mean() - LOSS_DB
-            return 100 * curve.gflops_at(target, some) / original.gflops[some].mean()
-
-        row = {"Method": name}
-        row[f"FLOPs for {LOSS_DB:g} dB less (%)"] = estimate(needed, pictures).text(1)
+        percent, gflops = (partial(f, curve, original) for f in (_percent_needed, _gflops_needed))
+        row = {
+            "Method": name,
+            f"FLOPs for {LOSS_DB:g} dB less (%)": estimate(percent, pictures).text(1),
+            "the same in GFLOPs": estimate(gflops, pictures).text(2),
+        }
         for share in BUDGETS:
-
-            def change(some: np.ndarray, curve: Curve = curve, share: float = share) -> float:
-                budget = share * original.gflops[some].mean()
-                return curve.psnr_at(budget, some) - float(original.psnr[some].mean())
-
-            row[f"dB at {100 * share:g} % of the FLOPs"] = estimate(change, pictures).text(3)
+            psnr, change = (partial(f, curve, original, share) for f in (_psnr_at, _change_at))
+            row[f"PSNR-RGB at {100 * share:g} % (dB)"] = estimate(psnr, pictures).text(2)
+            row[f"vs original at {100 * share:g} % (dB)"] = estimate(change, pictures).text(3)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -178,24 +190,49 @@ def deltas(curves_of: dict[str, Curve]) -> pd.DataFrame:
     table = []
     for (anchor_name, anchor), (name, test) in combinations(curves_of.items(), 2):
         pictures = len(anchor.psnr)
-        low, high = curves.common_psnr(anchor, test)
-
-        def flops(some: np.ndarray, a: Curve = anchor, t: Curve = test) -> float:
-            return curves.bd_flops(a, t, some)
-
-        def psnr(some: np.ndarray, a: Curve = anchor, t: Curve = test) -> float:
-            return curves.bd_psnr(a, t, some)
-
+        flops, psnr = (partial(bd, anchor, test) for bd in (curves.bd_flops, curves.bd_psnr))
         table.append(
             {
                 "Method": name,
                 "Compared with": anchor_name,
-                "Common PSNR (dB)": f"{low:.2f} to {high:.2f}" if low < high else "none",
+                "Common PSNR (dB)": _range(*curves.common_psnr(anchor, test)),
                 "BD-FLOPs (%)": estimate(flops, pictures).text(1),
+                "Common GFLOPs": _range(*curves.common_gflops(anchor, test)),
                 "BD-PSNR (dB)": estimate(psnr, pictures).text(3),
             }
         )
     return pd.DataFrame(table)
+
+
+def _gflops_needed(curve: Curve, original: Curve, some: NDArray[np.intp]) -> float:
+    return curve.gflops_at(float(original.psnr[some].mean()) - LOSS_DB, some)
+
+
+def _percent_needed(curve: Curve, original: Curve, some: NDArray[np.intp]) -> float:
+    return 100 * _gflops_needed(curve, original, some) / float(original.gflops[some].mean())
+
+
+def _psnr_at(curve: Curve, original: Curve, share: float, some: NDArray[np.intp]) -> float:
+    return curve.psnr_at(share * float(original.gflops[some].mean()), some)
+
+
+def _change_at(curve: Curve, original: Curve, share: float, some: NDArray[np.intp]) -> float:
+    return _psnr_at(curve, original, share, some) - float(original.psnr[some].mean())
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}" if low < high else "none"
+
+
+def _reach(curves_of: dict[str, Curve], original: Curve) -> Iterator[str]:
+    """Say how far every curve goes, against the original."""
+    for name, curve in curves_of.items():
+        rate, quality = curve.frontier(np.arange(len(original.psnr)))
+        percent, above = 100 * rate / original.gflops.mean(), quality - original.psnr.mean()
+        yield (
+            f"- {name} runs from {percent[0]:.1f} to {percent[-1]:.1f} % of the original's FLOPs "
+            f"and from {above[0]:+z.3f} to {above[-1]:+z.3f} dB."
+        )
 
 
 def _conventions(table: pd.DataFrame, measure: str) -> list[tuple[str, str]]:
@@ -221,7 +258,7 @@ def _curves(rows: pd.DataFrame, convention: str) -> tuple[dict[str, Curve], Curv
     """Return the curves of one place's main rows, and the original's point."""
     main = rows[rows["main"]]
     original = main[main["method"] == REFERENCE]
-    one = original[original["curve"] == original["curve"].iloc[0]].assign(knob=0.0)
+    one = original[original["curve"] == original["curve"].iloc[0]]
     routed = main[main["method"] != REFERENCE].groupby("curve")
     return {str(name): Curve.of(of, convention) for name, of in routed}, Curve.of(one, convention)
 
@@ -231,20 +268,29 @@ def _flops(chosen: pd.DataFrame) -> str:
     text = ["### Where the FLOPs go\n", markdown(rounded(table, FLOP_DECIMALS), FLOP_DECIMALS)]
     far = chosen.loc[~chosen["near"], "curve"]
     if len(far):
-        text.append(f"No point within {LOSS_DB:g} dB, so the best is shown: {', '.join(far)}.\n")
+        text.append(
+            f"No point within {LOSS_DB:g} dB of the original, so that of highest PSNR is shown: "
+            f"{', '.join(far)}.\n"
+        )
     return "\n".join([*text, *_reversals(table)])
 
 
 def _reversals(table: pd.DataFrame) -> Iterator[str]:
-    """Say of every method whose saving depends on the convention that it does."""
-    saved = table.pivot_table(index="Method", columns="Convention", values="Saved in all (%)")
-    for name, row in saved.iterrows():
-        if row.get("paper", 0) > 0 > row.get("algorithmic", 0):
-            times = 1 - row["algorithmic"] / 100
-            yield (
-                f"**{name} saves {row['paper']:.1f} % of the original's FLOPs as the paper counts, "
-                f"and executes {times:.2f} times the original's.**\n"
-            )
+    """Say of every method that saves by one convention and costs more by the other that it does."""
+    by_convention = table.pivot(index="Method", columns="Convention")
+    gflops, saved = by_convention["GFLOPs"], by_convention["Saved in all (%)"]
+    if not set(CONVENTIONS) <= set(gflops.columns):
+        return
+    whole = gflops.loc[table["Method"].iloc[0]]
+    for name in saved.index[(saved["paper"] > 0) & (saved["algorithmic"] < 0)]:
+        cost = gflops.loc[name]
+        yield (
+            f"**{name} saves {saved.loc[name, 'paper']:.1f} % of the original's FLOPs as the paper "
+            f"counts ({cost['paper']:.2f} instead of {whole['paper']:.2f} GFLOPs), but executes "
+            f"{cost['algorithmic'] / whole['algorithmic']:.2f} times the original's "
+            f"({cost['algorithmic']:.2f} instead of {whole['algorithmic']:.2f} GFLOPs, "
+            "algorithmic).**\n"
+        )
 
 
 def _protocol(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
@@ -266,13 +312,19 @@ def _equal(rows: pd.DataFrame) -> str:
         points, pairs = equal_points(curves_of, original), deltas(curves_of)
         parts.append(f"FLOPs by the {name} convention:\n")
         parts.append(markdown(points, list(points.columns[1:])))
+        if (points == "-").any(axis=None):
+            parts += [
+                "A dash: the curve never has that PSNR, or all of it costs more than that budget.\n"
+            ]
+            parts += ["\n".join(_reach(curves_of, original)) + "\n"]
         if not pairs.empty:
             parts.append(markdown(pairs, list(pairs.columns[2:])))
     return "\n".join(parts)
 
 
-def _head(summary: pd.DataFrame) -> str:
-    pictures = summary.groupby("test_set")["images"].max()
+def _head(results: pd.DataFrame) -> str:
+    main = results[results["main"]]
+    pictures = main.groupby("test_set")["image"].nunique()
     few = pictures[pictures < curves.LEAST_PICTURES]
     too_few = (
         f"- No intervals on {', '.join(few.index)}: fewer than {curves.LEAST_PICTURES} pictures.\n"
@@ -281,25 +333,56 @@ def _head(summary: pd.DataFrame) -> str:
     )
     return f"""# Fair comparisons
 
-- Protocol, where nothing else is said: {protocol_text(summary)}.
-- Intervals in brackets hold 95 % of {curves.RESAMPLES} bootstrap resamples of the pictures; a
-  comparison of two methods resamples both together.
-{too_few}
-**Where the FLOPs go.** One point per method: the cheapest within {LOSS_DB:g} dB of the original,
-else the best. GFLOPs are per picture. Tiles overlap, so tile methods process some LR pixels more
-than once: the overlap factor is LR pixels processed over those of the picture, *without overlap* is
-what the same routing would cost if none were processed twice. *Saved by routing* is what the
-decision saves, *saved in all* what the overlap leaves of it; negative means dearer than the
-original.
+- Protocol, where nothing else is said: {protocol_text(main)}.
+- `value [low, high]` is a mean over pictures with its 95 % interval: percentiles of
+  {curves.RESAMPLES} bootstrap resamples of the pictures.
+{too_few}- What every column means stands at the end.
+"""
 
-**What the protocol is worth.** The mean difference per picture when one choice is made the other
-way, all else equal.
 
-**Equal PSNR, equal FLOPs.** Curves are means over the pictures, without points that another one
-beats, interpolated linearly. *FLOPs for {LOSS_DB:g} dB less* is what a method needs to come within
-{LOSS_DB:g} dB of the original, in percent of the original's FLOPs; *dB at 75 % of the FLOPs* is its
-PSNR minus the original's at that budget. A dash: the curve does not reach there. BD-FLOPs is by how
-many percent a method needs more FLOPs (negative: fewer) at equal PSNR than the one it is compared
-with, BD-PSNR by how many dB it is better at equal FLOPs: Bjontegaard's deltas over the common range
-(monotone cubic interpolation over log FLOPs; points of no FLOPs are left out).
+def _how_to_read() -> str:
+    return f"""## How to read this page
+
+**Knob.** k of PCSR and ClassSR (more saves more), eta over the full network's cost for ARM (less
+saves more); ADM is the adaptive decision, which has none.
+
+**Where the FLOPs go.** One point per method: by the paper's convention the cheapest that loses at
+most {LOSS_DB:g} dB to the original, else the one of highest PSNR.
+
+| column | meaning |
+| :-- | :-- |
+| Convention | transposed convolutions count on the output (paper) or input grid (algorithmic) |
+| GFLOPs | per picture, mean over the pictures |
+| Overlap factor | LR pixels processed over LR pixels of the picture; above 1 where tiles overlap |
+| Without overlap | GFLOPs if no pixel were processed twice: each picture's over its factor |
+| Overlap's extra | GFLOPs less those without overlap |
+| Saved by routing (%) | of the original's GFLOPs, without overlap: by decision and networks |
+| Saved in all (%) | of the original's GFLOPs, with overlap; negative: dearer than the original |
+
+**What the protocol is worth.** For the point above and for ADM: one choice made the other way, all
+else as in the protocol. PSNR is the mean over pictures of the difference on each picture, GFLOPs
+(paper) the difference of the means. A method is missing where a choice was not measured or cannot
+change it, as refinement changes pixel-level routing alone.
+
+**At equal PSNR and at equal FLOPs.** A curve is the mean over the pictures at every knob value,
+joined by straight lines, without points that another one beats in PSNR and FLOPs. ADM is no part of
+it. Costs and budgets are against the original's mean GFLOPs in the same convention.
+
+| column | meaning |
+| :-- | :-- |
+| FLOPs for {LOSS_DB:g} dB less (%) | cost of the original's PSNR less {LOSS_DB:g} dB |
+| the same in GFLOPs | its mean per picture |
+| PSNR-RGB at 75 % (dB) | of the curve at a budget of 75 % of the original's GFLOPs |
+| vs original at 75 % (dB) | that less the original's PSNR on the same pictures |
+| Common PSNR (dB) | range that both curves cover; BD-FLOPs is a mean over it |
+| BD-FLOPs (%) | FLOPs more (negative: fewer) at equal PSNR than the method compared with |
+| Common GFLOPs | range that both curves cover; BD-PSNR is a mean over it |
+| BD-PSNR (dB) | PSNR more at equal FLOPs than the method compared with |
+
+BD are Bjontegaard's deltas, between monotone cubic curves over log FLOPs. Points of no FLOPs
+(bicubic everywhere) have no logarithm and are left out of them. A dash stands where the curves have
+too little in common, in PSNR or in FLOPs: less than {100 * curves.LEAST_COMMON:g} % of the shorter
+one's range, {curves.LEAST_RANGE:g} dB or {100 * curves.LEAST_RANGE:g} % of FLOPs. Every resample
+takes the same pictures of both methods and of the original. A value without an interval is one that
+some resample does not reach.
 """

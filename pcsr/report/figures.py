@@ -139,7 +139,7 @@ def _handles(points: pd.DataFrame, colours: Colours) -> list[Line2D]:
     if points["adaptive"].any():
         handles.append(Line2D([], [], marker="*", markersize=14, label="adaptive (ADM)", **mark))
     if points["knob"].notna().any():
-        handles.append(Line2D([], [], marker="$k$", label="value of the knob", **mark))
+        handles.append(Line2D([], [], marker="$1$", label="value of the knob", **mark))
     if (points["method"] == REFERENCE).any():
         reference: dict[str, Any] = {
             "color": REFERENCE_COLOUR,

@@ -29,6 +29,9 @@ def test_a_straight_line_is_read_between_its_points():
     assert curve.psnr_at(70, everything(curve)) == pytest.approx(27.5)
     assert np.isnan(curve.gflops_at(30.1, everything(curve)))
     assert np.isnan(curve.psnr_at(10, everything(curve)))
+    # Its cheapest point is good enough for less, and its best one within any larger budget.
+    assert curve.gflops_at(20, everything(curve)) == pytest.approx(20)
+    assert curve.psnr_at(500, everything(curve)) == pytest.approx(30)
 
 
 def test_points_that_another_one_beats_are_left_out():
@@ -191,6 +194,14 @@ def test_conventions_that_agree_are_shown_once():
     page = fairness.fairness_markdown(same)
     assert page.count("FLOPs by the paper and algorithmic convention:") == 1
     assert "FLOPs by the paper convention:" not in page and "executes" not in page
+
+
+def test_a_method_without_a_knob_is_one_point():
+    table = results()
+    plain = table[table["method"] == "original"].assign(method="plain", experiment="carn-plain")
+    page = fairness.fairness_markdown(pd.concat([table, plain], ignore_index=True))
+    assert "| plain | 100.0 [100.0, 100.0] |" in page
+    assert "| plain | pcsr |" in page or "| pcsr | plain |" in page
 
 
 def test_few_pictures_are_said_once():

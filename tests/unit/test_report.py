@@ -404,6 +404,10 @@ def test_the_page_of_claims_says_what_it_rests_on(summary, claims):
     cells = [line for line in page.splitlines() if re.match(r"\| (FSRCNN|CARN|SRResNet)", line)]
     assert len(cells) == 48
     assert sum("not run" in line for line in cells) == 46
+    lines = page.splitlines()
+    header = next(number for number, line in enumerate(lines) if "| Knob |" in line)
+    rules = dict(zip(lines[header].split(" | "), lines[header + 1].split(" | "), strict=True))
+    assert rules["Knob"] == "--:" and rules["Experiment"] == ":--"
 
 
 def test_routing_picture_keeps_blue_for_cheap_and_red_for_dear():
