@@ -130,26 +130,28 @@ def bd_flops(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
 
     It is the Bjontegaard delta rate over the common range of PSNR; NaN where that is small.
     """
-    return _delta(bjontegaard.bd_rate, anchor, test, pictures)
+    return _delta(bjontegaard.bd_rate, "psnr", anchor, test, pictures)
 
 
 def bd_psnr(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
-    """Return by how many dB ``test`` is better than ``anchor`` at equal FLOPs (as ``bd_flops``)."""
-    return _delta(bjontegaard.bd_psnr, anchor, test, pictures)
+    """Return by how many dB ``test`` is better than ``anchor`` at equal FLOPs, as ``bd_flops``."""
+    return _delta(bjontegaard.bd_psnr, "flops", anchor, test, pictures)
 
 
 def _delta(
-    measure: Callable[..., float], anchor: Curve, test: Curve, pictures: NDArray[np.intp]
+    measure: Callable[..., float],
+    over: str,
+    anchor: Curve,
+    test: Curve,
+    pictures: NDArray[np.intp],
 ) -> float:
     curves = [_rates(curve, pictures) for curve in (anchor, test)]
     if any(len(rate) < 2 for rate, _ in curves):
         return np.nan
-    # bd_rate compares over the common PSNR, bd_psnr over the common FLOPs: both must be there.
-    for axis in (0, 1):
-        ranges = [np.log(curve[0]) if axis == 0 else curve[1] for curve in curves]
-        common = min(r.max() for r in ranges) - max(r.min() for r in ranges)
-        if common < max(LEAST_COMMON * min(np.ptp(r) for r in ranges), LEAST_RANGE):
-            return np.nan
+    ranges = [np.log(rate) if over == "flops" else quality for rate, quality in curves]
+    common = min(r.max() for r in ranges) - max(r.min() for r in ranges)
+    if common < max(LEAST_COMMON * min(np.ptp(r) for r in ranges), LEAST_RANGE):
+        return np.nan
     (rate, quality), (other_rate, other_quality) = curves
     options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
     return float(measure(rate, quality, other_rate, other_quality, **options))
