@@ -382,7 +382,7 @@ it. Costs and budgets are against the original's mean GFLOPs in the same convent
 BD are Bjontegaard's deltas, between monotone cubic curves over log FLOPs. Points of no FLOPs
 (bicubic everywhere) have no logarithm and are left out of them. A dash stands where the curves have
 too little in common (PSNR for BD-FLOPs, FLOPs for BD-PSNR): less than
-{100 * curves.LEAST_COMMON:g} % of the shorter one's range, {curves.LEAST_RANGE:g} dB or {100 * curves.LEAST_RANGE:g} % of FLOPs. Every resample
-takes the same pictures of both methods and of the original. A value without an interval is one that
-some resample does not reach.
+{100 * curves.LEAST_COMMON:g} % of the shorter one's range, {curves.LEAST_RANGE:g} dB or
+{100 * curves.LEAST_RANGE:g} % of FLOPs. Every resample takes the same pictures of both methods and
+of the original. A value without an interval is one that some resample does not reach.
 """
