@@ -31,7 +31,7 @@ Refine = Annotated[
     bool, typer.Option("--refine/--no-refine", help="smooth cheap pixels beside expensive ones")
 ]
 CropTo = Annotated[
-    Literal["tiles", "none"], typer.Option(help="crop LR to whole 32x32 tiles, or measure it all")
+    Literal["tiles", "none"], typer.Option(help="cut LR to whole 32x32 tiles, or keep all of it")
 ]
 K = Annotated[
     float | None,
@@ -43,7 +43,9 @@ K = Annotated[
 ]
 BothWays = Annotated[
     list[str],
-    typer.Option(help="choices to measure the other way, too: lr, crop, refine"),
+    typer.Option(
+        help="choices to measure the other way, too: lr, crop, refine; lr,refine for both at once"
+    ),
 ]
 Adaptive = Annotated[bool, typer.Option("--adaptive", help="let the method decide (ADM), no k")]
 Scale = Annotated[
@@ -245,6 +247,25 @@ def import_released(
     print(verbs.import_released(file, out))
 
 
+@app.command("fetch-released")
+def fetch_released(
+    experiment: Annotated[str, typer.Argument(help="an experiment of configs/released.yaml")],
+    out: Annotated[Path, typer.Option(help="safetensors file to write")],
+    raw: Annotated[Path, typer.Option(help="where downloads are kept")] = Path("data/raw"),
+    log: LogFile = None,
+) -> None:
+    """Download the weights that a paper's authors published, check them, and convert them.
+
+    With `PCSR_MIRROR` set they are taken from there; files without a download belong into
+    `data/raw/released`.
+
+    Example: `pcsr fetch-released carn-pcsr --out carn-pcsr.safetensors`.
+    """
+    from pcsr import verbs
+
+    print(verbs.fetch_released(experiment, out, raw, log))
+
+
 @app.command()
 def collect(
     sweeps: Annotated[list[Path], typer.Option("--sweeps", help="sweep.csv files")],
@@ -299,9 +320,25 @@ def claims(
     from pcsr import artefacts
     from pcsr.report import claims as report
     from pcsr.report import pages, tidy
+    from pcsr.report.published import load_claims
 
-    summary = tidy.summarise(tidy.load(results))
-    text = report.claims_markdown(summary, report.load_claims(published))
+    text = report.claims_markdown(tidy.load(results), load_claims(published))
+    artefacts.write_text(out.with_suffix(".md"), text)
+    artefacts.write_text(out.with_suffix(".html"), pages.html(text))
+
+
+@app.command()
+def inputs(
+    suite: Suite,
+    out: Annotated[Path, typer.Option(help="Markdown to write; .html stands beside it")],
+) -> None:
+    """List the weights and pictures that a suite was measured with, and what could not be had."""
+    from pcsr import artefacts, config, stock
+    from pcsr.report import inputs as report
+    from pcsr.report import pages
+
+    study = config.load_study(suite)
+    text = report.inputs_markdown(study, stock.present(study))
     artefacts.write_text(out.with_suffix(".md"), text)
     artefacts.write_text(out.with_suffix(".html"), pages.html(text))
 

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +40,15 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
     """Degrade (or take the ready LR picture) and crop, as the protocol says.
 
     HR is first cut to a multiple of the scale, then degraded as a whole; ``crop: tiles`` cuts LR
-    to whole tiles and HR to match, both from the top left. ``lr: float`` always degrades HR,
+    to whole tiles and HR to match, all from the top left. ``lr: float`` always degrades HR,
     because a ready LR picture is 8 bit.
 
     Raises:
-        UserError: names the picture that is too small, not divisible by the scale, or whose LR
-            picture has another size.
+        UserError: names the picture that is too small, or whose LR picture has another size.
     """
     height, width = image.hr.shape[:2]
     size = resize.lr_size((height, width), scale)
     whole = resize.hr_size(size, scale)
-    if protocol.crop == "none" and whole != (height, width):
-        raise UserError(
-            f"{image.name}: {width}x{height} is not divisible by the scale {scale:g}; crop the "
-            f"picture to {whole[1]}x{whole[0]}, or measure with --crop tiles."
-        )
     hr = image.hr[: whole[0], : whole[1]]
     if image.lr is None or protocol.lr == "float":
         exact = torch.from_numpy(hr.transpose(2, 0, 1).astype(np.float64))[None] / 255
@@ -100,10 +93,12 @@ def measure(
     knobs: Sequence[Knob],
     protocols: Sequence[ProtocolConfig],
     measures: Mapping[str, Metric],
+    own: ProtocolConfig | None = None,
 ) -> Iterator[Row]:
     """Yield one row per operating point of one picture and protocol.
 
     The protocols share the pair, so they differ in refinement alone, and share one dense pass.
+    With ``own``, all measures are taken under that protocol, and PSNR-RGB alone under others.
     ``seconds`` is the time of the dense pass, which all rows of the picture share; it is no
     latency. ``share_j`` is the share of units that branch j computes, ``lr_pixels`` the number of
     LR pixels that are processed: more than the picture has, where tiles overlap.
@@ -117,32 +112,36 @@ def measure(
     seconds = time.perf_counter() - started
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
-    for knob, protocol in product(knobs, protocols):
+    for knob in knobs:
         labels = method.route(exploration.scores, knob, scale)
-        sr = images.to_uint8(method.compose(exploration, labels, protocol.refine))
         units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
         flops = costs.total(units)
-        yield {
-            "image": pair.name,
-            "method": method.config.method,
-            "backbone": method.config.backbone,
-            "scale": scale,
-            "knob": knob if isinstance(knob, int | float) else None,
-            "adaptive": knob == "adaptive",
-            **protocol.model_dump(),
-            **{
-                name: metric(sr, pair.hr, metrics.shave_for(scale))
-                for name, metric in measures.items()
-            },
-            "flops_paper": flops.paper,
-            "flops_algorithmic": flops.algorithmic,
-            **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
-            "units": sum(units),
-            "lr_pixels": method.lr_pixels((height, width)),
-            "lr_height": height,
-            "lr_width": width,
-            "seconds": seconds,
-        }
+        for protocol in protocols:
+            sr = images.to_uint8(method.compose(exploration, labels, protocol.refine))
+            every = own in (None, protocol)
+            yield {
+                "image": pair.name,
+                "method": method.config.method,
+                "backbone": method.config.backbone,
+                "scale": scale,
+                "knob": knob if isinstance(knob, int | float) else None,
+                "adaptive": knob == "adaptive",
+                **protocol.model_dump(),
+                **{
+                    name: metric(sr, pair.hr, metrics.shave_for(scale))
+                    if every or name == "psnr_rgb"
+                    else None
+                    for name, metric in measures.items()
+                },
+                "flops_paper": flops.paper,
+                "flops_algorithmic": flops.algorithmic,
+                **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
+                "units": sum(units),
+                "lr_pixels": method.lr_pixels((height, width)),
+                "lr_height": height,
+                "lr_width": width,
+                "seconds": seconds,
+            }
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,8 @@ class SweepOptions:
         knobs: operating points; empty for each method's own choice.
         adaptive: whether the adaptive decision is measured, too, where a method has it.
         protocol: how pictures are measured.
-        both_ways: choices of the protocol that are also measured the other way, in all
-            combinations.
+        both_ways: choices of the protocol that are also measured the other way; those joined by a
+            comma in all combinations.
         scale: if not the trained one.
     """
 
@@ -247,12 +246,15 @@ def _measure_one(
     scale = options.scale or method.config.scale
     knobs = knobs_of(method, options.knobs, options.adaptive)
     sharing: dict[tuple[str, str], list[ProtocolConfig]] = {}
-    for protocol in options.protocol.also(options.both_ways):
-        if method.has_refinement or protocol.refine == options.protocol.refine:
+    own = options.protocol
+    for protocol in own.also(options.both_ways):
+        refinable = method.has_refinement or protocol.refine == own.refine
+        uncropped = not method.by_tiles or protocol.crop == own.crop
+        if refinable and uncropped:
             sharing.setdefault((protocol.lr, protocol.crop), []).append(protocol)
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
-        yield from measure(method, pair, scale, knobs, protocols, measures)
+        yield from measure(method, pair, scale, knobs, protocols, measures, own)
 
 
 def _resume(part: Path, identity: str) -> list[Row]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pcsr.errors import UserError
 
 T = TypeVar("T")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,6 +47,15 @@ def pick_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise UserError(f"--device {name}: only cpu and cuda are supported; use --device auto.")
     return device
+
+
+def move(model: ModuleT, device: torch.device) -> ModuleT:
+    """Put a model that is not trained on a device; on a CPU with its channels last.
+
+    Grouped convolutions, CARN's, take two thirds of the time so, and others no more.
+    """
+    last = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    return model.to(device, memory_format=last)  # type: ignore[call-overload]
 
 
 def describe(device: torch.device) -> str:

@@ -67,6 +67,8 @@ class Method(nn.Module, ABC):
         has_adaptive: whether the router can decide without a knob.
         has_table: whether ``tabulate`` must run before the method can route.
         has_refinement: whether ``compose`` and ``restore`` heed ``refine``.
+        by_tiles: whether the picture is cut into tiles in any case, so that ``crop: none`` would
+            only add some at the border.
         branches: M, the number of branches.
     """
 
@@ -75,6 +77,7 @@ class Method(nn.Module, ABC):
     has_adaptive: ClassVar[bool] = False
     has_table: ClassVar[bool] = False
     has_refinement: ClassVar[bool] = False
+    by_tiles: ClassVar[bool] = False
     branches: int
     config: ModelConfig
 

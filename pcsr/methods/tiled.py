@@ -30,6 +30,8 @@ class Tiled(Method):
     ARM do. A subclass says what a tile scores and what each branch makes of it.
     """
 
+    by_tiles = True
+
     @abstractmethod
     def score(self, tiles: Tensor) -> Tensor:
         """Return what the router decides by: LR tiles (n, 3, 32, 32) -> (n, M)."""

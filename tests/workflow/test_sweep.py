@@ -106,7 +106,7 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
 ) -> None:
     out = tmp_path / "sweep.csv"
     weights = ("--weights", original_weights, pcsr_weights, *tiled_weights)
-    both = ("--both-ways", "lr", "refine", "--adaptive", "--no-refine", "--out", out)
+    both = ("--both-ways", "lr,refine", "--adaptive", "--no-refine", "--out", out)
     workspace.succeed("sweep", *weights, "--images", photographs / "cat_0.png", *both)
     table = pd.read_csv(out)
     last_shares = ["share_2", "share_3"]
@@ -135,6 +135,23 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
             assert knob.where(knob.notna(), None).tolist() == knobs
     # Where both heads are at work all four protocols make a difference.
     assert table[table.adaptive].psnr_rgb.nunique() == 4
+    own = (table.lr == "8bit") & ~table.refine
+    for measure in ("psnr_y", "ssim"):
+        assert (table[measure].notna() == own).all()
+
+
+def test_a_picture_that_the_scale_does_not_divide(
+    workspace: Workspace, photographs: Path, original_weights: Path, tmp_path: Path
+) -> None:
+    """Either way of cropping cuts it from the top left; one keeps all whole LR pixels."""
+    odd = tmp_path / "odd.png"
+    Image.open(photographs / "cat_0.png").crop((0, 0, 257, 199)).save(odd)
+    out = tmp_path / "sweep.csv"
+    sweep = ("sweep", "--weights", original_weights, "--images", odd, "--out", out)
+    workspace.succeed(*sweep, "--both-ways", "crop")
+    table = pd.read_csv(out).set_index("crop")
+    assert table.loc["none", ["lr_height", "lr_width"]].tolist() == [49, 64]
+    assert table.loc["tiles", ["lr_height", "lr_width"]].tolist() == [32, 60]
 
 
 def test_sweep_goes_on_where_it_was_cut(
