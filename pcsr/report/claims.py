@@ -1,15 +1,11 @@
 """Every published number beside what was measured, with a verdict."""
 
-from pathlib import Path
-
 import pandas as pd
-from pydantic import Field, model_validator
 
-from pcsr.config import Config, parse, read_yaml
+from pcsr.report import audit
+from pcsr.report.published import Claims, PublishedModel, as_published
 from pcsr.report.tables import markdown, rounded
-from pcsr.report.tidy import knob_text, protocol_text
-
-CLAIMS = Path("configs/claims.yaml")
+from pcsr.report.tidy import REFERENCE, knob_text, lr_text, protocol_text, summarise
 
 DECIMALS = {
     "Published PSNR": 2,
@@ -19,150 +15,158 @@ DECIMALS = {
     "Ours GFLOPs": 2,
     "Difference (%)": 1,
 }
+BESIDE_DECIMALS = {
+    "Published (dB)": 2,
+    "Ours (dB)": 3,
+    "Published (% of FLOPs)": 1,
+    "Ours (% of FLOPs)": 1,
+}
+TEXT = ("Test set", "Model", "Experiment", "Knob", "LR")
 
 
-class Tolerance(Config):
-    """What still counts as the same number."""
+def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
+    """Put each published cell beside our operating point of the nearest FLOPs.
 
-    psnr_db: float = Field(gt=0)
-    gflops_percent: float = Field(gt=0)
-
-
-class PublishedModel(Config):
-    """One line of the published table."""
-
-    model: str = Field(description="name in the paper")
-    backbone: str
-    method: str
-    params: str = Field(description="published number of parameters")
-    cells: dict[str, tuple[float, float]] = Field(
-        description="test set -> PSNR-RGB in dB, GFLOPs per picture (paper convention)"
-    )
-
-
-class Claims(Config):
-    """The published table and the rules of comparison."""
-
-    source: str
-    note: str
-    scale: float = Field(gt=1)
-    tolerance: Tolerance
-    images: dict[str, int] = Field(description="pictures in each published test set")
-    iterations: dict[str, int] = Field(description="method -> published training steps in all")
-    models: tuple[PublishedModel, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _known(self) -> "Claims":
-        for row in self.models:
-            if row.method not in self.iterations:
-                raise ValueError(f"{row.model}: its method has no entry under iterations")
-            if not set(row.cells) <= set(self.images):
-                raise ValueError(f"{row.model}: a test set has no entry under images")
-        return self
-
-
-def load_claims(path: Path = CLAIMS) -> Claims:
-    """Read the published numbers; a UserError names a missing file or a wrong key."""
-    return parse(Claims, read_yaml(path), str(path))
-
-
-def compare(summary: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """Put each published cell beside our operating point of the nearest GFLOPs.
-
-    A set under another name (``test2k-from-div8k``) is another set. Several experiments of one
-    method give a row each.
+    Nearest is meant in shares of the original's FLOPs where the original was measured, so that a
+    part of a test set has the same point as the whole. Ours is measured as the cell was, or by the
+    suite's own protocol where that was not measured. A set under another name
+    (``test2k-from-div8k``) is another set. Several experiments of one method give a row each.
 
     Returns:
-        Rows by test set, then as published: ``Test set``, ``Model``, ``Experiment``, ``Knob``, the
-        columns of ``DECIMALS`` (numbers, blank when not run), ``Training`` and ``Verdict``.
+        Rows by test set, then as published: ``TEXT``, the columns of ``DECIMALS`` and
+        ``BESIDE_DECIMALS`` (numbers, blank when not run), ``Training`` and ``Verdict``.
     """
+    summary = summarise(results, every_protocol=True)
+    summary = summary[summary["scale"] == claims.scale]
     rows = []
     for test_set in claims.images:
+        of_set = summary[summary["test_set"] == test_set]
         for row in claims.models:
             if test_set not in row.cells:
                 continue
-            points = summary[
-                (summary["test_set"] == test_set)
-                & (summary["backbone"] == row.backbone)
-                & (summary["method"] == row.method)
-                & (summary["scale"] == claims.scale)
-            ]
-            ours = [_ours(of_one, row, claims) for _, of_one in points.groupby("experiment")]
+            of_backbone = of_set[of_set["backbone"] == row.backbone]
+            points = of_backbone[of_backbone["method"] == row.method]
+            original = as_published(of_backbone[of_backbone["method"] == REFERENCE], claims)
+            ours = [_ours(of, original, row, claims) for _, of in points.groupby("experiment")]
             psnr, gflops = row.cells[test_set]
-            published = {
+            published: dict[str, object] = {
                 "Test set": test_set,
                 "Model": f"{row.model} ({row.params})",
                 "Published PSNR": psnr,
                 "Published GFLOPs": gflops,
             }
+            whole = claims.original(row.backbone, test_set)
+            if whole and row.method != REFERENCE:
+                published["Published (dB)"] = psnr - whole[0]
+                published["Published (% of FLOPs)"] = 100 * gflops / whole[1]
             rows += [published | found for found in ours or [{"Verdict": "not run"}]]
-    text = ["Test set", "Model", "Experiment", "Knob"]
-    return pd.DataFrame(rows, columns=[*text, *DECIMALS, "Training", "Verdict"])
+    columns = [*TEXT, *DECIMALS, *BESIDE_DECIMALS, "Training", "Verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _ours(points: pd.DataFrame, row: PublishedModel, claims: Claims) -> dict[str, object]:
+def _ours(
+    points: pd.DataFrame, original: pd.DataFrame, row: PublishedModel, claims: Claims
+) -> dict[str, object]:
     """Return our half of a line, from the points of one experiment on one test set."""
     test_set = points["test_set"].iloc[0]
     psnr, gflops = row.cells[test_set]
-    point = points.iloc[(points["gflops_paper"] - gflops).abs().argmin()]
+    points = as_published(points, claims)
+    whole = claims.original(row.backbone, test_set)
+    known = len(original) > 0 and whole is not None
+    factor = original["gflops_paper"].iloc[0] / whole[1] if known and whole else 1.0
+    point = points.iloc[(points["gflops_paper"] - factor * gflops).abs().argmin()]
     delta = float(point["psnr_rgb"]) - psnr
     percent = 100 * (float(point["gflops_paper"]) / gflops - 1)
-    near = abs(delta) <= claims.tolerance.psnr_db + 1e-9  # a difference of decimals is not exact
-    same = near and abs(percent) <= claims.tolerance.gflops_percent + 1e-9
-    verdict = ["reproduced" if same else "differs"]
-    if not point["complete"]:
-        verdict.append(f"(partial: {point['images']} of {claims.images[test_set]} pictures)")
-    released = pd.isna(point["training"])
-    if not released and point["training"] < claims.iterations[row.method]:
-        verdict.append(f"(short training: {point['training']:,} iterations)")
-    return {
+    ours: dict[str, object] = {
         "Experiment": point["experiment"],
         "Knob": knob_text(point),
+        "LR": lr_text(point["lr"]),
         "Ours PSNR": point["psnr_rgb"],
         "Difference (dB)": delta,
         "Ours GFLOPs": point["gflops_paper"],
         "Difference (%)": percent,
-        "Training": "released weights" if released else f"{point['training']:,} iterations",
-        "Verdict": " ".join(verdict),
+        "Training": _training(point),
+        "Verdict": _verdict(point, delta, percent, claims.images[test_set], row, claims),
     }
+    if known and row.method != REFERENCE:
+        reference = original.iloc[0]
+        ours["Ours (dB)"] = point["psnr_rgb"] - reference["psnr_rgb"]
+        ours["Ours (% of FLOPs)"] = 100 * point["gflops_paper"] / reference["gflops_paper"]
+    return ours
 
 
-def claims_markdown(summary: pd.DataFrame, claims: Claims) -> str:
-    """Return the page of claims: what was compared, the rules, the count, a table per test set."""
-    rows = compare(summary, claims)
-    pages = [_head(summary, claims, rows)]
+def _training(point: pd.Series) -> str:
+    steps = "" if pd.isna(point["training"]) else f"{point['training']:,} iterations"
+    if point["released"]:
+        return f"released weights, {steps}" if steps else "released weights"
+    return steps or "unknown"
+
+
+def _verdict(
+    point: pd.Series,
+    delta: float,
+    percent: float,
+    pictures: int,
+    row: PublishedModel,
+    claims: Claims,
+) -> str:
+    """Judge a point; means over a part of the pictures are not judged."""
+    near = abs(delta) <= claims.tolerance.psnr_db + 1e-9  # a difference of decimals is not exact
+    same = near and abs(percent) <= claims.tolerance.gflops_percent + 1e-9
+    verdict = ["reproduced" if same else "differs"]
+    if not point["complete"]:
+        verdict = [f"partial: {point['images']} of {pictures} pictures"]
+    if not pd.isna(point["training"]) and point["training"] < claims.iterations[row.method]:
+        verdict.append(f"(short training: {point['training']:,} iterations)")
+    return " ".join(verdict)
+
+
+def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
+    """Return the page of claims: what was compared, the rules, the count, tables per test set."""
+    rows = compare(results, claims)
+    pages = [_head(results, claims, rows)]
     for test_set, cells in rows.groupby("Test set", sort=False):
-        text = rounded(cells.drop(columns="Test set"), DECIMALS)
+        text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
         pages.append(f"## {test_set}\n\n{markdown(text, ['Knob', *DECIMALS])}")
+        beside = cells.dropna(subset=list(BESIDE_DECIMALS))
+        if len(beside):
+            columns = ["Model", "Experiment", "Knob", "LR", *BESIDE_DECIMALS]
+            table = rounded(beside[columns], BESIDE_DECIMALS)
+            text_beside = markdown(table, ["Knob", *BESIDE_DECIMALS])
+            pages.append(f"Beside the original, as a part of the set allows, too:\n\n{text_beside}")
+        of_set = results[results["test_set"] == test_set]
+        pages += audit.sections(of_set, str(test_set), claims)
     return "\n".join(pages)
 
 
-def _head(summary: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
+def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
     def listed(column: str) -> str:
-        return ", ".join(sorted(set(summary[column])))
+        return ", ".join(sorted(set(results[column])))
 
     verdicts = rows["Verdict"]
     names = ["reproduced", "differs", "not run"]
     counts = [f"{(verdicts == name).sum()} {name}" for name in names]
-    counts.append(f"{(~verdicts.isin(names)).sum()} only partial or after short training")
+    counts.append(f"{(~verdicts.isin(names)).sum()} partial or after short training")
     limits = claims.tolerance
     return f"""# Published numbers and ours
 
 - Published: {claims.source}.
 - Ours: suite {listed("suite")}, commit {listed("commit")}.
-- Protocol: {protocol_text(summary)}. {claims.note}
+- Protocol of the suite: {protocol_text(results[results["main"]])}.
+- {claims.note}
 - Test sets measured: {listed("test_set")}.
 - Result: {", ".join(counts)}.
 
 PSNR is RGB in dB, FLOPs are in GFLOPs per picture by the paper convention. Beside a method with a
-knob stands our measured point whose GFLOPs are nearest the published ones. The knob is k of PCSR
-and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
+knob stands our measured point whose share of the original's FLOPs is nearest the published one. It
+was measured on the LR that the published cell was, if the suite measured that. The knob is k of
+PCSR and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
 
 | verdict | meaning |
 | :-- | :-- |
 | reproduced | within {limits.psnr_db:g} dB and {limits.gflops_percent:g} % of the GFLOPs |
 | differs | measured, and outside one of them |
 | not run | not measured on this test set; a set under another name is another set |
-| (partial: n of N pictures) | fewer pictures than the published set, so other means are expected |
+| partial: n of N pictures | a part of the published set: what stands beside the original compares |
 | (short training: n iterations) | trained for less than was published; the numbers do not compare |
 """

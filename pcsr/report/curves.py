@@ -108,6 +108,17 @@ class Curve:
         return float(np.interp(gflops, rate, quality, left=np.nan))
 
 
+def gflops_needed(curve: Curve, original: Curve, loss: float, some: NDArray[np.intp]) -> float:
+    """Return the least GFLOPs at which a curve loses ``loss`` dB to the original's one point."""
+    return curve.gflops_at(float(original.psnr[some].mean()) - loss, some)
+
+
+def percent_needed(curve: Curve, original: Curve, loss: float, some: NDArray[np.intp]) -> float:
+    """Return ``gflops_needed`` in percent of the original's."""
+    whole = float(original.gflops[some].mean())
+    return 100 * gflops_needed(curve, original, loss, some) / whole
+
+
 def common_psnr(one: Curve, other: Curve) -> tuple[float, float]:
     """Return the range of PSNR in dB that both mean curves cover; none where low > high."""
     return _common(one, other, axis=1)

@@ -171,7 +171,8 @@ def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
     pictures = len(original.psnr)
     table = []
     for name, curve in curves_of.items():
-        percent, gflops = (partial(f, curve, original) for f in (_percent_needed, _gflops_needed))
+        needed = (curves.percent_needed, curves.gflops_needed)
+        percent, gflops = (partial(f, curve, original, LOSS_DB) for f in needed)
         row = {
             "Method": name,
             f"FLOPs for {LOSS_DB:g} dB less (%)": estimate(percent, pictures).text(1),
@@ -202,14 +203,6 @@ def deltas(curves_of: dict[str, Curve]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
-
-
-def _gflops_needed(curve: Curve, original: Curve, some: NDArray[np.intp]) -> float:
-    return curve.gflops_at(float(original.psnr[some].mean()) - LOSS_DB, some)
-
-
-def _percent_needed(curve: Curve, original: Curve, some: NDArray[np.intp]) -> float:
-    return 100 * _gflops_needed(curve, original, some) / float(original.gflops[some].mean())
 
 
 def _psnr_at(curve: Curve, original: Curve, share: float, some: NDArray[np.intp]) -> float:

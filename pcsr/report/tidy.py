@@ -14,7 +14,7 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 
 from pcsr import artefacts
-from pcsr.config import Config, ProtocolConfig, parse
+from pcsr.config import Config, ConfigT, ProtocolConfig, parse
 from pcsr.errors import UserError
 
 REFERENCE = "original"  # the method that every other one is compared with
@@ -48,7 +48,8 @@ PLACE_TYPES = {"suite": "str", "experiment": "str", "test_set": "str"}
 FACT_TYPES = {
     "main": "bool",  # measured by the suite's own protocol
     "complete": "bool",
-    "training": "Int64",  # iterations; blank for released weights
+    "training": "Int64",  # iterations; blank where a release does not tell
+    "released": "bool",  # weights that the authors of a paper published
     "commit": "str",
 }
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
@@ -69,7 +70,8 @@ class Sidecar(Config):
 
     protocol: ProtocolConfig
     complete: bool = Field(description="false: fewer pictures than the published set has")
-    iterations: int | None = Field(description="training steps in all; None for released weights")
+    iterations: int | None = Field(description="training steps in all; None where nobody tells")
+    released: bool = Field(default=False, description="the authors' own weights")
     commit: str | None = None
     modified: bool = False
 
@@ -79,6 +81,7 @@ class Sidecar(Config):
         return {
             "complete": self.complete,
             "training": self.iterations,
+            "released": self.released,
             "commit": f"{commit} with changes" if self.modified else commit,
         }
 
@@ -114,8 +117,8 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def summarise(results: pd.DataFrame) -> pd.DataFrame:
-    """Average the main rows over pictures.
+def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFrame:
+    """Average over pictures: the main rows, or those of every protocol.
 
     Returns:
         One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
@@ -124,11 +127,11 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
         ``unlapped_*``, the GFLOPs if no pixel were processed twice; and ``images``, the number of
         pictures.
     """
-    main = results[results["main"]]
-    overlap = main["lr_pixels"] / (main["lr_height"] * main["lr_width"])
-    measured = main.assign(overlap=overlap)
+    rows = results if every_protocol else results[results["main"]]
+    overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
+    measured = rows.assign(overlap=overlap)
     for convention in CONVENTIONS:
-        gflops = main[f"flops_{convention}"] / 1e9
+        gflops = rows[f"flops_{convention}"] / 1e9
         measured[f"gflops_{convention}"] = gflops
         measured[f"unlapped_{convention}"] = gflops / overlap
     measures = [
@@ -167,36 +170,39 @@ def knob_text(point: pd.Series) -> str:
     return "" if pd.isna(point["knob"]) else f"{point['knob']:g}"
 
 
+def lr_text(lr: str) -> str:
+    """Return how LR was kept, as text: ``8-bit`` or ``float``."""
+    return "8-bit" if lr == "8bit" else lr
+
+
 def protocol_text(summary: pd.DataFrame) -> str:
     """Say in words how the rows were measured; several protocols are joined by ``;``."""
 
     def words(lr: str, crop: str, refine: bool) -> str:
-        bits = "8-bit LR" if lr == "8bit" else f"{lr} LR"
         cropped = "cropped to whole tiles" if crop == "tiles" else "not cropped"
-        return f"{bits}, {cropped}, {'refined' if refine else 'not refined'}"
+        return f"{lr_text(lr)} LR, {cropped}, {'refined' if refine else 'not refined'}"
 
     columns = [summary[name] for name in PROTOCOL]
     protocols = zip(*columns, strict=True)
     return "; ".join(dict.fromkeys(words(*protocol) for protocol in protocols))
 
 
+def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
+    """Read the JSON file beside a result; a UserError names a missing file or a wrong key."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make the result again.") from None
+    return parse(model, facts, str(path))
+
+
 def _sweep(path: Path) -> pd.DataFrame:
     places = path.absolute().parent.parts[-3:]
-    sidecar = _sidecar(artefacts.sidecar(path))
+    sidecar = read_facts(Sidecar, artefacts.sidecar(path))
     frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
     own = sidecar.protocol.model_dump()
     main = (frame[list(own)] == pd.Series(own)).all(axis="columns")
     return frame.assign(main=main, **sidecar.facts()).astype(FACT_TYPES)
-
-
-def _sidecar(path: Path) -> Sidecar:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); evaluate the experiment again."
-        ) from None
-    return parse(Sidecar, facts, str(path))
 
 
 def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:

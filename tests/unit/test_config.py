@@ -115,21 +115,31 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(
         catalog.resolve("method", "mien")
 
 
-@pytest.mark.parametrize("both_ways", [(), ("lr",), ("refine", "lr"), ("lr", "crop", "refine")])
-def test_both_ways_are_all_combinations(both_ways: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("together", ["lr", "refine,lr", "lr,crop,refine"])
+def test_both_ways_together_are_all_combinations(together: str) -> None:
     own = ProtocolConfig(lr="float", crop="tiles", refine=False)
-    protocols = own.also(both_ways)
+    protocols = own.also([together])
     assert protocols[0] == own
     ways: dict[str, tuple[Any, ...]] = {
         "lr": ("float", "8bit"),
         "crop": ("tiles", "none"),
         "refine": (False, True),
     }
-    several = [ways[key] if key in both_ways else ways[key][:1] for key in ways]
+    chosen = together.split(",")
+    several = [ways[key] if key in chosen else ways[key][:1] for key in ways]
     expected = set(product(*several))
     assert {(p.lr, p.crop, p.refine) for p in protocols} == expected
-    assert len(protocols) == len(expected) == 2 ** len(both_ways)
-    assert own.also([*both_ways, *both_ways]) == protocols
+    assert len(protocols) == len(expected) == 2 ** len(chosen)
+    assert own.also([together, *chosen]) == protocols
+    assert own.also([]) == [own]
+
+
+def test_both_ways_apart_are_one_at_a_time() -> None:
+    own = ProtocolConfig()
+    float_lr, whole = ProtocolConfig(lr="float"), ProtocolConfig(crop="none")
+    assert own.also(["lr", "crop"]) == [own, float_lr, whole]
+    raw, float_raw = ProtocolConfig(refine=False), ProtocolConfig(lr="float", refine=False)
+    assert own.also(["lr,refine", "crop"]) == [own, float_lr, raw, float_raw, whole]
 
 
 def test_both_ways_of_an_unknown_choice() -> None:

@@ -1,6 +1,7 @@
 """Published ClassSR and ARM files: recognised, converted without loss, and never executed."""
 
 import math
+import pickle
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from models import photograph_like
-from workspace import Runs
+from reference import formula_weights
+from workspace import Runs, Workspace
 
 from pcsr import catalog, checkpoint, images, release, verbs
 from pcsr.errors import UserError
@@ -33,6 +35,103 @@ def mirror(shared: Path) -> Path:
     return shared / "mirror/released"
 
 
+PCSR_FILES = {
+    "PCSR/save/fsrcnn-x4/iter_last.pth": ("fsrcnn original x4, width 56", 2_000_000),
+    "PCSR/save/fsrcnn-pcsr-phase1/iter_last.pth": ("fsrcnn pcsr x4, width 48", 2_500_000),
+    "PCSR/save/fsrcnn-pcsr-phase1/iter_100000.pth": ("fsrcnn pcsr x4, width 48", 2_100_000),
+    "PCSR/save/carn-x4/iter_last.pth": ("carn original x4, width 64", 2_000_000),
+    "PCSR/save/carn-pcsr-phase1/iter_last.pth": ("carn pcsr x4, width 52", 2_500_000),
+}
+
+
+@pytest.mark.parametrize("name", list(PCSR_FILES))
+def test_the_whole_pcsr_release_is_recognised(mirror: Path, tmp_path: Path, name: str) -> None:
+    what, iterations = PCSR_FILES[name]
+    out = tmp_path / "w.safetensors"
+    said = verbs.import_released(mirror / name, out)
+    assert said == f"PCSR release, {what}, {iterations} iterations -> {out}"
+    _, facts = catalog.load_method(out)
+    assert facts["iterations"] == iterations
+    assert facts["source"]["sha256"] == checkpoint.sha256(mirror / name)
+
+
+def srresnet(shared: Path, folder: Path, name: str) -> Path:
+    """SRResNet's formula weights in the layout of the PCSR release, whose files are not at hand."""
+    file = folder / name / "iter_last.pth"
+    file.parent.mkdir()
+    model = {"name": "srresnet", "args": {"scale": 4}, "sd": formula_weights(shared, name)}
+    torch.save({"model": model, "optimizer": {}, "iter": 500_000}, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "knob", "expected"),
+    [("srresnet-x4", None, "original"), ("srresnet-pcsr", 0.0, "sr_k0_refined")],
+)
+@torch.no_grad()
+def test_srresnet_of_the_pcsr_release(
+    shared: Path, tmp_path: Path, name: str, knob: float | None, expected: str
+) -> None:
+    out = tmp_path / "w.safetensors"
+    said = verbs.import_released(srresnet(shared, tmp_path, name), out)
+    kind = {"original": "original", "sr_k0_refined": "pcsr"}[expected]
+    assert said.startswith(f"PCSR release, srresnet {kind} x4, width ")
+    method, _ = catalog.load_method(out)
+    with np.load(shared / "golden/pcsr_srresnet_formula.npz") as golden:
+        lr = torch.from_numpy(golden["lr_input"])[None]
+        sr = method.restore(lr, 4, knob, refine=True).sr[0]
+        np.testing.assert_allclose(sr.numpy(), golden[expected], rtol=0, atol=1e-4)
+
+
+def test_srresnet_of_the_classsr_release(shared: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "ClassSR_SRResNet.pth", tmp_path / "w.safetensors"
+    torch.save(formula_weights(shared, "classsr-srresnet"), file)
+    said = verbs.import_released(file, out)
+    assert said.startswith("ClassSR release, srresnet joint model x4, widths 36, 52, 64")
+    expected = release.rename_classsr("srresnet", formula_weights(shared, "classsr-srresnet"))
+    ours = catalog.load_method(out)[0].state_dict()
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[key], expected[key]) for key in expected)
+
+
+@torch.no_grad()
+def test_srresnet_of_the_arm_release(shared: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "arm-srresnet.pth", tmp_path / "w.safetensors"
+    torch.save(formula_weights(shared, "srresnet-x4"), file)
+    copy(shared / "mirror/released/ARM-Net/ckpt/arm-carn.state", file.with_suffix(".state"))
+    said = verbs.import_released(file, out)
+    assert said.startswith("ARM release, srresnet x4, full width 64, 2000002 iterations")
+    method, _ = catalog.load_method(out)
+    full = method.restore(photograph_like(40, 56), 4, 50.0, refine=False)
+    assert full.labels.max() == 3 and torch.isfinite(full.sr).all()
+
+
+def test_pcsr_phase_0_is_refused(shared: Path, tmp_path: Path) -> None:
+    file = tmp_path / "iter_last.pth"
+    weights = formula_weights(shared, "fsrcnn-pcsr-phase1")
+    phase0 = {n: w for n, w in weights.items() if n.startswith(("encoder.", "sampler."))}
+    torch.save({"model": {"name": "pcsr-phase0", "args": {}, "sd": phase0}, "iter": 1}, file)
+    assert "PCSR phase 0, which has no router; give phase 1" in refused(file)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_a_command_does_nothing(
+    tmp_path: Path, workspace: Workspace, legacy: bool
+) -> None:
+    """As the whole file or deep inside what looks like a release, in both formats of torch."""
+    proof, file = tmp_path / "ran", tmp_path / "iter_last.pth"
+    release_like = {"model": {"name": "carn", "args": {}, "sd": Runs(proof)}, "iter": 1}
+    for content in (Runs(proof), release_like, {"weight": Runs(proof)}):
+        torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+        message = workspace.refuse("import-released", file, "--out", tmp_path / "w.safetensors")
+        assert str(file) in message and "refused, because it is more than weights" in message
+        assert "system" in message
+    file.write_bytes(pickle.dumps(Runs(proof)))  # not even torch's format
+    message = workspace.refuse("import-released", file, "--out", tmp_path / "w.safetensors")
+    assert str(file) in message
+    assert not proof.exists() and not (tmp_path / "w.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", list(FILES))
 @torch.no_grad()
 def test_converted_weights_route_and_restore_like_the_file(
@@ -45,7 +144,7 @@ def test_converted_weights_route_and_restore_like_the_file(
     ours, facts = catalog.load_method(out)
     assert ours.config == theirs.config and ours.config.method == kind
     assert width in (ours.config.width, ours.config.widths)
-    assert facts["source"]["sha256"] == checkpoint.digest(mirror / name)
+    assert facts["source"]["sha256"] == checkpoint.sha256(mirror / name)
     assert facts["iterations"] == (2_000_002 if kind == "arm" else None)
     lr = photograph_like(40, 56)
     for knob in (theirs.default_knob, 0.4):

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from pcsr.errors import UserError
 from pcsr.report import claims as claim
-from pcsr.report import figures, showcase, tables, tidy
+from pcsr.report import figures, inputs, showcase, tables, tidy
+from pcsr.report.published import Claims, load_claims
 
 REPOSITORY = Path(__file__).parents[2]
 KNOBS = (-25.0, -8.0, -1.0, 0.0, 1.0, 8.0, 25.0)
@@ -329,7 +330,7 @@ def test_a_figure_of_nothing_names_what_there_is(summary, place):
 
 @pytest.fixture(scope="module")
 def claims():
-    return claim.load_claims(REPOSITORY / "configs" / "claims.yaml")
+    return load_claims(REPOSITORY / "configs" / "claims.yaml")
 
 
 def test_every_published_cell_is_there(claims):
@@ -347,11 +348,11 @@ def test_claims_refuse_a_method_without_its_training_length(claims):
     values = claims.model_dump()
     del values["iterations"]["arm"]
     with pytest.raises(ValidationError, match="iterations"):
-        claim.Claims.model_validate(values)
+        Claims.model_validate(values)
 
 
 def verdicts(paths, claims):
-    rows = claim.compare(tidy.summarise(tidy.collect(paths)), claims)
+    rows = claim.compare(tidy.collect(paths), claims)
     return {(row["Model"].split()[0], row["Test set"]): row for _, row in rows.iterrows()}
 
 
@@ -383,7 +384,11 @@ def test_verdicts(tmp_path, claims):
         ({"iterations": None}, "reproduced"),
         ({"iterations": 2_000_000}, "reproduced"),
         ({"iterations": 500}, "reproduced (short training: 500 iterations)"),
-        ({"complete": False}, "reproduced (partial: 3 of 100 pictures)"),
+        ({"complete": False}, "partial: 3 of 100 pictures"),
+        (
+            {"complete": False, "iterations": 500},
+            "partial: 3 of 100 pictures (short training: 500 iterations)",
+        ),
     ],
 )
 def test_a_verdict_tells_of_a_partial_set_and_of_short_training(tmp_path, claims, facts, verdict):
@@ -396,18 +401,84 @@ def test_only_the_published_scale_is_compared(tmp_path, claims):
     assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == "not run"
 
 
-def test_the_page_of_claims_says_what_it_rests_on(summary, claims):
-    page = claim.claims_markdown(summary, claims)
+def test_the_page_of_claims_says_what_it_rests_on(sweeps, claims):
+    page = claim.claims_markdown(tidy.collect(sweeps), claims)
     assert "suite quick, commit 0123456789ab" in page
     assert "8-bit LR, cropped to whole tiles, refined" in page
-    assert "1 reproduced, 1 differs, 46 not run, 0 only partial" in page
-    cells = [line for line in page.splitlines() if re.match(r"\| (FSRCNN|CARN|SRResNet)", line)]
+    assert "1 reproduced, 1 differs, 46 not run, 0 partial" in page
+    models = re.compile(r"\| (FSRCNN|CARN|SRResNet).* (reproduced|differs|not run) \|$")
+    cells = [line for line in page.splitlines() if models.match(line)]
     assert len(cells) == 48
     assert sum("not run" in line for line in cells) == 46
     lines = page.splitlines()
     header = next(number for number, line in enumerate(lines) if "| Knob |" in line)
     rules = dict(zip(lines[header].split(" | "), lines[header + 1].split(" | "), strict=True))
     assert rules["Knob"] == "--:" and rules["Experiment"] == ":--"
+
+
+def both_lr(rows, gain):
+    """The rows on 8-bit LR, and on float LR with ``gain`` more PSNR."""
+    return [*rows, *(one | {"lr": "float", "psnr_rgb": one["psnr_rgb"] + gain} for one in rows)]
+
+
+@pytest.fixture
+def two_lr(tmp_path):
+    points = ((0.0, 40.0, 24.05), (2.0, 29.6, 24.00), (None, 45.0, 24.06))
+    pcsr = [
+        row(image, "pcsr", knob, knob is None, 0.5, psnr, gflops)
+        for image in range(3)
+        for knob, gflops, psnr in points
+    ]
+    return [
+        write_sweep(tmp_path, "carn-pcsr", both_lr(pcsr, 0.05), complete=False),
+        write_sweep(tmp_path, "carn-original", both_lr(original_rows(), 0.1), complete=False),
+    ]
+
+
+def test_a_cell_is_compared_on_the_lr_it_was_measured_on(two_lr, claims):
+    ours = verdicts(two_lr, claims)["CARN-PCSR", "urban100"]
+    assert (ours["Knob"], ours["LR"]) == ("2", "float")
+    assert ours["Ours PSNR"] == pytest.approx(24.05)
+    assert ours["Published (dB)"] == pytest.approx(-0.03)
+    assert ours["Ours (dB)"] == pytest.approx(24.05 - PSNR)  # the original is measured on 8-bit LR
+    assert ours["Published (% of FLOPs)"] == pytest.approx(100 * 29.6 / 49.3)
+    assert ours["Ours (% of FLOPs)"] == pytest.approx(100 * 29.6 / GFLOPS)
+    assert ours["Verdict"] == "partial: 3 of 100 pictures"
+
+
+def test_points_are_matched_by_their_share_of_the_original(tmp_path, claims):
+    """All pictures twice as large: the knob stays, whatever the absolute FLOPs say."""
+    points = ((0.0, 40.0), (2.0, 29.6), (4.0, 15.0))
+    large = [row(i, "pcsr", k, False, 0.5, 24.0, 2 * g) for i in range(3) for k, g in points]
+    original = [row(i, "original", None, False, 1.0, PSNR, 2 * GFLOPS) for i in range(3)]
+    pcsr = write_sweep(tmp_path, "carn-pcsr", large)
+    alone = verdicts([pcsr], claims)["CARN-PCSR", "urban100"]
+    assert alone["Knob"] == "4" and pd.isna(alone["Ours (dB)"])  # 30 is nearest 29.6
+    sweeps = [pcsr, write_sweep(tmp_path, "carn-original", original)]
+    assert verdicts(sweeps, claims)["CARN-PCSR", "urban100"]["Knob"] == "2"
+
+
+def test_the_audit_shows_each_protocol_beside_the_original(two_lr, claims):
+    page = claim.claims_markdown(tidy.collect(two_lr), claims)
+    section = page.partition("### CARN-PCSR: published 24.00 dB, 29.6 GFLOPs")[2]
+    assert "-0.03 dB beside the published original, at 60.0 % of its FLOPs" in section
+    lines = [line for line in section.splitlines() if line.startswith("| pcsr |")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    # Method, LR, cropped, refined, knob, PSNR, beside the original on the same and on 8-bit LR,
+    # shares of its FLOPs by both conventions, and the share for the published loss.
+    # 24.03 dB lies 3/5 of the way from knob 2 to knob 0: 35.84 of 49.3 GFLOPs.
+    assert cells == [
+        ["pcsr", "8-bit", "yes", "yes", "2", "24.000", "-0.060", "-0.060", "60.0", "60.0", "72.7"],
+        ["pcsr", "8-bit", "yes", "yes", "ADM", "24.060", "0.000", "0.000", "91.3", "91.3", "-"],
+        ["pcsr", "float", "yes", "yes", "2", "24.050", "-0.110", "-0.010", "60.0", "60.0", "-"],
+        ["pcsr", "float", "yes", "yes", "ADM", "24.110", "-0.050", "0.050", "91.3", "91.3", "-"],
+    ]
+    assert "### CARN-ClassSR" not in page
+
+
+def test_names_that_count_upwards_are_shortened():
+    names = ["img_001", "img_002", "img_003", "img_005", "baby", "bird", "3096", "3097"]
+    assert inputs.ranges(names) == "img_001 to img_003, img_005, baby, bird, 3096 to 3097"
 
 
 def test_routing_picture_keeps_blue_for_cheap_and_red_for_dear():

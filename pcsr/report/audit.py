@@ -1,0 +1,121 @@
+"""Which knob and which protocol give a published operating point, picture by picture."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pandas as pd
+
+from pcsr.report.curves import Curve, estimate, percent_needed
+from pcsr.report.published import Claims, PublishedModel
+from pcsr.report.tables import markdown
+from pcsr.report.tidy import PROTOCOL, REFERENCE, knob_text, labels, lr_text
+
+TEXT = ("Method", "LR", "Cropped", "Refined")
+NEEDED = "% of its FLOPs for the published loss"
+
+
+def sections(results: pd.DataFrame, test_set: str, claims: Claims) -> Iterator[str]:
+    """Yield a table for every published method that was measured beside its original.
+
+    Args:
+        results: of one test set, every protocol.
+        test_set: its name.
+        claims: the published table.
+    """
+    measured = results[results["scale"] == claims.scale]
+    measured = measured.assign(curve=labels(measured))
+    for row in claims.models:
+        of_backbone = measured[measured["backbone"] == row.backbone]
+        whole = claims.original(row.backbone, test_set)
+        originals = of_backbone[of_backbone["method"] == REFERENCE]
+        if row.method == REFERENCE or whole is None or originals.empty:
+            continue
+        first = originals[originals["experiment"] == originals["experiment"].min()]
+        rows = of_backbone[of_backbone["method"] == row.method]
+        if test_set in row.cells and len(rows):
+            yield _section(rows, first, row, row.cells[test_set], whole)
+
+
+def _section(
+    rows: pd.DataFrame,
+    original: pd.DataFrame,
+    row: PublishedModel,
+    cell: tuple[float, float],
+    whole: tuple[float, float],
+) -> str:
+    loss, share = whole[0] - cell[0], cell[1] / whole[1]
+    table = by_protocol(rows, original, loss, share)
+    numeric = [name for name in table.columns if name not in TEXT]
+    return (
+        f"### {row.model}: published {cell[0]:.2f} dB, {cell[1]:.1f} GFLOPs\n\n"
+        f"That is {-loss:+.2f} dB beside the published original, at {100 * share:.1f} % of its "
+        "FLOPs. By protocol, the measured point of the nearest share, and the adaptive "
+        f"decision:\n\n{markdown(table, numeric)}"
+    )
+
+
+def by_protocol(
+    rows: pd.DataFrame, original: pd.DataFrame, loss: float, share: float
+) -> pd.DataFrame:
+    """Find the operating point of a share of the original's FLOPs under every measured protocol.
+
+    Args:
+        rows: of one method, backbone and test set, every protocol.
+        original: of the original there.
+        loss: published PSNR of the original minus that of the method, in dB.
+        share: published FLOPs of the method over those of the original.
+
+    Returns:
+        As text, a row for the knob nearest to ``share`` and one for the adaptive decision: PSNR,
+        its difference to the original on the same LR and on 8-bit LR (means over pictures with
+        their intervals), shares of the original's FLOPs in both conventions, and the share at
+        which the curve loses just ``loss`` to the original on the same LR.
+    """
+    table = []
+    main_first = rows.sort_values("main", ascending=False, kind="stable")
+    for (curve, *protocol), of in main_first.groupby(["curve", *PROTOCOL], sort=False):
+        lr, crop, refine = map(str, protocol)
+        same_crop = original[original["crop"] == crop]
+        same, eight_bit = (same_crop[same_crop["lr"] == bits] for bits in (lr, "8bit"))
+        if same.empty or eight_bit.empty:
+            continue
+        cropped, refined = ("yes" if yes else "no" for yes in (crop == "tiles", refine == "True"))
+        text = dict(zip(TEXT, (curve, lr_text(lr), cropped, refined), strict=True))
+        for point, needed in _points(of, same, loss, share):
+            table.append(text | _values(point, same, eight_bit) | {NEEDED: needed})
+    return pd.DataFrame(table)
+
+
+def _points(
+    of: pd.DataFrame, original: pd.DataFrame, loss: float, share: float
+) -> Iterator[tuple[pd.DataFrame, str]]:
+    """Yield the rows of the knob nearest to a share and the curve's text for a loss; then ADM's."""
+    swept, adaptive = of[~of["adaptive"]], of[of["adaptive"]]
+    curve, whole = (Curve.of(rows, "paper") for rows in (swept, original))
+    flops = swept.groupby("knob")["flops_paper"].mean()
+    nearest = (flops - share * original["flops_paper"].mean()).abs().idxmin()
+    percent = partial(percent_needed, curve, whole, loss)
+    yield swept[swept["knob"] == nearest], estimate(percent, len(whole.psnr)).text(1)
+    if len(adaptive):
+        yield adaptive, "-"
+
+
+def _values(point: pd.DataFrame, same: pd.DataFrame, eight_bit: pd.DataFrame) -> dict[str, str]:
+    def percent(convention: str) -> str:
+        flops = f"flops_{convention}"
+        return f"{100 * point[flops].mean() / same[flops].mean():.1f}"
+
+    return {
+        "Knob": knob_text(point.iloc[0]),
+        "PSNR-RGB (dB)": f"{point['psnr_rgb'].mean():.3f}",
+        "vs original, same LR (dB)": _difference(point, same),
+        "vs original, 8-bit LR (dB)": _difference(point, eight_bit),
+        "% of its FLOPs (paper)": percent("paper"),
+        "(algorithmic)": percent("algorithmic"),
+    }
+
+
+def _difference(point: pd.DataFrame, original: pd.DataFrame) -> str:
+    psnr, whole = (rows.set_index("image")["psnr_rgb"] for rows in (point, original))
+    gained = (psnr - whole).to_numpy()
+    return estimate(lambda some: float(gained[some].mean()), len(gained)).text(3)

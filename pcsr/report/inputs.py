@@ -1,0 +1,124 @@
+"""What a suite was measured with and on: weights, pictures, and what could not be had."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ConfigDict, Field
+
+from pcsr import artefacts
+from pcsr.config import Config, Study
+from pcsr.datasets import MANIFEST
+from pcsr.report.tables import markdown
+from pcsr.report.tidy import read_facts
+from pcsr.stock import Present
+
+
+class _Read(Config):
+    """What is read of a JSON file that holds more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Source(_Read):
+    """The published file that weights were converted from."""
+
+    file: str
+    sha256: str
+
+
+class WeightsFacts(_Read):
+    """What the page tells of the JSON beside a weights file."""
+
+    released: str | None = Field(default=None, description="what a file was recognised as")
+    iterations: int | None = None
+    source: Source | None = None
+
+
+class PictureName(_Read):
+    """One picture of a prepared data set."""
+
+    name: str
+
+
+class ManifestFacts(_Read):
+    """What the page tells of a prepared data set's manifest."""
+
+    origin: str
+    expected: int | None
+    complete: bool
+    images: tuple[PictureName, ...] = Field(min_length=1)
+
+
+def inputs_markdown(study: Study, present: Present) -> str:
+    """Return the page, from what stands beside the weights and with the prepared pictures.
+
+    Raises:
+        UserError: weights or pictures are not there yet; names the file.
+    """
+    suite = study.suite.suite
+    used, sets = [], []
+    for name in present.experiments:
+        path = Path(artefacts.weights(suite, name, study.final(name)))
+        used.append(_weights(name, read_facts(WeightsFacts, artefacts.sidecar(path))))
+    for name in present.test_sets:
+        path = Path(artefacts.prepared(name)) / MANIFEST
+        sets.append(_test_set(name, read_facts(ManifestFacts, path)))
+    used += [_absent("Experiment", name, why) for name, why in present.absent_weights.items()]
+    sets += [_absent("Test set", name, why) for name, why in present.absent_test_sets.items()]
+    return f"""# What suite {suite} was measured with
+
+## Weights
+
+{markdown(pd.DataFrame(used).fillna("-"))}
+## Test sets
+
+{markdown(pd.DataFrame(sets).fillna("-"), ["Pictures", "Of"])}
+What could not be had was left out; claims on it read "not run". A set with fewer pictures than the
+published one is partial: its means do not compare with published means.
+"""
+
+
+def _absent(column: str, name: str, why: str) -> dict[str, str]:
+    return {column: name, "State": f"not run: {why}"}
+
+
+def _weights(experiment: str, facts: WeightsFacts) -> dict[str, str]:
+    trained = f"trained, {facts.iterations or 0:,} iterations"
+    row = {"Experiment": experiment, "State": facts.released or trained}
+    if facts.source:
+        row |= {"File": facts.source.file, "sha256": f"`{facts.source.sha256[:16]}`"}
+    return row
+
+
+def _test_set(name: str, facts: ManifestFacts) -> dict[str, str]:
+    return {
+        "Test set": name,
+        "State": "complete" if facts.complete else "partial",
+        "Pictures": str(len(facts.images)),
+        "Of": str(facts.expected or len(facts.images)),
+        "Which": ranges([picture.name for picture in facts.images]),
+        "From": facts.origin,
+    }
+
+
+def ranges(names: Sequence[str]) -> str:
+    """Shorten names that count upwards: ``img_001 to img_025, img_030``."""
+    runs = [[names[0]]]
+    for before, name in pairwise(names):
+        if _follows(before, name):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(" to ".join(dict.fromkeys((run[0], run[-1]))) for run in runs)
+
+
+def _follows(before: str, name: str) -> bool:
+    """Tell whether two names differ only by a number at the end that is one more."""
+    parts = [re.fullmatch(r"(.*?)(\d+)", one) for one in (before, name)]
+    if None in parts:
+        return False
+    (stem, number), (other, following) = (part.groups() for part in parts if part)
+    return stem == other and int(following) == int(number) + 1

@@ -1,0 +1,76 @@
+"""The published table that a report is held against, and how each of its cells was measured."""
+
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field, model_validator
+
+from pcsr.config import Config, ProtocolConfig, parse, read_yaml
+from pcsr.report.tidy import REFERENCE
+
+CLAIMS = Path("configs/claims.yaml")
+
+
+class Tolerance(Config):
+    """What still counts as the same number."""
+
+    psnr_db: float = Field(gt=0)
+    gflops_percent: float = Field(gt=0)
+
+
+class PublishedModel(Config):
+    """One line of the published table."""
+
+    model: str = Field(description="name in the paper")
+    backbone: str
+    method: str
+    params: str = Field(description="published number of parameters")
+    cells: dict[str, tuple[float, float]] = Field(
+        description="test set -> PSNR-RGB in dB, GFLOPs per picture (paper convention)"
+    )
+
+
+class Claims(Config):
+    """The published table and the rules of comparison."""
+
+    source: str
+    note: str
+    scale: float = Field(gt=1)
+    tolerance: Tolerance
+    images: dict[str, int] = Field(description="pictures in each published test set")
+    protocols: dict[str, ProtocolConfig] = Field(
+        description="method -> how its published cells were measured"
+    )
+    iterations: dict[str, int] = Field(description="method -> published training steps in all")
+    models: tuple[PublishedModel, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> "Claims":
+        for row in self.models:
+            for key in ("iterations", "protocols"):
+                if row.method not in getattr(self, key):
+                    raise ValueError(f"{row.model}: its method has no entry under {key}")
+            if not set(row.cells) <= set(self.images):
+                raise ValueError(f"{row.model}: a test set has no entry under images")
+        return self
+
+    def original(self, backbone: str, test_set: str) -> tuple[float, float] | None:
+        """Return the published cell of a backbone's original, or None."""
+        for row in self.models:
+            if (row.backbone, row.method) == (backbone, REFERENCE):
+                return row.cells.get(test_set)
+        return None
+
+
+def load_claims(path: Path = CLAIMS) -> Claims:
+    """Read the published numbers; a UserError names a missing file or a wrong key."""
+    return parse(Claims, read_yaml(path), str(path))
+
+
+def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:
+    """Keep what was measured as a method's cells were; else what is of the suite's own protocol."""
+    if points.empty:
+        return points
+    asked = claims.protocols[points["method"].iloc[0]].model_dump()
+    same = (points[list(asked)] == pd.Series(asked)).all(axis="columns")
+    return points[same] if same.any() else points[points["main"]]
