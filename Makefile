@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce test check format constraints
+.PHONY: help setup reproduce released test check format constraints
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -31,7 +31,11 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 	@printf 'Tables:\n  %s\n' $(REPORT)/operating_points.md
 	@printf 'Fair comparisons:\n  %s\n' $(REPORT)/fairness.md
 	@printf 'Claims, checked:\n  %s\n' $(REPORT)/claims.md
+	@printf 'Weights and pictures, and what was not there:\n  %s\n' $(REPORT)/inputs.md
 	@printf 'All of it in one page:\n  %s\n' $(REPORT)/report.html
+
+released: ## the published numbers from released weights (PCSR_MIRROR=folder instead of downloads)
+	@$(MAKE) --no-print-directory reproduce SUITE=released
 
 test: setup ## run the tests (ARGS="-k routing" for some)
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,7 +1,17 @@
 # The pipeline, in the order it runs. A suite says what is run: snakemake --configfile <suite file>.
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/train.smk"
+
+
+if suite.weights == "trained":
+
+    include: "workflow/rules/train.smk"
+
+else:
+
+    include: "workflow/rules/released.smk"
+
+
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

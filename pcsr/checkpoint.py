@@ -96,10 +96,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     model.load_state_dict(dict(tensors))
 
 
+def sha256(path: Path) -> str:
+    """Return the checksum of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(path: Path) -> str:
     """Return 12 hex digits that identify a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return sha256(path)[:12]
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:

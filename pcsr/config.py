@@ -21,11 +21,14 @@ from pcsr.errors import UserError, did_you_mean, unknown_name
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/datasets.yaml")
 
+RELEASED = Path("configs/released.yaml")
+
 TABLE = "table"  # the step after the training stages, where there is one
+PUBLISHED = "released"  # the step that takes the place of training
 
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
-Choice = Literal["lr", "crop", "refine"]
+Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -106,9 +109,10 @@ class ExperimentConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _table_is_no_stage(self) -> "ExperimentConfig":
-        if TABLE in self.stages:
-            raise ValueError(f"a training stage cannot be called '{TABLE}'")
+    def _steps_are_no_stages(self) -> "ExperimentConfig":
+        for step in (TABLE, PUBLISHED):
+            if step in self.stages:
+                raise ValueError(f"a training stage cannot be called '{step}'")
         return self
 
     @property
@@ -141,7 +145,10 @@ class ProtocolConfig(Config):
     refine: bool = Field(default=True, description="smooth cheap pixels beside expensive ones")
 
     def also(self, both_ways: Iterable[str]) -> list["ProtocolConfig"]:
-        """Return this protocol, and all others that differ in some of the given choices.
+        """Return this protocol, and those that differ from it in the given choices.
+
+        Args:
+            both_ways: ``"lr"`` adds the other LR; ``"lr,refine"`` adds every combination of both.
 
         Raises:
             UserError: a choice has another name than ``lr``, ``crop``, ``refine``.
@@ -152,11 +159,14 @@ class ProtocolConfig(Config):
             "refine": not self.refine,
         }
         protocols = [self]
-        for choice in dict.fromkeys(both_ways):
-            if choice not in other:
-                raise unknown_name("choice", choice, other, "both ways")
-            switched = {choice: other[choice]}
-            protocols += [protocol.model_copy(update=switched) for protocol in protocols]
+        for together in both_ways:
+            combined = [self]
+            for choice in together.split(","):
+                if choice not in other:
+                    raise unknown_name("choice", choice, other, "both ways")
+                switched = {choice: other[choice]}
+                combined += [protocol.model_copy(update=switched) for protocol in combined]
+            protocols += [protocol for protocol in combined if protocol not in protocols]
         return protocols
 
 
@@ -176,17 +186,26 @@ class SuiteConfig(Config):
     suite: Name
     description: str
     experiments: tuple[str, ...] = Field(min_length=1)
-    train_set: str
-    valid_set: str
+    weights: Literal["trained", "released"] = Field(
+        default="trained", description="train them, or take those of configs/released.yaml"
+    )
+    train_set: str | None = None
+    valid_set: str | None = None
     valid_images: int = Field(default=10, ge=1, description="pictures used by a validation")
     test_sets: tuple[str, ...] = Field(min_length=1)
+    leave_out_absent: bool = Field(
+        default=False,
+        description="leave out, and say so, weights and test sets that cannot be had here",
+    )
     knobs: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = Field(
         default={}, description="method -> values of its knob; its own choice where left out"
     )
     adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
     protocol: ProtocolConfig = ProtocolConfig()
-    both_ways: tuple[Choice, ...] = Field(
-        default=(), description="choices of the protocol that are also measured the other way"
+    both_ways: tuple[Choices, ...] = Field(
+        default=(),
+        description="choices of the protocol that are also measured the other way; those joined by "
+        "a comma in all combinations",
     )
     calibration: CalibrationConfig | None = Field(
         default=None, description="classes of training crops, for stages with a crop_class"
@@ -196,6 +215,16 @@ class SuiteConfig(Config):
     overrides: dict[str, dict[str, Any]] = Field(
         default={}, description="experiment id, or '*' for all -> keys merged over its file"
     )
+
+    @model_validator(mode="after")
+    def _training_has_pictures(self) -> "SuiteConfig":
+        for_training = ("train_set", "valid_set", "calibration")
+        given = [key for key in for_training if getattr(self, key) is not None]
+        if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
+            raise ValueError("name train_set and valid_set, or take released weights")
+        if self.weights == "released" and given:
+            raise ValueError(f"released weights are not trained: drop {', '.join(given)}")
+        return self
 
 
 class WheelsSource(Config):
@@ -264,6 +293,29 @@ class DatasetsConfig(Config):
     datasets: dict[Name, DatasetConfig]
 
 
+class ReleasedFile(Config):
+    """A published file."""
+
+    path: str = Field(description="where it is below `released` in PCSR_MIRROR or data/raw")
+    url: str | None = Field(default=None, description="where it is downloaded from, if it can be")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class ReleasedWeights(Config):
+    """Weights that the authors of a paper published."""
+
+    files: tuple[ReleasedFile, ...] = Field(
+        min_length=1, description="the checkpoint, and what must stand beside it"
+    )
+    get: str = Field(default="", description="where the user gets files that have no url")
+
+
+class ReleasedConfig(Config):
+    """The table of published weights, by experiment."""
+
+    released: dict[Name, ReleasedWeights]
+
+
 @dataclass(frozen=True)
 class Study:
     """A suite with its experiments and data sets read, merged and checked."""
@@ -271,6 +323,12 @@ class Study:
     suite: SuiteConfig
     experiments: dict[str, ExperimentConfig]
     datasets: dict[str, DatasetConfig]
+    released: dict[str, ReleasedWeights]
+
+    def final(self, experiment: str) -> str:
+        """Name of the step whose weights are evaluated."""
+        published = self.suite.weights == "released"
+        return PUBLISHED if published else self.experiments[experiment].final
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -371,6 +429,18 @@ def dataset(name: str, datasets: Mapping[str, DatasetConfig], where: str = "") -
     return datasets[name]
 
 
+def load_released(path: Path = RELEASED) -> dict[str, ReleasedWeights]:
+    """Read the table of published weights."""
+    return parse(ReleasedConfig, read_yaml(path), str(path)).released
+
+
+def released(name: str, table: Mapping[str, ReleasedWeights], where: str = "") -> ReleasedWeights:
+    """Return the published weights of an experiment, or raise a UserError that lists the names."""
+    if name not in table:
+        raise unknown_name("experiment", name, table, where or f"{RELEASED}")
+    return table[name]
+
+
 def load_experiment(name: str, overrides: Sequence[Mapping[str, Any]] = ()) -> ExperimentConfig:
     """Read ``configs/experiments/<name>.yaml`` and merge a suite's overrides over it, in order."""
     path = EXPERIMENTS / f"{name}.yaml"
@@ -396,16 +466,23 @@ def load_study(path: Path) -> Study:
         if name != "*" and name not in suite.experiments:
             raise unknown_name("experiment", name, suite.experiments, f"{path}: overrides")
     table = load_datasets()
-    used = {"train_set": [suite.train_set], "valid_set": [suite.valid_set]}
-    for key, names in {**used, "test_sets": list(suite.test_sets)}.items():
+    sets = {"train_set": suite.train_set, "valid_set": suite.valid_set}
+    used = {key: (name,) for key, name in sets.items() if name is not None}
+    for key, names in {**used, "test_sets": suite.test_sets}.items():
         for name in names:
             dataset(name, table, f"{path}: {key}")
     experiments = {
         name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
         for name in suite.experiments
     }
-    _check_calibration(path, suite, experiments)
-    return Study(suite, experiments, table)
+    published: dict[str, ReleasedWeights] = {}
+    if suite.weights == "released":
+        known = load_released()
+        where = f"{path}: experiments: {RELEASED}"
+        published = {name: released(name, known, where) for name in experiments}
+    else:
+        _check_calibration(path, suite, experiments)
+    return Study(suite, experiments, table, published)
 
 
 def _check_calibration(
@@ -461,6 +538,7 @@ def schemas() -> dict[str, str]:
         "suite": SuiteConfig,
         "experiment": ExperimentConfig,
         "datasets": DatasetsConfig,
+        "released": ReleasedConfig,
     }
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 

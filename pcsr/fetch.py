@@ -42,7 +42,7 @@ def mirror_folder() -> Path | None:
 
 
 def fetch(
-    url: str,
+    url: str | None,
     destination: Path,
     *,
     bytes: int | None = None,
@@ -50,6 +50,7 @@ def fetch(
     md5: str | None = None,
     mirror: Path | None = None,
     mirror_name: str | None = None,
+    get: str = "",
     pause: float = 1.0,
 ) -> Path:
     """Make ``destination`` hold what ``url`` names, and return it.
@@ -59,26 +60,31 @@ def fetch(
     whole, checked and on the disk. Two processes that want the same file download it once.
 
     Args:
+        url: address, or None for a file that only the user or a mirror has.
         bytes: size of the file, if known.
         sha256: expected checksum, 64 hex digits.
         md5: expected checksum, where no sha256 is published.
         mirror: folder that is looked into before the network.
         mirror_name: path of the file inside ``mirror``.
+        get: where the user gets a file that has no address.
         pause: seconds before the second attempt; doubles with each further one.
 
     Raises:
-        UserError: no HTTP address, no answer, or the size or checksum is not the expected one.
+        UserError: no HTTP address, no answer, no such file, or the size or checksum is not the
+            expected one.
         OSError: the disk is full; the part stays, and a later call goes on from it.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
+    if url is not None and urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: not an http or https address; mend the url.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination):
+        problem = "no such file"
         if destination.is_file():
-            problem = _problem(destination, bytes, sha256, md5)
-            if problem is None:
+            found = _problem(destination, bytes, sha256, md5)
+            if found is None:
                 return destination
-            log.warning("%s: %s; getting it again", destination, problem)
+            log.warning("%s: %s; getting it again", destination, found)
+            problem = found
         part = _beside(destination, ".part")
         copy = mirror / mirror_name if mirror is not None and mirror_name else None
         if copy is not None and copy.is_file():
@@ -86,14 +92,18 @@ def fetch(
             log.info("copying %s", copy)
             _state(part).unlink(missing_ok=True)
             shutil.copyfile(copy, part)
+        elif url is None:
+            raise UserError(
+                f"{destination}: {problem}; put the right file there, or into PCSR_MIRROR. {get}"
+            )
         else:
             origin, mend = url, f"the download was removed: try again, or {MIRROR}."
             _download(url, part, pause)
-        problem = _problem(part, bytes, sha256, md5)
+        found = _problem(part, bytes, sha256, md5)
         _state(part).unlink(missing_ok=True)
-        if problem is not None:
+        if found is not None:
             part.unlink()
-            raise UserError(f"{origin}: {problem}; {mend}")
+            raise UserError(f"{origin}: {found}; {mend}")
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(destination)

@@ -18,6 +18,7 @@ from pcsr import (
     release,
     resize,
     runtime,
+    stock,
 )
 from pcsr import demo as demos
 from pcsr import train as training
@@ -47,6 +48,11 @@ def train(
     if experiment not in study.experiments:
         raise unknown_name("experiment", experiment, study.experiments, str(suite))
     setup = study.experiments[experiment]
+    if study.suite.train_set is None or study.suite.valid_set is None:
+        raise UserError(
+            f"{suite}: weights: released ones are not trained; take them with `pcsr fetch-released "
+            f"{experiment}`, or use a suite that trains."
+        )
     if stage not in setup.stages:
         raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
     before = setup.stage_before(stage)
@@ -151,7 +157,7 @@ def tabulate(
     device = runtime.pick_device(device_name)
     runtime.make_deterministic(0, threads)
     method, facts = catalog.load_method(weights)
-    method.to(device)
+    runtime.move(method, device)
     test = open_images(images)
     scale = method.config.scale
 
@@ -199,7 +205,7 @@ def sweep(
         name = _name(path, facts, known)
         # By its tensors, because a release may be in two files.
         digest = checkpoint.digest_tensors(method.state_dict())
-        subjects.append(evaluate.Subject(method.to(device), name, digest))
+        subjects.append(evaluate.Subject(runtime.move(method, device), name, digest))
         known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
     scale = options.scale or subjects[0].method.config.scale
     test = open_images(images, lr_images, scale)
@@ -208,6 +214,7 @@ def sweep(
         both_ways=options.both_ways,
         weights=known,
         iterations=next(iter(known.values()))["iterations"],
+        released=any(facts["released"] is not None for facts in known.values()),
         complete=test.complete,
         data={str(images): test.digest},
         device=runtime.describe(device),
@@ -227,7 +234,7 @@ def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str
 def _methods(weights: Sequence[Path], device_name: str, threads: int) -> list[Method]:
     device = runtime.pick_device(device_name)
     runtime.make_deterministic(0, threads)
-    return [catalog.load_method(path)[0].to(device) for path in weights]
+    return [runtime.move(catalog.load_method(path)[0], device) for path in weights]
 
 
 def demo(
@@ -267,14 +274,37 @@ def upscale(
 def import_released(file: Path, out: Path) -> str:
     """Convert a published checkpoint; returns what was recognised."""
     artefacts.require_suffix(out, ".safetensors", "--out")
+    return _convert(file, release.read(file), out)
+
+
+def fetch_released(experiment: str, out: Path, raw: Path, log_file: Path | None) -> str:
+    """Get the published weights of an experiment and convert them; returns what was recognised."""
+    runtime.setup_logging(log_file)
+    artefacts.require_suffix(out, ".safetensors", "--out")
+    weights = config.released(experiment, config.load_released())
+    wanted = config.load_experiment(experiment).model
+    file = stock.obtain(weights, raw)
     released = release.read(file)
+    for key in ("backbone", "method", "scale"):
+        found = getattr(released.model, key)
+        if found != getattr(wanted, key):
+            raise UserError(
+                f"{file}: is no {experiment}: its {key} is {found} ({released.recognised}); mend "
+                f"{config.RELEASED}, or put the right file there."
+            )
+    with artefacts.locked(out):
+        return _convert(file, released, out, experiment=experiment)
+
+
+def _convert(file: Path, released: release.Released, out: Path, **known: Any) -> str:
     method = catalog.build(released.model, str(file))
     checkpoint.fill(method, released.tensors, str(file))
     facts = {
+        **known,
         "model": method.config.model_dump(mode="json"),
         "released": released.recognised,
         "iterations": released.iterations,
-        "source": {"file": file.name, "sha256": checkpoint.digest(file)},
+        "source": {"file": file.name, "sha256": checkpoint.sha256(file)},
         "provenance": artefacts.provenance(),
     }
     checkpoint.save_weights(out, method, facts)

@@ -29,6 +29,10 @@ class Workspace:
     def command(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "pcsr", *map(str, arguments)]
 
+    def workflow(self, *arguments: str | Path) -> list[str]:
+        script = Path(sys.executable).with_name("snakemake")
+        return [str(script), "--nolock", *map(str, arguments)]
+
     def environment(self, **changes: str) -> dict[str, str]:
         """The test's own environment without a mirror, and the installed scripts on the path."""
         own = {k: v for k, v in os.environ.items() if k != "PCSR_MIRROR"}
@@ -55,6 +59,20 @@ class Workspace:
             capture_output=True,
             text=True,
             timeout=300,
+            check=False,
+        )
+
+    def snakemake(
+        self, *arguments: str | Path, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the workflow to its end, whatever that is; all it says is in ``stdout``."""
+        return subprocess.run(
+            self.workflow(*arguments),
+            cwd=self.folder,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             check=False,
         )
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -19,25 +18,8 @@ from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
 
-def snakemake(workspace: Workspace, *arguments: str | Path) -> list[str]:
-    script = Path(sys.executable).with_name("snakemake")
-    return [str(script), "--nolock", *map(str, arguments)]
-
-
-def run(workspace: Workspace, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        snakemake(workspace, *arguments),
-        cwd=workspace.folder,
-        env=workspace.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-
-
 def succeed(workspace: Workspace, *arguments: str | Path) -> str:
-    done = run(workspace, *arguments)
+    done = workspace.snakemake(*arguments)
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
 
@@ -53,7 +35,7 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
     (tmp_path / "torch/__init__.py").write_text("raise ImportError('a dry run needs no torch')")
     started = time.monotonic()
     done = subprocess.run(
-        snakemake(workspace, "-n", "--configfile", "configs/suites/paper.yaml"),
+        workspace.workflow("-n", "--configfile", "configs/suites/paper.yaml"),
         cwd=workspace.folder,
         env=workspace.environment(PYTHONPATH=str(tmp_path)),
         stdout=subprocess.PIPE,
@@ -110,10 +92,10 @@ def test_profiles(workspace: Workspace, profile: str) -> None:
 
 def test_a_mistake_in_the_suite_is_one_clear_sentence(workspace: Workspace) -> None:
     path = workspace.suite("typo", train_set="embedded-trian")
-    done = run(workspace, "-n", "--configfile", path)
+    done = workspace.snakemake("-n", "--configfile", path)
     assert done.returncode != 0 and "Traceback" not in done.stdout
     assert "typo.yaml: train_set: unknown data set 'embedded-trian'" in done.stdout
-    done = run(workspace, "-n", "--config", "knobs=3")
+    done = workspace.snakemake("-n", "--config", "knobs=3")
     assert done.returncode != 0 and "put the changes into a suite file" in done.stdout
 
 
@@ -214,7 +196,7 @@ def test_a_killed_study_ends_with_the_same_numbers(workspace: Workspace, calm: P
     path = tiny(workspace, "killed-study")
     results = workspace.path("results/killed-study")
     for part in ("fsrcnn-pcsr/stage0", "fsrcnn-pcsr/stage1"):
-        process = workspace.start(snakemake(workspace, "--configfile", path))
+        process = workspace.start(workspace.workflow("--configfile", path))
         while process.poll() is None and not list((results / part).glob("state-*")):
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -230,7 +212,7 @@ def test_a_killed_study_ends_with_the_same_numbers(workspace: Workspace, calm: P
 def test_jobs_that_outlive_snakemake_do_no_harm(workspace: Workspace, calm: Path) -> None:
     """Killed alone, Snakemake leaves its jobs running; the next run waits for them."""
     path = tiny(workspace, "orphans")
-    process = workspace.start(snakemake(workspace, "--configfile", path))
+    process = workspace.start(workspace.workflow("--configfile", path))
     while process.poll() is None and not list(
         workspace.path("results/orphans").glob("*/*/state-*")
     ):

@@ -4,7 +4,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
-from pcsr import artefacts, catalog, config as configuration
+from pcsr import artefacts, catalog, config as configuration, stock
 from pcsr.errors import UserError
 
 min_version("9.14")
@@ -28,6 +28,7 @@ try:
         )
     study = configuration.load_study(SUITE_FILE)
     catalog.check_names(study)
+    present = stock.present(study)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -35,17 +36,16 @@ validate(suite_values, "../../configs/schema/suite.schema.json", set_default=Fal
 
 suite = study.suite
 protocol = suite.protocol
-backbones = sorted({setup.model.backbone for setup in study.experiments.values()})
+experiments, test_sets = present.experiments, present.test_sets
+backbones = sorted({setup.model.backbone for setup in experiments.values()})
 
 
 wildcard_constraints:
     suite=suite.suite,
-    experiment="|".join(study.experiments),
-    test_set="|".join(suite.test_sets),
+    experiment="|".join(experiments),
+    test_set="|".join(test_sets),
     backbone="|".join(backbones),
-    stage="|".join(
-        {stage for setup in study.experiments.values() for stage in setup.stages}
-    ),
+    stage="|".join({stage for setup in experiments.values() for stage in setup.stages}),
 
 
 def manifest(dataset):
@@ -53,13 +53,18 @@ def manifest(dataset):
 
 
 def weights(experiment):
-    return artefacts.weights(
-        suite.suite, experiment, study.experiments[experiment].final
-    )
+    return artefacts.weights(suite.suite, experiment, study.final(experiment))
 
 
 def dataset_fingerprint(wildcards):
     return configuration.fingerprint(study.datasets[wildcards.dataset].identity())
+
+
+def released_fingerprint(wildcards):
+    name = wildcards.experiment
+    return configuration.fingerprint(
+        study.released[name].files, study.experiments[name].model
+    )
 
 
 def stage_before(wildcards):
@@ -128,17 +133,17 @@ def last_weights(wildcards):
 def sweeps():
     return [
         artefacts.sweep(suite.suite, experiment, test_set)
-        for experiment in study.experiments
-        for test_set in suite.test_sets
+        for experiment in experiments
+        for test_set in test_sets
     ]
 
 
 def originals(experiment):
     """Originals of the same backbone and scale, to compare an experiment with."""
-    model = study.experiments[experiment].model
+    model = experiments[experiment].model
     return [
         name
-        for name, setup in study.experiments.items()
+        for name, setup in experiments.items()
         if setup.model.method == "original"
         and (setup.model.backbone, setup.model.scale) == (model.backbone, model.scale)
     ]
@@ -152,16 +157,16 @@ def compared():
     """Experiments that can be set beside an original."""
     return [
         name
-        for name, setup in study.experiments.items()
+        for name, setup in experiments.items()
         if setup.model.method != "original" and originals(name)
     ]
 
 
 def report_files():
-    tables = ["operating_points.md", "claims.md", "fairness.md"]
-    figures = [f"{t}/{b}-psnr-flops.png" for t in suite.test_sets for b in backbones]
+    tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md"]
+    figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in backbones]
     pictures = [
-        f"{suite.test_sets[0]}/{experiment}-{kind}.png"
+        f"{test_sets[0]}/{experiment}-{kind}.png"
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]

@@ -76,6 +76,29 @@ rule claims:
         "pcsr claims {input.results} --published {input.published} --out {output.md} 2> {log}"
 
 
+rule inputs:
+    input:
+        weights=[weights(experiment) for experiment in experiments],
+        test_sets=[manifest(test_set) for test_set in test_sets],
+    output:
+        html=report(
+            "reports/{suite}/inputs.html",
+            caption="../report/inputs.rst",
+            category="Data",
+            labels={"table": "weights and pictures"},
+        ),
+        md="reports/{suite}/inputs.md",
+    log:
+        "results/{suite}/logs/inputs.log",
+    benchmark:
+        "results/{suite}/benchmarks/inputs.tsv"
+    params:
+        suite_file=SUITE_FILE,
+        absent=[*present.absent_weights, *present.absent_test_sets],
+    shell:
+        "pcsr inputs --suite {params.suite_file} --out {output.md} 2> {log}"
+
+
 rule fairness:
     input:
         "reports/{suite}/results.csv",

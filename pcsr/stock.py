@@ -1,0 +1,124 @@
+"""What weights and test sets can be had on this machine, and how published weights get here.
+
+Whether something is there is decided before any job runs, without asking the network: a mirror, if
+one is set, stands for all of it. Needs no torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from pcsr import artefacts
+from pcsr.config import (
+    ArchiveSource,
+    DatasetConfig,
+    ExperimentConfig,
+    ReleasedWeights,
+    Study,
+    WheelsSource,
+)
+from pcsr.errors import UserError
+from pcsr.fetch import fetch, mirror_folder
+
+RAW = Path("data/raw")
+FOLDER = "released"  # of published weights, in RAW and in a mirror
+
+
+def obtain(weights: ReleasedWeights, raw: Path = RAW) -> Path:
+    """Download published weights, or take them from the mirror, and return the checkpoint's path.
+
+    Raises:
+        UserError: a file cannot be had, or is not the published one.
+    """
+    mirror = mirror_folder()
+    files = [
+        fetch(
+            file.url,
+            raw / FOLDER / file.path,
+            sha256=file.sha256,
+            mirror=mirror,
+            mirror_name=f"{FOLDER}/{file.path}",
+            get=weights.get,
+        )
+        for file in weights.files
+    ]
+    return files[0]
+
+
+@dataclass(frozen=True)
+class Present:
+    """What of a study can be measured here, and name -> reason of what cannot."""
+
+    experiments: dict[str, ExperimentConfig]
+    test_sets: list[str]
+    absent_weights: dict[str, str]
+    absent_test_sets: dict[str, str]
+
+
+def present(study: Study) -> Present:
+    """Leave out what cannot be had, if the suite wants that.
+
+    Raises:
+        UserError: no experiment or no test set is left.
+    """
+    if not study.suite.leave_out_absent:
+        return Present(study.experiments, list(study.suite.test_sets), {}, {})
+    weights, test_sets = absent_weights(study), absent_test_sets(study)
+    kept = {name: setup for name, setup in study.experiments.items() if name not in weights}
+    left = [name for name in study.suite.test_sets if name not in test_sets]
+    for what, any_left, absent in (("weights", kept, weights), ("test sets", left, test_sets)):
+        if not any_left:
+            first, reason = next(iter(absent.items()))
+            raise UserError(
+                f"suite {study.suite.suite}: none of its {what} can be had here ({first}: "
+                f"{reason}); mend or unset PCSR_MIRROR, or fill {RAW} as data/README.md says."
+            )
+    return Present(kept, left, weights, test_sets)
+
+
+def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
+    """Return the experiments of a study whose published weights cannot be had, and why."""
+    absent = {}
+    for experiment, weights in study.released.items():
+        for file in weights.files:
+            name = f"{FOLDER}/{file.path}"
+            if not _can_be_had(name, raw / name, file.url):
+                absent[experiment] = f"no {name}. {weights.get}".strip()
+                break
+    return absent
+
+
+def absent_test_sets(study: Study, raw: Path = RAW) -> dict[str, str]:
+    """Return the test sets of a study that cannot be had, and why."""
+    absent = {}
+    for name in study.suite.test_sets:
+        is_prepared = (Path(artefacts.prepared(name)) / "manifest.json").is_file()
+        if not is_prepared and (reason := _why_absent(study.datasets[name], raw)):
+            absent[name] = reason
+    return absent
+
+
+def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
+    """Say what is missing of a data set's pictures, or nothing."""
+    source = dataset.source
+    if isinstance(source, WheelsSource):
+        return ""
+    if source.mirror and _mirrored(source.mirror):
+        return ""
+    if isinstance(source, ArchiveSource):
+        archive = PurePosixPath(urlsplit(source.url).path).name
+        if _can_be_had(archive, raw / archive, source.url):
+            return ""
+        return f"no {source.mirror or archive}"
+    return "" if Path(source.path).is_dir() else f"no {source.path}. {source.get}".strip()
+
+
+def _can_be_had(name: str, own: Path, url: str | None) -> bool:
+    if own.is_file() or _mirrored(name):
+        return True
+    return url is not None and mirror_folder() is None
+
+
+def _mirrored(name: str) -> bool:
+    mirror = mirror_folder()
+    return mirror is not None and (mirror / name).exists()

@@ -1,0 +1,12 @@
+# Weights that the authors of the papers published take the place of training.
+rule released:
+    output:
+        "results/{suite}/{experiment}/released/weights.safetensors",
+    log:
+        "results/{suite}/logs/released-{experiment}.log",
+    benchmark:
+        "results/{suite}/benchmarks/released-{experiment}.tsv"
+    params:
+        fingerprint=released_fingerprint,
+    shell:
+        "pcsr fetch-released {wildcards.experiment} --out {output} --log {log}"
