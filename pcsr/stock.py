@@ -83,7 +83,7 @@ def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
         for file in weights.files:
             name = f"{FOLDER}/{file.path}"
             if not _can_be_had(name, raw / name, file.url):
-                absent[experiment] = f"no {name}. {weights.get}".strip()
+                absent[experiment] = f"{_nowhere(name)}. {weights.get}".strip()
                 break
     return absent
 
@@ -109,8 +109,16 @@ def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
         archive = PurePosixPath(urlsplit(source.url).path).name
         if _can_be_had(archive, raw / archive, source.url):
             return ""
-        return f"no {source.mirror or archive}"
-    return "" if Path(source.path).is_dir() else f"no {source.path}. {source.get}".strip()
+        return _nowhere(source.mirror or archive)
+    if Path(source.path).is_dir():
+        return ""
+    return f"{source.path} does not exist. {source.get}".strip()
+
+
+def _nowhere(name: str) -> str:
+    if mirror_folder() is None:
+        return f"{RAW} does not have {name}"
+    return f"neither PCSR_MIRROR nor {RAW} has {name}"
 
 
 def _can_be_had(name: str, own: Path, url: str | None) -> bool:

@@ -74,7 +74,7 @@ def _ours(
     whole = claims.original(row.backbone, test_set)
     known = len(original) > 0 and whole is not None
     factor = original["gflops_paper"].iloc[0] / whole[1] if known and whole else 1.0
-    point = points.iloc[(points["gflops_paper"] - factor * gflops).abs().argmin()]
+    point = claims.nearest(points, factor * gflops)
     delta = float(point["psnr_rgb"]) - psnr
     percent = 100 * (float(point["gflops_paper"]) / gflops - 1)
     ours: dict[str, object] = {
@@ -159,8 +159,12 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 
 PSNR is RGB in dB, FLOPs are in GFLOPs per picture by the paper convention. Beside a method with a
 knob stands our measured point whose share of the original's FLOPs is nearest the published one. It
-was measured on the LR that the published cell was, if the suite measured that. The knob is k of
-PCSR and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
+was measured on the LR that the published cell was, if the suite measured that. ClassSR, which has
+no knob of its own, stands at k = 0. The knob is k of PCSR and ClassSR and eta over the full cost of
+ARM; ADM is the adaptive decision. Below the cells stands every method under every protocol that was
+measured: the point of the published share of FLOPs, the adaptive decision, and the share of the
+original's FLOPs at which the curve has just the published distance to the original on the same LR.
+`value [low, high]` is a mean over pictures with its 95 % bootstrap interval.
 
 | verdict | meaning |
 | :-- | :-- |

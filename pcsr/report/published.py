@@ -41,6 +41,9 @@ class Claims(Config):
     protocols: dict[str, ProtocolConfig] = Field(
         description="method -> how its published cells were measured"
     )
+    knobs: dict[str, float] = Field(
+        default={}, description="method that has no knob of its own -> the suite's that equals it"
+    )
     iterations: dict[str, int] = Field(description="method -> published training steps in all")
     models: tuple[PublishedModel, ...] = Field(min_length=1)
 
@@ -53,6 +56,20 @@ class Claims(Config):
             if not set(row.cells) <= set(self.images):
                 raise ValueError(f"{row.model}: a test set has no entry under images")
         return self
+
+    def nearest(self, points: pd.DataFrame, gflops: float) -> pd.Series:
+        """Return the point that stands for a method's cell.
+
+        It is the one of the nearest ``gflops_paper``, or that of the method's only knob value.
+
+        Args:
+            points: of one method under one protocol.
+            gflops: what the cell comes to, per picture.
+        """
+        only = self.knobs.get(points["method"].iloc[0])
+        if only is not None and (points["knob"] == only).any():
+            points = points[points["knob"] == only]
+        return points.iloc[(points["gflops_paper"] - gflops).abs().argmin()]
 
     def original(self, backbone: str, test_set: str) -> tuple[float, float] | None:
         """Return the published cell of a backbone's original, or None."""

@@ -344,10 +344,11 @@ def test_every_published_cell_is_there(claims):
         ] == sorted(cost for _, cost in row.cells.values())
 
 
-def test_claims_refuse_a_method_without_its_training_length(claims):
+@pytest.mark.parametrize("key", ["iterations", "protocols"])
+def test_claims_refuse_a_method_without_its_training_length_or_protocol(claims, key):
     values = claims.model_dump()
-    del values["iterations"]["arm"]
-    with pytest.raises(ValidationError, match="iterations"):
+    del values[key]["arm"]
+    with pytest.raises(ValidationError, match=key):
         Claims.model_validate(values)
 
 
@@ -456,6 +457,16 @@ def test_points_are_matched_by_their_share_of_the_original(tmp_path, claims):
     assert alone["Knob"] == "4" and pd.isna(alone["Ours (dB)"])  # 30 is nearest 29.6
     sweeps = [pcsr, write_sweep(tmp_path, "carn-original", original)]
     assert verdicts(sweeps, claims)["CARN-PCSR", "urban100"]["Knob"] == "2"
+
+
+def test_classsr_stands_at_the_knob_that_is_its_own(tmp_path, claims):
+    points = ((-25.0, 51.7), (0.0, 40.0), (25.0, 30.0))
+    rows = [row(i, "classsr", k, False, 0.5, 24.0, cost) for i in range(3) for k, cost in points]
+    sweeps = [write_sweep(tmp_path, "carn-classsr", rows)]
+    sweeps.append(write_sweep(tmp_path, "carn-original", original_rows()))
+    assert verdicts(sweeps, claims)["CARN-ClassSR", "urban100"]["Knob"] == "0"
+    page = claim.claims_markdown(tidy.collect(sweeps), claims)
+    assert "| classsr | 8-bit | yes | yes | 0 | 24.000 | -0.060 |" in page
 
 
 def test_the_audit_shows_each_protocol_beside_the_original(two_lr, claims):

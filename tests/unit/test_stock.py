@@ -118,7 +118,7 @@ def test_a_suite_of_nothing_says_what_is_missing(study: Study, mirror: Path) -> 
         stock.present(study)
     put(mirror / "released/PCSR/save/carn-x4/iter_last.pth")
     with pytest.raises(
-        UserError, match=r"none of its test sets can be had here \(urban100: no Urb"
+        UserError, match=r"none of its test sets can be had here \(urban100: neither"
     ):
         stock.present(study)
     (mirror / "Urban100/HR").mkdir(parents=True)

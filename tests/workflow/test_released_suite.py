@@ -74,8 +74,9 @@ def test_what_the_mirror_has_is_measured(released: Workspace) -> None:
 
 def test_what_it_lacks_is_named_and_not_run(released: Workspace) -> None:
     page = released.path("reports/released/inputs.md").read_text()
-    assert "not run: no released/PCSR/save/carn-x4/iter_last.pth" in page
-    assert "not run: no Set5/HR" in page and "not run: no B100/HR" in page
+    assert "neither PCSR_MIRROR nor data/raw has released/PCSR/save/carn-x4/iter_last.pth" in page
+    assert "| set5 | not run: neither PCSR_MIRROR nor data/raw has Set5/HR |" in page
+    assert "| b100 | not run: " in page
     assert "| urban100 | partial | 2 | 100 | img_001 to img_002 |" in page
     assert "PCSR release, srresnet pcsr x4, width 58" in page
     claims = released.path("reports/released/claims.md").read_text()
