@@ -298,12 +298,17 @@ def _protocol(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
 
 def _equal(rows: pd.DataFrame) -> str:
     parts = ["### At equal PSNR and at equal FLOPs\n"]
-    for convention, name in _conventions(rows, "flops"):
+    overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
+    rows = rows.assign(flops_once=rows["flops_paper"] / overlap)
+    conventions = [(of, f"the {name} convention") for of, name in _conventions(rows, "flops")]
+    if (overlap > 1).any():
+        conventions.append(("once", "the paper convention, as if no pixel were processed twice"))
+    for convention, name in conventions:
         curves_of, original = _curves(rows, convention)
         if not curves_of:
             return "\n".join([*parts, "No method beside the original was measured.\n"])
         points, pairs = equal_points(curves_of, original), deltas(curves_of)
-        parts.append(f"FLOPs by the {name} convention:\n")
+        parts.append(f"FLOPs by {name}:\n")
         parts.append(markdown(points, list(points.columns[1:])))
         if (points == "-").any(axis=None):
             parts += [
@@ -359,7 +364,9 @@ change it, as refinement changes pixel-level routing alone.
 
 **At equal PSNR and at equal FLOPs.** A curve is the mean over the pictures at every knob value,
 joined by straight lines, without points that another one beats in PSNR and FLOPs. ADM is no part of
-it. Costs and budgets are against the original's mean GFLOPs in the same convention.
+it. Costs and budgets are against the original's mean GFLOPs in the same convention. Where tiles
+overlap, the last tables divide each picture's FLOPs by its overlap factor: how the comparison would
+stand if a tile method did no work twice.
 
 | column | meaning |
 | :-- | :-- |

@@ -27,19 +27,17 @@ Point = tuple[float | None, bool, float, float]  # knob (None: ADM), refined, dB
 @torch.no_grad()
 def plainly_measured(saved: Path, backbone: str, hr: np.ndarray, bits8: bool) -> list[list[Point]]:
     """Points of the original, which is never refined, and of PCSR."""
-    sd = {
-        name: torch.load(saved / f"{backbone}-{name}/iter_last.pth", weights_only=True)["model"][
-            "sd"
-        ]
-        for name in ("x4", "pcsr-phase1")
-    }
+    files = [saved / f"{backbone}-{name}/iter_last.pth" for name in ("x4", "pcsr-phase1")]
+    whole, routing = (
+        torch.load(file, map_location="cpu", weights_only=True)["model"]["sd"] for file in files
+    )
     lr = plain.degrade(hr, bits8=bits8)
     height, width = plain.tile_crop(*lr.shape[:2])
     lr, hr = lr[:height, :width], hr[: 4 * height, : 4 * width]
-    sr = plain.original(sd["x4"], backbone, lr)
+    sr = plain.original(whole, backbone, lr)
     flops = plain.flops(backbone, "original", height, width)
     original: list[Point] = [(None, True, plain.psnr(sr, hr), flops)]
-    light, heavy, probability = plain.pcsr(sd["pcsr-phase1"], backbone, lr)
+    light, heavy, probability = plain.pcsr(routing, backbone, lr)
     masks = {k: plain.route(probability, k, backbone) for k in KNOBS}
     routed: list[Point] = []
     for knob, mask in {**masks, None: plain.adaptive(probability)}.items():

@@ -114,6 +114,17 @@ def test_points_between_the_measured_ones():
     assert flops == "-20.0 [-20.0, -20.0]"
 
 
+def test_a_method_that_is_dearer_by_its_overlap_alone_is_equal_without_it():
+    tiles = routed("classsr", dearer=1.25, lr_pixels=1250)
+    page = fairness.fairness_markdown(table(original(), routed(), tiles))
+    as_counted, once = page.split("as if no pixel were processed twice:")
+    assert cells(as_counted, "| pcsr | classsr")[3] == "-20.0 [-20.0, -20.0]"
+    assert cells(once, "| pcsr | classsr")[3] == "0.0 [0.0, 0.0]"
+    assert cells(once, "| classsr | 77.0")[1:] == cells(once, "| pcsr | 77.0")[1:]
+    without = fairness.fairness_markdown(table(original(), routed()))
+    assert "as if no pixel were" not in without
+
+
 def noisy(seed, pictures, dearer=1.0):
     """A straight curve whose pictures differ in dB and in size; both methods share the pictures."""
     shared, own = np.random.default_rng(7), np.random.default_rng(seed)
