@@ -46,7 +46,8 @@ check: setup ## formatting, lint, types, import layers, and dry runs of the work
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python workflow/lint.py --configfile configs/suites/smoke.yaml
+	for suite in smoke released; do \
+	  $(BIN)/python workflow/lint.py --configfile configs/suites/$$suite.yaml || exit 1; done
 	for suite in configs/suites/*.yaml; do \
 	  $(BIN)/snakemake --dry-run --quiet --configfile $$suite || exit 1; done
 
