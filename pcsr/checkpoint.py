@@ -127,7 +127,7 @@ def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
         UserError: missing, truncated, not such a file, or a file that wants to run code.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file.")
+        raise UserError(f"{path}: no such file; give the path of a published checkpoint.")
     try:
         with torch.serialization.safe_globals(allowed or []):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -44,7 +44,7 @@ K = Annotated[
 BothWays = Annotated[
     list[str],
     typer.Option(
-        help="choices to measure the other way, too: lr, crop, refine; lr,refine for both at once"
+        help="choices to measure the other way, too: lr, crop, refine; lr,refine for each and both"
     ),
 ]
 Adaptive = Annotated[bool, typer.Option("--adaptive", help="let the method decide (ADM), no k")]
@@ -256,8 +256,8 @@ def fetch_released(
 ) -> None:
     """Download the weights that a paper's authors published, check them, and convert them.
 
-    With `PCSR_MIRROR` set they are taken from there; files without a download belong into
-    `data/raw/released`.
+    With `PCSR_MIRROR` set they are taken from there, and nothing is downloaded; files without a
+    download belong into `data/raw/released`. Run it in a checkout of the suite.
 
     Example: `pcsr fetch-released carn-pcsr --out carn-pcsr.safetensors`.
     """

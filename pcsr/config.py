@@ -161,7 +161,7 @@ class ProtocolConfig(Config):
         protocols = [self]
         for together in both_ways:
             combined = [self]
-            for choice in together.split(","):
+            for choice in dict.fromkeys(together.split(",")):
                 if choice not in other:
                     raise unknown_name("choice", choice, other, "both ways")
                 switched = {choice: other[choice]}
@@ -222,6 +222,7 @@ class SuiteConfig(Config):
         given = [key for key in for_training if getattr(self, key) is not None]
         if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
             raise ValueError("name train_set and valid_set, or take released weights")
+        given += ["overrides"] * bool(self.overrides)
         if self.weights == "released" and given:
             raise ValueError(f"released weights are not trained: drop {', '.join(given)}")
         return self
@@ -296,7 +297,10 @@ class DatasetsConfig(Config):
 class ReleasedFile(Config):
     """A published file."""
 
-    path: str = Field(description="where it is below `released` in PCSR_MIRROR or data/raw")
+    path: str = Field(
+        pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$",
+        description="where it is below `released` in PCSR_MIRROR or data/raw",
+    )
     url: str | None = Field(default=None, description="where it is downloaded from, if it can be")
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
@@ -308,6 +312,10 @@ class ReleasedWeights(Config):
         min_length=1, description="the checkpoint, and what must stand beside it"
     )
     get: str = Field(default="", description="where the user gets files that have no url")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the weights depend on: all but the ways to get them."""
+        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": {"url"}}})
 
 
 class ReleasedConfig(Config):
@@ -437,7 +445,7 @@ def load_released(path: Path = RELEASED) -> dict[str, ReleasedWeights]:
 def released(name: str, table: Mapping[str, ReleasedWeights], where: str = "") -> ReleasedWeights:
     """Return the published weights of an experiment, or raise a UserError that lists the names."""
     if name not in table:
-        raise unknown_name("experiment", name, table, where or f"{RELEASED}")
+        raise unknown_name("experiment", name, table, where or str(RELEASED))
     return table[name]
 
 

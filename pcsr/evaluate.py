@@ -24,6 +24,7 @@ from pcsr.methods.base import Knob, Method
 from pcsr.metrics import Metric
 
 Row = dict[str, Any]
+ROWS = 2  # raised when rows of a cut sweep no longer mean what new ones do
 log = logging.getLogger("pcsr")
 
 
@@ -191,8 +192,10 @@ def sweep(
     identity = config.fingerprint(
         [(subject.name, subject.digest) for subject in subjects],
         [pictures.names, pictures.digest],
-        [options.knobs, options.adaptive, options.protocol, options.both_ways, options.scale],
+        [options.knobs, options.adaptive, options.scale],
+        options.protocol.also(options.both_ways),
         sorted(measures),
+        ROWS,
     )
     part = out.with_name(f"{out.name}.part")
     rows = _resume(part, identity)

@@ -1,5 +1,6 @@
 """Downloads that resume, are checked, and can come from a local mirror instead of the network."""
 
+import filecmp
 import hashlib
 import json
 import logging
@@ -55,7 +56,8 @@ def fetch(
 ) -> Path:
     """Make ``destination`` hold what ``url`` names, and return it.
 
-    Nothing is done when the file is there with the right checksum. What is downloaded grows in
+    Nothing is done when the file is there with the right checksum; one that has no known checksum
+    is the right one if the mirror has no other. What is downloaded grows in
     ``<destination>.part``, survives cuts and restarts, and gets its final name only when it is
     whole, checked and on the disk. Two processes that want the same file download it once.
 
@@ -79,14 +81,17 @@ def fetch(
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination):
         problem = "no such file"
+        copy = mirror / mirror_name if mirror is not None and mirror_name else None
         if destination.is_file():
             found = _problem(destination, bytes, sha256, md5)
+            if found is None and copy is not None and copy.is_file() and not (sha256 or md5):
+                same = filecmp.cmp(copy, destination, shallow=False)
+                found = None if same else f"is not what {copy} holds"
             if found is None:
                 return destination
             log.warning("%s: %s; getting it again", destination, found)
             problem = found
         part = _beside(destination, ".part")
-        copy = mirror / mirror_name if mirror is not None and mirror_name else None
         if copy is not None and copy.is_file():
             origin, mend = str(copy), "put the right file there, or unset PCSR_MIRROR."
             log.info("copying %s", copy)

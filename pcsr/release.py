@@ -46,6 +46,7 @@ RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
 }
 MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "conv_first.weight"}
 PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
+WIDEST = 1024  # channels; a file may not ask for more memory than any of these networks needs
 PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts its own iterations alone
 CLASSIFIER = "classifier.imnet.layers."
 CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
@@ -198,6 +199,7 @@ def read(path: Path) -> Released:
 
 def _recognise(path: Path, content: Any) -> Released:
     if _are_weights(content):
+        _check_numbers(path, content)
         if "classifier.lastOut.weight" in content:
             return _classsr(path, content)
         tables = path.with_suffix(".state")
@@ -209,6 +211,7 @@ def _recognise(path: Path, content: Any) -> Released:
             f"{path}: not recognised: neither plain weights (ClassSR, ARM) nor weights under "
             "model -> sd (PCSR). Give a checkpoint of one of these releases."
         )
+    _check_numbers(path, weights)
     return _pcsr(path, content, weights)
 
 
@@ -218,10 +221,19 @@ def _are_weights(content: Any) -> bool:
     return all(isinstance(tensor, Tensor) for tensor in content.values())
 
 
+def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not plain finite numbers; only BatchNorm's counters are whole."""
+    for name, tensor in weights.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        counter = name.endswith("num_batches_tracked")
+        if not plain or not (counter or (tensor.is_floating_point() and tensor.isfinite().all())):
+            raise UserError(f"{path}: '{name}' is not of plain finite numbers; get the file again.")
+
+
 def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Released:
     """Read an original or PCSR phase 1 of the PCSR release."""
     phase1 = any(name.startswith("heavy_sampler.") for name in weights)
-    iterations = content.get("iter") if isinstance(content.get("iter"), int) else None
+    iterations = _steps(content.get("iter"))
     if iterations is not None and phase1:
         iterations += PHASE0_ITERATIONS
     part = _under("encoder.", weights) if phase1 else weights
@@ -233,8 +245,8 @@ def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor])
             backbone=backbone,
             method="pcsr",
             width=width,
-            heads=tuple(_head(_under(name, weights)) for name in reversed(PARTS)),
-            classifier=_head(_under(CLASSIFIER, weights)),
+            heads=tuple(_head(path, name, weights) for name in reversed(PARTS)),
+            classifier=_head(path, CLASSIFIER, weights),
         )
         tensors = rename_pcsr(backbone, weights)
     else:
@@ -276,7 +288,7 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     """Read a model of the ARM release, with the tables that stand beside its weights."""
     backbone, width = _backbone(path, weights)
     state = checkpoint.read_pickled(tables, ARRAYS)
-    iterations = state.get("iter") if isinstance(state.get("iter"), int) else None
+    iterations = _steps(state.get("iter"))
     table = state["hmap"]
     centres, psnr = (
         np.stack([of_width.values for of_width in table[name]])
@@ -302,12 +314,23 @@ def _backbone(path: Path, names: Mapping[str, Tensor]) -> tuple[str, int]:
     for backbone, mark in MARKS.items():
         for name, tensor in names.items():
             if name.startswith(mark):
-                return backbone, len(tensor)
+                return backbone, _width(path, name, tensor)
     first = next(iter(names), "nothing")
     raise UserError(
         f"{path}: not recognised: its first parameter is '{first}', and no backbone of this suite "
         f"({', '.join(MARKS)}) has it."
     )
+
+
+def _width(path: Path, name: str, tensor: Tensor) -> int:
+    if len(tensor) > WIDEST:
+        raise UserError(f"{path}: not recognised: '{name}' has {len(tensor)} channels.")
+    return len(tensor)
+
+
+def _steps(count: Any) -> int | None:
+    """Return a number of iterations that a file tells, if it is one."""
+    return count if type(count) is int and 0 <= count < 10**9 else None
 
 
 def _scale(model: Mapping[str, Any]) -> float:
@@ -316,8 +339,8 @@ def _scale(model: Mapping[str, Any]) -> float:
     return float(values.get("scale") or values.get("upscale") or 4)
 
 
-def _head(layers: Mapping[str, Tensor]) -> HeadConfig:
+def _head(path: Path, prefix: str, weights: Mapping[str, Tensor]) -> HeadConfig:
     """Read a multilayer perceptron's shape off its weights: every linear map but the last."""
-    weights = [tensor for name, tensor in layers.items() if name.endswith("weight")]
-    hidden = weights[:-1]
-    return HeadConfig(width=len(hidden[0]) if hidden else 0, depth=len(hidden))
+    layers = [(n, w) for n, w in _under(prefix, weights).items() if n.endswith("weight")]
+    hidden = [_width(path, prefix + name, weight) for name, weight in layers[:-1]]
+    return HeadConfig(width=hidden[0] if hidden else 0, depth=len(hidden))

@@ -27,13 +27,15 @@ FOLDER = "released"  # of published weights, in RAW and in a mirror
 def obtain(weights: ReleasedWeights, raw: Path = RAW) -> Path:
     """Download published weights, or take them from the mirror, and return the checkpoint's path.
 
+    With a mirror set nothing is downloaded.
+
     Raises:
         UserError: a file cannot be had, or is not the published one.
     """
     mirror = mirror_folder()
     files = [
         fetch(
-            file.url,
+            file.url if mirror is None else None,
             raw / FOLDER / file.path,
             sha256=file.sha256,
             mirror=mirror,
@@ -80,10 +82,14 @@ def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
     """Return the experiments of a study whose published weights cannot be had, and why."""
     absent = {}
     for experiment, weights in study.released.items():
+        if Path(
+            artefacts.weights(study.suite.suite, experiment, study.final(experiment))
+        ).is_file():
+            continue  # they are converted already
         for file in weights.files:
             name = f"{FOLDER}/{file.path}"
             if not _can_be_had(name, raw / name, file.url):
-                absent[experiment] = f"{_nowhere(name)}. {weights.get}".strip()
+                absent[experiment] = f"{_nowhere(name, raw)}. {weights.get}".strip()
                 break
     return absent
 
@@ -103,30 +109,25 @@ def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
     source = dataset.source
     if isinstance(source, WheelsSource):
         return ""
-    if source.mirror and _mirrored(source.mirror):
+    mirror = mirror_folder()
+    if mirror and source.mirror and (mirror / source.mirror).exists():
         return ""
     if isinstance(source, ArchiveSource):
         archive = PurePosixPath(urlsplit(source.url).path).name
         if _can_be_had(archive, raw / archive, source.url):
             return ""
-        return _nowhere(source.mirror or archive)
+        return f"PCSR_MIRROR has neither {source.mirror} nor {archive}, {raw} has no {archive}"
     if Path(source.path).is_dir():
         return ""
     return f"{source.path} does not exist. {source.get}".strip()
 
 
-def _nowhere(name: str) -> str:
+def _nowhere(name: str, raw: Path) -> str:
     if mirror_folder() is None:
-        return f"{RAW} does not have {name}"
-    return f"neither PCSR_MIRROR nor {RAW} has {name}"
+        return f"{raw} does not have {name}"
+    return f"neither PCSR_MIRROR nor {raw} has {name}"
 
 
 def _can_be_had(name: str, own: Path, url: str | None) -> bool:
-    if own.is_file() or _mirrored(name):
-        return True
-    return url is not None and mirror_folder() is None
-
-
-def _mirrored(name: str) -> bool:
     mirror = mirror_folder()
-    return mirror is not None and (mirror / name).exists()
+    return own.is_file() or ((mirror / name).is_file() if mirror else url is not None)

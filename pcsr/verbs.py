@@ -274,7 +274,7 @@ def upscale(
 def import_released(file: Path, out: Path) -> str:
     """Convert a published checkpoint; returns what was recognised."""
     artefacts.require_suffix(out, ".safetensors", "--out")
-    return _convert(file, release.read(file), out)
+    return _convert(file, release.read(file), out, file.name)
 
 
 def fetch_released(experiment: str, out: Path, raw: Path, log_file: Path | None) -> str:
@@ -293,10 +293,10 @@ def fetch_released(experiment: str, out: Path, raw: Path, log_file: Path | None)
                 f"{config.RELEASED}, or put the right file there."
             )
     with artefacts.locked(out):
-        return _convert(file, released, out, experiment=experiment)
+        return _convert(file, released, out, weights.files[0].path, experiment=experiment)
 
 
-def _convert(file: Path, released: release.Released, out: Path, **known: Any) -> str:
+def _convert(file: Path, released: release.Released, out: Path, called: str, **known: Any) -> str:
     method = catalog.build(released.model, str(file))
     checkpoint.fill(method, released.tensors, str(file))
     facts = {
@@ -304,7 +304,7 @@ def _convert(file: Path, released: release.Released, out: Path, **known: Any) ->
         "model": method.config.model_dump(mode="json"),
         "released": released.recognised,
         "iterations": released.iterations,
-        "source": {"file": file.name, "sha256": checkpoint.sha256(file)},
+        "source": {"file": called, "sha256": checkpoint.sha256(file)},
         "provenance": artefacts.provenance(),
     }
     checkpoint.save_weights(out, method, facts)

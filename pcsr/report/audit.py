@@ -32,7 +32,8 @@ def sections(results: pd.DataFrame, test_set: str, claims: Claims) -> Iterator[s
             continue
         first = originals[originals["experiment"] == originals["experiment"].min()]
         rows = of_backbone[of_backbone["method"] == row.method]
-        if test_set in row.cells and len(rows):
+        same_lr = rows["lr"].isin(first["lr"]) & rows["crop"].isin(first["crop"])
+        if test_set in row.cells and same_lr.any():
             yield _section(rows, first, row, row.cells[test_set], whole, claims)
 
 
@@ -78,7 +79,7 @@ def by_protocol(
         lr, crop, refine = map(str, protocol)
         same_crop = original[original["crop"] == crop]
         same, eight_bit = (same_crop[same_crop["lr"] == bits] for bits in (lr, "8bit"))
-        if same.empty or eight_bit.empty:
+        if same.empty:
             continue
         cropped, refined = ("yes" if yes else "no" for yes in (crop == "tiles", refine == "True"))
         text = dict(zip(TEXT, (curve, lr_text(lr), cropped, refined), strict=True))
@@ -93,7 +94,7 @@ def _points(
     """Yield the rows of the knob nearest to a share and the curve's text for a loss; then ADM's."""
     swept, adaptive = of[~of["adaptive"]], of[of["adaptive"]]
     curve, whole = (Curve.of(rows, "paper") for rows in (swept, original))
-    means = swept.groupby(["method", "knob"])["flops_paper"].mean().div(1e9)
+    means = swept.groupby(["method", "knob", "adaptive"])["flops_paper"].mean().div(1e9)
     points = means.rename("gflops_paper").reset_index()
     knob = claims.nearest(points, share * float(whole.gflops.mean()))["knob"]
     percent = partial(percent_needed, curve, whole, loss)
@@ -118,6 +119,8 @@ def _values(point: pd.DataFrame, same: pd.DataFrame, eight_bit: pd.DataFrame) ->
 
 
 def _difference(point: pd.DataFrame, original: pd.DataFrame) -> str:
+    if original.empty:
+        return "-"
     psnr, whole = (rows.set_index("image")["psnr_rgb"] for rows in (point, original))
     gained = (psnr - whole).to_numpy()
     return estimate(lambda some: float(gained[some].mean()), len(gained)).text(3)

@@ -1,11 +1,20 @@
 """Every published number beside what was measured, with a verdict."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from pcsr.report import audit
 from pcsr.report.published import Claims, PublishedModel, as_published
 from pcsr.report.tables import markdown, rounded
-from pcsr.report.tidy import REFERENCE, knob_text, lr_text, protocol_text, summarise
+from pcsr.report.tidy import (
+    REFERENCE,
+    common_pictures,
+    knob_text,
+    lr_text,
+    protocol_text,
+    summarise,
+)
 
 DECIMALS = {
     "Published PSNR": 2,
@@ -72,8 +81,8 @@ def _ours(
     psnr, gflops = row.cells[test_set]
     points = as_published(points, claims)
     whole = claims.original(row.backbone, test_set)
-    known = len(original) > 0 and whole is not None
-    factor = original["gflops_paper"].iloc[0] / whole[1] if known and whole else 1.0
+    reference = original.iloc[0] if len(original) and whole else None
+    factor = 1.0 if reference is None or whole is None else reference["gflops_paper"] / whole[1]
     point = claims.nearest(points, factor * gflops)
     delta = float(point["psnr_rgb"]) - psnr
     percent = 100 * (float(point["gflops_paper"]) / gflops - 1)
@@ -88,8 +97,7 @@ def _ours(
         "Training": _training(point),
         "Verdict": _verdict(point, delta, percent, claims.images[test_set], row, claims),
     }
-    if known and row.method != REFERENCE:
-        reference = original.iloc[0]
+    if reference is not None and row.method != REFERENCE:
         ours["Ours (dB)"] = point["psnr_rgb"] - reference["psnr_rgb"]
         ours["Ours (% of FLOPs)"] = 100 * point["gflops_paper"] / reference["gflops_paper"]
     return ours
@@ -114,7 +122,7 @@ def _verdict(
     near = abs(delta) <= claims.tolerance.psnr_db + 1e-9  # a difference of decimals is not exact
     same = near and abs(percent) <= claims.tolerance.gflops_percent + 1e-9
     verdict = ["reproduced" if same else "differs"]
-    if not point["complete"]:
+    if not point["complete"] or point["images"] != pictures:
         verdict = [f"partial: {point['images']} of {pictures} pictures"]
     if not pd.isna(point["training"]) and point["training"] < claims.iterations[row.method]:
         verdict.append(f"(short training: {point['training']:,} iterations)")
@@ -123,8 +131,9 @@ def _verdict(
 
 def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     """Return the page of claims: what was compared, the rules, the count, tables per test set."""
-    rows = compare(results, claims)
-    pages = [_head(results, claims, rows)]
+    shared = common_pictures(results)
+    rows = compare(shared, claims)
+    pages = [_head(results, claims, rows), *_left_out(results, shared)]
     for test_set, cells in rows.groupby("Test set", sort=False):
         text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
         pages.append(f"## {test_set}\n\n{markdown(text, ['Knob', *DECIMALS])}")
@@ -134,9 +143,28 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
             table = rounded(beside[columns], BESIDE_DECIMALS)
             text_beside = markdown(table, ["Knob", *BESIDE_DECIMALS])
             pages.append(f"Beside the original, as a part of the set allows, too:\n\n{text_beside}")
-        of_set = results[results["test_set"] == test_set]
+        of_set = shared[shared["test_set"] == test_set]
         pages += audit.sections(of_set, str(test_set), claims)
     return "\n".join(pages)
+
+
+def _own_knobs(claims: Claims) -> str:
+    return "".join(
+        f"\n{method} has no knob of its own: its cells stand at {knob:g}."
+        for method, knob in claims.knobs.items()
+    )
+
+
+def _left_out(results: pd.DataFrame, shared: pd.DataFrame) -> Iterator[str]:
+    """Say which pictures have no pair."""
+    for (test_set, backbone), rows in results.groupby(["test_set", "backbone"]):
+        here = (shared["test_set"] == test_set) & (shared["backbone"] == backbone)
+        without = sorted(set(rows["image"]) - set(shared.loc[here, "image"]))
+        if without:
+            yield (
+                f"Left out of {backbone} on {test_set}, because not every method was measured on "
+                f"them: {', '.join(without)}.\n"
+            )
 
 
 def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
@@ -159,11 +187,11 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 
 PSNR is RGB in dB, FLOPs are in GFLOPs per picture by the paper convention. Beside a method with a
 knob stands our measured point whose share of the original's FLOPs is nearest the published one. It
-was measured on the LR that the published cell was, if the suite measured that. ClassSR, which has
-no knob of its own, stands at k = 0. The knob is k of PCSR and ClassSR and eta over the full cost of
-ARM; ADM is the adaptive decision. Below the cells stands every method under every protocol that was
-measured: the point of the published share of FLOPs, the adaptive decision, and the share of the
-original's FLOPs at which the curve has just the published distance to the original on the same LR.
+was measured on the LR that the published cell was, if the suite measured that.{_own_knobs(claims)}
+The knob is k of PCSR and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
+Below the cells stands every method under every protocol that was measured: the point of the
+published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the
+curve has just the published distance to the original on the same LR.
 `value [low, high]` is a mean over pictures with its 95 % bootstrap interval.
 
 | verdict | meaning |

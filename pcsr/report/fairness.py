@@ -15,6 +15,7 @@ from pcsr.report.tidy import (
     CONVENTIONS,
     PROTOCOL,
     REFERENCE,
+    common_pictures,
     knob_text,
     labels,
     protocol_text,
@@ -66,12 +67,6 @@ def _place(measured: pd.DataFrame) -> Iterator[str]:
     points = summarise(rows)
     chosen = selected(points.assign(curve=labels(points)))
     yield from (_flops(chosen), _protocol(rows, chosen), _equal(rows))
-
-
-def common_pictures(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the pictures of one place that every curve was measured on; others have no pair."""
-    measured = rows.groupby("image")["curve"].transform("nunique")
-    return rows[measured == rows["curve"].nunique()]
 
 
 def selected(points: pd.DataFrame) -> pd.DataFrame:
@@ -359,8 +354,8 @@ most {LOSS_DB:g} dB to the original, else the one of highest PSNR.
 
 **What the protocol is worth.** For the point above and for ADM: one choice made the other way, all
 else as in the protocol. PSNR is the mean over pictures of the difference on each picture, GFLOPs
-(paper) the difference of the means. A method is missing where a choice was not measured or cannot
-change it, as refinement changes pixel-level routing alone.
+(paper) the difference of the means. A method is missing where a choice was not measured: refinement
+changes pixel-level routing alone, and methods by tiles are measured on whole tiles alone.
 
 **At equal PSNR and at equal FLOPs.** A curve is the mean over the pictures at every knob value,
 joined by straight lines, without points that another one beats in PSNR and FLOPs. ADM is no part of

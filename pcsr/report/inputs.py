@@ -77,7 +77,8 @@ def inputs_markdown(study: Study, present: Present) -> str:
 
 {markdown(pd.DataFrame(sets).fillna("-"), ["Pictures", "Of"])}
 What could not be had was left out; claims on it read "not run". A set with fewer pictures than the
-published one is partial: its means do not compare with published means.
+published one is partial: its means do not compare with published means. Where more of its pictures
+can be had now, remove its folder below data/prepared and run again.
 """
 
 

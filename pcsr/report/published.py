@@ -6,7 +6,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from pcsr.config import Config, ProtocolConfig, parse, read_yaml
-from pcsr.report.tidy import REFERENCE
+from pcsr.report.tidy import PROTOCOL, REFERENCE
 
 CLAIMS = Path("configs/claims.yaml")
 
@@ -60,12 +60,14 @@ class Claims(Config):
     def nearest(self, points: pd.DataFrame, gflops: float) -> pd.Series:
         """Return the point that stands for a method's cell.
 
-        It is the one of the nearest ``gflops_paper``, or that of the method's only knob value.
+        It is the one of the nearest ``gflops_paper``, or that of the method's only knob value; not
+        the adaptive decision, which is no choice of a share.
 
         Args:
             points: of one method under one protocol.
             gflops: what the cell comes to, per picture.
         """
+        points = points[~points["adaptive"]]
         only = self.knobs.get(points["method"].iloc[0])
         if only is not None and (points["knob"] == only).any():
             points = points[points["knob"] == only]
@@ -85,9 +87,17 @@ def load_claims(path: Path = CLAIMS) -> Claims:
 
 
 def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """Keep what was measured as a method's cells were; else what is of the suite's own protocol."""
+    """Keep what was measured as a method's cells were: the LR first, then crop and refinement.
+
+    A choice that was not measured so stays as in the suite's own protocol.
+    """
     if points.empty:
         return points
     asked = claims.protocols[points["method"].iloc[0]].model_dump()
-    same = (points[list(asked)] == pd.Series(asked)).all(axis="columns")
-    return points[same] if same.any() else points[points["main"]]
+    own = points[points["main"]].iloc[0]
+    for choice in PROTOCOL:
+        for value in (asked[choice], own[choice]):
+            if (points[choice] == value).any():
+                points = points[points[choice] == value]
+                break
+    return points

@@ -144,6 +144,18 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
     return summary.reset_index()
 
 
+def common_pictures(results: pd.DataFrame) -> pd.DataFrame:
+    """Keep of each test set, backbone and scale the pictures that all its curves were measured on.
+
+    Others have no pair.
+    """
+    place = ["test_set", "backbone", "scale"]
+    named = results.assign(curve=labels(results))
+    curves = named.groupby(place)["curve"].transform("nunique")
+    measured = named.groupby([*place, "image"])["curve"].transform("nunique")
+    return results[measured == curves]
+
+
 def share_columns(table: pd.DataFrame) -> list[str]:
     """Return the names ``share_0``, ``share_1``, ... that the table has, cheapest branch first."""
     names = [name for name in table.columns if name.startswith("share_")]

@@ -131,7 +131,7 @@ def test_both_ways_together_are_all_combinations(together: str) -> None:
     assert {(p.lr, p.crop, p.refine) for p in protocols} == expected
     assert len(protocols) == len(expected) == 2 ** len(chosen)
     assert own.also([together, *chosen]) == protocols
-    assert own.also([]) == [own]
+    assert own.also([]) == [own] and own.also(["lr,lr"]) == own.also(["lr"])
 
 
 def test_both_ways_apart_are_one_at_a_time() -> None:

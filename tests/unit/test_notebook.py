@@ -32,6 +32,7 @@ def results(tmp_path):
         "main": True,
         "complete": True,
         "training": None,
+        "released": True,
         "commit": "unknown",
     }
     rows = []

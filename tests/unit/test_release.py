@@ -114,6 +114,37 @@ def test_pcsr_phase_0_is_refused(shared: Path, tmp_path: Path) -> None:
     assert "PCSR phase 0, which has no router; give phase 1" in refused(file)
 
 
+def wide(width: int) -> torch.Tensor:
+    return torch.zeros(1, 1, 1, 1).expand(width, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("conv_first.weight", wide(200_000), "'conv_first.weight' has 200000 channels"),
+        ("conv_first.bias", torch.full((64,), math.nan), "'conv_first.bias' is not of plain fin"),
+        ("conv_first.bias", torch.zeros(64, device="meta"), "'conv_first.bias' is not of plain"),
+        ("conv_first.bias", torch.zeros(64).to_sparse(), "'conv_first.bias' is not of plain fin"),
+        ("conv_first.bias", torch.zeros(64, dtype=torch.int8), "'conv_first.bias' is not of pl"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(
+    shared: Path, tmp_path: Path, name: str, tensor: torch.Tensor, message: str
+) -> None:
+    file = tmp_path / "iter_last.pth"
+    weights = formula_weights(shared, "srresnet-x4") | {name: tensor}
+    torch.save({"model": {"name": "srresnet", "args": {}, "sd": weights}, "iter": 1}, file)
+    assert message in refused(file)
+
+
+def test_a_number_of_iterations_that_is_none_is_not_taken(shared: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "iter_last.pth", tmp_path / "w.safetensors"
+    model = {"name": "srresnet", "args": {}, "sd": formula_weights(shared, "srresnet-x4")}
+    for count in (10**30, True, -1, "many"):
+        torch.save({"model": model, "iter": count}, file)
+        assert "unknown length" in verbs.import_released(file, out)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_that_would_run_a_command_does_nothing(
     tmp_path: Path, workspace: Workspace, legacy: bool

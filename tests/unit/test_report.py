@@ -330,7 +330,9 @@ def test_a_figure_of_nothing_names_what_there_is(summary, place):
 
 @pytest.fixture(scope="module")
 def claims():
-    return load_claims(REPOSITORY / "configs" / "claims.yaml")
+    """The published table, as if its sets had the three pictures of these sweeps."""
+    published = load_claims(REPOSITORY / "configs" / "claims.yaml")
+    return published.model_copy(update={"images": dict.fromkeys(published.images, 3)})
 
 
 def test_every_published_cell_is_there(claims):
@@ -385,16 +387,67 @@ def test_verdicts(tmp_path, claims):
         ({"iterations": None}, "reproduced"),
         ({"iterations": 2_000_000}, "reproduced"),
         ({"iterations": 500}, "reproduced (short training: 500 iterations)"),
-        ({"complete": False}, "partial: 3 of 100 pictures"),
+        ({"complete": False}, "partial: 3 of 3 pictures"),
         (
             {"complete": False, "iterations": 500},
-            "partial: 3 of 100 pictures (short training: 500 iterations)",
+            "partial: 3 of 3 pictures (short training: 500 iterations)",
         ),
     ],
 )
 def test_a_verdict_tells_of_a_partial_set_and_of_short_training(tmp_path, claims, facts, verdict):
     path = write_sweep(tmp_path, "carn-original", original_rows(), **facts)
     assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == verdict
+
+
+def test_a_folder_of_fewer_pictures_is_partial_whatever_it_says(tmp_path, claims):
+    whole = claims.model_copy(update={"images": claims.images | {"urban100": 100}})
+    path = write_sweep(tmp_path, "carn-original", original_rows())
+    assert verdicts([path], whole)["CARN", "urban100"]["Verdict"] == "partial: 3 of 100 pictures"
+
+
+def test_a_choice_that_was_not_measured_as_published_stays_the_suites_own(tmp_path, claims):
+    """A suite on float LR, unrefined, that measures LR both ways: the original is on 8-bit LR."""
+    rows = [one | {"refine": False} for one in both_lr(original_rows(), 0.1)]
+    own = {"lr": "float", "crop": "tiles", "refine": False}
+    ours = verdicts([write_sweep(tmp_path, "carn-original", rows, protocol=own)], claims)
+    assert ours["CARN", "urban100"]["LR"] == "8-bit"
+    assert ours["CARN", "urban100"]["Ours PSNR"] == pytest.approx(PSNR)
+
+
+def test_the_adaptive_decision_stands_for_no_cell(tmp_path, claims):
+    points = ((0.0, 40.0, False), (None, 29.6, True))
+    rows = [row(i, "pcsr", k, adm, 0.5, 24.0, g) for i in range(3) for k, g, adm in points]
+    sweeps = [write_sweep(tmp_path, "carn-pcsr", rows)]
+    assert verdicts(sweeps, claims)["CARN-PCSR", "urban100"]["Knob"] == "0"
+
+
+@pytest.mark.parametrize("lacking", ["carn-pcsr", "carn-original"])
+def test_pictures_without_a_pair_are_left_out_of_claims(tmp_path, claims, lacking):
+    rows = {"carn-pcsr": pcsr_rows(), "carn-original": original_rows()}
+    rows[lacking] = [one for one in rows[lacking] if one["image"] != "0801"]
+    sweeps = [write_sweep(tmp_path, name, of) for name, of in rows.items()]
+    page = claim.claims_markdown(tidy.collect(sweeps), claims)
+    assert "Left out of carn on urban100" in page and "measured on them: 0801." in page
+    assert page.count("partial: 2 of 3 pictures |") == 2
+    paired = {name: [one for one in of if one["image"] != "0801"] for name, of in rows.items()}
+    alone = [write_sweep(tmp_path / "paired", name, of) for name, of in paired.items()]
+    sections = [
+        claim.claims_markdown(tidy.collect(paths), claims).partition("### ")[2]
+        for paths in (sweeps, alone)
+    ]
+    assert sections[0] == sections[1]
+
+
+def test_an_original_on_float_lr_alone_leaves_a_dash(tmp_path, claims):
+    own = {"lr": "float", "crop": "tiles", "refine": True}
+    rows = {"carn-pcsr": pcsr_rows(), "carn-original": original_rows()}
+    sweeps = [
+        write_sweep(tmp_path, name, [one | {"lr": "float"} for one in of], protocol=own)
+        for name, of in rows.items()
+    ]
+    section = claim.claims_markdown(tidy.collect(sweeps), claims).partition("### CARN-PCSR")[2]
+    cells = section.splitlines()[6].split(" | ")
+    assert cells[1] == "float" and cells[7] == "-" and cells[6] != "-"
 
 
 def test_only_the_published_scale_is_compared(tmp_path, claims):
@@ -444,7 +497,7 @@ def test_a_cell_is_compared_on_the_lr_it_was_measured_on(two_lr, claims):
     assert ours["Ours (dB)"] == pytest.approx(24.05 - PSNR)  # the original is measured on 8-bit LR
     assert ours["Published (% of FLOPs)"] == pytest.approx(100 * 29.6 / 49.3)
     assert ours["Ours (% of FLOPs)"] == pytest.approx(100 * 29.6 / GFLOPS)
-    assert ours["Verdict"] == "partial: 3 of 100 pictures"
+    assert ours["Verdict"] == "partial: 3 of 3 pictures"
 
 
 def test_points_are_matched_by_their_share_of_the_original(tmp_path, claims):

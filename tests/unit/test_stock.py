@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from pcsr import config, stock
 from pcsr.config import ReleasedFile, ReleasedWeights, Study
@@ -89,6 +90,38 @@ def test_another_file_of_that_name_is_refused_and_kept(mirror: Path, raw: Path) 
     assert stock.obtain(weights(sha256=None), raw) == own  # whatever it is
 
 
+def test_a_file_without_a_checksum_follows_the_mirror(mirror: Path, raw: Path) -> None:
+    """Or a bad copy would stay for ever."""
+    for body in (b"broken", BODY):
+        for kind in ("pth", "state"):
+            put(mirror / f"released/ARM/a.{kind}", body)
+        assert stock.obtain(weights(sha256=None), raw).read_bytes() == body
+    (mirror / "released/ARM/a.pth").unlink()
+    assert stock.obtain(weights(sha256=None), raw).read_bytes() == BODY
+
+
+def test_with_a_mirror_nothing_is_downloaded(mirror: Path, raw: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.pth: no such file; put the right file there, or into"):
+        stock.obtain(weights(URL), raw)
+
+
+@pytest.mark.parametrize("path", ["../evil.pth", "/etc/hostname", "a/../../b.pth", "a//b", ""])
+def test_a_published_file_stays_in_its_folder(path: str) -> None:
+    with pytest.raises(ValidationError, match="path"):
+        ReleasedFile(path=path)
+
+
+def test_a_download_address_changes_no_identity() -> None:
+    assert weights(URL).identity() == weights("http://other").identity() == weights().identity()
+    assert weights(sha256=None).identity() != weights().identity()
+
+
+def test_converted_weights_are_there_without_their_file(study: Study, mirror: Path) -> None:
+    put(Path("results/released/carn-arm/released/weights.safetensors"))
+    assert "carn-arm" not in stock.absent_weights(study)
+    assert "carn-pcsr" in stock.absent_weights(study)
+
+
 def test_with_a_network_all_that_has_an_address_can_be_had(study: Study, raw: Path) -> None:
     absent = stock.absent_weights(study, raw)
     srresnet = {"srresnet-original", "srresnet-pcsr", "srresnet-classsr", "srresnet-arm"}
@@ -118,7 +151,7 @@ def test_a_suite_of_nothing_says_what_is_missing(study: Study, mirror: Path) -> 
         stock.present(study)
     put(mirror / "released/PCSR/save/carn-x4/iter_last.pth")
     with pytest.raises(
-        UserError, match=r"none of its test sets can be had here \(urban100: neither"
+        UserError, match=r"none of its test sets can be had here \(urban100: PCSR_M"
     ):
         stock.present(study)
     (mirror / "Urban100/HR").mkdir(parents=True)
@@ -138,6 +171,7 @@ def test_other_suites_leave_nothing_out(mirror: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"overrides": {"*": {"seed": 1}}}, "released weights are not trained: drop overrides"),
         ({"train_set": "div2k-train"}, "released weights are not trained: drop train_set"),
         ({"weights": "trained"}, "name train_set and valid_set, or take released weights"),
         ({"weights": "shipped"}, "weights: Input should be 'trained' or 'released'"),

@@ -75,10 +75,12 @@ def test_what_the_mirror_has_is_measured(released: Workspace) -> None:
 def test_what_it_lacks_is_named_and_not_run(released: Workspace) -> None:
     page = released.path("reports/released/inputs.md").read_text()
     assert "neither PCSR_MIRROR nor data/raw has released/PCSR/save/carn-x4/iter_last.pth" in page
-    assert "| set5 | not run: neither PCSR_MIRROR nor data/raw has Set5/HR |" in page
+    reason = "PCSR_MIRROR has neither Set5/HR nor benchmark.tar, data/raw has no benchmark.tar"
+    assert f"| set5 | not run: {reason} |" in page
     assert "| b100 | not run: " in page
     assert "| urban100 | partial | 2 | 100 | img_001 to img_002 |" in page
     assert "PCSR release, srresnet pcsr x4, width 58" in page
+    assert "| PCSR/save/srresnet-pcsr-phase1/iter_last.pth |" in page
     claims = released.path("reports/released/claims.md").read_text()
     urban = claims.partition("## urban100")[2].partition("### ")[0]
     lines = {line.split("|")[1].strip(): line for line in urban.splitlines() if "K)" in line}

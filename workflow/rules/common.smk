@@ -63,7 +63,7 @@ def dataset_fingerprint(wildcards):
 def released_fingerprint(wildcards):
     name = wildcards.experiment
     return configuration.fingerprint(
-        study.released[name].files, study.experiments[name].model
+        study.released[name].identity(), study.experiments[name].model
     )
 
 

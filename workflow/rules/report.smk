@@ -94,7 +94,7 @@ rule inputs:
         "results/{suite}/benchmarks/inputs.tsv"
     params:
         suite_file=SUITE_FILE,
-        absent=[*present.absent_weights, *present.absent_test_sets],
+        absent=[present.absent_weights, present.absent_test_sets],
     shell:
         "pcsr inputs --suite {params.suite_file} --out {output.md} 2> {log}"
 
