@@ -134,7 +134,9 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     shared = common_pictures(results)
     rows = compare(shared, claims)
     pages = [_head(results, claims, rows), *_left_out(results, shared)]
-    for test_set, cells in rows.groupby("Test set", sort=False):
+    of_each = list(rows.groupby("Test set", sort=False))
+    measured_first = sorted(of_each, key=lambda one: bool(one[1]["Ours PSNR"].isna().all()))
+    for test_set, cells in measured_first:
         text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
         pages.append(f"## {test_set}\n\n{markdown(text, ['Knob', *DECIMALS])}")
         beside = cells.dropna(subset=list(BESIDE_DECIMALS))

@@ -462,6 +462,7 @@ def test_the_page_of_claims_says_what_it_rests_on(sweeps, claims):
     assert "1 reproduced, 1 differs, 46 not run, 0 partial" in page
     models = re.compile(r"\| (FSRCNN|CARN|SRResNet).* (reproduced|differs|not run) \|$")
     cells = [line for line in page.splitlines() if models.match(line)]
+    assert page.index("## urban100") < page.index("## test2k")  # what was measured comes first
     assert len(cells) == 48
     assert sum("not run" in line for line in cells) == 46
     lines = page.splitlines()
