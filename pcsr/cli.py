@@ -317,14 +317,12 @@ def claims(
     published: Annotated[Path, typer.Option(help="published cells")] = Path("configs/claims.yaml"),
 ) -> None:
     """Set every published cell beside ours, with the difference and a verdict."""
-    from pcsr import artefacts
     from pcsr.report import claims as report
     from pcsr.report import pages, tidy
     from pcsr.report.published import load_claims
 
     text = report.claims_markdown(tidy.load(results), load_claims(published))
-    artefacts.write_text(out.with_suffix(".md"), text)
-    artefacts.write_text(out.with_suffix(".html"), pages.html(text))
+    pages.write(text, out)
 
 
 @app.command()
@@ -333,14 +331,13 @@ def inputs(
     out: Annotated[Path, typer.Option(help="Markdown to write; .html stands beside it")],
 ) -> None:
     """List the weights and pictures that a suite was measured with, and what could not be had."""
-    from pcsr import artefacts, config, stock
+    from pcsr import config, stock
     from pcsr.report import inputs as report
     from pcsr.report import pages
 
     study = config.load_study(suite)
     text = report.inputs_markdown(study, stock.present(study))
-    artefacts.write_text(out.with_suffix(".md"), text)
-    artefacts.write_text(out.with_suffix(".html"), pages.html(text))
+    pages.write(text, out)
 
 
 @app.command()
@@ -349,13 +346,11 @@ def fairness(
     out: Annotated[Path, typer.Option(help="Markdown to write; .html stands beside it")],
 ) -> None:
     """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
-    from pcsr import artefacts
     from pcsr.report import fairness as report
     from pcsr.report import pages, tidy
 
     text = report.fairness_markdown(tidy.load(results))
-    artefacts.write_text(out.with_suffix(".md"), text)
-    artefacts.write_text(out.with_suffix(".html"), pages.html(text))
+    pages.write(text, out)
 
 
 @app.command()

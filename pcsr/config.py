@@ -20,7 +20,6 @@ from pcsr.errors import UserError, did_you_mean, unknown_name
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/datasets.yaml")
-
 RELEASED = Path("configs/released.yaml")
 
 TABLE = "table"  # the step after the training stages, where there is one

@@ -82,9 +82,8 @@ def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
     """Return the experiments of a study whose published weights cannot be had, and why."""
     absent = {}
     for experiment, weights in study.released.items():
-        if Path(
-            artefacts.weights(study.suite.suite, experiment, study.final(experiment))
-        ).is_file():
+        made = artefacts.weights(study.suite.suite, experiment, study.final(experiment))
+        if Path(made).is_file():
             continue  # they are converted already
         for file in weights.files:
             name = f"{FOLDER}/{file.path}"

@@ -1,6 +1,10 @@
 """A page of Markdown as an HTML file that needs nothing from a network."""
 
+from pathlib import Path
+
 from markdown_it import MarkdownIt
+
+from pcsr import artefacts
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 99rem; padding: 0 1rem; }
@@ -19,3 +23,9 @@ def html(markdown: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
+
+
+def write(markdown: str, path: Path) -> None:
+    """Write a page atomically as ``.md`` and ``.html``, whatever the suffix of ``path``."""
+    artefacts.write_text(path.with_suffix(".md"), markdown)
+    artefacts.write_text(path.with_suffix(".html"), html(markdown))
