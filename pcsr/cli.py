@@ -58,6 +58,8 @@ SEVERAL_VALUES = {
     "demo": ("--weights",),
     "showcase": ("--weights",),
     "collect": ("--sweeps",),
+    "calibrate-knob": ("--knob",),
+    "bench": ("--weights", "--size", "--images"),
 }
 
 
@@ -217,20 +219,62 @@ def upscale(
     weights: WeightsFile,
     k: K = None,
     adaptive: Adaptive = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="share of the original's FLOPs to spend on each picture, e.g. 0.5"),
+    ] = None,
+    psnr_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="dB to lose at most, on average, against the full computation, e.g. 0.02; needs "
+            "weights from `pcsr calibrate-knob`"
+        ),
+    ] = None,
     refine: Refine = True,
     scale: Scale = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="what the process may take, e.g. 2GiB (on a GPU: of its memory); larger pictures "
+            "are computed in parts, with the same result"
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = os.cpu_count() or 1,
 ) -> None:
     """Super-resolve a picture, or a folder of pictures, that has no HR.
 
-    Example: `pcsr upscale photo.png photo_x4.png --weights carn-pcsr.safetensors --k 1`.
+    Example: `pcsr upscale photo.png photo_x4.png --weights carn-pcsr.safetensors --budget 0.5`.
     """
     from pcsr import verbs
-    from pcsr.methods.base import Knob
 
-    knob: Knob = "adaptive" if adaptive else k
-    verbs.upscale(source, target, weights, knob, refine, scale, device, threads)
+    wanted = verbs.Wanted("adaptive" if adaptive else k, budget, psnr_drop)
+    verbs.upscale(source, target, weights, wanted, refine, scale, max_memory, device, threads)
+
+
+@app.command("calibrate-knob")
+def calibrate_knob(
+    weights: WeightsFile,
+    images: Annotated[
+        Path, typer.Option("--images", help="folder of HR pictures, a picture, or a packed store")
+    ],
+    out: Annotated[Path, typer.Option(help="weights file to write, with the table in it")],
+    knob: Annotated[
+        list[float], typer.Option(help="values of the knob; left out, a range that fits most")
+    ] = [],  # noqa: B006
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+    log: LogFile = None,
+) -> None:
+    """Measure what the knob costs in PSNR, for `upscale --psnr-drop`.
+
+    Example: `pcsr calibrate-knob --weights carn-pcsr.safetensors --images data/prepared/div2k-valid
+    --out carn-pcsr-calibrated.safetensors`.
+    """
+    from pcsr import verbs
+
+    for line in verbs.calibrate_knob(weights, images, knob, out, device, threads, log):
+        print(line)
 
 
 @app.command("import-released")

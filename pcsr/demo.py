@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pcsr import artefacts, images, metrics, resize
+from pcsr import artefacts, images, metrics, resize, runtime
 from pcsr.errors import UserError
 from pcsr.evaluate import Pair
 from pcsr.methods.base import Knob, Method
+from pcsr.routing import Budget
 
+LIMIT_SHARE = 0.85  # of a limit that is planned with; a process's memory is known no better
+FREE_SHARE = 0.7  # of the memory that is free, which a picture may take where no limit is given
 log = logging.getLogger("pcsr")
 
 
@@ -64,6 +67,8 @@ def _usable(method: Method, knob: Knob) -> Knob:
     """Return the knob that a method is run with, given what was asked for (None: nothing)."""
     if not method.knobs:
         return None
+    if isinstance(knob, Budget) and not method.has_budget:
+        raise UserError(f"--budget: {method.config.method} keeps to no budget; give --k.")
     return method.default_knob if knob is None else knob
 
 
@@ -121,14 +126,31 @@ def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: 
 
 @torch.no_grad()
 def upscale(
-    method: Method, source: Path, target: Path, scale: float, knob: Knob, refine: bool
+    method: Method,
+    source: Path,
+    target: Path,
+    scale: float,
+    knob: Knob,
+    refine: bool,
+    max_memory: int | None = None,
 ) -> None:
     """Super-resolve a picture, or every picture of a folder, that has no HR.
 
     A picture of a folder that cannot be read does not stop the others.
 
+    Args:
+        method: what super-resolves.
+        source: picture or folder.
+        target: PNG file or folder.
+        scale: HR size / LR size.
+        knob: of the method; None for its own choice.
+        refine: whether cheap pixels beside dear ones are smoothed.
+        max_memory: bytes that the process may take, on a GPU those of the GPU; pictures that need
+            more are computed in parts. None: most of what is free.
+
     Raises:
-        UserError: a picture could not be read; names them all, after the others are done.
+        UserError: a picture could not be read, or needs more memory; names them all, after the
+            others are done.
     """
     if source.is_dir():
         pictures = images.list_pictures(source)
@@ -142,16 +164,47 @@ def upscale(
         artefacts.require_suffix(targets[0], ".png", "OUT")
     if any(path.resolve() in {picture.resolve() for picture in pictures} for path in targets):
         raise UserError(f"{target}: {source} would be overwritten; give another output.")
-    device = next(method.parameters()).device
+    knob = _usable(method, knob)
     problems = []
     for number, (picture, path) in enumerate(zip(pictures, targets, strict=True)):
         try:
-            lr = images.to_tensor(images.read(picture)).to(device)
+            lr = images.read(picture)
+            sr = _in_pieces(method, lr, scale, knob, refine, max_memory)
         except UserError as error:
-            problems.append(str(error))
+            text = str(error)
+            problems.append(text if text.startswith(str(picture)) else f"{picture}: {text}")
             continue
-        restored = method.restore(lr, scale, _usable(method, knob), refine)
-        images.write(path, images.to_uint8(restored.sr))
+        images.write(path, sr)
         log.info("%d/%d %s", number + 1, len(pictures), path)
     if problems:
         raise UserError(" ".join(problems))
+
+
+def _in_pieces(
+    method: Method,
+    picture: metrics.Picture,
+    scale: float,
+    knob: Knob,
+    refine: bool,
+    max_memory: int | None,
+) -> metrics.Picture:
+    """Super-resolve one picture, never holding more of it than 8-bit levels and one piece."""
+    device = next(method.parameters()).device
+    lr = images.to_tensor(picture).to(device)
+    size = resize.hr_size(picture.shape[:2], scale)
+    sr = np.empty((*size, 3), np.uint8)
+    # On a CPU the levels take part in the limit, twice while they are written to a file.
+    levels = 2 * sr.nbytes if device.type == "cpu" else 0
+    if max_memory is None:
+        limit = FREE_SHARE * runtime.free_memory(device) - levels
+    else:
+        limit = LIMIT_SHARE * (max_memory - runtime.used_memory(device) - levels)
+    count = 0
+    for piece in method.pieces(lr, scale, knob, refine, limit):
+        height, width = piece.sr.shape[-2:]
+        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
+        sr[here] = images.to_uint8(piece.sr)
+        count += 1
+    if count > 1:
+        log.info("computed in %d parts", count)
+    return sr

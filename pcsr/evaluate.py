@@ -24,7 +24,7 @@ from pcsr.methods.base import Knob, Method
 from pcsr.metrics import Metric
 
 Row = dict[str, Any]
-ROWS = 2  # raised when rows of a cut sweep no longer mean what new ones do
+ROWS = 3  # raised when rows of a cut sweep no longer mean what new ones do
 log = logging.getLogger("pcsr")
 
 
@@ -136,6 +136,7 @@ def measure(
                 },
                 "flops_paper": flops.paper,
                 "flops_algorithmic": flops.algorithmic,
+                "flops_engine": flops.engine,
                 **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
                 "units": sum(units),
                 "lr_pixels": method.lr_pixels((height, width)),

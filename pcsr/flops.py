@@ -1,9 +1,10 @@
-"""FLOPs in the two conventions of the field, counted by fvcore.
+"""FLOPs in the two conventions of the field, and as they are really executed; by fvcore.
 
 One fused multiply-add is two FLOPs. Convolutions and linear maps are counted so, plus one FLOP per
 element for PReLU and two for BatchNorm; additions, ReLU, shuffles and interpolation are free, as in
 the published tables. The conventions differ in transposed convolutions alone: *paper* charges them
-on their output grid, *algorithmic* (what fvcore counts, and what is executed) on their input grid.
+on their output grid, *algorithmic* (what fvcore counts) on their input grid. Both count a method as
+it is defined. *engine* counts what ``restore`` executes: the same output for less work.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Flops:
-    """A number of FLOPs in both conventions; adds and scales like a number."""
+    """A number of FLOPs in the conventions; adds and scales like a number."""
 
     paper: float = 0.0
     algorithmic: float = 0.0
+    engine: float = 0.0
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(self.paper + other.paper, self.algorithmic + other.algorithmic)
+        return Flops(
+            self.paper + other.paper,
+            self.algorithmic + other.algorithmic,
+            self.engine + other.engine,
+        )
 
     def __mul__(self, times: float) -> Flops:
-        return Flops(self.paper * times, self.algorithmic * times)
+        return Flops(self.paper * times, self.algorithmic * times, self.engine * times)
+
+    def run_as(self, engine: float) -> Flops:
+        """Return the same definition, executed otherwise."""
+        return Flops(self.paper, self.algorithmic, engine)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ def count(module: nn.Module, *inputs: Tensor) -> Flops:
     handles = {
         "aten::_convolution": _convolution,
         "aten::linear": _linear,
+        "aten::addmm": _addmm,
+        "aten::addmm_": _addmm,
         "aten::prelu": partial(_elementwise, 1),
         "aten::batch_norm": partial(_elementwise, 2),
     }
@@ -62,7 +74,7 @@ def count(module: nn.Module, *inputs: Tensor) -> Flops:
         analysis = FlopCountAnalysis(module.eval(), inputs).set_op_handle(**handles)
         counted = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
     module.train(training)
-    return Flops(counted["paper"], counted["algorithmic"])
+    return Flops(counted["paper"], counted["algorithmic"], counted["algorithmic"])
 
 
 def _both(paper: int, algorithmic: int) -> Counter[str]:
@@ -84,6 +96,11 @@ def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return _both(flops, flops)
 
 
+def _addmm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    flops = 2 * prod(_shape(inputs[1])) * _shape(inputs[2])[1]
+    return _both(flops, flops)
+
+
 def _elementwise(each: int, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     flops = each * prod(_shape(outputs[0]))
     return _both(flops, flops)
@@ -94,12 +111,19 @@ def _shape(value: Any) -> list[int]:
     return sizes
 
 
-def per_lr_pixel(network: nn.Module) -> Flops:
+def per_lr_pixel(network: nn.Module, as_run: nn.Module | None = None) -> Flops:
     """Count a convolutional network's FLOPs per LR pixel.
 
     All its layers keep or multiply the size of their input, so that the count of any picture is
     this number times its LR pixels, exactly.
+
+    Args:
+        network: as it is defined.
+        as_run: what gives the same output and is run in its place.
     """
     side = 8
     lr = next(network.parameters()).new_zeros(1, 3, side, side)
-    return count(network, lr) * (1 / side**2)
+    counted = count(network, lr)
+    if as_run is not None:
+        counted = counted.run_as(count(as_run, lr).engine)
+    return counted * (1 / side**2)

@@ -4,7 +4,7 @@ Coordinates follow LIIF (Chen et al., CVPR 2021): a picture spans [-1, 1] on eac
 stands at its centre.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -24,11 +24,18 @@ class Axis:
         offset: (size,) float32, HR centre minus LR centre in [-1, 1], times the LR length; at x4
             it is one of -0.75, -0.25, 0.25, 0.75.
         cell: side of an HR pixel in [-1, 1], times the LR length: 2 / scale.
+        block: HR pixels of an LR pixel, where all have as many and at the same offsets; else 0.
     """
 
     nearest: Tensor
     offset: Tensor
     cell: float
+    block: int
+
+    def cut(self, start: int, stop: int, lr_start: int = 0) -> "Axis":
+        """Return HR pixels ``start`` to ``stop``; ``nearest`` then counts from ``lr_start``."""
+        here = slice(start, stop)
+        return replace(self, nearest=self.nearest[here] - lr_start, offset=self.offset[here])
 
 
 def axis(lr_length: int, hr_length: int, device: torch.device | None = None) -> Axis:
@@ -37,7 +44,8 @@ def axis(lr_length: int, hr_length: int, device: torch.device | None = None) -> 
     doubled = 2 * torch.arange(hr_length, device=device) + 1
     nearest = doubled * lr_length // (2 * hr_length)
     offset = (doubled * lr_length - (2 * nearest + 1) * hr_length).double() / hr_length
-    return Axis(nearest, offset.float(), 2.0 * lr_length / hr_length)
+    block = 0 if hr_length % lr_length else hr_length // lr_length
+    return Axis(nearest, offset.float(), 2.0 * lr_length / hr_length, block)
 
 
 def tile_crop(lr_height: int, lr_width: int) -> tuple[int, int]:

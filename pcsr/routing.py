@@ -4,13 +4,34 @@ Branches are ordered cheapest first everywhere. Scores are probabilities (N, M, 
 branch, then the units of one picture.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pcsr.errors import UserError
+
 ROUNDS = 19
 MOVED_AT_MOST = 1e-4
+CACHED = 1 << 18  # numbers that are handled together, 1 MB
+CERTAIN = -1e4  # stands for the logarithm of a probability that float32 rounds to 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A knob value: spend at most so many FLOPs, as the engine executes them, on an LR pixel.
+
+    It holds for the mean of a picture: each picture gets the smallest k that keeps to it.
+    """
+
+    per_lr_pixel: float
 
 
 def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -> Tensor:
@@ -56,12 +77,7 @@ def difficulty(probabilities: Tensor) -> Tensor:
 
 
 def adaptive(probabilities: Tensor) -> Tensor:
-    """Choose branches with no knob: ADM, 1-D k-means over the difficulty (PCSR section 3.4).
-
-    The difficulty is min-max normalised over the call. The M centres start evenly spaced from 0 to
-    the mean ({0, mean} for two branches); the rounds end after the one in which the squared
-    movement of all centres together is at most 1e-4, and the labels are those found before that
-    last update. The cluster with the lowest centre takes the cheapest branch.
+    """Choose branches with no knob: ADM (PCSR section 3.4), see ``Adaptive``.
 
     Args:
         probabilities: (N, M, ...) in [0, 1]; pass a whole picture, not a part of one.
@@ -69,23 +85,222 @@ def adaptive(probabilities: Tensor) -> Tensor:
     Returns:
         (N, ...) int64 branch numbers.
     """
-    values = difficulty(probabilities)
-    low, high = values.min(), values.max()
-    values = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)
-    branches = probabilities.shape[1]
-    centres = torch.linspace(0, 1, branches, device=values.device) * values.mean()
-    labels = torch.zeros_like(values, dtype=torch.long)
-    for _ in range(ROUNDS):
-        # Centres stay sorted, so the nearest one is found by counting the midpoints below.
-        labels = torch.bucketize(values, (centres[1:] + centres[:-1]) / 2)
-        counts = torch.bincount(labels.flatten(), minlength=branches)
-        sums = torch.bincount(labels.flatten(), values.flatten().double(), minlength=branches)
-        updated = torch.where(counts > 0, (sums / counts.clamp_min(1)).to(values), centres)
-        moved = (updated - centres).square().sum()
-        centres = updated
-        if moved <= MOVED_AT_MOST:
-            break
-    return labels
+    return decide(Adaptive(probabilities.shape[1]), probabilities.log())
+
+
+def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
+    """Decide a whole picture, or several, by a rule: (N, M, ...) -> (N, ...) int64."""
+    measured = rule.measure(log_probabilities.clamp_min(CERTAIN))
+    return rule.settle([measured]).decide(measured).long()
+
+
+class Rule(ABC):
+    """A way to decide that can be taken a part of a picture at a time.
+
+    ``measure`` says what counts about each pixel; ``settle`` looks at all that was measured on the
+    picture and gives the rule that ``decide`` is then asked of. Log-probabilities are (N, M, ...),
+    measures (N, K, ...) of a K of the rule's own, labels (N, ...) uint8.
+    """
+
+    #: Whether ``settle`` has to be called, because decisions depend on the whole picture.
+    whole: ClassVar[bool]
+
+    @abstractmethod
+    def measure(self, log_probabilities: Tensor) -> Tensor:
+        """Return what a decision reads of each pixel; constant offsets per pixel do not matter."""
+
+    def settle(self, measured: Sequence[Tensor]) -> "Rule":
+        """Return the rule for a picture, given the measures of all its parts."""
+        return self
+
+    @abstractmethod
+    def decide(self, measured: Tensor) -> Tensor:
+        """Return the branch numbers."""
+
+
+@dataclass(frozen=True)
+class CostRatio(Rule):
+    """``by_cost_ratio``, turned round: for each pixel the values of k at which its branch changes.
+
+    As k falls, a pixel goes from the cheapest branch to dearer ones. With c rising in j, it takes
+    branch i or a dearer one where k < b_i, and b_i = max_{j >= i} min_{h < i} k_hj, with k_hj =
+    log(p_j / p_h) / log(c_j / c_h) the k at which the branches h and j are level.
+
+    Attributes:
+        costs: M relative costs, cheapest first.
+        k: the knob.
+    """
+
+    whole: ClassVar[bool] = False
+    costs: tuple[float, ...]
+    k: float
+
+    def measure(self, log_probabilities: Tensor) -> Tensor:
+        """Return b_1 >= ... >= b_(M-1)."""
+        logs = log_probabilities.unbind(dim=1)
+        changes = [
+            reduce(
+                torch.maximum,
+                (
+                    reduce(torch.minimum, (self._level(logs, h, j) for h in range(i)))
+                    for j in range(i, len(logs))
+                ),
+            )
+            for i in range(1, len(logs))
+        ]
+        return changes[0][:, None] if len(changes) == 1 else torch.stack(changes, dim=1)
+
+    def _level(self, logs: Sequence[Tensor], cheap: int, dear: int) -> Tensor:
+        return (logs[dear] - logs[cheap]) / math.log(self.costs[dear] / self.costs[cheap])
+
+    def decide(self, measured: Tensor) -> Tensor:
+        """See ``Rule.decide``."""
+        dearer = (one > self.k for one in measured.unbind(dim=1))
+        return reduce(torch.add, (over.view(torch.uint8) for over in dearer))
+
+
+@dataclass(frozen=True)
+class WithinBudget(CostRatio):
+    """The smallest k, and with it the most work, that a number of FLOPs allows; exact.
+
+    Attributes:
+        flops: what a unit of each branch costs, cheapest first.
+        allowed: FLOPs for all units together.
+    """
+
+    whole: ClassVar[bool] = True
+    flops: tuple[float, ...]
+    allowed: float
+
+    def settle(self, measured: Sequence[Tensor]) -> CostRatio:
+        """Return the rule with its k.
+
+        Raises:
+            UserError: not even the cheapest branch everywhere fits.
+        """
+        changes = [
+            np.sort(np.concatenate([part[:, i].flatten().cpu().numpy() for part in measured]))
+            for i in range(len(self.costs) - 1)
+        ]
+        steps = np.diff(self.flops)
+        left = self.allowed - self.flops[0] * len(changes[0])
+        if left < 0:
+            raise UserError(
+                f"the budget is below the cheapest branch everywhere by {-left / 1e9:.2f} GFLOPs; "
+                "give more."
+            )
+
+        def spent(k: float) -> float:
+            dearer = [len(one) - np.searchsorted(one, k, side="right") for one in changes]
+            return float(np.dot(dearer, steps))
+
+        candidates = changes[0] if len(changes) == 1 else np.sort(np.concatenate(changes))
+        first = bisect_left(range(len(candidates)), True, key=lambda n: spent(candidates[n]) <= left)
+        every = spent(-math.inf) <= left
+        return CostRatio(self.costs, -math.inf if every else float(candidates[first]))
+
+
+@dataclass(frozen=True)
+class Adaptive(Rule):
+    """ADM: 1-D k-means over the difficulty, with no knob (PCSR section 3.4).
+
+    The difficulty is min-max normalised over the call. The M centres start evenly spaced from 0 to
+    the mean ({0, mean} for two branches); the rounds end after the one in which the squared
+    movement of all centres together is at most 1e-4, and the labels are those found before that
+    last update. The cluster with the lowest centre takes the cheapest branch.
+
+    Attributes:
+        branches: M.
+    """
+
+    whole: ClassVar[bool] = True
+    branches: int
+
+    def measure(self, log_probabilities: Tensor) -> Tensor:
+        """Return the difficulty (N, 1, ...)."""
+        return difficulty(log_probabilities.softmax(dim=1))[:, None]
+
+    def settle(self, measured: Sequence[Tensor]) -> "Nearest":
+        """Find the clusters; without waiting for a GPU."""
+        low = torch.stack([part.min() for part in measured]).min()
+        high = torch.stack([part.max() for part in measured]).max()
+        span = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
+        count = sum(part.numel() for part in measured)
+        total = _sum((part - low) / span for part in measured)
+        start = torch.linspace(0, 1, self.branches, device=low.device, dtype=torch.float64)
+        centres = (start * (total / count)).to(low)
+        found = Nearest(low, span, _midpoints(centres))
+        done = torch.zeros((), dtype=torch.bool, device=low.device)
+        for _ in range(ROUNDS):
+            found = found.unless(done, _midpoints(centres))
+            counts, sums = found.clusters(measured, count, total)
+            means = (sums / counts.clamp_min(1)).to(centres)
+            updated = torch.where(counts > 0, means, centres)
+            done = done | ((updated - centres).square().sum() <= MOVED_AT_MOST)
+            centres = updated
+            if low.device.type == "cpu" and done:
+                break
+        return found
+
+    def decide(self, measured: Tensor) -> Tensor:
+        """Not before it is settled."""
+        raise ValueError("ADM decides a whole picture: settle it first")
+
+
+@dataclass(frozen=True)
+class Nearest(Rule):
+    """Decides by the nearest of several sorted centres.
+
+    Attributes:
+        low, span: the difficulty is normalised to (difficulty - low) / span.
+        borders: (M - 1,) midpoints of neighbouring centres.
+    """
+
+    whole: ClassVar[bool] = False
+    low: Tensor
+    span: Tensor
+    borders: Tensor
+
+    def measure(self, log_probabilities: Tensor) -> Tensor:
+        """Return the difficulty (N, 1, ...)."""
+        return difficulty(log_probabilities.softmax(dim=1))[:, None]
+
+    def decide(self, measured: Tensor) -> Tensor:
+        """See ``Rule.decide``."""
+        values = (measured - self.low) / self.span
+        return sum(
+            ((values > border).to(torch.uint8) for border in self.borders),
+            start=torch.zeros_like(values, dtype=torch.uint8),
+        )[:, 0]
+
+    def unless(self, done: Tensor, borders: Tensor) -> "Nearest":
+        """Return the rule with other borders, or this one where it is done."""
+        return replace(self, borders=torch.where(done, self.borders, borders))
+
+    def clusters(
+        self, measured: Sequence[Tensor], count: int, total: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return how many values each cluster has, and their sums (float64), cheapest first."""
+        above = [(torch.full_like(total, count), total)]
+        for border in self.borders:
+            over = [((part - self.low) / self.span, border) for part in measured]
+            above.append(
+                (
+                    sum((values > b).sum() for values, b in over).double(),
+                    _sum(values * (values > b) for values, b in over),
+                )
+            )
+        counts, sums = (torch.stack(column) for column in zip(*above, strict=True))
+        nothing = torch.zeros_like(total)[None]
+        return counts - torch.cat([counts[1:], nothing]), sums - torch.cat([sums[1:], nothing])
+
+
+def _midpoints(centres: Tensor) -> Tensor:
+    return (centres[1:] + centres[:-1]) / 2
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return torch.stack([part.sum(dtype=torch.float64) for part in parts]).sum()
 
 
 def refine(sr: Tensor, labels: Tensor) -> Tensor:
@@ -101,12 +316,19 @@ def refine(sr: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N, 3, H, W).
     """
-    inside = (..., slice(1, -1), slice(1, -1))
-    level = labels[:, None].to(torch.uint8)
-    seam = _three_by_three(torch.maximum, level) > level[inside]
-    smooth = _three_by_three(torch.add, sr) / 9
-    refined = sr.clone()
-    refined[inside] = torch.where(seam, smooth, sr[inside])
+    refined = torch.empty_like(sr)
+    for ring in (0, -1):
+        refined[..., ring, :] = sr[..., ring, :]
+        refined[..., ring] = sr[..., ring]
+    # A few rows at a time, because the sums are then taken in cache.
+    rows = max(1, CACHED // (3 * len(sr) * sr.shape[-1]))
+    for top in range(1, sr.shape[-2] - 1, rows):
+        around = slice(top - 1, min(top + rows, sr.shape[-2] - 1) + 1)
+        inside = (..., slice(around.start + 1, around.stop - 1), slice(1, -1))
+        level = labels[:, None, around].to(torch.uint8)
+        seam = _three_by_three(torch.maximum, level) > level[..., 1:-1, 1:-1]
+        smooth = _three_by_three(torch.add, sr[..., around, :]).div_(9)
+        torch.where(seam, smooth, sr[inside], out=refined[inside])
     return refined
 
 

@@ -1,13 +1,15 @@
 """Device, seeds, threads, logging and processes of a run."""
 
+import ctypes
 import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from rich import get_console, reconfigure
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from pcsr.errors import UserError
 
 T = TypeVar("T")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -58,13 +61,34 @@ def move(model: ModuleT, device: torch.device) -> ModuleT:
     return model.to(device, memory_format=last)  # type: ignore[call-overload]
 
 
+def free_memory(device: torch.device) -> float:
+    """Return how many bytes can still be taken on a device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(psutil.virtual_memory().available)
+
+
+def used_memory(device: torch.device) -> float:
+    """Return how many bytes this process needs now; what it only keeps is given back first."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device))
+    give_back_memory()
+    return float(psutil.Process().memory_info().rss)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, which closes the gaps between blocks in use."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def describe(device: torch.device) -> str:
     """Return the device's name for provenance, e.g. ``NVIDIA H200`` or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def make_deterministic(seed: int, threads: int) -> None:
-    """Seed torch, fix the number of CPU threads and ask for reproducible kernels.
+def set_up(seed: int, threads: int) -> None:
+    """Seed torch, fix the number of CPU threads, ask for reproducible kernels, keep freed memory.
 
     On the CPU the same seed and threads then give the same bits. On a GPU kernels without a
     reproducible version are still used, with a warning from torch.
@@ -74,6 +98,21 @@ def make_deterministic(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Let this process keep the memory that it frees, where the C library is glibc.
+
+    By default large blocks go back to the system at once and are cleared page by page when they
+    are taken again. Networks take and free hundreds of them: on a CPU it doubles their time.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class _LogFile(logging.FileHandler):

@@ -3,9 +3,11 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize, TypeAdapter
 from torch import Tensor
 
 from pcsr import (
@@ -15,6 +17,7 @@ from pcsr import (
     checkpoint,
     config,
     evaluate,
+    knobs,
     release,
     resize,
     runtime,
@@ -22,11 +25,12 @@ from pcsr import (
 )
 from pcsr import demo as demos
 from pcsr import train as training
-from pcsr.config import ProtocolConfig
+from pcsr.config import ModelConfig, ProtocolConfig
 from pcsr.datasets import Store, open_images
 from pcsr.errors import UserError, unknown_name
 from pcsr.images import to_tensor
 from pcsr.methods.base import Knob, Method
+from pcsr.routing import Budget
 
 log = logging.getLogger("pcsr")
 
@@ -68,7 +72,7 @@ def train(
         need = "trains on all crops: drop" if of_class is None else "trains on one class: give"
         raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")
     device = runtime.pick_device(device_name)
-    runtime.make_deterministic(setup.seed, study.suite.threads)
+    runtime.set_up(setup.seed, study.suite.threads)
     method = catalog.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
     if tuple(setup.stages) != method.stages:
         raise UserError(
@@ -155,7 +159,7 @@ def tabulate(
     if out.resolve() == weights.resolve():
         raise UserError(f"--out {out}: give another file than --weights, which is kept.")
     device = runtime.pick_device(device_name)
-    runtime.make_deterministic(0, threads)
+    runtime.set_up(0, threads)
     method, facts = catalog.load_method(weights)
     runtime.move(method, device)
     test = open_images(images)
@@ -190,7 +194,7 @@ def sweep(
     """Measure weights on pictures and write ``out`` with its provenance."""
     runtime.setup_logging(log_file)
     device = runtime.pick_device(device_name)
-    runtime.make_deterministic(0, threads)
+    runtime.set_up(0, threads)
     artefacts.require_suffix(out, ".csv", "--out")
     if not all(math.isfinite(k) for k in options.knobs):
         raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
@@ -233,7 +237,7 @@ def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str
 
 def _methods(weights: Sequence[Path], device_name: str, threads: int) -> list[Method]:
     device = runtime.pick_device(device_name)
-    runtime.make_deterministic(0, threads)
+    runtime.set_up(0, threads)
     return [runtime.move(catalog.load_method(path)[0], device) for path in weights]
 
 
@@ -255,20 +259,111 @@ def demo(
     return demos.write_demo(pair, shown, out)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How much is to be computed, in one of several ways.
+
+    Attributes:
+        knob: a value of the method's knob, or "adaptive".
+        budget: share of the original's FLOPs.
+        psnr_drop: dB below the dearest branch everywhere.
+    """
+
+    knob: Knob = None
+    budget: float | None = None
+    psnr_drop: float | None = None
+
+
 def upscale(
     source: Path,
     target: Path,
     weights: Path,
-    knob: Knob,
+    wanted: Wanted,
     refine: bool,
     scale: float | None,
+    max_memory: str | None,
     device: str,
     threads: int,
 ) -> None:
     """Super-resolve pictures that have no HR."""
     runtime.setup_logging()
-    (method,) = _methods([weights], device, threads)
-    demos.upscale(method, source, target, scale or method.config.scale, knob, refine)
+    limit = _bytes(max_memory)
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    method, facts = catalog.load_method(weights)
+    scale = scale or method.config.scale
+    knob = _knob(wanted, method, facts, scale, weights)
+    demos.upscale(runtime.move(method, picked), source, target, scale, knob, refine, limit)
+
+
+def _knob(
+    wanted: Wanted, method: Method, facts: Mapping[str, Any], scale: float, where: Path
+) -> Knob:
+    ways = [way for way in (wanted.knob, wanted.budget, wanted.psnr_drop) if way is not None]
+    if len(ways) > 1:
+        raise UserError("give one of --k, --adaptive, --budget and --psnr-drop, not several.")
+    if wanted.budget is not None:
+        if not wanted.budget > 0:
+            raise UserError(f"--budget {wanted.budget:g}: give a share above 0, such as 0.5.")
+        return Budget(wanted.budget * _original_flops(method, scale))
+    if wanted.psnr_drop is not None:
+        return knobs.for_drop(knobs.read(facts, str(where)), wanted.psnr_drop)
+    return wanted.knob
+
+
+def _original_flops(method: Method, scale: float) -> float:
+    """Return what the original of a method's backbone executes per LR pixel."""
+    model = ModelConfig(
+        backbone=method.config.backbone,
+        method="original",
+        scale=scale,
+        batch_norm=method.config.batch_norm,
+    )
+    original = catalog.build(model, "--budget: the original that it is a share of")
+    return original.costs((1, 1), scale).total([1]).engine
+
+
+def _bytes(text: str | None) -> int | None:
+    """Read a number of bytes such as 2GiB.
+
+    Raises:
+        UserError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValueError:
+        raise UserError(f"--max-memory {text}: give a size such as 2GiB or 800MiB.") from None
+
+
+def calibrate_knob(
+    weights: Path,
+    images: Path,
+    values: Sequence[float],
+    out: Path,
+    device_name: str,
+    threads: int,
+    log_file: Path | None,
+) -> list[str]:
+    """Measure what a method's knob costs in PSNR, and keep it with its weights."""
+    runtime.setup_logging(log_file)
+    artefacts.require_suffix(out, ".safetensors", "--out")
+    device = runtime.pick_device(device_name)
+    runtime.set_up(0, threads)
+    method, facts = catalog.load_method(weights)
+    runtime.move(method, device)
+    pictures = open_images(images)
+    with artefacts.locked(out):
+        points = knobs.measure(method, pictures, values or method.calibrated or method.knobs)
+        table = {
+            "points": [point.model_dump() for point in points],
+            "images": pictures.digest,
+            "provenance": artefacts.provenance(device=runtime.describe(device)),
+        }
+        model = method.config.model_dump(mode="json")
+        checkpoint.save_weights(out, method, {**facts, "model": model, "knob_table": table})
+    return [f"{p.knob:g}: -{p.drop:.3f} dB, {100 * p.share:.1f} % of the FLOPs" for p in points]
 
 
 def import_released(file: Path, out: Path) -> str:

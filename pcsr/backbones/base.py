@@ -19,6 +19,11 @@ class Backbone(nn.Module, ABC):
     width: int
     scale: int | None
 
+    @property
+    @abstractmethod
+    def halo(self) -> int:
+        """LR pixels on each side of a place that its feature (with a tail, its SR) depends on."""
+
     @abstractmethod
     def features(self, lr: Tensor) -> Tensor:
         """Map LR pictures (N, 3, h, w) in [0, 1] to features (N, width, h, w)."""
@@ -31,6 +36,13 @@ class Backbone(nn.Module, ABC):
         """Super-resolve, or encode when built without a tail."""
         features = self.features(lr)
         return features if self.scale is None else self.upsample(features, lr)
+
+    def inference(self) -> "Backbone":
+        """Return a network in eval mode that gives the same with less work; by default itself.
+
+        It may share weights with this one, and is made anew whenever these have changed.
+        """
+        return self
 
 
 def whole_scale(scale: float | None, supported: Iterable[int], backbone: str) -> int | None:

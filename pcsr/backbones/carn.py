@@ -1,5 +1,7 @@
 """CARN-M (Ahn et al., ECCV 2018): cascading residual blocks with grouped, shared convolutions."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class EfficientResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, h, w) -> the same shape."""
-        return torch.relu(self.body(x) + x)
+        return self.body(x).add_(x).relu_()
 
 
 class Cascade(nn.Module):
@@ -57,6 +59,49 @@ class Cascade(nn.Module):
         return fused
 
 
+class Summed(nn.Module):
+    """A cascade for inference: BatchNorm folded, and no concatenation.
+
+    A conv1 over a concatenation is the sum of one conv1 per part. Each is a product of matrices
+    that adds to the same rows, so that nothing is copied together.
+    """
+
+    def __init__(self, cascade: Cascade) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            Summed(unit) if isinstance(unit, Cascade) else unit for unit in cascade.units
+        )
+        self.fuse = [_folded(fuse) for fuse in cascade.fuse]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``Cascade.forward``."""
+        seen = [_rows(x)]
+        fused = x
+        for step, (parts, bias) in enumerate(self.fuse):
+            seen.append(_rows(self.units[step % len(self.units)](fused)))
+            total = torch.addmm(bias, seen[0], parts[0])
+            for part, rows in zip(parts[1:], seen[1:], strict=True):
+                total.addmm_(rows, part)
+            fused = total.relu_().view(len(x), *x.shape[-2:], -1).permute(0, 3, 1, 2)
+        return fused
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Lay (N, C, h, w) out as (N * h * w, C); a view, where channels are last in memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _folded(fuse: nn.Module) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the weights (width, width) of a fusing conv1 for each of its parts, and its bias."""
+    convolution, *norm = [layer for layer in fuse.children() if not isinstance(layer, nn.ReLU)]
+    weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
+    if norm:
+        (batch_norm,) = norm
+        gain = batch_norm.weight / (batch_norm.running_var + batch_norm.eps).sqrt()
+        weight, bias = weight * gain[:, None], batch_norm.bias - batch_norm.running_mean * gain
+    return weight.detach().T.contiguous().split(len(weight)), bias.detach()
+
+
 def _fuse(width_in: int, width: int, batch_norm: bool) -> nn.Sequential:
     norm = [nn.BatchNorm2d(width)] if batch_norm else []
     return nn.Sequential(nn.Conv2d(width_in, width, 1, bias=not batch_norm), *norm, nn.ReLU())
@@ -79,12 +124,23 @@ class CARN(Backbone):
         blocks: list[nn.Module] = [
             Cascade([EfficientResidual(width)], width, batch_norm) for _ in range(STEPS)
         ]
-        self.body = Cascade(blocks, width, batch_norm)
+        self.body: nn.Module = Cascade(blocks, width, batch_norm)
         if self.scale is not None:
             self.tail = nn.Sequential(
                 *[layer for step in _shuffle_steps(self.scale) for layer in _shuffle(width, step)]
             )
             self.exit = nn.Conv2d(width, 3, 3, padding=1)
+
+    @property
+    def halo(self) -> int:
+        """See ``Backbone.halo``; 19 conv3, and 2 or 3 more at rising sizes in the tail."""
+        return 19 if self.scale is None else 21
+
+    def inference(self) -> Backbone:
+        """See ``Backbone.inference``."""
+        fast = copy.deepcopy(self).eval()
+        fast.body = Summed(self.body)
+        return fast
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""

@@ -38,6 +38,11 @@ class FSRCNN(Backbone):
             )
         initialise(self.modules())
 
+    @property
+    def halo(self) -> int:
+        """See ``Backbone.halo``; a conv5, the mapping, and 9 taps at the stride of the scale."""
+        return 2 + MAPPING_LAYERS + (0 if self.scale is None else 2)
+
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""
         return self.expand(self.map(self.shrink(self.extract(lr))))

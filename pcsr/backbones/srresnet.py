@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, h, w) -> the same shape."""
-        return x + self.body(x)
+        return self.body(x).add_(x)
 
 
 class SRResNet(Backbone):
@@ -43,6 +43,11 @@ class SRResNet(Backbone):
                 nn.Conv2d(width, 3, 3, padding=1),
             )
         initialise(self.modules())
+
+    @property
+    def halo(self) -> int:
+        """See ``Backbone.halo``; every conv3 sees 1 more, those of the tail together 2."""
+        return 1 + 2 * BLOCKS + (0 if self.scale is None else 2)
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""

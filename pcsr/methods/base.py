@@ -10,7 +10,7 @@ latency is measured on. Both give the same picture for the same knob; a test hol
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from pcsr.backbones.base import Backbone
 from pcsr.config import ModelConfig
+from pcsr.engine.parts import Piece
 from pcsr.errors import UserError
 from pcsr.flops import Costs
+from pcsr.routing import Budget
 
-#: A value of the knob; "adaptive" lets the method decide; None for methods without a knob.
-Knob = float | Literal["adaptive"] | None
+#: A value of the knob; "adaptive" lets the method decide, a budget says what a picture may cost;
+#: None for methods without a knob.
+Knob = float | Literal["adaptive"] | Budget | None
 
 
 class MakeBackbone(Protocol):
@@ -64,7 +67,10 @@ class Method(nn.Module, ABC):
         stages: names of the training stages, in order.
         knobs: values of the knob that are swept where none are asked for, and first of them the one
             that is used where one is needed; empty for a method without a knob.
+        calibrated: values of the knob at which its price in PSNR is measured, where none are asked
+            for, the dearest first; empty for those of ``knobs``.
         has_adaptive: whether the router can decide without a knob.
+        has_budget: whether the router takes a ``Budget`` for a knob value.
         has_table: whether ``tabulate`` must run before the method can route.
         has_refinement: whether ``compose`` and ``restore`` heed ``refine``.
         by_tiles: whether the picture is cut into tiles in any case, so that ``crop: none`` would
@@ -74,7 +80,9 @@ class Method(nn.Module, ABC):
 
     stages: ClassVar[tuple[str, ...]]
     knobs: ClassVar[tuple[float, ...]] = ()
+    calibrated: ClassVar[tuple[float, ...]] = ()
     has_adaptive: ClassVar[bool] = False
+    has_budget: ClassVar[bool] = False
     has_table: ClassVar[bool] = False
     has_refinement: ClassVar[bool] = False
     by_tiles: ClassVar[bool] = False
@@ -101,6 +109,18 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
         """Super-resolve running only the branch that each unit is routed to."""
+
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """Do as ``restore`` does, piece by piece, so that memory stays below ``limit`` bytes.
+
+        Decisions that look at the whole picture still do. By default every picture is one piece,
+        whatever the limit.
+        """
+        for number in range(len(lr)):
+            restored = self.restore(lr[number : number + 1], scale, knob, refine)
+            yield Piece(number, 0, 0, restored.sr, restored.labels)
 
     @abstractmethod
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:

@@ -1,6 +1,6 @@
 """The unmodified backbone: one branch, one unit, no decision. The reference of every curve."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from pcsr import flops
 from pcsr.config import ModelConfig
+from pcsr.engine import parts
+from pcsr.engine.parts import Piece
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.methods.base import (
@@ -54,9 +56,17 @@ class Original(Method):
 
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
         """Run the backbone."""
-        exploration = self.explore(lr, scale)
-        labels = self.route(exploration.scores, knob, scale)
-        return Restored(self.compose(exploration, labels, refine), labels)
+        require_scale(self.config, scale)
+        return Restored(self.network.inference()(lr), self.route(lr, knob, scale))
+
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """See ``Method.pieces``."""
+        network, whole = self.network.inference(), require_scale(self.config, scale)
+        for part, sr in parts.run(network, lr, whole, self.network.halo, limit):
+            labels = self.route(sr, knob, scale)
+            yield Piece(part.picture, part.top * whole, part.left * whole, sr, labels)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``; all of the cost is the single branch's."""
@@ -65,7 +75,7 @@ class Original(Method):
     @cached_property
     def _flops(self) -> Flops:
         """FLOPs per LR pixel."""
-        return flops.per_lr_pixel(self.network)
+        return flops.per_lr_pixel(self.network, self.network.inference())
 
     def trained_modules(self, stage: str) -> Iterable[nn.Module]:
         """Return the whole network."""

@@ -4,7 +4,7 @@ A backbone without its tail encodes the LR picture once. A classifier then sends
 one of M multilayer perceptrons, which read the nearest LR feature and the pixel's place and size.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcsr import flops, routing
+from pcsr import flops, resize, routing
 from pcsr.config import HeadConfig, ModelConfig
+from pcsr.engine.parts import Piece
+from pcsr.engine.sparse import Engine
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import axis
 from pcsr.methods.base import Exploration, Knob, MakeBackbone, Method, Restored, complete
-from pcsr.resize import hr_size
+from pcsr.routing import Budget, Rule
 from pcsr.runtime import sum_over_processes
 
 # Encoder width, heads (light, heavy) and classifier of the paper's models at x4.
@@ -67,7 +69,7 @@ class Queries:
     def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
         channels, height, width = features.shape[1:]
         self.shape = (len(features), *size)
-        self.lr_shape = (height, width)
+        self.lr_size = (height, width)
         self.features = features.permute(0, 2, 3, 1).reshape(-1, channels)
         self.rows = axis(height, size[0], features.device)
         self.columns = axis(width, size[1], features.device)
@@ -84,7 +86,7 @@ class Queries:
     def at(self, pixels: Tensor) -> Tensor:
         """Return the queries (n, C + 4) of the HR pixels with the given numbers (n,)."""
         _, hr_height, hr_width = self.shape
-        lr_height, lr_width = self.lr_shape
+        lr_height, lr_width = self.lr_size
         line = pixels // hr_width  # counts through all pictures
         row, column = line % hr_height, pixels % hr_width
         nearest = (line // hr_height * lr_height + self.rows.nearest[row]) * lr_width
@@ -106,7 +108,9 @@ class PCSR(Method):
 
     stages = ("stage0", "stage1")
     knobs = (0.0, 0.5, 1.0)
+    calibrated = (-25.0, *(step / 4 for step in range(-8, 17)), 25.0)
     has_adaptive = True
+    has_budget = True
     has_refinement = True
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
@@ -132,7 +136,7 @@ class PCSR(Method):
         Candidates are (M, N, 3, H, W), scores the classifier's probabilities (N, M, H, W).
         """
         lr_size = (lr.shape[-2], lr.shape[-1])
-        size = hr_size(lr_size, scale)
+        size = resize.hr_size(lr_size, scale)
         queries = Queries(self.encoder(lr), size)
         outputs: list[list[Tensor]] = [[] for _ in self.heads]
         probabilities = []
@@ -147,11 +151,10 @@ class PCSR(Method):
 
     def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
         """See ``Method.route``: cost ratio with k, or ADM."""
-        if knob == "adaptive":
-            return routing.adaptive(scores)
-        if knob is None:
-            raise UserError("pcsr: give a knob value k, or ask for the adaptive decision.")
-        return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), knob)
+        if isinstance(knob, int | float):
+            return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), knob)
+        size = resize.lr_size((scores.shape[-2], scores.shape[-1]), scale)
+        return routing.decide(self.rule(knob, size, scale), scores.log())
 
     def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
         """See ``Method.compose``."""
@@ -161,25 +164,47 @@ class PCSR(Method):
             sr = torch.where(chosen, exploration.candidates[branch], sr)
         return routing.refine(sr, labels) if refine else sr
 
+    def rule(self, knob: Knob, lr_size: tuple[int, int], scale: float) -> Rule:
+        """Return how a knob decides pictures of a size: by k, by a budget, or adaptively."""
+        if knob == "adaptive":
+            return routing.Adaptive(self.branches)
+        shares = tuple(self.cost_shares(scale))
+        if isinstance(knob, Budget):
+            costs = self.costs(lr_size, scale)
+            flops = tuple(branch.engine for branch in costs.branch)
+            allowed = knob.per_lr_pixel * (lr_size[0] * lr_size[1]) - costs.shared.engine
+            return routing.WithinBudget(shares, 0.0, flops, allowed)
+        if knob is None:
+            raise UserError("pcsr: give a knob value k, or ask for the adaptive decision.")
+        return routing.CostRatio(shares, knob)
+
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
-        """See ``Method.restore``: the published algorithm, gathering each head's pixels."""
-        size = hr_size((lr.shape[-2], lr.shape[-1]), scale)
-        queries = Queries(self.encoder(lr), size)
-        scores = [self.classifier(queries.at(pixels)).softmax(dim=1) for pixels in queries.blocks()]
-        labels = self.route(_picture(scores, queries.shape), knob, scale)
-        colours = lr.new_empty(len(queries), 3)
-        for branch, head in enumerate(self.heads):
-            for pixels in (labels.flatten() == branch).nonzero()[:, 0].split(BLOCK):
-                colours[pixels] = head(queries.at(pixels))
-        sr = _picture([colours], queries.shape) + _bilinear(lr, size)
-        return Restored(routing.refine(sr, labels) if refine else sr, labels)
+        """See ``Method.restore``: the engine's path."""
+        sr, labels = zip(
+            *((piece.sr, piece.labels) for piece in self.pieces(lr, scale, knob, refine)),
+            strict=True,
+        )
+        return Restored(_batch(sr), _batch(labels))
+
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """See ``Method.pieces``."""
+        rule = self.rule(knob, (lr.shape[-2], lr.shape[-1]), scale)
+        return self._engine().pieces(lr, scale, rule, refine, limit)
+
+    def _engine(self) -> Engine:
+        return Engine(self.encoder, self.classifier, list(self.heads))
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
         encoder, classifier, heads = self._flops
-        height, width = hr_size(lr_size, scale)
-        shared = encoder * (lr_size[0] * lr_size[1]) + classifier * (height * width)
-        return Costs(shared, tuple(heads))
+        engine = self._engine()
+        (lr_height, lr_width), (height, width) = lr_size, resize.hr_size(lr_size, scale)
+        per_lr_pixel = encoder.run_as(encoder.engine + engine.flops_lr)
+        shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
+        branches = zip(heads, engine.flops_hr, strict=True)
+        return Costs(shared, tuple(head.run_as(each) for head, each in branches))
 
     def cost_shares(self, scale: float) -> list[float]:
         """Return c_j = (encoder + head j) FLOPs over their sum (PCSR section 3.3)."""
@@ -192,7 +217,7 @@ class PCSR(Method):
         """FLOPs of the encoder per LR pixel, and of the classifier and each head per HR pixel."""
         query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
         per_pixel = [flops.count(head, query) for head in (self.classifier, *self.heads)]
-        return flops.per_lr_pixel(self.encoder), per_pixel[0], per_pixel[1:]
+        return flops.per_lr_pixel(self.encoder, self.encoder.inference()), per_pixel[0], per_pixel[1:]
 
     def trained_modules(self, stage: str) -> Iterable[nn.Module]:
         """Stage 0: encoder and heavy head. Stage 1: classifier and the cheaper heads."""
@@ -250,3 +275,7 @@ def _bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
 def _picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
     """Lay values per HR pixel, [(n, C), ...] in order, out as (N, C, H, W)."""
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
+
+
+def _batch(pictures: Sequence[Tensor]) -> Tensor:
+    return pictures[0] if len(pictures) == 1 else torch.cat(list(pictures))

@@ -10,7 +10,7 @@ from pcsr import artefacts
 from pcsr.errors import unknown_name
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
-    CONVENTIONS,
+    COUNTS,
     REFERENCE,
     heavy_share,
     knob_text,
@@ -50,7 +50,7 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
     order = [*PLACE, "first", "curve", "adaptive", "knob"]
     upwards = [name not in ("first", "adaptive") for name in order]
     points = points.sort_values(order, ascending=upwards, ignore_index=True)
-    measured = ["psnr_rgb", "gflops_paper", "gflops_algorithmic"]
+    measured = ["psnr_rgb", *(f"gflops_{count}" for count in COUNTS)]
     reference = points[points["first"]].drop_duplicates(PLACE).set_index(PLACE)[measured]
     points = points.join(reference.add_suffix("_original"), on=PLACE)
     points["delta"] = points["psnr_rgb"] - points["psnr_rgb_original"]
@@ -68,7 +68,7 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
             "SSIM": points["ssim"],
         }
     )
-    for convention in CONVENTIONS:
+    for convention in COUNTS:
         cost = points[f"gflops_{convention}"]
         table[f"GFLOPs ({convention})"] = cost
         percent = 100 * cost / points[f"gflops_{convention}_original"]

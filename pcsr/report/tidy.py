@@ -18,7 +18,8 @@ from pcsr.config import Config, ConfigT, ProtocolConfig, parse
 from pcsr.errors import UserError
 
 REFERENCE = "original"  # the method that every other one is compared with
-CONVENTIONS = ("paper", "algorithmic")  # of counting FLOPs
+CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
+COUNTS = (*CONVENTIONS, "engine")  # and what is executed
 
 # A picture called "0801" must stay text, so no type is left to a guess.
 SWEEP_TYPES = {
@@ -36,6 +37,7 @@ SWEEP_TYPES = {
     "ssim": "float64",
     "flops_paper": "float64",
     "flops_algorithmic": "float64",
+    "flops_engine": "float64",
     "share_0": "float64",
     "units": "int64",
     "lr_pixels": "int64",
@@ -123,20 +125,20 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
     Returns:
         One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
         (dB), ``ssim``, ``share_*``, ``units``, ``lr_pixels``, ``overlap`` (LR pixels processed over
-        those of the picture) and, for each FLOP convention, ``gflops_*`` (1e9 per picture) and
+        those of the picture) and, for each count of FLOPs, ``gflops_*`` (1e9 per picture) and
         ``unlapped_*``, the GFLOPs if no pixel were processed twice; and ``images``, the number of
         pictures.
     """
     rows = results if every_protocol else results[results["main"]]
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
     measured = rows.assign(overlap=overlap)
-    for convention in CONVENTIONS:
+    for convention in COUNTS:
         gflops = rows[f"flops_{convention}"] / 1e9
         measured[f"gflops_{convention}"] = gflops
         measured[f"unlapped_{convention}"] = gflops / overlap
     measures = [
         *("psnr_rgb", "psnr_y", "ssim", *share_columns(results), "units", "lr_pixels", "overlap"),
-        *(f"{kind}_{convention}" for kind in ("gflops", "unlapped") for convention in CONVENTIONS),
+        *(f"{kind}_{convention}" for kind in ("gflops", "unlapped") for convention in COUNTS),
     ]
     points = measured.groupby(list(POINT), dropna=False)
     summary = points[measures].mean()

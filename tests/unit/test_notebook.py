@@ -20,6 +20,7 @@ def results(tmp_path):
         "psnr_y": 26.0,
         "ssim": 0.75,
         "flops_algorithmic": 4e10,
+        "flops_engine": 3e10,
         "units": 1,
         "lr_pixels": 4096,
         "lr_height": 64,

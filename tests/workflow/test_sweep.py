@@ -18,7 +18,8 @@ from pcsr.config import HeadConfig, ModelConfig
 
 COLUMNS = [
     *("image", "method", "backbone", "scale", "knob", "adaptive", "lr", "crop", "refine"),
-    *("psnr_rgb", "psnr_y", "ssim", "flops_paper", "flops_algorithmic", "share_0", "share_1"),
+    *("psnr_rgb", "psnr_y", "ssim", "flops_paper", "flops_algorithmic"),
+    *("flops_engine", "share_0", "share_1"),
     *("units", "lr_pixels", "lr_height", "lr_width", "seconds", "weights"),
 ]
 

@@ -1,0 +1,148 @@
+"""HR pixels over a few rows of LR pixels, in the order in which they are computed fastest.
+
+A band numbers its HR pixels. What is computed per HR pixel is (channels, pixels) in that order, and
+``view`` shows a picture's pixels in it. Where every LR pixel has the same block of HR pixels, the
+order is block row, block column, LR pixel: one broadcast addition then makes a first layer of all
+pixels.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcsr.engine.factored import Place
+from pcsr.geometry import Axis
+
+
+@dataclass(frozen=True)
+class Band(ABC):
+    """Some LR rows of a region, all its LR columns, and their HR pixels.
+
+    Attributes:
+        lr_rows, hr_rows: which rows of the region.
+        lr_width: LR columns.
+        rows, columns: the HR rows and columns; ``nearest`` counts from the band's first LR pixel.
+    """
+
+    lr_rows: slice
+    hr_rows: slice
+    lr_width: int
+    rows: Axis
+    columns: Axis
+
+    @abstractmethod
+    def local(self, place: Place) -> Place:
+        """Return the band's places, of those of all ``distinct`` rows and columns of the region."""
+
+    @abstractmethod
+    def spread(self, projected: Tensor, place: Place) -> Tensor:
+        """Lay (C, LR pixels) out over all HR pixels and add their place: (C, pixels)."""
+
+    @abstractmethod
+    def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
+        """Pick (LR pixels, C) for the HR pixels numbered (n,) and add their place: (n, C)."""
+
+    @abstractmethod
+    def view(self, picture: Tensor) -> Tensor:
+        """View (C, H, W) of the band's HR size with its pixels in the band's order."""
+
+    @abstractmethod
+    def shaped(self, values: Tensor) -> Tensor:
+        """View (C, pixels) in the shape that ``view`` has."""
+
+
+class RegularBand(Band):
+    """Every LR pixel has the same block of HR pixels: the scale is an integer."""
+
+    def local(self, place: Place) -> Place:
+        """See ``Band.local``: those of one block."""
+        return place
+
+    def spread(self, projected: Tensor, place: Place) -> Tensor:
+        """See ``Band.spread``."""
+        return (projected[:, None] + place.sums[:, :, None]).flatten(1)
+
+    def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
+        """See ``Band.gather``."""
+        rows = projected.index_select(0, pixels % len(projected))
+        return rows.add_(place.sums_by_pixel.index_select(0, pixels // len(projected)))
+
+    def view(self, picture: Tensor) -> Tensor:
+        """See ``Band.view``."""
+        (height, width), (down, across) = self._lr_size, self._block
+        return picture.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """See ``Band.shaped``."""
+        return values.view(-1, *self._block, *self._lr_size)
+
+    @property
+    def _block(self) -> tuple[int, int]:
+        return self.rows.block, self.columns.block
+
+    @property
+    def _lr_size(self) -> tuple[int, int]:
+        return self.lr_rows.stop - self.lr_rows.start, self.lr_width
+
+
+class AnyBand(Band):
+    """Blocks differ; HR pixels stand row by row."""
+
+    def local(self, place: Place) -> Place:
+        """See ``Band.local``."""
+        return Place(place.rows[:, self.hr_rows], place.columns)
+
+    def spread(self, projected: Tensor, place: Place) -> Tensor:
+        """See ``Band.spread``."""
+        lr_rows = projected.view(len(projected), -1, self.lr_width)
+        rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
+        return rows.index_select(2, self.columns.nearest).add_(place.columns[:, None]).flatten(1)
+
+    def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
+        """See ``Band.gather``."""
+        width = len(self.columns.nearest)
+        row, column = pixels // width, pixels % width
+        nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
+        rows = projected.index_select(0, nearest)
+        return rows.add_(place.rows.T[row]).add_(place.columns.T[column])
+
+    def view(self, picture: Tensor) -> Tensor:
+        """See ``Band.view``: as it is."""
+        return picture
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """See ``Band.shaped``."""
+        return values.view(len(values), -1, len(self.columns.nearest))
+
+
+def distinct(along: Axis) -> Axis:
+    """Return the part of a region's axis whose places differ: one block, where all are alike."""
+    return along.cut(0, along.block) if along.block else along
+
+
+def bands(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> list[Band]:
+    """Cut a region into bands of whole LR rows.
+
+    Args:
+        rows: all HR rows; ``nearest`` counts from the region's first LR row.
+        columns: all HR columns, likewise.
+        lr_size: LR rows and columns.
+        pixels: of LR, at most in one band that has more than one row.
+    """
+    height, width = lr_size
+    kind = RegularBand if rows.block and columns.block else AnyBand
+    tops = torch.arange(0, height, max(1, pixels // width), device=rows.nearest.device)
+    lr = [*tops.tolist(), height]
+    hr = [*torch.searchsorted(rows.nearest, tops).tolist(), len(rows.nearest)]
+    return [
+        kind(
+            slice(lr[n], lr[n + 1]),
+            slice(hr[n], hr[n + 1]),
+            width,
+            rows.cut(hr[n], hr[n + 1], lr[n]),
+            columns,
+        )
+        for n in range(len(tops))
+    ]

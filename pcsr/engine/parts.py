@@ -1,0 +1,213 @@
+"""A picture in parts, each with the surroundings that its output depends on.
+
+A network computes a part with a halo as wide as its receptive field, and the halo is thrown away:
+what is kept equals what the whole picture gives. Where a part ends at the picture's border there is
+no halo, and the network pads as it does for the whole picture.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+from weakref import WeakKeyDictionary, finalize
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from pcsr import runtime
+from pcsr.errors import UserError
+
+PROBE = 48  # side in LR pixels of the picture that memory is measured with
+# What a process takes over what its tensors hold: libraries' own, and gaps that glibc cannot fill
+# with tensors of the same size, measured at 1.5 for CARN.
+SLACK = 1.7
+SMALLEST = 16  # side of a part in LR pixels; below, the halo is nearly all of the work
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rectangle of LR pixels of one picture.
+
+    Attributes:
+        picture: its number in the batch.
+        top, bottom, left, right: rows and columns, the last not included.
+    """
+
+    picture: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def grown(self, by: int, lr_size: tuple[int, int]) -> "Part":
+        """Return the part with ``by`` pixels more on each side, as far as the picture goes."""
+        return Part(
+            self.picture,
+            max(0, self.top - by),
+            min(lr_size[0], self.bottom + by),
+            max(0, self.left - by),
+            min(lr_size[1], self.right + by),
+        )
+
+    def of(self, pictures: Tensor) -> Tensor:
+        """Cut the part out of (N, C, h, w): (1, C, rows, columns)."""
+        here = pictures[self.picture : self.picture + 1]
+        return here[..., self.top : self.bottom, self.left : self.right]
+
+    def inside(self, larger: "Part", values: Tensor) -> Tensor:
+        """Cut this part out of values (..., rows, columns) of a larger one that contains it."""
+        return values[
+            ...,
+            self.top - larger.top : self.bottom - larger.top,
+            self.left - larger.left : self.right - larger.left,
+        ]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of super-resolved pictures.
+
+    Attributes:
+        picture: its number in the batch.
+        top, left: HR row and column at which it starts.
+        sr: (1, 3, rows, columns), not clipped.
+        labels: branch numbers (1, rows, columns) where HR pixels are units; else (1, units...).
+    """
+
+    picture: int
+    top: int
+    left: int
+    sr: Tensor
+    labels: Tensor
+
+
+def whole(count: int, lr_size: tuple[int, int]) -> list[Part]:
+    """Return one part per picture of a batch."""
+    return [Part(number, 0, lr_size[0], 0, lr_size[1]) for number in range(count)]
+
+
+def cut(
+    count: int,
+    lr_size: tuple[int, int],
+    halo: int,
+    needed: Callable[[int, int], float],
+    limit: float,
+) -> list[Part]:
+    """Cut pictures into the parts that take least work within a limit of memory.
+
+    Args:
+        count: pictures of the batch.
+        lr_size: their rows and columns in LR pixels.
+        halo: LR pixels that a part needs around it.
+        needed: bytes that a part takes, of LR pixels with its halo and without.
+        limit: bytes.
+
+    Raises:
+        UserError: not even the smallest parts fit.
+    """
+
+    def parts_of(rows: int, columns: int) -> list[Part]:
+        return [
+            Part(picture, top, min(top + step[0], height), left, min(left + step[1], width))
+            for picture in range(count)
+            for step in [(ceil(height / rows), ceil(width / columns))]
+            for top in range(0, height, step[0])
+            for left in range(0, width, step[1])
+        ]
+
+    height, width = lr_size
+    best: tuple[int, list[Part]] | None = None
+    most = [max(1, side // SMALLEST) for side in lr_size]
+    for rows in range(1, most[0] + 1):
+        # With more rows than this, the fewest columns that fit only add halo.
+        for columns in range(1, most[1] + 1):
+            step = ceil(height / rows), ceil(width / columns)
+            outer = [min(s + 2 * halo, side) for s, side in zip(step, lr_size, strict=True)]
+            if needed(outer[0] * outer[1], step[0] * step[1]) > limit:
+                continue
+            work = rows * columns * outer[0] * outer[1]
+            if best is None or work < best[0]:
+                best = work, parts_of(rows, columns)
+            break
+    if best is None:
+        smallest = needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2)
+        raise UserError(
+            f"the smallest parts of the picture need {smallest / 2**20:.0f} MiB beside what is "
+            f"taken already, and {max(limit, 0) / 2**20:.0f} MiB are left; give more memory."
+        )
+    return best[1]
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._hold(value.untyped_storage())
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._known:
+            self._known[storage] = None
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            finalize(storage, self._drop, storage.nbytes())
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
+
+
+def bytes_per_lr_pixel(network: Callable[[Tensor], Tensor], lr: Tensor) -> float:
+    """Return how many bytes a convolutional network's layers take at once, per LR pixel."""
+    probe = lr.new_zeros(1, 3, PROBE, PROBE)
+    with torch.no_grad(), _Held() as held:
+        network(probe)
+    return SLACK * held.peak / PROBE**2
+
+
+def run(
+    network: Callable[[Tensor], Tensor], lr: Tensor, scale: int, halo: int, limit: float | None
+) -> Iterator[tuple[Part, Tensor]]:
+    """Super-resolve pictures (N, 3, h, w) by a network, in parts that fit; yields LR part and SR.
+
+    Args:
+        network: (1, 3, h, w) -> (1, 3, h * scale, w * scale).
+        lr: (N, 3, h, w).
+        scale: of the network.
+        halo: LR pixels that its output depends on, on each side.
+        limit: bytes that may be taken; None for as many as the whole picture takes.
+    """
+    lr_size = (lr.shape[-2], lr.shape[-1])
+    todo = whole(len(lr), lr_size)
+    if limit is not None:
+        each = bytes_per_lr_pixel(network, lr)
+        todo = cut(len(lr), lr_size, halo, lambda outer, inner: each * outer, limit)
+    for part in todo:
+        outer = part.grown(halo, lr_size)
+        sr = network(outer.of(lr))
+        top, left = (part.top - outer.top) * scale, (part.left - outer.left) * scale
+        rows, columns = (side * scale for side in part.size)
+        yield part, sr[..., top : top + rows, left : left + columns]
+        after(todo)
+
+
+def after(parts: Sequence[object]) -> None:
+    """Keep parts from adding up: what one of several has freed is given back before the next."""
+    if len(parts) > 1:
+        runtime.give_back_memory()
