@@ -59,7 +59,7 @@ SEVERAL_VALUES = {
     "showcase": ("--weights",),
     "collect": ("--sweeps",),
     "calibrate-knob": ("--knob",),
-    "bench": ("--weights", "--size", "--images"),
+    "bench": ("--weights", "--images", "--knob", "--budget", "--fresh"),
 }
 
 
@@ -275,6 +275,62 @@ def calibrate_knob(
 
     for line in verbs.calibrate_knob(weights, images, knob, out, device, threads, log):
         print(line)
+
+
+@app.command()
+def bench(
+    weights: WeightsFiles,
+    images: Annotated[
+        list[Path], typer.Option("--images", help="HR pictures; the last is the one that grows")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON to write")],
+    fresh: Annotated[
+        list[str],
+        typer.Option(help="backbones without weights: time an original and a pcsr of fresh ones"),
+    ] = [],  # noqa: B006
+    knob: Annotated[list[float], typer.Option(help="operating points: values of the knob")] = [],  # noqa: B006
+    budget: Annotated[
+        list[float], typer.Option(help="operating points: shares of the original's FLOPs")
+    ] = [],  # noqa: B006
+    steps: Annotated[
+        int, typer.Option(help="sizes from 960x540 on, each twice the last in both directions")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="times that everything is run")] = 3,
+    max_memory: Annotated[
+        str | None, typer.Option(help="for the growing pictures, as in `pcsr upscale`")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+) -> None:
+    """Time originals, PCSR as published and by the engine, and tile methods, in one run.
+
+    Nothing else should run on the machine. Times of all cases are taken in turns; their ratios are
+    what counts.
+
+    Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
+    --out bench.json`.
+    """
+    from pcsr import verbs
+
+    verbs.bench(
+        *(weights, fresh, images, knob, budget, steps, rounds, max_memory, out, device, threads)
+    )
+
+
+@app.command()
+def latency(
+    measured: Annotated[list[Path], typer.Argument(help="files made by `bench`")],
+    out: Annotated[Path, typer.Option(help="Markdown to write; .html, .png, .svg beside it")],
+) -> None:
+    """Draw and tabulate time ratios over FLOP ratios, of what `bench` measured."""
+    from pcsr.report import figures, pages
+    from pcsr.report import latency as report
+
+    results = [report.read(path) for path in measured]
+    drawn = report.figure(results)
+    for suffix in (".svg", ".png"):
+        figures.save(drawn, out.with_suffix(suffix))
+    pages.write(report.markdown(results), out)
 
 
 @app.command("import-released")

@@ -194,10 +194,13 @@ class WithinBudget(CostRatio):
             dearer = [len(one) - np.searchsorted(one, k, side="right") for one in changes]
             return float(np.dot(dearer, steps))
 
-        candidates = changes[0] if len(changes) == 1 else np.sort(np.concatenate(changes))
-        first = bisect_left(range(len(candidates)), True, key=lambda n: spent(candidates[n]) <= left)
-        every = spent(-math.inf) <= left
-        return CostRatio(self.costs, -math.inf if every else float(candidates[first]))
+        if spent(-math.inf) <= left:
+            return CostRatio(self.costs, -math.inf)
+        candidates = np.sort(np.concatenate(changes))
+        fits = bisect_left(
+            range(len(candidates)), True, key=lambda n: spent(float(candidates[n])) <= left
+        )
+        return CostRatio(self.costs, float(candidates[fits]))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from pcsr import (
     config,
     evaluate,
     knobs,
+    metrics,
     release,
     resize,
     runtime,
     stock,
 )
+from pcsr import bench as benchmark
 from pcsr import demo as demos
 from pcsr import train as training
 from pcsr.config import ModelConfig, ProtocolConfig
@@ -364,6 +366,64 @@ def calibrate_knob(
         model = method.config.model_dump(mode="json")
         checkpoint.save_weights(out, method, {**facts, "model": model, "knob_table": table})
     return [f"{p.knob:g}: -{p.drop:.3f} dB, {100 * p.share:.1f} % of the FLOPs" for p in points]
+
+
+def bench(
+    weights: Sequence[Path],
+    fresh: Sequence[str],
+    pictures: Sequence[Path],
+    values: Sequence[float],
+    budgets: Sequence[float],
+    steps: int,
+    rounds: int,
+    max_memory: str | None,
+    out: Path,
+    device_name: str,
+    threads: int,
+) -> None:
+    """Time methods beside their originals on pictures, and write what came out as JSON."""
+    runtime.setup_logging()
+    artefacts.require_suffix(out, ".json", "--out")
+    device = runtime.pick_device(device_name)
+    runtime.set_up(0, threads)
+    methods = [catalog.load_method(path)[0] for path in weights]
+    for backbone in fresh:
+        models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
+        methods += [catalog.build(model).eval() for model in models]
+    methods = [runtime.move(method, device) for method in methods]
+    limit = _bytes(max_memory)
+    rows: list[dict[str, Any]] = []
+    growing: list[dict[str, Any]] = []
+    for path in pictures:
+        for group in _by_backbone(methods):
+            scale = group[0].config.scale
+            pair = evaluate.make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))
+            pair = replace(pair, lr=pair.lr.to(device))
+            limits = [Budget(b * _original_flops(group[0], scale)) for b in budgets]
+            rows += benchmark.compare(group, pair, scale, [*values, *limits], True, rounds)
+    for method in methods if steps else ():
+        lr = _sixteenth(open_images(pictures[-1])[0].hr, method.config.scale).to(device)
+        knob = values[0] if method.knobs and values else method.default_knob
+        growing += benchmark.grow(method, lr, method.config.scale, knob, steps, limit)
+    facts = artefacts.provenance(
+        device=runtime.describe(device), threads=threads, fresh=list(fresh), rounds=rounds
+    )
+    artefacts.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
+
+
+def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
+    names = dict.fromkeys(method.config.backbone for method in methods)
+    return [[m for m in methods if m.config.backbone == name] for name in names]
+
+
+def _sixteenth(hr: metrics.Picture, scale: float) -> Tensor:
+    """Return a picture of 240 x 135 pixels, whose SR is an eighth of 8K in each direction."""
+    size = (135, 240)
+    whole = resize.hr_size(size, scale)
+    if min(have - want for have, want in zip(hr.shape, whole, strict=False)) < 0:
+        raise UserError(f"--images: the last one must have {whole[1]} x {whole[0]} pixels or more.")
+    lr = resize.resize(to_tensor(hr).double(), size)
+    return lr.clamp(0, 1).float()
 
 
 def import_released(file: Path, out: Path) -> str:

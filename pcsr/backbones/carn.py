@@ -1,9 +1,11 @@
 """CARN-M (Ahn et al., ECCV 2018): cascading residual blocks with grouped, shared convolutions."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone, whole_scale
 from pcsr.errors import UserError
@@ -45,7 +47,7 @@ class Cascade(nn.Module):
     def __init__(self, units: list[nn.Module], width: int, batch_norm: bool) -> None:
         super().__init__()
         self.units = nn.ModuleList(units)
-        self.fuse = nn.ModuleList(
+        self.fuse: Sequence[nn.Sequential] = nn.ModuleList(  # type: ignore[assignment]
             _fuse((step + 2) * width, width, batch_norm) for step in range(STEPS)
         )
 
@@ -71,13 +73,13 @@ class Summed(nn.Module):
         self.units = nn.ModuleList(
             Summed(unit) if isinstance(unit, Cascade) else unit for unit in cascade.units
         )
-        self.fuse = [_folded(fuse) for fuse in cascade.fuse]
+        self.weights = [_folded(*fuse) for fuse in cascade.fuse]
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``Cascade.forward``."""
         seen = [_rows(x)]
         fused = x
-        for step, (parts, bias) in enumerate(self.fuse):
+        for step, (parts, bias) in enumerate(self.weights):
             seen.append(_rows(self.units[step % len(self.units)](fused)))
             total = torch.addmm(bias, seen[0], parts[0])
             for part, rows in zip(parts[1:], seen[1:], strict=True):
@@ -91,15 +93,17 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _folded(fuse: nn.Module) -> tuple[tuple[Tensor, ...], Tensor]:
+def _folded(
+    convolution: nn.Conv2d, *after: nn.BatchNorm2d | nn.ReLU
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return the weights (width, width) of a fusing conv1 for each of its parts, and its bias."""
-    convolution, *norm = [layer for layer in fuse.children() if not isinstance(layer, nn.ReLU)]
     weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
-    if norm:
-        (batch_norm,) = norm
-        gain = batch_norm.weight / (batch_norm.running_var + batch_norm.eps).sqrt()
-        weight, bias = weight * gain[:, None], batch_norm.bias - batch_norm.running_mean * gain
-    return weight.detach().T.contiguous().split(len(weight)), bias.detach()
+    if isinstance(after[0], nn.BatchNorm2d):
+        norm = after[0]
+        weight, bias = fuse_conv_bn_weights(
+            *(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
+        )
+    return weight.detach().T.contiguous().split(len(weight)), bias.detach()  # type: ignore[union-attr]
 
 
 def _fuse(width_in: int, width: int, batch_norm: bool) -> nn.Sequential:
@@ -124,7 +128,7 @@ class CARN(Backbone):
         blocks: list[nn.Module] = [
             Cascade([EfficientResidual(width)], width, batch_norm) for _ in range(STEPS)
         ]
-        self.body: nn.Module = Cascade(blocks, width, batch_norm)
+        self.body: Cascade | Summed = Cascade(blocks, width, batch_norm)
         if self.scale is not None:
             self.tail = nn.Sequential(
                 *[layer for step in _shuffle_steps(self.scale) for layer in _shuffle(width, step)]
@@ -139,7 +143,8 @@ class CARN(Backbone):
     def inference(self) -> Backbone:
         """See ``Backbone.inference``."""
         fast = copy.deepcopy(self).eval()
-        fast.body = Summed(self.body)
+        if isinstance(self.body, Cascade):
+            fast.body = Summed(self.body)
         return fast
 
     def features(self, lr: Tensor) -> Tensor:

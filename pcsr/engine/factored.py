@@ -9,6 +9,7 @@ The biases of the hidden layers cost nothing either: relu(z + b) = max(z, -b) + 
 into the next layer's bias. One pass over the pixels then does for both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,26 +19,11 @@ from torch import Tensor, nn
 from pcsr.geometry import Axis
 
 
-@dataclass(frozen=True)
-class Place:
-    """What the place of HR pixels adds to a first layer: (width, rows) and (width, columns)."""
-
-    rows: Tensor
-    columns: Tensor
-
-    @cached_property
-    def sums(self) -> Tensor:
-        """The sum for every pair of a row and a column, (width, rows * columns)."""
-        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
-
-    @cached_property
-    def sums_by_pixel(self) -> Tensor:
-        """The same as (rows * columns, width)."""
-        return self.sums.T.contiguous()
-
-
 class Factored:
     """A multilayer perceptron over (feature, row offset, column offset, row cell, column cell).
+
+    Pixels are columns of all matrices here: with few channels these products are three times as
+    fast as with pixels as rows.
 
     Args:
         layers: linear layers with ReLU between them.
@@ -50,32 +36,43 @@ class Factored:
         self.feature = weight[:, :channels].contiguous()
         self._place = weight[:, channels:].unbind(dim=1)
         self._bias = first.bias.detach()
-        self._rest: list[tuple[Tensor, Tensor]] = []
-        floor = torch.zeros_like(self._bias)  # the first layer's bias comes with the place
-        for layer in rest:
-            weight, bias = layer.weight.detach(), layer.bias.detach()
-            self._rest.append((floor[:, None], weight))
-            floor = weight @ floor - bias
-        self._last = -floor[:, None] if rest else None
+        self._rest = [(layer.weight.detach(), layer.bias.detach()) for layer in rest]
+        self.floors = self.floors_from(torch.zeros_like(self._bias)[:, None])
 
-    def place(self, rows: Axis, columns: Axis) -> Place:
+    def place(self, rows: Axis, columns: Axis) -> "Place":
         """Return the part of the first layer that is the place's."""
         by_row, by_column, row_cell, column_cell = self._place
         always = self._bias + row_cell * rows.cell + column_cell * columns.cell
         return Place(
+            self,
             always[:, None] + by_row[:, None] * rows.offset,
             by_column[:, None] * columns.offset,
         )
 
-    def finish(self, x: Tensor) -> Tensor:
-        """Run what follows the first layer: (width, n), which is overwritten, -> (outputs, n).
+    def floors_from(self, first: Tensor) -> list[Tensor]:
+        """Return minus the bias of every layer, (its outputs, b, 1), given the first's (width, b).
 
-        Pixels are columns: with few channels these products are three times as fast as with
-        pixels as rows.
+        Each bias holds what the layers before have left out.
         """
-        for floor, weight in self._rest:
-            x = torch.mm(weight, torch.maximum(x, floor, out=x))
-        return x if self._last is None else x.add_(self._last)
+        floors = [first]
+        for weight, bias in self._rest:
+            # Too small to count among the FLOPs of a picture.
+            floors.append((weight[:, :, None] * floors[-1]).sum(dim=1) - bias[:, None])
+        return [floor[:, :, None] for floor in floors]
+
+    def finish(self, x: Tensor, floors: Sequence[Tensor], out: Tensor) -> Tensor:
+        """Run what follows the first product: (width, b or 1, n) -> (outputs, b, n).
+
+        Args:
+            x: the first layer without its bias.
+            floors: (width, b, 1) for the first layer, and so on.
+            out: (width, b, n) that is written over; may be ``x``.
+        """
+        *hidden, last = floors
+        for (weight, _), floor in zip(self._rest, hidden, strict=True):
+            torch.maximum(x, floor, out=out)
+            x = out = torch.mm(weight, out.flatten(1)).view(len(weight), *out.shape[1:])
+        return torch.sub(x, last, out=out)
 
     @property
     def width(self) -> int:
@@ -90,4 +87,28 @@ class Factored:
     @property
     def flops_hr(self) -> int:
         """FLOPs per HR pixel."""
-        return sum(2 * weight.numel() for _, weight in self._rest)
+        return sum(2 * weight.numel() for weight, _ in self._rest)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the place of HR pixels adds to a head's first layer.
+
+    Attributes:
+        head: whose first layer it is.
+        rows, columns: (width, rows) and (width, columns); a pixel's is their sum.
+    """
+
+    head: Factored
+    rows: Tensor
+    columns: Tensor
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """The sum for every pair of a row and a column, (rows * columns, width)."""
+        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1).T.contiguous()
+
+    @cached_property
+    def floors(self) -> list[Tensor]:
+        """The head's floors, the place being left out of the first layer."""
+        return self.head.floors_from(-self.sums.T)

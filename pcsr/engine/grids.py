@@ -2,8 +2,7 @@
 
 A band numbers its HR pixels. What is computed per HR pixel is (channels, pixels) in that order, and
 ``view`` shows a picture's pixels in it. Where every LR pixel has the same block of HR pixels, the
-order is block row, block column, LR pixel: one broadcast addition then makes a first layer of all
-pixels.
+order is block row, block column, LR pixel, and the place of a pixel is a matter of the biases.
 """
 
 from abc import ABC, abstractmethod
@@ -37,12 +36,12 @@ class Band(ABC):
         """Return the band's places, of those of all ``distinct`` rows and columns of the region."""
 
     @abstractmethod
-    def spread(self, projected: Tensor, place: Place) -> Tensor:
-        """Lay (C, LR pixels) out over all HR pixels and add their place: (C, pixels)."""
+    def everywhere(self, features: Tensor, place: Place) -> Tensor:
+        """Run a head on all HR pixels: LR features (LR pixels, C) -> (outputs, pixels)."""
 
     @abstractmethod
     def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
-        """Pick (LR pixels, C) for the HR pixels numbered (n,) and add their place: (n, C)."""
+        """Pick (LR pixels, width) for the HR pixels numbered (n,), and add their place."""
 
     @abstractmethod
     def view(self, picture: Tensor) -> Tensor:
@@ -60,14 +59,16 @@ class RegularBand(Band):
         """See ``Band.local``: those of one block."""
         return place
 
-    def spread(self, projected: Tensor, place: Place) -> Tensor:
-        """See ``Band.spread``."""
-        return (projected[:, None] + place.sums[:, :, None]).flatten(1)
+    def everywhere(self, features: Tensor, place: Place) -> Tensor:
+        """See ``Band.everywhere``; the place becomes part of the biases."""
+        projected = (place.head.feature @ features.T)[:, None]
+        out = projected.new_empty(len(projected), len(place.sums), len(features))
+        return place.head.finish(projected, place.floors, out).flatten(1)
 
     def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
         """See ``Band.gather``."""
         rows = projected.index_select(0, pixels % len(projected))
-        return rows.add_(place.sums_by_pixel.index_select(0, pixels // len(projected)))
+        return rows.add_(place.sums.index_select(0, pixels // len(projected)))
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``."""
@@ -92,13 +93,16 @@ class AnyBand(Band):
 
     def local(self, place: Place) -> Place:
         """See ``Band.local``."""
-        return Place(place.rows[:, self.hr_rows], place.columns)
+        return Place(place.head, place.rows[:, self.hr_rows], place.columns)
 
-    def spread(self, projected: Tensor, place: Place) -> Tensor:
-        """See ``Band.spread``."""
-        lr_rows = projected.view(len(projected), -1, self.lr_width)
-        rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
-        return rows.index_select(2, self.columns.nearest).add_(place.columns[:, None]).flatten(1)
+    def everywhere(self, features: Tensor, place: Place) -> Tensor:
+        """See ``Band.everywhere``."""
+        head = place.head
+        projected = (head.feature @ features.T).view(head.width, -1, self.lr_width)
+        rows = projected.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
+        first = rows.index_select(2, self.columns.nearest).add_(place.columns[:, None])
+        pixels = first.flatten(1)[:, None]
+        return head.finish(pixels, head.floors, out=pixels).flatten(1)
 
     def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
         """See ``Band.gather``."""

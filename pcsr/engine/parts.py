@@ -145,7 +145,7 @@ def cut(
     return best[1]
 
 
-class _Held(TorchDispatchMode):
+class Held(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, and their peak."""
 
     def __init__(self) -> None:
@@ -153,9 +153,7 @@ class _Held(TorchDispatchMode):
         self.now = self.peak = 0
         self._known: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor):
@@ -176,7 +174,7 @@ class _Held(TorchDispatchMode):
 def bytes_per_lr_pixel(network: Callable[[Tensor], Tensor], lr: Tensor) -> float:
     """Return how many bytes a convolutional network's layers take at once, per LR pixel."""
     probe = lr.new_zeros(1, 3, PROBE, PROBE)
-    with torch.no_grad(), _Held() as held:
+    with torch.no_grad(), Held() as held:
         network(probe)
     return SLACK * held.peak / PROBE**2
 

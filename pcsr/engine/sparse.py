@@ -18,7 +18,7 @@ from pcsr.routing import Rule
 
 BAND = 8192  # LR pixels that heads are run on together: their hidden layers stay in cache
 CHUNK = 1 << 19  # numbers in a hidden layer of gathered HR pixels, likewise: 2 MB
-KEPT = 0.25  # of the memory: features that may wait for a decision on the whole picture
+KEPT = 0.4  # of the memory: features that may wait for a decision on the whole picture
 FLOAT = 4  # bytes
 
 
@@ -82,15 +82,19 @@ class Engine:
             UserError: the limit is too low, or a budget is.
         """
         pictures = _Pictures(lr, hr_size((lr.shape[-2], lr.shape[-1]), scale))
-        regions = [_Region(part, pictures) for part in self._cut(pictures, rule, limit)]
-        keep = limit is None or pictures.lr_pixels * self._channels * FLOAT < KEPT * limit
+        kept = pictures.lr_pixels * self._channels * FLOAT if rule.whole else 0
+        if limit is not None and kept > KEPT * limit:
+            kept = 0
+        regions = [_Region(part, pictures) for part in self._cut(pictures, rule, kept, limit)]
         features: list[Tensor] = []
         measured: list[list[Tensor]] = []
         if rule.whole:
             for region in regions:
                 encoded = self._encode(region)
-                measured.append([self._measure(region, band, encoded, rule) for band in region.bands])
-                if keep:
+                measured.append(
+                    [self._measure(region, band, encoded, rule) for band in region.bands]
+                )
+                if kept:
                     features.append(encoded)
                 parts.after(regions)
             inside = [region.kept(one) for region, one in zip(regions, measured, strict=True)]
@@ -101,23 +105,25 @@ class Engine:
             yield self._finish(region, encoded, rule, known, refine)
             parts.after(regions)
 
-    def _cut(self, pictures: "_Pictures", rule: Rule, limit: float | None) -> list[Part]:
+    def _cut(self, pictures: "_Pictures", rule: Rule, kept: int, limit: float | None) -> list[Part]:
+        """Cut pictures into parts that take no more than the limit, beside the kept features."""
         count, lr_size = len(pictures.lr), pictures.lr_size
         if limit is None:
             return parts.whole(count, lr_size)
         encoder = parts.bytes_per_lr_pixel(self._encoder, pictures.lr)
+        features = self._channels * FLOAT
         block = pictures.hr_pixels / pictures.lr_pixels
-        maps = len(self._heads) - 1
+        measures = (len(self._heads) - 1) * FLOAT
         # SR, labels and measures, and what refinement takes.
-        after = self._channels * FLOAT + block * (3 * FLOAT + 1 + maps * FLOAT + 5 * 3 * FLOAT)
+        finished = block * (3 * FLOAT + 1 + measures + 5 * 3 * FLOAT)
         narrow = max(head.width for head in (self._classifier, self._heads[0]))
         wide = max(head.width for head in self._heads)
-        fixed = FLOAT * (3 * BAND * block * narrow + BAND * wide + 3 * CHUNK)
-        if rule.whole:
-            fixed += 2 * FLOAT * maps * pictures.hr_pixels
+        layers = FLOAT * (3 * BAND * block * narrow + BAND * wide + 3 * CHUNK)
+        # All measures, and two copies while they are settled.
+        whole = kept + 3 * measures * pictures.hr_pixels if rule.whole else 0
 
         def needed(outer: int, inner: int) -> float:
-            return max(encoder * outer, after * inner + fixed) + self._channels * FLOAT * inner
+            return whole + features * inner + max(encoder * outer, finished * inner + layers)
 
         return parts.cut(count, lr_size, self._halo + 1, needed, limit)
 
@@ -132,8 +138,7 @@ class Engine:
     def _measure(self, region: "_Region", band: Band, features: Tensor, rule: Rule) -> Tensor:
         """Return what the rule wants to know of a band's pixels: (1, K, pixels)."""
         place = band.local(region.place(self._classifier))
-        projected = self._classifier.feature @ features[band.lr_rows].flatten(0, 1).T
-        logits = self._classifier.finish(band.spread(projected, place))
+        logits = band.everywhere(features[band.lr_rows].flatten(0, 1), place)
         return rule.measure(logits[None])
 
     def _finish(
@@ -161,15 +166,15 @@ class Engine:
     def _colours(self, region: "_Region", band: Band, features: Tensor, chosen: Tensor) -> Tensor:
         """Return the heads' output (3, pixels): features (n, C), the branch of each pixel."""
         cheapest, *others = self._heads
-        place = band.local(region.place(cheapest))
-        colours = cheapest.finish(band.spread(cheapest.feature @ features.T, place))
+        colours = band.everywhere(features, band.local(region.place(cheapest)))
         for branch, head in enumerate(others, start=1):
             place = band.local(region.place(head))
             projected = features @ head.feature.T
             mine = (chosen == branch).nonzero()[:, 0]
             for pixels in mine.split(max(1, CHUNK // head.width)):
-                rows = band.gather(projected, place, pixels)
-                colours.index_copy_(1, pixels, head.finish(rows.T))
+                gathered = band.gather(projected, place, pixels).T[:, None]
+                finished = head.finish(gathered, head.floors, out=gathered)
+                colours.index_copy_(1, pixels, finished[:, 0])
         return colours
 
 

@@ -124,7 +124,9 @@ class PCSR(Method):
         self.branches = len(config.heads)
         self.encoder = make_backbone(width=config.width, scale=None)
         inputs = config.width + PLACE
-        self.heads = nn.ModuleList(Head(inputs, head, 3) for head in config.heads)
+        self.heads: Sequence[Head] = nn.ModuleList(  # type: ignore[assignment]
+            Head(inputs, head, 3) for head in config.heads
+        )
         self.classifier = Head(inputs, config.classifier, self.branches)
         sizes = [sum(p.numel() for p in head.parameters()) for head in self.heads]
         if sizes != sorted(set(sizes)):
@@ -145,9 +147,9 @@ class PCSR(Method):
             probabilities.append(self.classifier(query).softmax(dim=1))
             for collected, head in zip(outputs, self.heads, strict=True):
                 collected.append(head(query))
-        base = _bilinear(lr, size)
-        candidates = torch.stack([_picture(rows, queries.shape) + base for rows in outputs])
-        return Exploration(candidates, _picture(probabilities, queries.shape), lr_size)
+        base = bilinear(lr, size)
+        candidates = torch.stack([picture(rows, queries.shape) + base for rows in outputs])
+        return Exploration(candidates, picture(probabilities, queries.shape), lr_size)
 
     def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
         """See ``Method.route``: cost ratio with k, or ADM."""
@@ -194,7 +196,7 @@ class PCSR(Method):
         return self._engine().pieces(lr, scale, rule, refine, limit)
 
     def _engine(self) -> Engine:
-        return Engine(self.encoder, self.classifier, list(self.heads))
+        return Engine(self.encoder, self.classifier, self.heads)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
@@ -217,7 +219,11 @@ class PCSR(Method):
         """FLOPs of the encoder per LR pixel, and of the classifier and each head per HR pixel."""
         query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
         per_pixel = [flops.count(head, query) for head in (self.classifier, *self.heads)]
-        return flops.per_lr_pixel(self.encoder, self.encoder.inference()), per_pixel[0], per_pixel[1:]
+        return (
+            flops.per_lr_pixel(self.encoder, self.encoder.inference()),
+            per_pixel[0],
+            per_pixel[1:],
+        )
 
     def trained_modules(self, stage: str) -> Iterable[nn.Module]:
         """Stage 0: encoder and heavy head. Stage 1: classifier and the cheaper heads."""
@@ -236,12 +242,12 @@ class PCSR(Method):
     ) -> Mapping[str, Tensor]:
         """Stage 0: L1 of the heavy head. Stage 1: L1 of the soft mixture, and balance (eq. 5-7)."""
         size = (hr.shape[-2], hr.shape[-1])
-        base = _bilinear(lr, size)
+        base = bilinear(lr, size)
         if stage == "stage0":
             queries = Queries(self.encoder(lr), size)
             (pixels,) = queries.blocks(len(queries))
             heavy = self.heads[-1](queries.at(pixels))
-            return {"loss": F.l1_loss(_picture([heavy], queries.shape) + base, hr)}
+            return {"loss": F.l1_loss(picture([heavy], queries.shape) + base, hr)}
         with torch.no_grad():
             queries = Queries(self.encoder(lr), size)
             (pixels,) = queries.blocks(len(queries))
@@ -253,7 +259,7 @@ class PCSR(Method):
             (probability[:, [j]] * output for j, output in enumerate(outputs)),
             torch.zeros_like(heavy),
         )
-        l1 = F.l1_loss(_picture([mixture], queries.shape) + base, hr)
+        l1 = F.l1_loss(picture([mixture], queries.shape) + base, hr)
         balance = _imbalance(probability)
         return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
 
@@ -268,11 +274,12 @@ def _imbalance(probability: Tensor) -> Tensor:
     return ((sums - even).abs() / even).mean()
 
 
-def _bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
+def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge (N, 3, h, w) to what the heads add to."""
     return F.interpolate(lr, size=size, mode="bilinear")
 
 
-def _picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
+def picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
     """Lay values per HR pixel, [(n, C), ...] in order, out as (N, C, H, W)."""
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
 

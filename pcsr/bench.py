@@ -1,0 +1,270 @@
+"""How long methods take, side by side in one run: the original, a definition, the engine.
+
+Absolute times say little on a shared CPU, so that all cases of a picture take turns and what counts
+is their ratio to the original's. Each method is held to its definition: the same picture comes out.
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcsr import flops, images, metrics, resize, routing
+from pcsr.engine.parts import Held
+from pcsr.errors import UserError
+from pcsr.evaluate import Pair
+from pcsr.methods.base import Knob, Method
+from pcsr.methods.pcsr import PCSR, Queries, bilinear, picture
+
+log = logging.getLogger("pcsr")
+
+QUERIES = 300_000  # HR pixels that the published code runs together
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def published(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Tensor:
+    """PCSR as it was published: a query per HR pixel, gathered class by class.
+
+    Args:
+        method: the model.
+        lr: (1, 3, h, w).
+        scale: HR size / LR size.
+        knob: k, or "adaptive".
+        refine: whether cheap pixels beside dear ones are smoothed.
+
+    Returns:
+        SR (1, 3, H, W), not clipped.
+    """
+    size = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
+    queries = Queries(method.encoder(lr), size)
+    every = torch.cat([queries.at(pixels) for pixels in queries.blocks(QUERIES)])
+    scores = [method.classifier(part).softmax(dim=1) for part in every.split(QUERIES)]
+    labels = method.route(picture(scores, queries.shape), knob, scale)
+    colours = lr.new_empty(len(queries), 3)
+    for branch, head in enumerate(method.heads):
+        pixels = (labels.flatten() == branch).nonzero()[:, 0]
+        mine = every.index_select(0, pixels)
+        if len(mine):
+            colours[pixels] = torch.cat([head(part) for part in mine.split(QUERIES)])
+    sr = picture([colours], queries.shape) + bilinear(lr, size)
+    return routing.refine(sr, labels) if refine else sr
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to super-resolve: its names, and what runs it.
+
+    Attributes:
+        backbone, method: of the model.
+        path: "original", "definition" or "engine"; a tiled method has its own path alone.
+        knob: operating point, for people.
+        run: LR (1, 3, h, w) -> SR (1, 3, H, W).
+        flops: that one picture costs at this operating point.
+        share: of the units that the dearest branch computes.
+    """
+
+    backbone: str
+    method: str
+    path: str
+    knob: str
+    run: Callable[[Tensor], Tensor]
+    flops: flops.Flops
+    share: float
+
+
+def cases(
+    methods: Sequence[Method], pair: Pair, scale: float, knobs: Sequence[Knob], refine: bool
+) -> Iterator[Case]:
+    """Yield what is measured on a picture: every method at every operating point it has."""
+    size = (pair.lr.shape[-2], pair.lr.shape[-1])
+    for method in methods:
+        for knob in knobs if method.knobs else [None]:
+            if isinstance(knob, routing.Budget) and not method.has_budget:
+                continue
+            restored = method.restore(pair.lr, scale, knob, refine)
+            units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
+            cost, share = method.costs(size, scale).total(units), units[-1] / sum(units)
+            names = method.config.backbone, method.config.method
+            text = _knob_text(knob)
+
+            def run(lr: Tensor, method: Method = method, knob: Knob = knob) -> Tensor:
+                return method.restore(lr, scale, knob, refine).sr
+
+            if isinstance(method, PCSR):
+
+                def slow(lr: Tensor, method: PCSR = method, knob: Knob = knob) -> Tensor:
+                    return published(method, lr, scale, knob, refine)
+
+                yield Case(*names, "engine", text, run, cost, share)
+                if not isinstance(knob, routing.Budget):
+                    yield Case(*names, "definition", text, slow, cost, share)
+            else:
+                path = "engine" if method.knobs else "original"
+                yield Case(*names, path, text, run, cost, share)
+
+
+def _knob_text(knob: Knob) -> str:
+    if isinstance(knob, routing.Budget):
+        return f"budget {knob.per_lr_pixel:.4g} FLOPs per LR pixel"
+    return "" if knob is None else f"{knob:g}" if isinstance(knob, int | float) else knob
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What was measured of a case, in its faster memory format.
+
+    Attributes:
+        seconds: the fastest round; ``median`` of the rounds beside it.
+        peak_bytes: of the tensors that are alive at once (on a GPU: what its allocator held).
+        sr: 8-bit levels.
+    """
+
+    seconds: float
+    median: float
+    memory_format: str
+    peak_bytes: int
+    sr: metrics.Picture
+
+
+@torch.no_grad()
+def time_all(
+    subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, rounds: int
+) -> list[Timed]:
+    """Run all cases in turns, ``rounds`` times in each memory format, and keep the faster format.
+
+    The definition is run as it was published, contiguous.
+    """
+    found: list[dict[str, list[float]]] = [{} for _ in subjects]
+    for name, memory_format in FORMATS.items():
+        for network in networks:
+            network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        wanted = [
+            number
+            for number, case in enumerate(subjects)
+            if case.path != "definition" or name == "contiguous"
+        ]
+        for turn in range(rounds + 1):
+            for number in wanted:
+                seconds = _seconds(partial(subjects[number].run, lr), lr.device)
+                if turn:  # the first one warms up
+                    found[number].setdefault(name, []).append(seconds)
+    results = []
+    for case, times in zip(subjects, found, strict=True):
+        best = min(times, key=lambda name: min(times[name]))
+        for network in networks:
+            network.to(memory_format=FORMATS[best])  # type: ignore[call-overload]
+        with Held() as held:
+            sr = images.to_uint8(case.run(lr))
+        peak = held.peak
+        results.append(Timed(min(times[best]), statistics.median(times[best]), best, peak, sr))
+    return results
+
+
+def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def compare(
+    methods: Sequence[Method],
+    pair: Pair,
+    scale: float,
+    knobs: Sequence[Knob],
+    refine: bool,
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """Measure every method on a picture; returns one row per case.
+
+    Ratios are to the original of the same backbone. ``max_levels`` and ``identical`` compare the
+    8-bit picture with the definition's, ``psnr_rgb`` is against HR.
+    """
+    subjects = list(cases(methods, pair, scale, knobs, refine))
+    timed = time_all(subjects, methods, pair.lr, rounds)
+    originals = {
+        case.backbone: (case, mine)
+        for case, mine in zip(subjects, timed, strict=True)
+        if case.path == "original"
+    }
+    definitions = {
+        (case.backbone, case.method, case.knob): mine.sr
+        for case, mine in zip(subjects, timed, strict=True)
+        if case.path == "definition"
+    }
+    rows = []
+    for case, mine in zip(subjects, timed, strict=True):
+        if case.backbone not in originals:
+            raise UserError(f"--weights: no original of {case.backbone}; ratios need one.")
+        original, its = originals[case.backbone]
+        row = {
+            "image": pair.name,
+            "lr_height": pair.lr.shape[-2],
+            "lr_width": pair.lr.shape[-1],
+            "backbone": case.backbone,
+            "method": case.method,
+            "path": case.path,
+            "knob": case.knob,
+            "dear_share": case.share,
+            "seconds": mine.seconds,
+            "seconds_median": mine.median,
+            "memory_format": mine.memory_format,
+            "peak_bytes": mine.peak_bytes,
+            **{f"flops_{count}": value for count, value in asdict(case.flops).items()},
+            "time_ratio": mine.seconds / its.seconds,
+            "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
+            "flops_ratio_engine": case.flops.engine / original.flops.engine,
+            "psnr_rgb": metrics.psnr_rgb(mine.sr, pair.hr, metrics.shave_for(scale)),
+        }
+        defined = definitions.get((case.backbone, case.method, case.knob))
+        if case.path == "engine" and defined is not None:
+            apart = abs(mine.sr.astype(int) - defined)
+            row |= {"max_levels": int(apart.max()), "identical": float((apart == 0).mean())}
+        log.info(
+            "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
+            *(pair.name, case.backbone, case.method, case.path, case.knob),
+            *(row["seconds"], row["time_ratio"], row["flops_ratio"]),
+        )
+        rows.append(row)
+    return rows
+
+
+@torch.no_grad()
+def grow(
+    method: Method, lr: Tensor, scale: float, knob: Knob, steps: int, limit: float | None
+) -> list[dict[str, Any]]:
+    """Time a method on a picture mirrored to 1, 4, 16, ... times its pixels.
+
+    Mirroring keeps what is in the picture, so that every size has the same shares of branches.
+    """
+    rows = []
+    for _ in range(steps):
+        device = lr.device
+
+        def run(lr: Tensor = lr) -> Tensor:
+            pieces = method.pieces(lr, scale, knob, True, limit)
+            return torch.tensor([images.to_uint8(piece.sr).size for piece in pieces])
+
+        seconds = min(_seconds(run, device) for _ in range(3))
+        height, width = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
+        rows.append(
+            {
+                "backbone": method.config.backbone,
+                "method": method.config.method,
+                "hr_height": height,
+                "hr_width": width,
+                "seconds": seconds,
+                "seconds_per_megapixel": seconds / (height * width / 1e6),
+            }
+        )
+        log.info("%dx%d: %.2f s", width, height, seconds)
+        lr = torch.cat([lr, lr.flip(-1)], dim=-1)
+        lr = torch.cat([lr, lr.flip(-2)], dim=-2)
+    return rows

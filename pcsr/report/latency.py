@@ -1,0 +1,178 @@
+"""Time over FLOPs: how much of what is saved on paper is saved on the clock."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from pcsr.errors import UserError
+from pcsr.report.tables import markdown as table_markdown
+from pcsr.report.tables import rounded
+
+Measured = dict[str, Any]
+
+MARKERS = {"engine": "o", "definition": "X"}
+ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
+CASES = {
+    "image": "Picture",
+    "model": "Model",
+    "path": "Path",
+    "knob": "Knob",
+    "dear": "Dearest branch (%)",
+    "gflops_algorithmic": "GFLOPs",
+    "gflops_engine": "GFLOPs (engine)",
+    "flops_ratio": "FLOP ratio",
+    "time_ratio": "Time ratio",
+    "over": "Time / FLOP ratio",
+    "speedup": "Faster than the definition",
+    "seconds": "Seconds",
+    "peak": "Peak (MiB)",
+    "psnr_rgb": "PSNR-RGB (dB)",
+    "max_levels": "Largest difference (levels)",
+    "identical": "Identical values (%)",
+}
+DECIMALS = {
+    "Dearest branch (%)": 1,
+    "GFLOPs": 2,
+    "GFLOPs (engine)": 2,
+    "FLOP ratio": 3,
+    "Time ratio": 3,
+    "Time / FLOP ratio": 2,
+    "Faster than the definition": 2,
+    "Seconds": 3,
+    "Peak (MiB)": 0,
+    "PSNR-RGB (dB)": 3,
+    "Largest difference (levels)": 0,
+    "Identical values (%)": 4,
+    "Megapixels": 2,
+    "Seconds per megapixel": 4,
+    "Over the first": 3,
+}
+
+
+def read(path: Path) -> Measured:
+    """Read what ``pcsr bench`` wrote.
+
+    Raises:
+        UserError: the file is missing or something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("cases", "sizes", "provenance")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: no file made by `pcsr bench`; make it again.") from None
+
+
+def cases(measured: Measured) -> pd.DataFrame:
+    """Return one row per case with ratios to the original and to the definition."""
+    rows = pd.DataFrame(measured["cases"])
+    rows["model"] = rows["backbone"] + "-" + rows["method"]
+    rows["dear"] = 100 * rows["dear_share"]
+    rows["peak"] = rows["peak_bytes"] / 2**20
+    rows["over"] = (rows["time_ratio"] / rows["flops_ratio"]).mask(rows["path"] == "original")
+    for count in ("algorithmic", "engine"):
+        rows[f"gflops_{count}"] = rows[f"flops_{count}"] / 1e9
+    point = ["image", "model", "knob"]
+    slow = rows[rows["path"] == "definition"].set_index(point)["seconds"].rename("slow")
+    rows = rows.join(slow, on=point)
+    rows["speedup"] = (rows["slow"] / rows["seconds"]).where(rows["path"] == "engine")
+    for name in ("max_levels", "identical"):
+        rows[name] = rows.get(name)
+    rows["identical"] = 100 * rows["identical"].astype(float)
+    return rows
+
+
+def figure(results: Sequence[Measured]) -> Figure:
+    """Draw time ratio over FLOP ratio: a panel per file, a colour per model."""
+    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
+        drawn = Figure(figsize=(6.5 * len(results), 5.5), layout="constrained")
+        panels = drawn.subplots(1, len(results), squeeze=False)[0]
+    for panel, measured in zip(panels, results, strict=True):
+        rows = cases(measured)
+        rows = rows[rows["path"].isin(list(MARKERS))]
+        sns.scatterplot(
+            rows,
+            x="flops_ratio",
+            y="time_ratio",
+            hue="model",
+            style="path",
+            markers=MARKERS,
+            palette="colorblind",
+            s=80,
+            ax=panel,
+        )
+        low = 0.8 * min(rows["flops_ratio"].min(), rows["time_ratio"].min())
+        high = 1.25 * max(rows["flops_ratio"].max(), rows["time_ratio"].max())
+        ends = [low, high]
+        panel.plot(ends, ends, color="0.3", linewidth=1, label="time = FLOPs")
+        allowed = [ALLOWED * end for end in ends]
+        panel.plot(ends, allowed, color="0.3", linewidth=1, linestyle=":", label=f"{ALLOWED:g} x")
+        panel.axhline(1, color="0.7", linewidth=1)
+        panel.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+        ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16) if low < tick < high]
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.set_ticks([], minor=True)
+        panel.set_xlabel("FLOPs / the original's (algorithmic)")
+        panel.set_ylabel("time / the original's")
+        panel.set_title(_machine(measured), fontsize="small")
+        panel.legend(frameon=False, fontsize="small")
+        sns.despine(ax=panel)
+    return drawn
+
+
+def _machine(measured: Measured) -> str:
+    facts = measured["provenance"]
+    threads = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
+    return f"{facts['device']}{threads}, {facts['machine']}, torch {facts['versions']['torch']}"
+
+
+def markdown(results: Sequence[Measured]) -> str:
+    """Write the page: what was measured on each machine, case by case, and how time grows."""
+    return "\n".join(
+        [
+            "# Time over FLOPs\n",
+            "Every method beside the original of its backbone, measured in turns in one run; the "
+            "faster of two memory formats each, the definition as it was published. Ratios are to "
+            "the original. FLOPs are counted by the algorithmic convention; *engine* counts what "
+            "is executed. Peak is that of tensors that are alive at once.\n",
+            *(_section(measured) for measured in results),
+        ]
+    )
+
+
+def _section(measured: Measured) -> str:
+    facts = measured["provenance"]
+    commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
+    rows = cases(measured)
+    table = rows[list(CASES)].rename(columns=CASES)
+    text = [
+        f"## {_machine(measured)}\n",
+        f"Commit {commit}; the fastest of {facts['rounds']} rounds.\n",
+    ]
+    if facts["fresh"]:
+        text.append(f"Fresh weights, where none are published: {', '.join(facts['fresh'])}.\n")
+    text.append(table_markdown(rounded(table, DECIMALS), DECIMALS))
+    if measured["sizes"]:
+        text += ["### How time grows\n", _sizes(pd.DataFrame(measured["sizes"]))]
+    return "\n".join(text)
+
+
+def _sizes(rows: pd.DataFrame) -> str:
+    each = rows["seconds_per_megapixel"]
+    model = rows["backbone"] + "-" + rows["method"]
+    table = pd.DataFrame(
+        {
+            "Model": model,
+            "SR": rows["hr_width"].astype(str) + "x" + rows["hr_height"].astype(str),
+            "Seconds": rows["seconds"],
+            "Seconds per megapixel": each,
+            "Over the first": each / each.groupby(model).transform("first"),
+        }
+    )
+    note = "The same picture, mirrored to 4, 16 and 64 times its pixels.\n"
+    return f"{note}\n{table_markdown(rounded(table, DECIMALS), DECIMALS)}"
