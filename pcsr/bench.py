@@ -7,7 +7,7 @@ is their ratio to the original's. Each method is held to its definition: the sam
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -79,40 +79,36 @@ class Case:
 
 
 def cases(
-    methods: Sequence[Method], pair: Pair, scale: float, knobs: Sequence[Knob], refine: bool
+    methods: Sequence[Method], pair: Pair, scale: float, knobs: Mapping[str, Knob], refine: bool
 ) -> Iterator[Case]:
     """Yield what is measured on a picture: every method at every operating point it has."""
-    size = (pair.lr.shape[-2], pair.lr.shape[-1])
     for method in methods:
-        for knob in knobs if method.knobs else [None]:
-            if isinstance(knob, routing.Budget) and not method.has_budget:
-                continue
-            restored = method.restore(pair.lr, scale, knob, refine)
-            units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
-            cost, share = method.costs(size, scale).total(units), units[-1] / sum(units)
-            names = method.config.backbone, method.config.method
-            text = _knob_text(knob)
-
-            def run(lr: Tensor, method: Method = method, knob: Knob = knob) -> Tensor:
-                return method.restore(lr, scale, knob, refine).sr
-
-            if isinstance(method, PCSR):
-
-                def slow(lr: Tensor, method: PCSR = method, knob: Knob = knob) -> Tensor:
-                    return published(method, lr, scale, knob, refine)
-
-                yield Case(*names, "engine", text, run, cost, share)
-                if not isinstance(knob, routing.Budget):
-                    yield Case(*names, "definition", text, slow, cost, share)
-            else:
-                path = "engine" if method.knobs else "original"
-                yield Case(*names, path, text, run, cost, share)
+        for text, knob in knobs.items() if method.knobs else [("", None)]:
+            try:
+                yield from _cases(method, pair, scale, text, knob, refine)
+            except UserError as error:  # a budget that it does not take, or cannot keep to
+                log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
 
-def _knob_text(knob: Knob) -> str:
-    if isinstance(knob, routing.Budget):
-        return f"budget {knob.per_lr_pixel:.4g} FLOPs per LR pixel"
-    return "" if knob is None else f"{knob:g}" if isinstance(knob, int | float) else knob
+def _cases(
+    method: Method, pair: Pair, scale: float, text: str, knob: Knob, refine: bool
+) -> Iterator[Case]:
+    restored = method.restore(pair.lr, scale, knob, refine)
+    units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
+    cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
+    names = method.config.backbone, method.config.method
+    share = units[-1] / sum(units)
+
+    def run(lr: Tensor) -> Tensor:
+        return method.restore(lr, scale, knob, refine).sr
+
+    yield Case(*names, "engine" if method.knobs else "original", text, run, cost, share)
+    if isinstance(method, PCSR) and not isinstance(knob, routing.Budget):
+
+        def slow(lr: Tensor) -> Tensor:
+            return published(method, lr, scale, knob, refine)
+
+        yield Case(*names, "definition", text, slow, cost, share)
 
 
 @dataclass(frozen=True)
@@ -178,14 +174,15 @@ def compare(
     methods: Sequence[Method],
     pair: Pair,
     scale: float,
-    knobs: Sequence[Knob],
+    knobs: Mapping[str, Knob],
     refine: bool,
     rounds: int,
 ) -> list[dict[str, Any]]:
     """Measure every method on a picture; returns one row per case.
 
-    Ratios are to the original of the same backbone. ``max_levels`` and ``identical`` compare the
-    8-bit picture with the definition's, ``psnr_rgb`` is against HR.
+    Operating points are named for people. Ratios are to the original of the same backbone.
+    ``max_levels`` and ``identical`` compare the 8-bit picture with the definition's, ``psnr_rgb``
+    is against HR.
     """
     subjects = list(cases(methods, pair, scale, knobs, refine))
     timed = time_all(subjects, methods, pair.lr, rounds)

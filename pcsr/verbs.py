@@ -399,8 +399,10 @@ def bench(
             scale = group[0].config.scale
             pair = evaluate.make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))
             pair = replace(pair, lr=pair.lr.to(device))
-            limits = [Budget(b * _original_flops(group[0], scale)) for b in budgets]
-            rows += benchmark.compare(group, pair, scale, [*values, *limits], True, rounds)
+            points: dict[str, Knob] = {f"{value:g}": value for value in values}
+            original = _original_flops(group[0], scale)
+            points |= {f"budget {share:g}": Budget(share * original) for share in budgets}
+            rows += benchmark.compare(group, pair, scale, points, True, rounds)
     for method in methods if steps else ():
         lr = _sixteenth(open_images(pictures[-1])[0].hr, method.config.scale).to(device)
         knob = values[0] if method.knobs and values else method.default_knob

@@ -6,13 +6,26 @@ order is block row, block column, LR pixel, and the place of a pixel is a matter
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcsr.engine.factored import Place
 from pcsr.geometry import Axis
+
+# Pixels of one place in the block, from which on they are worth a group of their own.
+ENOUGH = 512
+
+
+class Group(NamedTuple):
+    """HR pixels (n,), their first layer (width, 1, n) and the floors to ``finish`` it with."""
+
+    pixels: Tensor
+    first: Tensor
+    floors: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,8 +53,15 @@ class Band(ABC):
         """Run a head on all HR pixels: LR features (LR pixels, C) -> (outputs, pixels)."""
 
     @abstractmethod
-    def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
-        """Pick (LR pixels, width) for the HR pixels numbered (n,), and add their place."""
+    def groups(self, projected: Tensor, place: Place, pixels: Tensor, most: int) -> Iterator[Group]:
+        """Part HR pixels (n,) into groups of at most ``most``, and pick what a head reads of each.
+
+        Args:
+            projected: what the features give to the head's first layer, (LR pixels, width).
+            place: what the places give.
+            pixels: rising numbers of the band's HR pixels.
+            most: in a group.
+        """
 
     @abstractmethod
     def view(self, picture: Tensor) -> Tensor:
@@ -65,10 +85,22 @@ class RegularBand(Band):
         out = projected.new_empty(len(projected), len(place.sums), len(features))
         return place.head.finish(projected, place.floors, out).flatten(1)
 
-    def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
-        """See ``Band.gather``."""
-        rows = projected.index_select(0, pixels % len(projected))
-        return rows.add_(place.sums.index_select(0, pixels // len(projected)))
+    def groups(self, projected: Tensor, place: Place, pixels: Tensor, most: int) -> Iterator[Group]:
+        """See ``Band.groups``; many pixels part by their place in the block, at no cost."""
+        lr_pixels, blocks = len(projected), len(place.sums)
+        if len(pixels) < blocks * ENOUGH:
+            for some in pixels.split(most):
+                rows = projected.index_select(0, some % lr_pixels)
+                rows += place.sums.index_select(0, some // lr_pixels)
+                yield Group(some, rows.T[:, None], place.head.floors)
+            return
+        starts = torch.arange(blocks, device=pixels.device) * lr_pixels
+        of_block = pixels.tensor_split(torch.searchsorted(pixels, starts[1:]).cpu())
+        for block, mine in enumerate(of_block):
+            floors = [floor[:, block : block + 1] for floor in place.floors]
+            for some in mine.split(most):
+                rows = projected.index_select(0, some - block * lr_pixels)
+                yield Group(some, rows.T[:, None], floors)
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``."""
@@ -104,13 +136,15 @@ class AnyBand(Band):
         pixels = first.flatten(1)[:, None]
         return head.finish(pixels, head.floors, out=pixels).flatten(1)
 
-    def gather(self, projected: Tensor, place: Place, pixels: Tensor) -> Tensor:
-        """See ``Band.gather``."""
+    def groups(self, projected: Tensor, place: Place, pixels: Tensor, most: int) -> Iterator[Group]:
+        """See ``Band.groups``."""
         width = len(self.columns.nearest)
-        row, column = pixels // width, pixels % width
-        nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
-        rows = projected.index_select(0, nearest)
-        return rows.add_(place.rows.T[row]).add_(place.columns.T[column])
+        for some in pixels.split(most):
+            row, column = some // width, some % width
+            nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
+            rows = projected.index_select(0, nearest)
+            rows.add_(place.rows.T[row]).add_(place.columns.T[column])
+            yield Group(some, rows.T[:, None], place.head.floors)
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``: as it is."""

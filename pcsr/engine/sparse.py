@@ -16,8 +16,9 @@ from pcsr.geometry import Axis, axis
 from pcsr.resize import hr_size
 from pcsr.routing import Rule
 
-BAND = 8192  # LR pixels that heads are run on together: their hidden layers stay in cache
-CHUNK = 1 << 19  # numbers in a hidden layer of gathered HR pixels, likewise: 2 MB
+# Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
+SPREAD = 1 << 21  # of the head that runs on all pixels: 8 MB
+GATHERED = 1 << 19  # of a head that runs on some: 2 MB
 KEPT = 0.4  # of the memory: features that may wait for a decision on the whole picture
 FLOAT = 4  # bytes
 
@@ -85,7 +86,8 @@ class Engine:
         kept = pictures.lr_pixels * self._channels * FLOAT if rule.whole else 0
         if limit is not None and kept > KEPT * limit:
             kept = 0
-        regions = [_Region(part, pictures) for part in self._cut(pictures, rule, kept, limit)]
+        todo = self._cut(pictures, rule, kept, limit)
+        regions = [_Region(part, pictures, self._together(pictures)) for part in todo]
         features: list[Tensor] = []
         measured: list[list[Tensor]] = []
         if rule.whole:
@@ -116,9 +118,8 @@ class Engine:
         measures = (len(self._heads) - 1) * FLOAT
         # SR, labels and measures, and what refinement takes.
         finished = block * (3 * FLOAT + 1 + measures + 5 * 3 * FLOAT)
-        narrow = max(head.width for head in (self._classifier, self._heads[0]))
         wide = max(head.width for head in self._heads)
-        layers = FLOAT * (3 * BAND * block * narrow + BAND * wide + 3 * CHUNK)
+        layers = FLOAT * (3 * SPREAD + self._together(pictures) * wide + 3 * GATHERED)
         # All measures, and two copies while they are settled.
         whole = kept + 3 * measures * pictures.hr_pixels if rule.whole else 0
 
@@ -126,6 +127,11 @@ class Engine:
             return whole + features * inner + max(encoder * outer, finished * inner + layers)
 
         return parts.cut(count, lr_size, self._halo + 1, needed, limit)
+
+    def _together(self, pictures: "_Pictures") -> int:
+        """Return how many LR pixels a band has."""
+        narrow = max(self._classifier.width, self._heads[0].width)
+        return max(1, int(SPREAD * pictures.lr_pixels / pictures.hr_pixels / narrow))
 
     def _encode(self, region: "_Region") -> Tensor:
         """Return the features of a region: (rows, columns, C)."""
@@ -171,10 +177,9 @@ class Engine:
             place = band.local(region.place(head))
             projected = features @ head.feature.T
             mine = (chosen == branch).nonzero()[:, 0]
-            for pixels in mine.split(max(1, CHUNK // head.width)):
-                gathered = band.gather(projected, place, pixels).T[:, None]
-                finished = head.finish(gathered, head.floors, out=gathered)
-                colours.index_copy_(1, pixels, finished[:, 0])
+            for group in band.groups(projected, place, mine, max(1, GATHERED // head.width)):
+                finished = head.finish(group.first, group.floors, out=group.first)
+                colours.index_copy_(1, group.pixels, finished[:, 0])
         return colours
 
 
@@ -213,6 +218,7 @@ class _Region:
     Args:
         part: what is kept in the end.
         pictures: where it lies.
+        together: LR pixels of a band.
 
     Attributes:
         outer: LR pixels of the region.
@@ -220,7 +226,7 @@ class _Region:
         bands: its HR pixels.
     """
 
-    def __init__(self, part: Part, pictures: _Pictures) -> None:
+    def __init__(self, part: Part, pictures: _Pictures, together: int) -> None:
         self.pictures = pictures
         self.outer = part.grown(1, pictures.lr_size)
         self._part = part
@@ -228,7 +234,7 @@ class _Region:
         self.size = (self._rows.stop - self._rows.start, self._columns.stop - self._columns.start)
         rows = pictures.rows.cut(self._rows.start, self._rows.stop, self.outer.top)
         columns = pictures.columns.cut(self._columns.start, self._columns.stop, self.outer.left)
-        self.bands = grids.bands(rows, columns, self.outer.size, BAND)
+        self.bands = grids.bands(rows, columns, self.outer.size, together)
         self._distinct = grids.distinct(rows), grids.distinct(columns)
         self._places: dict[Factored, Place] = {}
 
