@@ -183,7 +183,15 @@ def compare(
     Operating points are named for people. Ratios are to the original of the same backbone.
     ``max_levels`` and ``identical`` compare the 8-bit picture with the definition's, ``psnr_rgb``
     is against HR.
+
+    Raises:
+        UserError: a backbone's original is not among the methods.
     """
+    known = {m.config.backbone for m in methods if m.config.method == "original"}
+    for method in methods:
+        if method.config.backbone not in known:
+            wanted = method.config.backbone
+            raise UserError(f"--weights: no original of {wanted}; ratios need one.")
     subjects = list(cases(methods, pair, scale, knobs, refine))
     timed = time_all(subjects, methods, pair.lr, rounds)
     originals = {
@@ -198,8 +206,6 @@ def compare(
     }
     rows = []
     for case, mine in zip(subjects, timed, strict=True):
-        if case.backbone not in originals:
-            raise UserError(f"--weights: no original of {case.backbone}; ratios need one.")
         original, its = originals[case.backbone]
         row = {
             "image": pair.name,

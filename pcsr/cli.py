@@ -288,7 +288,7 @@ def bench(
         list[str],
         typer.Option(help="backbones without weights: time an original and a pcsr of fresh ones"),
     ] = [],  # noqa: B006
-    knob: Annotated[list[float], typer.Option(help="operating points: values of the knob")] = [],  # noqa: B006
+    knob: Annotated[list[float], typer.Option(help="operating points: values of the knob")] = [0],  # noqa: B006
     budget: Annotated[
         list[float], typer.Option(help="operating points: shares of the original's FLOPs")
     ] = [],  # noqa: B006

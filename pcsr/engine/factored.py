@@ -5,18 +5,40 @@ linear, W [f; r; c] + b = W_f f + (W_r r + W_c c + b), and the first term is the
 pixels of an LR pixel. The second is the sum of a number per row and one per column. At x4 the
 first layer costs a sixteenth, and the output is the same.
 
-The biases of the hidden layers cost nothing either: relu(z + b) = max(z, -b) + b, and the + b goes
-into the next layer's bias. One pass over the pixels then does for both.
+A row of ones among the hidden values makes the biases a column of the weights: the products add
+them, and a layer is one product and one pass for its ReLU.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr.geometry import Axis
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the place of HR pixels adds to a head's first layer, biases included.
+
+    Attributes:
+        rows, columns: (width, rows) and (width, columns); a pixel's is their sum.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """The sum for every pair of a row and a column, (width, rows * columns)."""
+        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
+
+    @cached_property
+    def by_pixel(self) -> Tensor:
+        """The same with a 0 below it for the row of ones, (rows * columns, width + 1)."""
+        return F.pad(self.sums, (0, 0, 0, 1)).T.contiguous()
 
 
 class Factored:
@@ -33,82 +55,64 @@ class Factored:
     def __init__(self, layers: nn.Sequential, channels: int) -> None:
         first, *rest = [layer for layer in layers if isinstance(layer, nn.Linear)]
         weight = first.weight.detach()
-        self.feature = weight[:, :channels].contiguous()
+        self._feature = weight[:, :channels].contiguous()
         self._place = weight[:, channels:].unbind(dim=1)
         self._bias = first.bias.detach()
-        self._rest = [(layer.weight.detach(), layer.bias.detach()) for layer in rest]
-        self.floors = self.floors_from(torch.zeros_like(self._bias)[:, None])
+        self._rest = [torch.column_stack([f.weight, f.bias]).detach() for f in rest]
 
-    def place(self, rows: Axis, columns: Axis) -> "Place":
+    def place(self, rows: Axis, columns: Axis) -> Place:
         """Return the part of the first layer that is the place's."""
         by_row, by_column, row_cell, column_cell = self._place
         always = self._bias + row_cell * rows.cell + column_cell * columns.cell
         return Place(
-            self,
             always[:, None] + by_row[:, None] * rows.offset,
             by_column[:, None] * columns.offset,
         )
 
-    def floors_from(self, first: Tensor) -> list[Tensor]:
-        """Return minus the bias of every layer, (its outputs, b, 1), given the first's (width, b).
+    def project(self, features: Tensor) -> Tensor:
+        """Return the features' part of the first layer: (n, C) -> (width, n)."""
+        return self._feature @ features.T
 
-        Each bias holds what the layers before have left out.
-        """
-        floors = [first]
-        for weight, bias in self._rest:
-            # Too small to count among the FLOPs of a picture.
-            floors.append((weight[:, :, None] * floors[-1]).sum(dim=1) - bias[:, None])
-        return [floor[:, :, None] for floor in floors]
+    def project_rows(self, features: Tensor) -> Tensor:
+        """Return the same with pixels as rows, and ones at their ends: (n, C) -> (n, width + 1)."""
+        return F.pad(features @ self._feature.T, (0, 1), value=1.0)
 
-    def finish(self, x: Tensor, floors: Sequence[Tensor], out: Tensor) -> Tensor:
-        """Run what follows the first product: (width, b or 1, n) -> (outputs, b, n).
+    def finish(self, x: Tensor) -> Tensor:
+        """Run what follows the first layer.
 
         Args:
-            x: the first layer without its bias.
-            floors: (width, b, 1) for the first layer, and so on.
-            out: (width, b, n) that is written over; may be ``x``.
+            x: (width + 1, n), the first layer before its ReLU and a row of ones; written over.
+
+        Returns:
+            (outputs, n).
         """
-        *hidden, last = floors
-        for (weight, _), floor in zip(self._rest, hidden, strict=True):
-            torch.maximum(x, floor, out=out)
-            x = out = torch.mm(weight, out.flatten(1)).view(len(weight), *out.shape[1:])
-        return torch.sub(x, last, out=out)
+        if not self._rest:
+            return x[:-1]
+        *hidden, last = self._rest
+        for weight in hidden:
+            y = with_ones(len(weight), x.shape[1], x)
+            torch.mm(weight, x.relu_(), out=y[:-1])
+            x = y
+        return torch.mm(last, x.relu_())
 
     @property
     def width(self) -> int:
         """Outputs of the first layer."""
-        return len(self.feature)
+        return len(self._feature)
 
     @property
     def flops_lr(self) -> int:
         """FLOPs per LR pixel."""
-        return 2 * self.feature.numel()
+        return 2 * self._feature.numel()
 
     @property
     def flops_hr(self) -> int:
-        """FLOPs per HR pixel."""
-        return sum(2 * weight.numel() for weight, _ in self._rest)
+        """FLOPs per HR pixel; biases are free, as everywhere, also as part of the products."""
+        return sum(2 * len(weight) * (weight.shape[1] - 1) for weight in self._rest)
 
 
-@dataclass(frozen=True)
-class Place:
-    """What the place of HR pixels adds to a head's first layer.
-
-    Attributes:
-        head: whose first layer it is.
-        rows, columns: (width, rows) and (width, columns); a pixel's is their sum.
-    """
-
-    head: Factored
-    rows: Tensor
-    columns: Tensor
-
-    @cached_property
-    def sums(self) -> Tensor:
-        """The sum for every pair of a row and a column, (rows * columns, width)."""
-        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1).T.contiguous()
-
-    @cached_property
-    def floors(self) -> list[Tensor]:
-        """The head's floors, the place being left out of the first layer."""
-        return self.head.floors_from(-self.sums.T)
+def with_ones(width: int, pixels: int, like: Tensor) -> Tensor:
+    """Return (width + 1, pixels) of which the last row is ones and the others are to be written."""
+    made = like.new_empty(width + 1, pixels)
+    made[-1] = 1.0
+    return made

@@ -2,30 +2,23 @@
 
 A band numbers its HR pixels. What is computed per HR pixel is (channels, pixels) in that order, and
 ``view`` shows a picture's pixels in it. Where every LR pixel has the same block of HR pixels, the
-order is block row, block column, LR pixel, and the place of a pixel is a matter of the biases.
+order is block row, block column, LR pixel: one broadcast addition makes a first layer of all
+pixels.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pcsr.engine.factored import Place
+from pcsr.engine.factored import Place, with_ones
 from pcsr.geometry import Axis
 
 # Pixels of one place in the block, from which on they are worth a group of their own.
 ENOUGH = 512
-
-
-class Group(NamedTuple):
-    """HR pixels (n,), their first layer (width, 1, n) and the floors to ``finish`` it with."""
-
-    pixels: Tensor
-    first: Tensor
-    floors: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,18 +42,31 @@ class Band(ABC):
         """Return the band's places, of those of all ``distinct`` rows and columns of the region."""
 
     @abstractmethod
-    def everywhere(self, features: Tensor, place: Place) -> Tensor:
-        """Run a head on all HR pixels: LR features (LR pixels, C) -> (outputs, pixels)."""
-
-    @abstractmethod
-    def groups(self, projected: Tensor, place: Place, pixels: Tensor, most: int) -> Iterator[Group]:
-        """Part HR pixels (n,) into groups of at most ``most``, and pick what a head reads of each.
+    def everywhere(self, projected: Tensor, place: Place) -> Tensor:
+        """Return the first layer of all HR pixels.
 
         Args:
-            projected: what the features give to the head's first layer, (LR pixels, width).
+            projected: what the features give to it, (width, LR pixels).
+            place: what the places give.
+
+        Returns:
+            (width + 1, pixels), the last row ones.
+        """
+
+    @abstractmethod
+    def groups(
+        self, projected: Tensor, place: Place, pixels: Tensor, most: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Part HR pixels into groups of at most ``most``; yield pixels (n,) and their first layer.
+
+        Args:
+            projected: what the features give to it, and ones, (LR pixels, width + 1).
             place: what the places give.
             pixels: rising numbers of the band's HR pixels.
             most: in a group.
+
+        Yields:
+            (n,) and (width + 1, n).
         """
 
     @abstractmethod
@@ -79,28 +85,32 @@ class RegularBand(Band):
         """See ``Band.local``: those of one block."""
         return place
 
-    def everywhere(self, features: Tensor, place: Place) -> Tensor:
-        """See ``Band.everywhere``; the place becomes part of the biases."""
-        projected = (place.head.feature @ features.T)[:, None]
-        out = projected.new_empty(len(projected), len(place.sums), len(features))
-        return place.head.finish(projected, place.floors, out).flatten(1)
+    def everywhere(self, projected: Tensor, place: Place) -> Tensor:
+        """See ``Band.everywhere``."""
+        width, lr_pixels = projected.shape
+        blocks = place.sums.shape[1]
+        first = with_ones(width, blocks * lr_pixels, projected)
+        out = first[:-1].view(width, blocks, lr_pixels)
+        torch.add(projected[:, None], place.sums[:, :, None], out=out)
+        return first
 
-    def groups(self, projected: Tensor, place: Place, pixels: Tensor, most: int) -> Iterator[Group]:
-        """See ``Band.groups``; many pixels part by their place in the block, at no cost."""
-        lr_pixels, blocks = len(projected), len(place.sums)
+    def groups(
+        self, projected: Tensor, place: Place, pixels: Tensor, most: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See ``Band.groups``; many pixels are parted by their place in the block."""
+        lr_pixels, blocks = len(projected), len(place.by_pixel)
         if len(pixels) < blocks * ENOUGH:
             for some in pixels.split(most):
                 rows = projected.index_select(0, some % lr_pixels)
-                rows += place.sums.index_select(0, some // lr_pixels)
-                yield Group(some, rows.T[:, None], place.head.floors)
+                rows += place.by_pixel.index_select(0, some // lr_pixels)
+                yield some, rows.T
             return
-        starts = torch.arange(blocks, device=pixels.device) * lr_pixels
-        of_block = pixels.tensor_split(torch.searchsorted(pixels, starts[1:]).cpu())
+        starts = torch.arange(1, blocks, device=pixels.device) * lr_pixels
+        of_block = pixels.tensor_split(torch.searchsorted(pixels, starts).cpu())
         for block, mine in enumerate(of_block):
-            floors = [floor[:, block : block + 1] for floor in place.floors]
             for some in mine.split(most):
                 rows = projected.index_select(0, some - block * lr_pixels)
-                yield Group(some, rows.T[:, None], floors)
+                yield some, rows.add_(place.by_pixel[block]).T
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``."""
@@ -125,26 +135,26 @@ class AnyBand(Band):
 
     def local(self, place: Place) -> Place:
         """See ``Band.local``."""
-        return Place(place.head, place.rows[:, self.hr_rows], place.columns)
+        return Place(place.rows[:, self.hr_rows], place.columns)
 
-    def everywhere(self, features: Tensor, place: Place) -> Tensor:
+    def everywhere(self, projected: Tensor, place: Place) -> Tensor:
         """See ``Band.everywhere``."""
-        head = place.head
-        projected = (head.feature @ features.T).view(head.width, -1, self.lr_width)
-        rows = projected.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
-        first = rows.index_select(2, self.columns.nearest).add_(place.columns[:, None])
-        pixels = first.flatten(1)[:, None]
-        return head.finish(pixels, head.floors, out=pixels).flatten(1)
+        lr_rows = projected.view(len(projected), -1, self.lr_width)
+        rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
+        pixels = rows.index_select(2, self.columns.nearest).add_(place.columns[:, None])
+        return F.pad(pixels.flatten(1), (0, 0, 0, 1), value=1.0)
 
-    def groups(self, projected: Tensor, place: Place, pixels: Tensor, most: int) -> Iterator[Group]:
+    def groups(
+        self, projected: Tensor, place: Place, pixels: Tensor, most: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Band.groups``."""
         width = len(self.columns.nearest)
         for some in pixels.split(most):
             row, column = some // width, some % width
             nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
-            rows = projected.index_select(0, nearest)
-            rows.add_(place.rows.T[row]).add_(place.columns.T[column])
-            yield Group(some, rows.T[:, None], place.head.floors)
+            first = projected.index_select(0, nearest).T.contiguous()
+            first[:-1] += place.rows[:, row] + place.columns[:, column]
+            yield some, first
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``: as it is."""

@@ -144,7 +144,8 @@ class Engine:
     def _measure(self, region: "_Region", band: Band, features: Tensor, rule: Rule) -> Tensor:
         """Return what the rule wants to know of a band's pixels: (1, K, pixels)."""
         place = band.local(region.place(self._classifier))
-        logits = band.everywhere(features[band.lr_rows].flatten(0, 1), place)
+        projected = self._classifier.project(features[band.lr_rows].flatten(0, 1))
+        logits = self._classifier.finish(band.everywhere(projected, place))
         return rule.measure(logits[None])
 
     def _finish(
@@ -172,14 +173,14 @@ class Engine:
     def _colours(self, region: "_Region", band: Band, features: Tensor, chosen: Tensor) -> Tensor:
         """Return the heads' output (3, pixels): features (n, C), the branch of each pixel."""
         cheapest, *others = self._heads
-        colours = band.everywhere(features, band.local(region.place(cheapest)))
+        place = band.local(region.place(cheapest))
+        colours = cheapest.finish(band.everywhere(cheapest.project(features), place))
         for branch, head in enumerate(others, start=1):
             place = band.local(region.place(head))
-            projected = features @ head.feature.T
             mine = (chosen == branch).nonzero()[:, 0]
-            for group in band.groups(projected, place, mine, max(1, GATHERED // head.width)):
-                finished = head.finish(group.first, group.floors, out=group.first)
-                colours.index_copy_(1, group.pixels, finished[:, 0])
+            most = max(1, GATHERED // head.width)
+            for pixels, first in band.groups(head.project_rows(features), place, mine, most):
+                colours.index_copy_(1, pixels, head.finish(first))
         return colours
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pcsr import routing
+from pcsr.errors import UserError
 
 
 def probabilities(branches: int, seed: int = 0) -> Tensor:
@@ -81,3 +82,61 @@ def test_refinement_pixel_by_pixel(branches: int) -> None:
                 touched += 1
     assert touched > 5
     torch.testing.assert_close(routing.refine(sr, labels), expected)
+
+
+@pytest.mark.parametrize("branches", [2, 3, 5])
+@pytest.mark.parametrize("k", [-25.0, -2.0, 0.0, 0.7, 3.0, 25.0])
+def test_where_the_branch_changes_is_the_same_decision(branches: int, k: float) -> None:
+    logs = probabilities(branches).double().log()
+    costs = tuple(0.1 * 2**j for j in range(branches))
+    rule = routing.CostRatio(costs, k)
+    changes = rule.measure(logs)
+    assert (changes.diff(dim=1) <= 0).all()
+    assert torch.equal(rule.decide(changes).long(), routing.by_cost_ratio(logs, costs, k))
+
+
+def test_a_certain_classifier_is_decided_too() -> None:
+    p = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).T[None, :, :, None]  # (1, 2, 2, 1)
+    for k in (-25.0, 0.0, 25.0):
+        rule = routing.CostRatio((0.1, 0.9), k)
+        assert routing.decide(rule, p.log()).flatten().tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("branches", [2, 3, 4])
+def test_adaptive_decides_parts_as_the_whole(branches: int) -> None:
+    logs = probabilities(branches).log()
+    rule = routing.Adaptive(branches)
+    split = [rule.measure(part) for part in logs.split(4, dim=2)]
+    settled = rule.settle(split)
+    labels = torch.cat([settled.decide(part) for part in split], dim=1)
+    assert torch.equal(labels.long(), routing.adaptive(logs.exp()))
+    with pytest.raises(ValueError, match="settle it first"):
+        rule.decide(split[0])
+
+
+@pytest.mark.parametrize("branches", [2, 3, 4])
+@pytest.mark.parametrize("share", [0.0, 0.31, 0.77, 1.0])
+def test_a_budget_takes_all_it_may_and_no_more(branches: int, share: float) -> None:
+    logs = probabilities(branches).log()
+    costs = tuple(0.1 * 2**j for j in range(branches))
+    flops = tuple(100.0 * 3**j for j in range(branches))
+    units = logs[:, 0].numel()
+    allowed = units * (flops[0] + share * (flops[-1] - flops[0]))
+    rule = routing.WithinBudget(costs, 0.0, flops, allowed)
+    measured = rule.measure(logs)
+    settled = rule.settle([measured])
+
+    def spent(k: float) -> float:
+        labels = routing.CostRatio(costs, k).decide(measured).long()
+        return float(torch.tensor(flops)[labels].sum())
+
+    assert spent(settled.k) <= allowed + 1e-6
+    nearest = measured[measured <= settled.k]  # the next pixel that would take a dearer branch
+    if len(nearest):
+        assert spent(float(nearest.max()) - 1e-6) > allowed
+
+
+def test_a_budget_below_the_cheapest_is_an_error() -> None:
+    rule = routing.WithinBudget((0.1, 0.9), 0.0, (10.0, 90.0), 10.0)
+    with pytest.raises(UserError, match="below the cheapest branch everywhere"):
+        rule.settle([rule.measure(probabilities(2).log())])

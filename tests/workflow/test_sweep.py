@@ -111,7 +111,7 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
     workspace.succeed("sweep", *weights, "--images", photographs / "cat_0.png", *both)
     table = pd.read_csv(out)
     last_shares = ["share_2", "share_3"]
-    assert list(table) == [*COLUMNS[:16], *last_shares, *COLUMNS[16:]]
+    assert list(table) == [*COLUMNS[:17], *last_shares, *COLUMNS[17:]]
     # Method -> branches, units, LR pixels, operating points, refinements.
     two_tiles = 2 * 32 * 32
     eta = [0, 0.25, 0.5, 1, 1.5, 2, 3, 5]

@@ -1,0 +1,63 @@
+"""The engine and PCSR as it was published give the same photograph; so do parts of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import released, srresnet
+
+from pcsr import bench, evaluate, images
+from pcsr.config import ProtocolConfig
+from pcsr.datasets import open_images
+from pcsr.engine import parts
+from pcsr.methods.base import Knob
+from pcsr.methods.pcsr import PCSR
+
+
+def lr_of_1232(shared: Path, side: int | None = None) -> torch.Tensor:
+    (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
+    lr = evaluate.make_pair(image, 4, ProtocolConfig(crop="none")).lr
+    return lr if side is None else lr[..., 60 : 60 + side, 100 : 100 + side]
+
+
+def assert_same_levels(ours: np.ndarray, theirs: np.ndarray, identical: float) -> None:
+    apart = np.abs(ours.astype(int) - theirs)
+    assert apart.max() <= 1
+    assert (apart == 0).mean() >= identical
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("backbone", ["carn", "fsrcnn", "srresnet"])
+@torch.no_grad()
+def test_same_picture_as_published(shared: Path, backbone: str) -> None:
+    """At most one grey level apart, on 99.99 % of the values none."""
+    if backbone == "srresnet":
+        method, lr = srresnet(shared)[0], lr_of_1232(shared, 128)
+    else:
+        method, lr = released(shared, f"{backbone}-pcsr-phase1"), lr_of_1232(shared)
+    assert isinstance(method, PCSR)
+    knobs: list[Knob] = [0.0, 1.0, "adaptive"]
+    for knob in knobs if backbone == "fsrcnn" else knobs[::2]:
+        theirs = bench.published(method, lr, 4, knob, refine=True)
+        ours = method.restore(lr, 4, knob, refine=True)
+        assert_same_levels(images.to_uint8(ours.sr), images.to_uint8(theirs), 0.9999)
+
+
+@pytest.mark.shared
+@torch.no_grad()
+def test_parts_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, lr = released(shared, "carn-pcsr-phase1"), lr_of_1232(shared)
+    whole = method.restore(lr, 4, "adaptive", refine=True)
+    cut = parts.cut
+    monkeypatch.setattr(
+        parts, "cut", lambda count, size, halo, *_: cut(count, size, halo, lambda o, i: o, 40_000)
+    )
+    sr = torch.full_like(whole.sr, torch.nan)
+    pieces = list(method.pieces(lr, 4, "adaptive", True, 1e12))
+    assert len(pieces) > 3
+    for piece in pieces:
+        rows, columns = piece.sr.shape[-2:]
+        sr[..., piece.top : piece.top + rows, piece.left : piece.left + columns] = piece.sr
+    torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
+    assert_same_levels(images.to_uint8(sr), images.to_uint8(whole.sr), 0.99999)

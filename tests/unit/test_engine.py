@@ -1,0 +1,185 @@
+"""The engine: parts give the whole, budgets are kept to the pixel, halos are wide enough."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from models import build, photograph_like
+from torch import Tensor
+
+from pcsr import catalog
+from pcsr.backbones.base import Backbone
+from pcsr.engine import grids, parts
+from pcsr.engine.parts import Part
+from pcsr.errors import UserError
+from pcsr.methods.base import Knob, Method
+from pcsr.resize import levels
+from pcsr.routing import Budget
+
+BACKBONES = list(catalog.BACKBONES)
+
+
+def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float, **how: Any) -> Any:
+    """Put the pieces of one picture together: SR, labels and the number of pieces."""
+    size = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
+    sr, labels = torch.full((3, *size), torch.nan), torch.full(size, -1)
+    pieces = list(method.pieces(lr, scale, knob, refine, **how))
+    for piece in pieces:
+        rows, columns = piece.sr.shape[-2:]
+        here = slice(piece.top, piece.top + rows), slice(piece.left, piece.left + columns)
+        assert labels[here].eq(-1).all()  # no pixel comes twice
+        sr[:, *here], labels[here] = piece.sr[0], piece.labels[0].long()
+    return sr, labels, len(pieces)
+
+
+def six_parts(count: int, lr_size: tuple[int, int], *_: Any) -> list[Part]:
+    """Cut as ``parts.cut`` does, but small pictures too, which fit into any memory."""
+    (height, width), (down, across) = lr_size, (lr_size[0] // 2, lr_size[1] // 3)
+    return [
+        Part(picture, top, bottom, left, right)
+        for picture in range(count)
+        for top, bottom in ((0, down), (down, height))
+        for left, right in ((0, across), (across, 2 * across), (2 * across, width))
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("pcsr.engine.sparse.SPREAD", 1 << 14)
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("scale", [4, 2.7])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_parts_give_the_whole_picture(
+    backbone: str, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, lr = build(backbone, "pcsr", scale=scale), photograph_like(47, 52)
+    costs = method.costs((47, 52), scale)
+    budget = Budget(costs.total([int(0.6 * 47 * 52 * scale**2), 900]).engine / (47 * 52))
+    for knob in (0.0, "adaptive", budget):
+        for refine in (False, True):
+            whole, of_whole, one = together(method, lr, knob, refine, scale)
+            with monkeypatch.context() as patch:
+                patch.setattr(parts, "cut", six_parts)
+                sr, labels, several = together(method, lr, knob, refine, scale, limit=1e9)
+            assert one == 1 and several == 6
+            assert (labels != of_whole).double().mean() < 1e-4
+            same = labels == of_whole
+            assert knob == 0.0 or len(labels.unique()) == 2
+            if same.all():
+                torch.testing.assert_close(sr, whole, rtol=0, atol=1e-5)
+            assert (levels(sr) == levels(whole)).double().mean() >= 0.99999
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_parts_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, lr = build(backbone, "original"), photograph_like(47, 52)
+    whole = method.restore(lr, 4, None, False).sr[0]
+    monkeypatch.setattr(parts, "cut", six_parts)
+    sr, count = torch.full_like(whole, torch.nan), 0
+    for piece in method.pieces(lr, 4, None, False, 1e9):
+        height, width = piece.sr.shape[-2:]
+        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
+        sr[:, *here] = piece.sr[0]
+        count += 1
+    assert count == 6
+    torch.testing.assert_close(sr, whole, rtol=0, atol=1e-5)
+
+
+def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = build("fsrcnn", "pcsr")
+    lr = torch.cat([photograph_like(30, 34), photograph_like(30, 34).flip(-1)])
+    whole = method.restore(lr, 4, "adaptive", True)
+    monkeypatch.setattr(parts, "cut", six_parts)
+    sr = torch.full_like(whole.sr, torch.nan)
+    for piece in method.pieces(lr, 4, "adaptive", True, 1e9):
+        height, width = piece.sr.shape[-2:]
+        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
+        sr[piece.picture, :, *here] = piece.sr[0]
+    torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("enough", [0, 10**9])
+def test_pixels_are_gathered_by_place_or_not(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grids, "ENOUGH", enough)
+    method, lr = build("carn", "pcsr"), photograph_like(24, 31)
+    exploration = method.explore(lr, 4)
+    dense = method.compose(exploration, method.route(exploration.scores, 0.0, 4), True)
+    torch.testing.assert_close(method.restore(lr, 4, 0.0, True).sr, dense, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool) -> None:
+    """A change of one LR pixel reaches no further, and as far in a network that lets it pass."""
+    scale = 4 if tail else None
+    network: Backbone = catalog.resolve("backbone", backbone)(width=8, scale=scale)
+    network.eval().double()
+    for parameter in network.parameters():
+        parameter.abs_().add_(0.01)  # nothing cancels, and ReLU cuts nothing off
+    side, centre = 2 * network.halo + 9, network.halo + 4
+    lr = torch.rand(1, 3, side, side, dtype=torch.float64)
+    other = lr.clone()
+    other[..., centre, centre] += 1.0
+    for run in (network, network.inference()):
+        apart = (run(other) - run(lr)).abs().amax(dim=(0, 1))
+        assert apart.isfinite().all()
+        reached = (apart > 0).nonzero() // (scale or 1) - centre
+        assert -reached.min() <= network.halo and reached.max() <= network.halo
+        assert reached.max() >= network.halo - 1
+
+
+@pytest.mark.parametrize("size", [(40, 70), (17, 200), (33, 33)])
+def test_parts_cover_every_pixel_once(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "SMALLEST", 6)
+    found = parts.cut(2, size, 5, lambda outer, inner: outer, 900)
+    seen = torch.zeros(2, *size)
+    for part in found:
+        seen[part.picture, part.top : part.bottom, part.left : part.right] += 1
+        grown = part.grown(5, size)
+        assert grown.size[0] * grown.size[1] <= 900
+    assert (seen == 1).all()
+    assert len(parts.cut(1, size, 5, lambda outer, inner: outer, 1e9)) == 1
+
+
+def test_parts_that_never_fit_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"the smallest parts of the picture need .* MiB are left"):
+        parts.cut(1, (64, 64), 20, lambda outer, inner: 1000.0 * outer, 5000)
+
+
+def test_a_part_keeps_to_the_picture() -> None:
+    part = Part(0, 2, 5, 0, 7)
+    assert part.grown(3, (10, 8)) == Part(0, 0, 8, 0, 8)
+    values = torch.arange(64).view(8, 8)
+    assert torch.equal(part.inside(part.grown(3, (10, 8)), values), values[2:5, :7])
+
+
+def test_memory_is_counted_while_it_is_held() -> None:
+    with parts.Held() as held:
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        third = second[:10]  # a view takes nothing
+        assert held.peak == 8000 and third.shape == (10,)
+        del second, third
+        torch.zeros(500)
+        assert held.peak == 8000
+
+
+def test_a_budget_is_met_to_the_pixel() -> None:
+    method, lr = build("carn", "pcsr"), photograph_like(24, 31)
+    costs = method.costs((24, 31), 4)
+    heavy = costs.branch[1].engine - costs.branch[0].engine
+    for pixels in (0, 1, 777, 16 * 24 * 31):
+        allowed = costs.total([16 * 24 * 31 - pixels, pixels]).engine
+        restored = method.restore(lr, 4, Budget((allowed + 0.5 * heavy) / (24 * 31)), True)
+        assert int(restored.labels.long().sum()) == pixels
+    with pytest.raises(UserError, match=r"the budget is below the cheapest branch everywhere"):
+        method.restore(lr, 4, Budget(0.9 * costs.shared.engine / (24 * 31)), True)
