@@ -13,14 +13,16 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pcsr import flops, images, metrics, resize, routing
+from pcsr import flops, images, metrics, resize
 from pcsr.engine.parts import Held
 from pcsr.errors import UserError
 from pcsr.evaluate import Pair
-from pcsr.methods.base import Knob, Method
-from pcsr.methods.pcsr import PCSR, Queries, bilinear, picture
+from pcsr.methods.base import Exploration, Knob, Method
+from pcsr.methods.pcsr import PCSR, picture
+from pcsr.routing import Budget
 
 log = logging.getLogger("pcsr")
 
@@ -29,7 +31,10 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def published(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Tensor:
-    """PCSR as it was published: a query per HR pixel, gathered class by class.
+    """PCSR by the steps of the published code: every HR pixel samples what it asks for.
+
+    Queries are sampled for the classifier, and again class by class for the heads; the bilinear
+    picture is sampled pixel by pixel, and neighbourhoods are unfolded to refine.
 
     Args:
         method: the model.
@@ -41,19 +46,56 @@ def published(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) 
     Returns:
         SR (1, 3, H, W), not clipped.
     """
-    size = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
-    queries = Queries(method.encoder(lr), size)
-    every = torch.cat([queries.at(pixels) for pixels in queries.blocks(QUERIES)])
-    scores = [method.classifier(part).softmax(dim=1) for part in every.split(QUERIES)]
-    labels = method.route(picture(scores, queries.shape), knob, scale)
-    colours = lr.new_empty(len(queries), 3)
-    for branch, head in enumerate(method.heads):
-        pixels = (labels.flatten() == branch).nonzero()[:, 0]
-        mine = every.index_select(0, pixels)
-        if len(mine):
-            colours[pixels] = torch.cat([head(part) for part in mine.split(QUERIES)])
-    sr = picture([colours], queries.shape) + bilinear(lr, size)
-    return routing.refine(sr, labels) if refine else sr
+    height, width = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
+    features = method.encoder(lr)
+    asked = _centres(height, width, lr.device).split(QUERIES)
+    cell = lr.new_tensor([2 / height, 2 / width])
+    scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in asked]
+    labels = method.route(picture(scores, (1, height, width)), knob, scale)
+    colours = []
+    for at, mine in zip(asked, labels.flatten().split(QUERIES), strict=True):
+        colours.append(lr.new_zeros(len(at), 3))
+        for branch, head in enumerate(method.heads):
+            pixels = (mine == branch).nonzero()[:, 0]
+            if len(pixels):
+                colours[-1][pixels] = head(_queries(features, at[pixels], cell))
+        colours[-1] += _sample(lr, at, "bilinear")
+    sr = picture(colours, (1, height, width))
+    return _unfolded(sr, labels[:, None]) if refine else sr
+
+
+def _centres(height: int, width: int, device: torch.device) -> Tensor:
+    """Return rows and columns of all pixels' centres, (height * width, 2) in [-1, 1]."""
+    sides = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
+    return torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def _sample(values: Tensor, at: Tensor, mode: str) -> Tensor:
+    """Read (1, C, h, w) at rows and columns (n, 2): (n, C)."""
+    grid = at.flip(-1)[None, None]
+    return F.grid_sample(values, grid, mode, "border", align_corners=False)[0, :, 0].T
+
+
+def _queries(features: Tensor, at: Tensor, cell: Tensor) -> Tensor:
+    """Return feature, offset and cell for places (n, 2): (n, C + 4)."""
+    height, width = features.shape[-2:]
+    centres = _centres(height, width, at.device).T.reshape(1, 2, height, width)
+    side = at.new_tensor([height, width])
+    offset = (at - _sample(centres, at, "nearest")) * side
+    return torch.cat([_sample(features, at, "nearest"), offset, (cell * side).expand_as(at)], 1)
+
+
+def _unfolded(sr: Tensor, labels: Tensor) -> Tensor:
+    """Refine (1, 3, H, W) with every pixel's neighbourhood laid out; ``labels`` (1, 1, H, W)."""
+
+    def neighbours(values: Tensor) -> Tensor:
+        padded = F.pad(values.float(), (1, 1, 1, 1), mode="replicate")
+        return F.unfold(padded, 3).view(1, values.shape[1], 9, *values.shape[-2:])
+
+    seam = neighbours(labels).amax(dim=2) > labels
+    for ring in (0, -1):
+        seam[..., ring, :] = seam[..., ring] = False
+    return torch.where(seam, neighbours(sr).mean(dim=2), sr)
 
 
 @dataclass(frozen=True)
@@ -67,6 +109,7 @@ class Case:
         run: LR (1, 3, h, w) -> SR (1, 3, H, W).
         flops: that one picture costs at this operating point.
         share: of the units that the dearest branch computes.
+        exact: 8-bit levels of what the method is defined to give, all branches computed everywhere.
     """
 
     backbone: str
@@ -76,6 +119,7 @@ class Case:
     run: Callable[[Tensor], Tensor]
     flops: flops.Flops
     share: float
+    exact: metrics.Picture
 
 
 def cases(
@@ -83,32 +127,41 @@ def cases(
 ) -> Iterator[Case]:
     """Yield what is measured on a picture: every method at every operating point it has."""
     for method in methods:
+        explored = method.explore(pair.lr, scale)
         for text, knob in knobs.items() if method.knobs else [("", None)]:
             try:
-                yield from _cases(method, pair, scale, text, knob, refine)
+                yield from _cases(method, pair, explored, scale, text, knob, refine)
             except UserError as error:  # a budget that it does not take, or cannot keep to
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
 
 def _cases(
-    method: Method, pair: Pair, scale: float, text: str, knob: Knob, refine: bool
+    method: Method,
+    pair: Pair,
+    explored: Exploration,
+    scale: float,
+    text: str,
+    knob: Knob,
+    refine: bool,
 ) -> Iterator[Case]:
     restored = method.restore(pair.lr, scale, knob, refine)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
     names = method.config.backbone, method.config.method
     share = units[-1] / sum(units)
+    labels = method.route(explored.scores, knob, scale)
+    exact = images.to_uint8(method.compose(explored, labels, refine))
 
     def run(lr: Tensor) -> Tensor:
         return method.restore(lr, scale, knob, refine).sr
 
-    yield Case(*names, "engine" if method.knobs else "original", text, run, cost, share)
-    if isinstance(method, PCSR) and not isinstance(knob, routing.Budget):
+    yield Case(*names, "engine" if method.knobs else "original", text, run, cost, share, exact)
+    if isinstance(method, PCSR) and not isinstance(knob, Budget):
 
         def slow(lr: Tensor) -> Tensor:
             return published(method, lr, scale, knob, refine)
 
-        yield Case(*names, "definition", text, slow, cost, share)
+        yield Case(*names, "definition", text, slow, cost, share, exact)
 
 
 @dataclass(frozen=True)
@@ -128,7 +181,6 @@ class Timed:
     sr: metrics.Picture
 
 
-@torch.no_grad()
 def time_all(
     subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, rounds: int
 ) -> list[Timed]:
@@ -170,6 +222,7 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+@torch.no_grad()
 def compare(
     methods: Sequence[Method],
     pair: Pair,
@@ -181,8 +234,8 @@ def compare(
     """Measure every method on a picture; returns one row per case.
 
     Operating points are named for people. Ratios are to the original of the same backbone.
-    ``max_levels`` and ``identical`` compare the 8-bit picture with the definition's, ``psnr_rgb``
-    is against HR.
+    ``max_levels`` and ``identical`` compare the 8-bit picture with ``Case.exact``, ``psnr_rgb``
+    with HR.
 
     Raises:
         UserError: a backbone's original is not among the methods.
@@ -199,14 +252,10 @@ def compare(
         for case, mine in zip(subjects, timed, strict=True)
         if case.path == "original"
     }
-    definitions = {
-        (case.backbone, case.method, case.knob): mine.sr
-        for case, mine in zip(subjects, timed, strict=True)
-        if case.path == "definition"
-    }
     rows = []
     for case, mine in zip(subjects, timed, strict=True):
         original, its = originals[case.backbone]
+        apart = abs(mine.sr.astype(int) - case.exact)
         row = {
             "image": pair.name,
             "lr_height": pair.lr.shape[-2],
@@ -225,11 +274,9 @@ def compare(
             "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
             "flops_ratio_engine": case.flops.engine / original.flops.engine,
             "psnr_rgb": metrics.psnr_rgb(mine.sr, pair.hr, metrics.shave_for(scale)),
+            "max_levels": int(apart.max()),
+            "identical": float((apart == 0).mean()),
         }
-        defined = definitions.get((case.backbone, case.method, case.knob))
-        if case.path == "engine" and defined is not None:
-            apart = abs(mine.sr.astype(int) - defined)
-            row |= {"max_levels": int(apart.max()), "identical": float((apart == 0).mean())}
         log.info(
             "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
             *(pair.name, case.backbone, case.method, case.path, case.knob),

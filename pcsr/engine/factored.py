@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr.geometry import Axis
@@ -34,11 +33,6 @@ class Place:
     def sums(self) -> Tensor:
         """The sum for every pair of a row and a column, (width, rows * columns)."""
         return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
-
-    @cached_property
-    def by_pixel(self) -> Tensor:
-        """The same with a 0 below it for the row of ones, (rows * columns, width + 1)."""
-        return F.pad(self.sums, (0, 0, 0, 1)).T.contiguous()
 
 
 class Factored:
@@ -73,9 +67,23 @@ class Factored:
         """Return the features' part of the first layer: (n, C) -> (width, n)."""
         return self._feature @ features.T
 
-    def project_rows(self, features: Tensor) -> Tensor:
-        """Return the same with pixels as rows, and ones at their ends: (n, C) -> (n, width + 1)."""
-        return F.pad(features @ self._feature.T, (0, 1), value=1.0)
+    def table(self, features: Tensor, places: Tensor) -> Tensor:
+        """Return rows whose sums are the first layer of HR pixels.
+
+        Args:
+            features: (n, C) of LR pixels.
+            places: (p, width).
+
+        Returns:
+            (n + p, width + 1); the last column gives each sum of one LR pixel and places its 1.
+        """
+        made = features.new_empty(len(features) + len(places), self.width + 1)
+        at = len(features)
+        torch.mm(features, self._feature.T, out=made[:at, :-1])
+        made[at:, :-1] = places
+        made[:at, -1] = 1.0
+        made[at:, -1] = 0.0
+        return made
 
     def finish(self, x: Tensor) -> Tensor:
         """Run what follows the first layer.

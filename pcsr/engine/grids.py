@@ -6,8 +6,8 @@ order is block row, block column, LR pixel: one broadcast addition makes a first
 pixels.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,6 @@ from torch import Tensor
 
 from pcsr.engine.factored import Place, with_ones
 from pcsr.geometry import Axis
-
-# Pixels of one place in the block, from which on they are worth a group of their own.
-ENOUGH = 512
 
 
 @dataclass(frozen=True)
@@ -54,19 +51,20 @@ class Band(ABC):
         """
 
     @abstractmethod
-    def groups(
-        self, projected: Tensor, place: Place, pixels: Tensor, most: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Part HR pixels into groups of at most ``most``; yield pixels (n,) and their first layer.
+    def places(self, place: Place) -> Tensor:
+        """Return what the places give, as rows of a table: (places, width)."""
+
+    @abstractmethod
+    def terms(self, pixels: Tensor) -> Tensor:
+        """Return of which rows of a table the first layer of HR pixels is the sum.
+
+        The table has a row for each of the band's LR pixels, and below them ``places``.
 
         Args:
-            projected: what the features give to it, and ones, (LR pixels, width + 1).
-            place: what the places give.
-            pixels: rising numbers of the band's HR pixels.
-            most: in a group.
+            pixels: (n,) numbers of the band's HR pixels.
 
-        Yields:
-            (n,) and (width + 1, n).
+        Returns:
+            (n, terms).
         """
 
     @abstractmethod
@@ -94,23 +92,14 @@ class RegularBand(Band):
         torch.add(projected[:, None], place.sums[:, :, None], out=out)
         return first
 
-    def groups(
-        self, projected: Tensor, place: Place, pixels: Tensor, most: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``Band.groups``; many pixels are parted by their place in the block."""
-        lr_pixels, blocks = len(projected), len(place.by_pixel)
-        if len(pixels) < blocks * ENOUGH:
-            for some in pixels.split(most):
-                rows = projected.index_select(0, some % lr_pixels)
-                rows += place.by_pixel.index_select(0, some // lr_pixels)
-                yield some, rows.T
-            return
-        starts = torch.arange(1, blocks, device=pixels.device) * lr_pixels
-        of_block = pixels.tensor_split(torch.searchsorted(pixels, starts).cpu())
-        for block, mine in enumerate(of_block):
-            for some in mine.split(most):
-                rows = projected.index_select(0, some - block * lr_pixels)
-                yield some, rows.add_(place.by_pixel[block]).T
+    def places(self, place: Place) -> Tensor:
+        """See ``Band.places``: one for each pixel of the block."""
+        return place.sums.T
+
+    def terms(self, pixels: Tensor) -> Tensor:
+        """See ``Band.terms``."""
+        lr_pixels = math.prod(self._lr_size)
+        return torch.stack([pixels % lr_pixels, lr_pixels + pixels // lr_pixels], dim=1)
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``."""
@@ -144,17 +133,17 @@ class AnyBand(Band):
         pixels = rows.index_select(2, self.columns.nearest).add_(place.columns[:, None])
         return F.pad(pixels.flatten(1), (0, 0, 0, 1), value=1.0)
 
-    def groups(
-        self, projected: Tensor, place: Place, pixels: Tensor, most: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``Band.groups``."""
-        width = len(self.columns.nearest)
-        for some in pixels.split(most):
-            row, column = some // width, some % width
-            nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
-            first = projected.index_select(0, nearest).T.contiguous()
-            first[:-1] += place.rows[:, row] + place.columns[:, column]
-            yield some, first
+    def places(self, place: Place) -> Tensor:
+        """See ``Band.places``: the rows', then the columns'."""
+        return torch.cat([place.rows, place.columns], dim=1).T
+
+    def terms(self, pixels: Tensor) -> Tensor:
+        """See ``Band.terms``."""
+        height, width = len(self.rows.nearest), len(self.columns.nearest)
+        row, column = pixels // width, pixels % width
+        nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
+        first = (self.lr_rows.stop - self.lr_rows.start) * self.lr_width
+        return torch.stack([nearest, first + row, first + height + column], dim=1)
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``: as it is."""

@@ -17,7 +17,7 @@ from pcsr.resize import hr_size
 from pcsr.routing import Rule
 
 # Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
-SPREAD = 1 << 21  # of the head that runs on all pixels: 8 MB
+SPREAD = 1 << 20  # of the head that runs on all pixels: 8 MB
 GATHERED = 1 << 19  # of a head that runs on some: 2 MB
 KEPT = 0.4  # of the memory: features that may wait for a decision on the whole picture
 FLOAT = 4  # bytes
@@ -167,7 +167,7 @@ class Engine:
             view += band.shaped(colours)
             band.view(labels[None, band.hr_rows]).copy_(band.shaped(chosen[None]))
         if refine:
-            sr = routing.refine(sr[None], labels[None])[0]
+            routing.refine_(sr[None], labels[None])
         return region.piece(sr, labels)
 
     def _colours(self, region: "_Region", band: Band, features: Tensor, chosen: Tensor) -> Tensor:
@@ -177,9 +177,10 @@ class Engine:
         colours = cheapest.finish(band.everywhere(cheapest.project(features), place))
         for branch, head in enumerate(others, start=1):
             place = band.local(region.place(head))
-            mine = (chosen == branch).nonzero()[:, 0]
-            most = max(1, GATHERED // head.width)
-            for pixels, first in band.groups(head.project_rows(features), place, mine, most):
+            mine = (chosen == branch if len(others) > 1 else chosen).nonzero()[:, 0]
+            table = head.table(features, band.places(place))
+            for pixels in mine.split(max(1, GATHERED // head.width)):
+                first = F.embedding_bag(band.terms(pixels), table, mode="sum").T
                 colours.index_copy_(1, pixels, head.finish(first))
         return colours
 

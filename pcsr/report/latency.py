@@ -80,9 +80,7 @@ def cases(measured: Measured) -> pd.DataFrame:
     slow = rows[rows["path"] == "definition"].set_index(point)["seconds"].rename("slow")
     rows = rows.join(slow, on=point)
     rows["speedup"] = (rows["slow"] / rows["seconds"]).where(rows["path"] == "engine")
-    for name in ("max_levels", "identical"):
-        rows[name] = rows.get(name)
-    rows["identical"] = 100 * rows["identical"].astype(float)
+    rows["identical"] = 100 * rows["identical"]
     return rows
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcsr import catalog
 from pcsr.backbones.base import Backbone
-from pcsr.engine import grids, parts
+from pcsr.engine import parts
 from pcsr.engine.parts import Part
 from pcsr.errors import UserError
 from pcsr.methods.base import Knob, Method
@@ -102,15 +102,6 @@ def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
         sr[piece.picture, :, *here] = piece.sr[0]
     torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("enough", [0, 10**9])
-def test_pixels_are_gathered_by_place_or_not(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "ENOUGH", enough)
-    method, lr = build("carn", "pcsr"), photograph_like(24, 31)
-    exploration = method.explore(lr, 4)
-    dense = method.compose(exploration, method.route(exploration.scores, 0.0, 4), True)
-    torch.testing.assert_close(method.restore(lr, 4, 0.0, True).sr, dense, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("tail", [False, True])
