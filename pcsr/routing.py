@@ -6,13 +6,12 @@ branch, then the units of one picture.
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,12 +127,12 @@ class CostRatio(Rule):
 
     Attributes:
         costs: M relative costs, cheapest first.
-        k: the knob.
+        k: the knob; a tensor () where it was settled, which is then not waited for.
     """
 
     whole: ClassVar[bool] = False
     costs: tuple[float, ...]
-    k: float
+    k: float | Tensor
 
     def measure(self, log_probabilities: Tensor) -> Tensor:
         """Return b_1 >= ... >= b_(M-1)."""
@@ -173,34 +172,43 @@ class WithinBudget(CostRatio):
     allowed: float
 
     def settle(self, measured: Sequence[Tensor]) -> CostRatio:
-        """Return the rule with its k.
+        """Return the rule with its k: bisected over all floats, so that nothing is sorted or moved.
 
         Raises:
             UserError: not even the cheapest branch everywhere fits.
         """
-        changes = [
-            np.sort(np.concatenate([part[:, i].flatten().cpu().numpy() for part in measured]))
-            for i in range(len(self.costs) - 1)
-        ]
-        steps = np.diff(self.flops)
-        left = self.allowed - self.flops[0] * len(changes[0])
+        left = self.allowed - self.flops[0] * sum(part[:, 0].numel() for part in measured)
         if left < 0:
             raise UserError(
                 f"the budget is below the cheapest branch everywhere by {-left / 1e9:.2f} GFLOPs; "
                 "give more."
             )
+        steps = [dear - cheap for cheap, dear in pairwise(self.flops)]
+        lowest, highest = measured[0].new_tensor([-math.inf, math.inf])
+        low, high = _rank(lowest), _rank(highest)
+        for _ in range(32):  # halves all floats to one
+            middle = (low + high) >> 1
+            k = _ranked(middle)
+            spent = [
+                step * (part[:, branch] > k).sum().double()
+                for part in measured
+                for branch, step in enumerate(steps)
+            ]
+            fits = torch.stack(spent).sum() <= left
+            high = torch.where(fits, middle, high)
+            low = torch.where(fits, low, middle + 1)
+        return CostRatio(self.costs, _ranked(high))
 
-        def spent(k: float) -> float:
-            dearer = [len(one) - np.searchsorted(one, k, side="right") for one in changes]
-            return float(np.dot(dearer, steps))
 
-        if spent(-math.inf) <= left:
-            return CostRatio(self.costs, -math.inf)
-        candidates = np.sort(np.concatenate(changes), kind="stable")  # quick on sorted runs
-        fits = bisect_left(
-            range(len(candidates)), True, key=lambda n: spent(float(candidates[n])) <= left
-        )
-        return CostRatio(self.costs, float(candidates[fits]))
+def _rank(value: Tensor) -> Tensor:
+    """Return where a float32 stands among all of them, int64; ``_ranked`` turns it round."""
+    bits = value.view(torch.int32)
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+
+
+def _ranked(rank: Tensor) -> Tensor:
+    bits = rank.int()
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
 
 
 @dataclass(frozen=True)
