@@ -7,95 +7,57 @@ is their ratio to the original's. Each method is held to its definition: the sam
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import profile
 
-from pcsr import flops, images, metrics, resize
+from pcsr import flops, images, metrics, published, resize
 from pcsr.engine.parts import Held
 from pcsr.errors import UserError
 from pcsr.evaluate import Pair
 from pcsr.methods.base import Exploration, Knob, Method
-from pcsr.methods.pcsr import PCSR, picture
+from pcsr.methods.pcsr import PCSR
 from pcsr.routing import Budget
 
 log = logging.getLogger("pcsr")
 
-QUERIES = 300_000  # HR pixels that the published code runs together
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+DEAREST = 8  # operations of a profile
+
+Run = Callable[[Tensor], Tensor]
 
 
-def published(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Tensor:
-    """PCSR by the steps of the published code: every HR pixel samples what it asks for.
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how.
 
-    Queries are sampled for the classifier, and again class by class for the heads; the bilinear
-    picture is sampled pixel by pixel, and neighbourhoods are unfolded to refine.
-
-    Args:
-        method: the model.
-        lr: (1, 3, h, w).
-        scale: HR size / LR size.
-        knob: k, or "adaptive".
-        refine: whether cheap pixels beside dear ones are smoothed.
-
-    Returns:
-        SR (1, 3, H, W), not clipped.
+    Attributes:
+        knobs: operating points: values of the knob.
+        budgets: operating points: shares of the original's FLOPs.
+        rounds: how often everything is run.
+        precision: of the networks; the definition is in float32.
+        profiled: whether it is measured which operations take the time.
+        steps: sizes of the growing picture.
+        limit: bytes that the growing picture may take.
     """
-    height, width = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
-    features = method.encoder(lr)
-    asked = _centres(height, width, lr.device).split(QUERIES)
-    cell = lr.new_tensor([2 / height, 2 / width])
-    scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in asked]
-    labels = method.route(picture(scores, (1, height, width)), knob, scale)
-    colours = []
-    for at, mine in zip(asked, labels.flatten().split(QUERIES), strict=True):
-        colours.append(lr.new_zeros(len(at), 3))
-        for branch, head in enumerate(method.heads):
-            pixels = (mine == branch).nonzero()[:, 0]
-            if len(pixels):
-                colours[-1][pixels] = head(_queries(features, at[pixels], cell))
-        colours[-1] += _sample(lr, at, "bilinear")
-    sr = picture(colours, (1, height, width))
-    return _unfolded(sr, labels[:, None]) if refine else sr
 
+    knobs: Sequence[float] = (0.0,)
+    budgets: Sequence[float] = ()
+    rounds: int = 3
+    precision: torch.dtype = torch.float32
+    profiled: bool = False
+    steps: int = 0
+    limit: float | None = None
 
-def _centres(height: int, width: int, device: torch.device) -> Tensor:
-    """Return rows and columns of all pixels' centres, (height * width, 2) in [-1, 1]."""
-    sides = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
-    return torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-def _sample(values: Tensor, at: Tensor, mode: str) -> Tensor:
-    """Read (1, C, h, w) at rows and columns (n, 2): (n, C)."""
-    grid = at.flip(-1)[None, None]
-    return F.grid_sample(values, grid, mode, "border", align_corners=False)[0, :, 0].T
-
-
-def _queries(features: Tensor, at: Tensor, cell: Tensor) -> Tensor:
-    """Return feature, offset and cell for places (n, 2): (n, C + 4)."""
-    height, width = features.shape[-2:]
-    centres = _centres(height, width, at.device).T.reshape(1, 2, height, width)
-    side = at.new_tensor([height, width])
-    offset = (at - _sample(centres, at, "nearest")) * side
-    return torch.cat([_sample(features, at, "nearest"), offset, (cell * side).expand_as(at)], 1)
-
-
-def _unfolded(sr: Tensor, labels: Tensor) -> Tensor:
-    """Refine (1, 3, H, W) with every pixel's neighbourhood laid out; ``labels`` (1, 1, H, W)."""
-
-    def neighbours(values: Tensor) -> Tensor:
-        padded = F.pad(values.float(), (1, 1, 1, 1), mode="replicate")
-        return F.unfold(padded, 3).view(1, values.shape[1], 9, *values.shape[-2:])
-
-    seam = neighbours(labels).amax(dim=2) > labels
-    for ring in (0, -1):
-        seam[..., ring, :] = seam[..., ring] = False
-    return torch.where(seam, neighbours(sr).mean(dim=2), sr)
+    def points(self, original_flops: float) -> dict[str, Knob]:
+        """Return the operating points by name; ``original_flops`` are those of an LR pixel."""
+        knobs: dict[str, Knob] = {f"{value:g}": value for value in self.knobs}
+        return knobs | {f"budget {s:g}": Budget(s * original_flops) for s in self.budgets}
 
 
 @dataclass(frozen=True)
@@ -106,7 +68,7 @@ class Case:
         backbone, method: of the model.
         path: "original", "definition" or "engine"; a tiled method has its own path alone.
         knob: operating point, for people.
-        run: LR (1, 3, h, w) -> SR (1, 3, H, W).
+        ready: lays the weights out, and returns LR (1, 3, h, w) -> SR (1, 3, H, W).
         flops: that one picture costs at this operating point.
         share: of the units that the dearest branch computes.
         exact: 8-bit levels of what the method is defined to give, all branches computed everywhere.
@@ -116,22 +78,23 @@ class Case:
     method: str
     path: str
     knob: str
-    run: Callable[[Tensor], Tensor]
+    ready: Callable[[], Run]
     flops: flops.Flops
     share: float
     exact: metrics.Picture
 
 
 def cases(
-    methods: Sequence[Method], pair: Pair, scale: float, knobs: Mapping[str, Knob], refine: bool
+    methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> Iterator[Case]:
     """Yield what is measured on a picture: every method at every operating point it has."""
+    points = plan.points(original_flops)
     for method in methods:
         explored = method.explore(pair.lr, scale)
-        for text, knob in knobs.items() if method.knobs else [("", None)]:
+        for text, knob in points.items() if method.knobs else [("", None)]:
             try:
-                yield from _cases(method, pair, explored, scale, text, knob, refine)
-            except UserError as error:  # a budget that it does not take, or cannot keep to
+                yield from _cases(method, pair, explored, scale, text, knob, plan.precision)
+            except UserError as error:  # a budget or a precision that it does not take
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
 
@@ -142,24 +105,25 @@ def _cases(
     scale: float,
     text: str,
     knob: Knob,
-    refine: bool,
+    precision: torch.dtype,
 ) -> Iterator[Case]:
-    restored = method.restore(pair.lr, scale, knob, refine)
+    restored = method.ready(precision).restore(pair.lr, scale, knob, True)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
     names = method.config.backbone, method.config.method
     share = units[-1] / sum(units)
     labels = method.route(explored.scores, knob, scale)
-    exact = images.to_uint8(method.compose(explored, labels, refine))
+    exact = images.to_uint8(method.compose(explored, labels, True))
 
-    def run(lr: Tensor) -> Tensor:
-        return method.restore(lr, scale, knob, refine).sr
+    def fast() -> Run:
+        ready = method.ready(precision)
+        return lambda lr: ready.restore(lr, scale, knob, True).sr
 
-    yield Case(*names, "engine" if method.knobs else "original", text, run, cost, share, exact)
+    yield Case(*names, "engine" if method.knobs else "original", text, fast, cost, share, exact)
     if isinstance(method, PCSR) and not isinstance(knob, Budget):
 
-        def slow(lr: Tensor) -> Tensor:
-            return published(method, lr, scale, knob, refine)
+        def slow() -> Run:
+            return lambda lr: published.restore(method, lr, scale, knob, True)
 
         yield Case(*names, "definition", text, slow, cost, share, exact)
 
@@ -172,6 +136,7 @@ class Timed:
         seconds: the fastest round; ``median`` of the rounds beside it.
         peak_bytes: of the tensors that are alive at once (on a GPU: what its allocator held).
         sr: 8-bit levels.
+        profile: (operation, share of the time, calls), the dearest first; empty if not asked for.
     """
 
     seconds: float
@@ -179,42 +144,47 @@ class Timed:
     memory_format: str
     peak_bytes: int
     sr: metrics.Picture
+    profile: list[tuple[str, float, int]]
 
 
 def time_all(
-    subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, rounds: int
+    subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, plan: Plan
 ) -> list[Timed]:
     """Run all cases in turns, ``rounds`` times in each memory format, and keep the faster format.
 
     The definition is run as it was published, contiguous.
     """
     found: list[dict[str, list[float]]] = [{} for _ in subjects]
-    for name, memory_format in FORMATS.items():
-        for network in networks:
-            network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    for name in FORMATS:
+        _lay_out(networks, name)
         wanted = [
-            number
+            (case.ready(), found[number])
             for number, case in enumerate(subjects)
             if case.path != "definition" or name == "contiguous"
         ]
-        for turn in range(rounds + 1):
-            for number in wanted:
-                seconds = _seconds(partial(subjects[number].run, lr), lr.device)
+        for turn in range(plan.rounds + 1):
+            for run, times in wanted:
+                seconds = _seconds(partial(run, lr), lr.device)
                 if turn:  # the first one warms up
-                    found[number].setdefault(name, []).append(seconds)
+                    times.setdefault(name, []).append(seconds)
     results = []
     for case, times in zip(subjects, found, strict=True):
         best = min(times, key=lambda name: min(times[name]))
-        for network in networks:
-            network.to(memory_format=FORMATS[best])  # type: ignore[call-overload]
-        with Held() as held:
-            sr = images.to_uint8(case.run(lr))
-        peak = held.peak
-        results.append(Timed(min(times[best]), statistics.median(times[best]), best, peak, sr))
+        _lay_out(networks, best)
+        run = case.ready()
+        sr, peak = _peak(partial(run, lr), lr.device)
+        spent = _profile(partial(run, lr), lr.device) if plan.profiled else []
+        seconds, median = min(times[best]), statistics.median(times[best])
+        results.append(Timed(seconds, median, best, peak, images.to_uint8(sr), spent))
     return results
 
 
-def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+def _lay_out(networks: Sequence[torch.nn.Module], name: str) -> None:
+    for network in networks:
+        network.to(memory_format=FORMATS[name])  # type: ignore[call-overload]
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -222,20 +192,44 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+def _peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
+    """Return what comes out, and the bytes that were held at once beside what was held before."""
+    if device.type == "cpu":
+        with Held() as held:
+            return run(), held.peak
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    return run(), torch.cuda.max_memory_allocated(device) - before
+
+
+def _profile(run: Callable[[], object], device: torch.device) -> list[tuple[str, float, int]]:
+    with profile() as profiler:
+        _seconds(run, device)
+    spent = [
+        (event.key, float(getattr(event, f"self_{where}_time_total")), event.count)
+        for where in ["device" if device.type == "cuda" else "cpu"]
+        for event in profiler.key_averages()
+    ]
+    total = sum(time for _, time, _ in spent)
+    spent.sort(key=lambda one: -one[1])
+    return [(name, time / total, count) for name, time, count in spent[:DEAREST]]
+
+
 @torch.no_grad()
 def compare(
-    methods: Sequence[Method],
-    pair: Pair,
-    scale: float,
-    knobs: Mapping[str, Knob],
-    refine: bool,
-    rounds: int,
+    methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> list[dict[str, Any]]:
-    """Measure every method on a picture; returns one row per case.
+    """Measure every method on a picture, refined; returns one row per case.
 
-    Operating points are named for people. Ratios are to the original of the same backbone.
-    ``max_levels`` and ``identical`` compare the 8-bit picture with ``Case.exact``, ``psnr_rgb``
-    with HR.
+    Ratios are to the original of the same backbone. ``max_levels`` and ``identical`` compare the
+    8-bit picture with ``Case.exact``, ``psnr_rgb`` with HR.
+
+    Args:
+        methods: originals among them.
+        pair: HR, and LR on the methods' device.
+        scale: HR size / LR size.
+        original_flops: that the original executes per LR pixel.
+        plan: what is measured.
 
     Raises:
         UserError: a backbone's original is not among the methods.
@@ -245,8 +239,8 @@ def compare(
         if method.config.backbone not in known:
             wanted = method.config.backbone
             raise UserError(f"--weights: no original of {wanted}; ratios need one.")
-    subjects = list(cases(methods, pair, scale, knobs, refine))
-    timed = time_all(subjects, methods, pair.lr, rounds)
+    subjects = list(cases(methods, pair, scale, original_flops, plan))
+    timed = time_all(subjects, methods, pair.lr, plan)
     originals = {
         case.backbone: (case, mine)
         for case, mine in zip(subjects, timed, strict=True)
@@ -276,6 +270,7 @@ def compare(
             "psnr_rgb": metrics.psnr_rgb(mine.sr, pair.hr, metrics.shave_for(scale)),
             "max_levels": int(apart.max()),
             "identical": float((apart == 0).mean()),
+            "profile": mine.profile,
         }
         log.info(
             "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
@@ -287,22 +282,26 @@ def compare(
 
 
 @torch.no_grad()
-def grow(
-    method: Method, lr: Tensor, scale: float, knob: Knob, steps: int, limit: float | None
-) -> list[dict[str, Any]]:
+def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str, Any]]:
     """Time a method on a picture mirrored to 1, 4, 16, ... times its pixels.
 
-    Mirroring keeps what is in the picture, so that every size has the same shares of branches.
+    Mirroring keeps what is in the picture, so that every size has the same shares of branches. The
+    knob is the plan's first, where the method has one.
     """
+    knob = plan.knobs[0] if method.knobs and plan.knobs else method.default_knob
+    try:
+        ready = method.ready(plan.precision)
+    except UserError as error:
+        log.info("%s: left out, because %s", method.config.method, error)
+        return []
     rows = []
-    for _ in range(steps):
-        device = lr.device
+    for _ in range(plan.steps):
 
-        def run(lr: Tensor = lr) -> Tensor:
-            pieces = method.pieces(lr, scale, knob, True, limit)
-            return torch.tensor([images.to_uint8(piece.sr).size for piece in pieces])
+        def run(lr: Tensor = lr) -> int:
+            pieces = ready.pieces(lr, scale, knob, True, plan.limit)
+            return sum(images.to_uint8(piece.sr).size for piece in pieces)
 
-        seconds = min(_seconds(run, device) for _ in range(3))
+        seconds = min(_seconds(run, lr.device) for _ in range(3))
         height, width = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
         rows.append(
             {

@@ -51,6 +51,10 @@ Adaptive = Annotated[bool, typer.Option("--adaptive", help="let the method decid
 Scale = Annotated[
     float | None, typer.Option(help="HR size / LR size, if not the one the weights were trained at")
 ]
+Precision = Annotated[
+    Literal["float32", "float16"],
+    typer.Option(help="of the networks; float16 is for GPUs"),
+]
 Suite = Annotated[Path, typer.Option("--suite", help="suite file, e.g. configs/suites/quick.yaml")]
 LogFile = Annotated[Path | None, typer.Option("--log", help="also log to this file")]
 SEVERAL_VALUES = {
@@ -239,6 +243,7 @@ def upscale(
             "are computed in parts, with the same result"
         ),
     ] = None,
+    precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = os.cpu_count() or 1,
 ) -> None:
@@ -249,7 +254,9 @@ def upscale(
     from pcsr import verbs
 
     wanted = verbs.Wanted("adaptive" if adaptive else k, budget, psnr_drop)
-    verbs.upscale(source, target, weights, wanted, refine, scale, max_memory, device, threads)
+    verbs.upscale(
+        *(source, target, weights, wanted, refine, scale, max_memory, precision, device, threads)
+    )
 
 
 @app.command("calibrate-knob")
@@ -299,6 +306,10 @@ def bench(
     max_memory: Annotated[
         str | None, typer.Option(help="for the growing pictures, as in `pcsr upscale`")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="also measure which operations take the time")
+    ] = False,
+    precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = os.cpu_count() or 1,
 ) -> None:
@@ -311,10 +322,10 @@ def bench(
     --out bench.json`.
     """
     from pcsr import verbs
+    from pcsr.bench import Plan
 
-    verbs.bench(
-        *(weights, fresh, images, knob, budget, steps, rounds, max_memory, out, device, threads)
-    )
+    plan = Plan(knob, budget, rounds, profiled=profile, steps=steps)
+    verbs.bench(weights, fresh, images, plan, precision, max_memory, out, device, threads)
 
 
 @app.command()

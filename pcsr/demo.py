@@ -11,7 +11,7 @@ import torch
 from pcsr import artefacts, images, metrics, resize, runtime
 from pcsr.errors import UserError
 from pcsr.evaluate import Pair
-from pcsr.methods.base import Knob, Method
+from pcsr.methods.base import Knob, Method, Ready
 from pcsr.routing import Budget
 
 LIMIT_SHARE = 0.85  # of a limit that is planned with; a process's memory is known no better
@@ -133,6 +133,7 @@ def upscale(
     knob: Knob,
     refine: bool,
     max_memory: int | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> None:
     """Super-resolve a picture, or every picture of a folder, that has no HR.
 
@@ -147,10 +148,11 @@ def upscale(
         refine: whether cheap pixels beside dear ones are smoothed.
         max_memory: bytes that the process may take, on a GPU those of the GPU; pictures that need
             more are computed in parts. None: most of what is free.
+        precision: of the networks; a half one is for GPUs.
 
     Raises:
-        UserError: a picture could not be read, or needs more memory; names them all, after the
-            others are done.
+        UserError: the method has no such precision here; or a picture could not be read, or needs
+            more memory: names them all, after the others are done.
     """
     if source.is_dir():
         pictures = images.list_pictures(source)
@@ -165,11 +167,12 @@ def upscale(
     if any(path.resolve() in {picture.resolve() for picture in pictures} for path in targets):
         raise UserError(f"{target}: {source} would be overwritten; give another output.")
     knob = _usable(method, knob)
+    ready, device = method.ready(precision), next(method.parameters()).device
     problems = []
     for number, (picture, path) in enumerate(zip(pictures, targets, strict=True)):
         try:
             lr = images.read(picture)
-            sr = _in_pieces(method, lr, scale, knob, refine, max_memory)
+            sr = _in_pieces(ready, device, lr, scale, knob, refine, max_memory)
         except UserError as error:
             text = str(error)
             problems.append(text if text.startswith(str(picture)) else f"{picture}: {text}")
@@ -181,7 +184,8 @@ def upscale(
 
 
 def _in_pieces(
-    method: Method,
+    ready: Ready,
+    device: torch.device,
     picture: metrics.Picture,
     scale: float,
     knob: Knob,
@@ -189,7 +193,6 @@ def _in_pieces(
     max_memory: int | None,
 ) -> metrics.Picture:
     """Super-resolve one picture, never holding more of it than 8-bit levels and one piece."""
-    device = next(method.parameters()).device
     lr = images.to_tensor(picture).to(device)
     size = resize.hr_size(picture.shape[:2], scale)
     sr = np.empty((*size, 3), np.uint8)
@@ -200,7 +203,7 @@ def _in_pieces(
     else:
         limit = LIMIT_SHARE * (max_memory - runtime.used_memory(device) - levels)
     count = 0
-    for piece in method.pieces(lr, scale, knob, refine, limit):
+    for piece in ready.pieces(lr, scale, knob, refine, limit):
         height, width = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
         sr[here] = images.to_uint8(piece.sr)

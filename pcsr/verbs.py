@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ByteSize, TypeAdapter
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from pcsr import (
 from pcsr import bench as benchmark
 from pcsr import demo as demos
 from pcsr import train as training
+from pcsr.bench import Plan
 from pcsr.config import ModelConfig, ProtocolConfig
 from pcsr.datasets import Store, open_images
 from pcsr.errors import UserError, unknown_name
@@ -284,6 +286,7 @@ def upscale(
     refine: bool,
     scale: float | None,
     max_memory: str | None,
+    precision: str,
     device: str,
     threads: int,
 ) -> None:
@@ -295,7 +298,9 @@ def upscale(
     method, facts = catalog.load_method(weights)
     scale = scale or method.config.scale
     knob = _knob(wanted, method, facts, scale, weights)
-    demos.upscale(runtime.move(method, picked), source, target, scale, knob, refine, limit)
+    runtime.move(method, picked)
+    wide = _precision(precision, picked)
+    demos.upscale(method, source, target, scale, knob, refine, limit, wide)
 
 
 def _knob(
@@ -323,6 +328,19 @@ def _original_flops(method: Method, scale: float) -> float:
     )
     original = catalog.build(model, "--budget: the original that it is a share of")
     return original.costs((1, 1), scale).total([1]).engine
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the type of a precision.
+
+    Raises:
+        UserError: the device is slower in it.
+    """
+    if name == "float32":
+        return torch.float32
+    if device.type == "cpu":
+        raise UserError(f"--precision {name}: it is for GPUs; a CPU computes in float32.")
+    return torch.float16
 
 
 def _bytes(text: str | None) -> int | None:
@@ -372,10 +390,8 @@ def bench(
     weights: Sequence[Path],
     fresh: Sequence[str],
     pictures: Sequence[Path],
-    values: Sequence[float],
-    budgets: Sequence[float],
-    steps: int,
-    rounds: int,
+    plan: Plan,
+    precision: str,
     max_memory: str | None,
     out: Path,
     device_name: str,
@@ -386,12 +402,12 @@ def bench(
     artefacts.require_suffix(out, ".json", "--out")
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
+    plan = replace(plan, precision=_precision(precision, device), limit=_bytes(max_memory))
     methods = [catalog.load_method(path)[0] for path in weights]
     for backbone in fresh:
         models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
         methods += [catalog.build(model).eval() for model in models]
     methods = [runtime.move(method, device) for method in methods]
-    limit = _bytes(max_memory)
     rows: list[dict[str, Any]] = []
     growing: list[dict[str, Any]] = []
     for path in pictures:
@@ -399,16 +415,16 @@ def bench(
             scale = group[0].config.scale
             pair = evaluate.make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))
             pair = replace(pair, lr=pair.lr.to(device))
-            points: dict[str, Knob] = {f"{value:g}": value for value in values}
-            original = _original_flops(group[0], scale)
-            points |= {f"budget {share:g}": Budget(share * original) for share in budgets}
-            rows += benchmark.compare(group, pair, scale, points, True, rounds)
-    for method in methods if steps else ():
+            rows += benchmark.compare(group, pair, scale, _original_flops(group[0], scale), plan)
+    for method in methods if plan.steps else ():
         lr = _sixteenth(open_images(pictures[-1])[0].hr, method.config.scale).to(device)
-        knob = values[0] if method.knobs and values else method.default_knob
-        growing += benchmark.grow(method, lr, method.config.scale, knob, steps, limit)
+        growing += benchmark.grow(method, lr, method.config.scale, plan)
     facts = artefacts.provenance(
-        device=runtime.describe(device), threads=threads, fresh=list(fresh), rounds=rounds
+        device=runtime.describe(device),
+        threads=threads,
+        fresh=list(fresh),
+        rounds=plan.rounds,
+        precision=precision,
     )
     artefacts.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
 

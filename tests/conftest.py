@@ -4,11 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from workspace import Workspace
 
 from pcsr.config import DatasetConfig, WheelsSource
 from pcsr.datasets import Store
 from pcsr.prepare import prepare
+
+# Kernels are interpreted where no GPU can run them; triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

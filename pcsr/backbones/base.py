@@ -1,8 +1,11 @@
 """What every backbone shares: its interface and the initialisation of the originals."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr.errors import UserError
@@ -33,9 +36,13 @@ class Backbone(nn.Module, ABC):
         """Map features and their LR pictures to HR pictures (N, 3, h*scale, w*scale)."""
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Super-resolve, or encode when built without a tail."""
-        features = self.features(lr)
-        return features if self.scale is None else self.upsample(features, lr)
+        """Super-resolve, or encode when built without a tail.
+
+        Pictures have the precision of ``lr`` on both sides, whatever that of the weights is.
+        """
+        x = lr.to(next(self.parameters()).dtype)
+        features = self.features(x)
+        return (features if self.scale is None else self.upsample(features, x)).to(lr.dtype)
 
     def inference(self) -> "Backbone":
         """Return a network in eval mode that gives the same with less work; by default itself.
@@ -43,6 +50,59 @@ class Backbone(nn.Module, ABC):
         It may share weights with this one, and is made anew whenever these have changed.
         """
         return self
+
+    def deployed(self, precision: torch.dtype) -> "Backbone":
+        """Return ``inference()`` in a precision; in a half one, laid out for tensor cores.
+
+        There ``features`` may have channels beyond ``width``, all zero.
+        """
+        network = self.inference()
+        if precision == torch.float32:
+            return network
+        return network.widened().to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def widened(self) -> "Backbone":
+        """Return a copy with full convolutions for grouped ones and channels in sixteens.
+
+        Tensor cores are idle on few channels: they compute the added zeros in less time than they
+        would need without them. Pictures keep their 3 channels.
+        """
+        wide = copy.deepcopy(self)
+        for module in wide.modules():
+            if isinstance(module, nn.Conv2d):
+                weight = _dense(module.weight, module.groups)
+                outer, inner = (sixteens(n, self.width) for n in weight.shape[:2])
+                module.weight = nn.Parameter(padded(weight, (outer, inner)))
+                if module.bias is not None:
+                    module.bias = nn.Parameter(padded(module.bias, (outer,)))
+                module.out_channels, module.in_channels, module.groups = outer, inner, 1
+            elif isinstance(module, nn.ConvTranspose2d):
+                module.in_channels = sixteens(module.in_channels, self.width)
+                module.weight = nn.Parameter(padded(module.weight, (module.in_channels,)))
+        return wide
+
+
+def sixteens(channels: int, width: int) -> int:
+    """Return the number of channels in a widened network; those of a shuffle are r^2 widths."""
+    if channels == 3:
+        return channels
+    unit = width if channels % width == 0 else channels
+    return channels // unit * (-(-unit // 16) * 16)
+
+
+def padded(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return detached values with zeros behind, up to ``shape`` of the first axes."""
+    missing = [(0, to - n) for n, to in zip(values.shape, shape, strict=False)]
+    missing += [(0, 0)] * (values.ndim - len(missing))
+    return F.pad(values.detach(), [n for pair in reversed(missing) for n in pair])
+
+
+def _dense(weight: Tensor, groups: int) -> Tensor:
+    """Return the weights of a grouped convolution as those of a full one."""
+    if groups == 1:
+        return weight
+    blocks = [torch.block_diag(*tap.chunk(groups)) for tap in weight.flatten(2).unbind(dim=2)]
+    return torch.stack(blocks, dim=2).unflatten(2, weight.shape[2:])
 
 
 def whole_scale(scale: float | None, supported: Iterable[int], backbone: str) -> int | None:

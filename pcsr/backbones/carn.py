@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from pcsr.backbones.base import Backbone, whole_scale
+from pcsr.backbones.base import Backbone, padded, sixteens, whole_scale
 from pcsr.errors import UserError
 
 GROUPS = 4
@@ -73,13 +73,21 @@ class Summed(nn.Module):
         self.units = nn.ModuleList(
             Summed(unit) if isinstance(unit, Cascade) else unit for unit in cascade.units
         )
-        self.weights = [_folded(*fuse) for fuse in cascade.fuse]
+        self.steps: Sequence[nn.ParameterList] = nn.ModuleList(  # type: ignore[assignment]
+            nn.ParameterList(_folded(*fuse)) for fuse in cascade.fuse
+        )
+
+    def widen(self, width: int) -> None:
+        """Take parts of ``width`` channels, the added ones zero."""
+        for weights in self.steps:
+            for number, values in enumerate(weights):
+                weights[number] = nn.Parameter(padded(values, (width,) * values.ndim))
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``Cascade.forward``."""
         seen = [_rows(x)]
         fused = x
-        for step, (parts, bias) in enumerate(self.weights):
+        for step, (bias, *parts) in enumerate(self.steps):
             seen.append(_rows(self.units[step % len(self.units)](fused)))
             total = torch.addmm(bias, seen[0], parts[0])
             for part, rows in zip(parts[1:], seen[1:], strict=True):
@@ -93,17 +101,16 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _folded(
-    convolution: nn.Conv2d, *after: nn.BatchNorm2d | nn.ReLU
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the weights (width, width) of a fusing conv1 for each of its parts, and its bias."""
+def _folded(convolution: nn.Conv2d, *after: nn.BatchNorm2d | nn.ReLU) -> list[nn.Parameter]:
+    """Return a fusing conv1 as its bias and the weights (width, width) of each of its parts."""
     weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
     if isinstance(after[0], nn.BatchNorm2d):
         norm = after[0]
         weight, bias = fuse_conv_bn_weights(
             *(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
         )
-    return weight.detach().T.contiguous().split(len(weight)), bias.detach()  # type: ignore[union-attr]
+    parts = weight.detach().T.contiguous().split(len(weight))
+    return [nn.Parameter(values, requires_grad=False) for values in (bias.detach(), *parts)]  # type: ignore[union-attr]
 
 
 def _fuse(width_in: int, width: int, batch_norm: bool) -> nn.Sequential:
@@ -146,6 +153,14 @@ class CARN(Backbone):
         if isinstance(self.body, Cascade):
             fast.body = Summed(self.body)
         return fast
+
+    def widened(self) -> Backbone:
+        """See ``Backbone.widened``."""
+        wide = super().widened()
+        for module in wide.modules():
+            if isinstance(module, Summed):
+                module.widen(sixteens(self.width, self.width))
+        return wide
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""

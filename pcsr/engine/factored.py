@@ -108,16 +108,6 @@ class Factored:
         """Outputs of the first layer."""
         return len(self._feature)
 
-    @property
-    def flops_lr(self) -> int:
-        """FLOPs per LR pixel."""
-        return 2 * self._feature.numel()
-
-    @property
-    def flops_hr(self) -> int:
-        """FLOPs per HR pixel; biases are free, as everywhere, also as part of the products."""
-        return sum(2 * len(weight) * (weight.shape[1] - 1) for weight in self._rest)
-
 
 def with_ones(width: int, pixels: int, like: Tensor) -> Tensor:
     """Return (width + 1, pixels) of which the last row is ones and the others are to be written."""

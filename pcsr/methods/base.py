@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pcsr.backbones.base import Backbone
@@ -57,6 +58,36 @@ class Restored:
 
     sr: Tensor
     labels: Tensor
+
+
+class Ready(ABC):
+    """A method with its weights laid out; what changes them afterwards does not change it."""
+
+    @abstractmethod
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """Do as ``Method.restore`` does, piece by piece, so that memory stays below a limit.
+
+        Decisions that look at the whole picture still do. Without a limit every picture is one
+        piece.
+
+        Args:
+            lr: (N, 3, h, w) in [0, 1].
+            scale: HR size / LR size.
+            knob: operating point.
+            refine: whether pixels beside a dearer one are smoothed.
+            limit: bytes that may be taken beside ``lr``; tile methods need few and do not heed it.
+        """
+
+    def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
+        """See ``Method.restore``."""
+        pieces = list(self.pieces(lr, scale, knob, refine))
+        return Restored(_batch([p.sr for p in pieces]), _batch([p.labels for p in pieces]))
+
+
+def _batch(pictures: list[Tensor]) -> Tensor:
+    return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
 
 
 class Method(nn.Module, ABC):
@@ -110,17 +141,19 @@ class Method(nn.Module, ABC):
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
         """Super-resolve running only the branch that each unit is routed to."""
 
-    def pieces(
-        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """Do as ``restore`` does, piece by piece, so that memory stays below ``limit`` bytes.
+    def ready(self, precision: torch.dtype = torch.float32) -> "Ready":
+        """Read the weights and lay them out, for pictures one after another.
 
-        Decisions that look at the whole picture still do. By default every picture is one piece,
-        whatever the limit.
+        Args:
+            precision: of the networks; pictures and decisions are in float32. A half one is for
+                GPUs.
+
+        Raises:
+            UserError: the method, or the device that it is on, has no such precision.
         """
-        for number in range(len(lr)):
-            restored = self.restore(lr[number : number + 1], scale, knob, refine)
-            yield Piece(number, 0, 0, restored.sr, restored.labels)
+        if precision != torch.float32:
+            raise UserError(f"--precision: {self.config.method} computes in float32 alone.")
+        return _OneByOne(self)
 
     @abstractmethod
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
@@ -187,6 +220,21 @@ class Method(nn.Module, ABC):
     ) -> Mapping[str, Tensor]:
         """Same as ``losses``: DistributedDataParallel synchronises the forward pass."""
         return self.losses(stage, lr, hr, random)
+
+
+class _OneByOne(Ready):
+    """A method that lays nothing out."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """See ``Ready.pieces``."""
+        for number in range(len(lr)):
+            restored = self._method.restore(lr[number : number + 1], scale, knob, refine)
+            yield Piece(number, 0, 0, restored.sr, restored.labels)
 
 
 def require_scale(config: ModelConfig, scale: float) -> int:

@@ -19,6 +19,7 @@ from pcsr.methods.base import (
     Knob,
     MakeBackbone,
     Method,
+    Ready,
     Restored,
     complete,
     require_scale,
@@ -56,17 +57,11 @@ class Original(Method):
 
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
         """Run the backbone."""
-        require_scale(self.config, scale)
-        return Restored(self.network.inference()(lr), self.route(lr, knob, scale))
+        return self.ready().restore(lr, scale, knob, refine)
 
-    def pieces(
-        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """See ``Method.pieces``."""
-        network, whole = self.network.inference(), require_scale(self.config, scale)
-        for part, sr in parts.run(network, lr, whole, self.network.halo, limit):
-            labels = self.route(sr, knob, scale)
-            yield Piece(part.picture, part.top * whole, part.left * whole, sr, labels)
+    def ready(self, precision: torch.dtype = torch.float32) -> Ready:
+        """See ``Method.ready``."""
+        return _Ready(self, precision)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``; all of the cost is the single branch's."""
@@ -86,3 +81,20 @@ class Original(Method):
     ) -> Mapping[str, Tensor]:
         """L1 between the SR and HR pictures."""
         return {"loss": F.l1_loss(self.network(lr), hr)}
+
+
+class _Ready(Ready):
+    """The backbone as it is fastest."""
+
+    def __init__(self, method: Original, precision: torch.dtype) -> None:
+        self._method = method
+        self._network = method.network.deployed(precision)
+
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """See ``Ready.pieces``."""
+        whole = require_scale(self._method.config, scale)
+        for part, sr in parts.run(self._network, lr, whole, self._network.halo, limit):
+            labels = self._method.route(sr, knob, scale)
+            yield Piece(part.picture, part.top * whole, part.left * whole, sr, labels)

@@ -19,7 +19,15 @@ from pcsr.engine.sparse import Engine
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import axis
-from pcsr.methods.base import Exploration, Knob, MakeBackbone, Method, Restored, complete
+from pcsr.methods.base import (
+    Exploration,
+    Knob,
+    MakeBackbone,
+    Method,
+    Ready,
+    Restored,
+    complete,
+)
 from pcsr.routing import Budget, Rule
 from pcsr.runtime import sum_over_processes
 
@@ -182,26 +190,16 @@ class PCSR(Method):
 
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
         """See ``Method.restore``: the engine's path."""
-        sr, labels = zip(
-            *((piece.sr, piece.labels) for piece in self.pieces(lr, scale, knob, refine)),
-            strict=True,
-        )
-        return Restored(_batch(sr), _batch(labels))
+        return self.ready().restore(lr, scale, knob, refine)
 
-    def pieces(
-        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """See ``Method.pieces``."""
-        rule = self.rule(knob, (lr.shape[-2], lr.shape[-1]), scale)
-        return self._engine().pieces(lr, scale, rule, refine, limit)
-
-    def _engine(self) -> Engine:
-        return Engine(self.encoder, self.classifier, self.heads)
+    def ready(self, precision: torch.dtype = torch.float32) -> "_Ready":
+        """See ``Method.ready``."""
+        return _Ready(self, precision)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
         encoder, classifier, heads = self._flops
-        engine = self._engine()
+        engine = self.ready().engine
         (lr_height, lr_width), (height, width) = lr_size, resize.hr_size(lr_size, scale)
         per_lr_pixel = encoder.run_as(encoder.engine + engine.flops_lr)
         shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
@@ -284,5 +282,20 @@ def picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
 
 
-def _batch(pictures: Sequence[Tensor]) -> Tensor:
-    return pictures[0] if len(pictures) == 1 else torch.cat(list(pictures))
+class _Ready(Ready):
+    """The engine, and what the method decides by.
+
+    Attributes:
+        engine: runs the networks.
+    """
+
+    def __init__(self, method: PCSR, precision: torch.dtype) -> None:
+        self._rule = method.rule
+        self.engine = Engine(method.encoder, method.classifier, method.heads, precision)
+
+    def pieces(
+        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
+    ) -> Iterator[Piece]:
+        """See ``Ready.pieces``."""
+        rule = self._rule(knob, (lr.shape[-2], lr.shape[-1]), scale)
+        return self.engine.pieces(lr, scale, rule, refine, limit)

@@ -17,6 +17,7 @@ Measured = dict[str, Any]
 
 MARKERS = {"engine": "o", "definition": "X"}
 ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
+SHOWN = 0.03  # of the time: operations that take less are left out
 CASES = {
     "image": "Picture",
     "model": "Model",
@@ -125,8 +126,8 @@ def figure(results: Sequence[Measured]) -> Figure:
 
 def _machine(measured: Measured) -> str:
     facts = measured["provenance"]
-    threads = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
-    return f"{facts['device']}{threads}, {facts['machine']}, torch {facts['versions']['torch']}"
+    how = f"{facts['threads']} threads" if facts["device"] == "cpu" else facts["precision"]
+    return f"{facts['device']}, {how}, {facts['machine']}, torch {facts['versions']['torch']}"
 
 
 def markdown(results: Sequence[Measured]) -> str:
@@ -155,9 +156,26 @@ def _section(measured: Measured) -> str:
     if facts["fresh"]:
         text.append(f"Fresh weights, where none are published: {', '.join(facts['fresh'])}.\n")
     text.append(table_markdown(rounded(table, DECIMALS), DECIMALS))
+    profiled = rows[rows["profile"].astype(bool)]
+    if len(profiled):
+        text += ["### What takes the time\n", _operations(profiled)]
     if measured["sizes"]:
         text += ["### How time grows\n", _sizes(pd.DataFrame(measured["sizes"]))]
     return "\n".join(text)
+
+
+def _operations(rows: pd.DataFrame) -> str:
+    names = {key: CASES[key] for key in ("image", "model", "path", "knob")}
+    table = rows[list(names)].rename(columns=names)
+    table["Share of the time (calls)"] = [
+        ", ".join(
+            f"{name.removeprefix('aten::')} {100 * share:.0f} % ({calls})"
+            for name, share, calls in profile
+            if share >= SHOWN
+        )
+        for profile in rows["profile"]
+    ]
+    return table_markdown(table, {})
 
 
 def _sizes(rows: pd.DataFrame) -> str:

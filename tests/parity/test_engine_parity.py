@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import released, srresnet
 
-from pcsr import bench, evaluate, images
+from pcsr import evaluate, images, published
 from pcsr.config import ProtocolConfig
 from pcsr.datasets import open_images
 from pcsr.engine import parts
@@ -48,8 +48,8 @@ def test_same_picture_as_defined(shared: Path, backbone: str) -> None:
         dense = images.to_uint8(method.compose(explored, labels, refine=True))
         assert_same_levels(ours, dense, 0.9999)
         if knob == 0.0:
-            published = images.to_uint8(bench.published(method, lr, 4, knob, refine=True))
-            assert (ours == published).mean() > 0.999
+            theirs = images.to_uint8(published.restore(method, lr, 4, knob, refine=True))
+            assert (ours == theirs).mean() > 0.999
 
 
 @pytest.mark.shared
@@ -62,7 +62,7 @@ def test_parts_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) ->
         parts, "cut", lambda count, size, halo, *_: cut(count, size, halo, lambda o, i: o, 40_000)
     )
     sr = torch.full_like(whole.sr, torch.nan)
-    pieces = list(method.pieces(lr, 4, "adaptive", True, 1e12))
+    pieces = list(method.ready().pieces(lr, 4, "adaptive", True, 1e12))
     assert len(pieces) > 3
     for piece in pieces:
         rows, columns = piece.sr.shape[-2:]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcsr import catalog
 from pcsr.backbones.base import Backbone
-from pcsr.engine import parts
+from pcsr.engine import banded, parts
 from pcsr.engine.parts import Part
 from pcsr.errors import UserError
 from pcsr.methods.base import Knob, Method
@@ -24,7 +24,7 @@ def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float,
     """Put the pieces of one picture together: SR, labels and the number of pieces."""
     size = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
     sr, labels = torch.full((3, *size), torch.nan), torch.full(size, -1)
-    pieces = list(method.pieces(lr, scale, knob, refine, **how))
+    pieces = list(method.ready().pieces(lr, scale, knob, refine, **how))
     for piece in pieces:
         rows, columns = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + rows), slice(piece.left, piece.left + columns)
@@ -46,7 +46,7 @@ def six_parts(count: int, lr_size: tuple[int, int], *_: Any) -> list[Part]:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("pcsr.engine.sparse.SPREAD", 1 << 14)
+    monkeypatch.setitem(banded.SPREAD, "cpu", 1 << 14)
     with torch.no_grad():
         yield
 
@@ -80,7 +80,7 @@ def test_parts_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) ->
     whole = method.restore(lr, 4, None, False).sr[0]
     monkeypatch.setattr(parts, "cut", six_parts)
     sr, count = torch.full_like(whole, torch.nan), 0
-    for piece in method.pieces(lr, 4, None, False, 1e9):
+    for piece in method.ready().pieces(lr, 4, None, False, 1e9):
         height, width = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
         sr[:, *here] = piece.sr[0]
@@ -97,7 +97,7 @@ def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
     whole = method.restore(lr, 4, "adaptive", True)
     monkeypatch.setattr(parts, "cut", six_parts)
     sr = torch.full_like(whole.sr, torch.nan)
-    for piece in method.pieces(lr, 4, "adaptive", True, 1e9):
+    for piece in method.ready().pieces(lr, 4, "adaptive", True, 1e9):
         height, width = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
         sr[piece.picture, :, *here] = piece.sr[0]

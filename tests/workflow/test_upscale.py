@@ -139,13 +139,13 @@ def test_memory_stays_below_its_limit(
 
 
 def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: Path) -> None:
-    out, page = tmp_path / "bench.json", tmp_path / "latency.md"
+    out, grown, page = (tmp_path / name for name in ("bench.json", "sizes.json", "latency.md"))
     large = tmp_path / "large.png"
     Image.open(files["cat"]).resize((960, 540)).save(large)
     here.succeed(
         *("bench", "--fresh", "fsrcnn", "--weights", files["pcsr"], files["original"]),
         *("--images", files["astronaut"], "--knob", "1", "--budget", "0.3", "0.9"),
-        *("--rounds", "1", "--out", out, "--threads", "2"),
+        *("--rounds", "1", "--profile", "--out", out, "--threads", "2"),
     )
     measured = json.loads(out.read_text())
     rows: list[dict[str, Any]] = measured["cases"]
@@ -164,17 +164,20 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         assert row["seconds"] > 0 and row["peak_bytes"] > 12 * 4 * row["lr_height"]
     here.succeed(
         *("bench", "--weights", files["pcsr"], files["original"], "--images", large),
-        *("--knob", "1", "--steps", "2", "--rounds", "1", "--out", out, "--threads", "2"),
+        *("--knob", "1", "--steps", "2", "--rounds", "1", "--out", grown, "--threads", "2"),
     )
-    sizes = json.loads(out.read_text())["sizes"]
+    sizes = json.loads(grown.read_text())["sizes"]
     assert [(s["hr_width"], s["hr_height"]) for s in sizes[:2]] == [(960, 540), (1920, 1080)]
-    here.succeed("latency", out, "--out", page)
+    here.succeed("latency", out, grown, "--out", page)
     text = page.read_text()
+    assert "What takes the time" in text and "mkldnn_convolution" in text
     assert "| carn-pcsr | definition |" in text and "How time grows" in text
     assert all(page.with_suffix(suffix).exists() for suffix in (".png", ".svg", ".html"))
     assert "no original of carn" in here.refuse(
         *("bench", "--weights", files["pcsr"], "--images", files["astronaut"], "--out", out)
     )
+    half = ("--images", large, "--precision", "float16", "--device", "cpu", "--out", out)
+    assert "it is for GPUs" in here.refuse("bench", "--weights", files["original"], *half)
     assert "no file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
 
 

@@ -1,0 +1,128 @@
+"""Heads on a CPU: a few LR rows at a time, finished while they are in cache."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcsr import routing
+from pcsr.engine import grids
+from pcsr.engine.factored import Factored, Place
+from pcsr.engine.grids import Band
+from pcsr.engine.heads import Heads
+from pcsr.engine.regions import Pictures, Region
+from pcsr.errors import UserError
+from pcsr.routing import Rule
+
+# Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
+# On a GPU so many that launches do not count.
+SPREAD = {"cpu": 1 << 20, "cuda": 1 << 25}  # of the head that runs on all pixels
+GATHERED = {"cpu": 1 << 19, "cuda": 1 << 25}  # of a head that runs on some
+FLOAT = 4  # bytes
+
+
+class Banded(Heads):
+    """See ``Heads``; products of matrices, band by band."""
+
+    def __init__(
+        self,
+        classifier: nn.Sequential,
+        heads: Sequence[nn.Sequential],
+        channels: int,
+        precision: torch.dtype,
+    ) -> None:
+        if precision != torch.float32:
+            raise UserError("half precision needs a GPU, and triton; use float32.")
+        device = next(classifier.parameters()).device.type
+        self._spread, self._gathered = SPREAD[device], GATHERED[device]
+        self._classifier = Factored(classifier, channels)
+        self._heads = [Factored(head, channels) for head in heads]
+
+    def needs(self, pictures: Pictures) -> tuple[float, float]:
+        """See ``Heads.needs``."""
+        block = pictures.hr_pixels / pictures.lr_pixels
+        wide = max(head.width for head in self._heads)
+        bands = FLOAT * (3 * self._spread + self._together(block) * wide + 3 * self._gathered)
+        # SR, labels and measures.
+        return block * (3 * FLOAT + 1 + (len(self._heads) - 1) * FLOAT), bands
+
+    def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
+        """See ``Heads.measure``: (1, K, pixels) of each band."""
+        places = _Places(region)
+        return [self._measure(band, places, features, rule) for band in self._bands(region)]
+
+    def inside(self, region: Region, measured: list[Tensor]) -> Tensor:
+        """See ``Heads.inside``."""
+        if not region.margin:
+            return torch.cat(measured, dim=2)
+        picture = measured[0].new_empty(measured[0].shape[1], *region.size)
+        for band, values in zip(self._bands(region), measured, strict=True):
+            band.view(picture[:, band.hr_rows]).copy_(band.shaped(values[0]))
+        return picture[:, *region.own()].flatten(1)[None]
+
+    def finish(
+        self, region: Region, features: Tensor, rule: Rule, measured: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Heads.finish``."""
+        sr = region.bilinear()
+        labels = torch.empty(region.size, dtype=torch.uint8, device=sr.device)
+        places = _Places(region)
+        for number, band in enumerate(self._bands(region)):
+            known = measured[number] if measured else self._measure(band, places, features, rule)
+            chosen = rule.decide(known)[0]
+            view = band.view(sr[:, band.hr_rows])
+            view += band.shaped(self._colours(band, places, features, chosen))
+            band.view(labels[None, band.hr_rows]).copy_(band.shaped(chosen[None]))
+        return sr, labels
+
+    def refine(self, sr: Tensor, labels: Tensor) -> Tensor:
+        """See ``Heads.refine``."""
+        return routing.refine_(sr[None], labels[None])[0]
+
+    def _bands(self, region: Region) -> list[Band]:
+        block = math.prod(region.size) / math.prod(region.outer.size)
+        return grids.bands(region.rows, region.columns, region.outer.size, self._together(block))
+
+    def _together(self, block: float) -> int:
+        """Return how many LR pixels of ``block`` HR pixels a band has."""
+        narrow = max(self._classifier.width, self._heads[0].width)
+        return max(1, int(self._spread / block / narrow))
+
+    def _measure(self, band: Band, places: "_Places", features: Tensor, rule: Rule) -> Tensor:
+        projected = self._classifier.project(features[band.lr_rows].flatten(0, 1))
+        first = band.everywhere(projected, band.local(places.of(self._classifier)))
+        return rule.measure(self._classifier.finish(first)[None])
+
+    def _colours(self, band: Band, places: "_Places", features: Tensor, chosen: Tensor) -> Tensor:
+        """Return the heads' output (3, pixels), given the branch of each pixel."""
+        cheapest, *others = self._heads
+        mine = features[band.lr_rows].flatten(0, 1)
+        first = band.everywhere(cheapest.project(mine), band.local(places.of(cheapest)))
+        colours = cheapest.finish(first)
+        for branch, head in enumerate(others, start=1):
+            table = head.table(mine, band.places(band.local(places.of(head))))
+            together = max(1, self._gathered // head.width)
+            for pixels in self._routed(chosen, branch).split(together):
+                first = F.embedding_bag(band.terms(pixels), table, mode="sum").T
+                colours.index_copy_(1, pixels, head.finish(first))
+        return colours
+
+    def _routed(self, chosen: Tensor, branch: int) -> Tensor:
+        """Return the numbers of a branch's pixels; of two branches, the second is what is not 0."""
+        return (chosen == branch if len(self._heads) > 2 else chosen).nonzero()[:, 0]
+
+
+class _Places:
+    """What a region's places add to the first layer of each head, computed once."""
+
+    def __init__(self, region: Region) -> None:
+        self._distinct = grids.distinct(region.rows), grids.distinct(region.columns)
+        self._known: dict[Factored, Place] = {}
+
+    def of(self, head: Factored) -> Place:
+        """Return those of a head."""
+        if head not in self._known:
+            self._known[head] = head.place(*self._distinct)
+        return self._known[head]
