@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pcsr import routing
 from pcsr.engine import grids
-from pcsr.engine.factored import Factored, Place
+from pcsr.engine.factored import Factored, Place, Projection
 from pcsr.engine.grids import Band
 from pcsr.engine.heads import Heads
 from pcsr.engine.regions import Pictures, Region
@@ -39,6 +39,9 @@ class Banded(Heads):
         self._spread, self._gathered = SPREAD[device], GATHERED[device]
         self._classifier = Factored(classifier, channels)
         self._heads = [Factored(head, channels) for head in heads]
+        self._asked = Projection([self._classifier])
+        self._light = Projection([self._heads[0]])
+        self._both = Projection([self._classifier, self._heads[0]])
 
     def needs(self, pictures: Pictures) -> tuple[float, float]:
         """See ``Heads.needs``."""
@@ -50,8 +53,11 @@ class Banded(Heads):
 
     def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
         """See ``Heads.measure``: (1, K, pixels) of each band."""
-        places = _Places(region)
-        return [self._measure(band, places, features, rule) for band in self._bands(region)]
+        places, found = _Places(region), []
+        for band in self._bands(region):
+            (asked,) = self._asked(features[band.lr_rows].flatten(0, 1))
+            found.append(self._judge(band, places, asked, rule))
+        return found
 
     def inside(self, region: Region, measured: list[Tensor]) -> Tensor:
         """See ``Heads.inside``."""
@@ -66,14 +72,21 @@ class Banded(Heads):
         self, region: Region, features: Tensor, rule: Rule, measured: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """See ``Heads.finish``."""
-        sr = region.bilinear()
+        sr = features.new_empty(3, *region.size)
         labels = torch.empty(region.size, dtype=torch.uint8, device=sr.device)
-        places = _Places(region)
+        places, around = _Places(region), region.around()
         for number, band in enumerate(self._bands(region)):
-            known = measured[number] if measured else self._measure(band, places, features, rule)
+            mine = features[band.lr_rows].flatten(0, 1)
+            if measured:
+                (light,) = self._light(mine)
+                known = measured[number]
+            else:
+                asked, light = self._both(mine)
+                known = self._judge(band, places, asked, rule)
             chosen = rule.decide(known)[0]
-            view = band.view(sr[:, band.hr_rows])
-            view += band.shaped(self._colours(band, places, features, chosen))
+            colours = band.bilinear(around[:, band.lr_rows.start : band.lr_rows.stop + 2])
+            self._colour(band, places, mine, light, chosen, colours)
+            band.view(sr[:, band.hr_rows]).copy_(band.shaped(colours))
             band.view(labels[None, band.hr_rows]).copy_(band.shaped(chosen[None]))
         return sr, labels
 
@@ -90,24 +103,33 @@ class Banded(Heads):
         narrow = max(self._classifier.width, self._heads[0].width)
         return max(1, int(self._spread / block / narrow))
 
-    def _measure(self, band: Band, places: "_Places", features: Tensor, rule: Rule) -> Tensor:
-        projected = self._classifier.project(features[band.lr_rows].flatten(0, 1))
-        first = band.everywhere(projected, band.local(places.of(self._classifier)))
+    def _judge(self, band: Band, places: "_Places", asked: Tensor, rule: Rule) -> Tensor:
+        """Return what the rule wants to know, given the features' part of the classifier."""
+        first = band.everywhere(asked, band.local(places.of(self._classifier)))
         return rule.measure(self._classifier.finish(first)[None])
 
-    def _colours(self, band: Band, places: "_Places", features: Tensor, chosen: Tensor) -> Tensor:
-        """Return the heads' output (3, pixels), given the branch of each pixel."""
+    def _colour(
+        self,
+        band: Band,
+        places: "_Places",
+        features: Tensor,
+        light: Tensor,
+        chosen: Tensor,
+        colours: Tensor,
+    ) -> None:
+        """Add to ``colours`` (3, pixels) what the heads give, by the branch of each pixel."""
         cheapest, *others = self._heads
-        mine = features[band.lr_rows].flatten(0, 1)
-        first = band.everywhere(cheapest.project(mine), band.local(places.of(cheapest)))
-        colours = cheapest.finish(first)
+        dear = []
         for branch, head in enumerate(others, start=1):
-            table = head.table(mine, band.places(band.local(places.of(head))))
+            table = head.table(features, band.places(band.local(places.of(head))))
             together = max(1, self._gathered // head.width)
             for pixels in self._routed(chosen, branch).split(together):
                 first = F.embedding_bag(band.terms(pixels), table, mode="sum").T
-                colours.index_copy_(1, pixels, head.finish(first))
-        return colours
+                dear.append((pixels, head.finish(first, colours.index_select(1, pixels))))
+        first = band.everywhere(light, band.local(places.of(cheapest)))
+        cheapest.finish(first, colours)
+        for pixels, values in dear:
+            colours.index_copy_(1, pixels, values)
 
     def _routed(self, chosen: Tensor, branch: int) -> Tensor:
         """Return the numbers of a branch's pixels; of two branches, the second is what is not 0."""

@@ -9,6 +9,7 @@ A row of ones among the hidden values makes the biases a column of the weights: 
 them, and a layer is one product and one pass for its ReLU.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,12 +45,15 @@ class Factored:
     Args:
         layers: linear layers with ReLU between them.
         channels: how many of the first layer's inputs are the feature.
+
+    Attributes:
+        feature: (width, channels), the first layer's weights of the feature.
     """
 
     def __init__(self, layers: nn.Sequential, channels: int) -> None:
         first, *rest = [layer for layer in layers if isinstance(layer, nn.Linear)]
         weight = first.weight.detach()
-        self._feature = weight[:, :channels].contiguous()
+        self.feature = weight[:, :channels].contiguous()
         self._place = weight[:, channels:].unbind(dim=1)
         self._bias = first.bias.detach()
         self._rest = [torch.column_stack([f.weight, f.bias]).detach() for f in rest]
@@ -63,10 +67,6 @@ class Factored:
             by_column[:, None] * columns.offset,
         )
 
-    def project(self, features: Tensor) -> Tensor:
-        """Return the features' part of the first layer: (n, C) -> (width, n)."""
-        return self._feature @ features.T
-
     def table(self, features: Tensor, places: Tensor) -> Tensor:
         """Return rows whose sums are the first layer of HR pixels.
 
@@ -79,34 +79,48 @@ class Factored:
         """
         made = features.new_empty(len(features) + len(places), self.width + 1)
         at = len(features)
-        torch.mm(features, self._feature.T, out=made[:at, :-1])
+        torch.mm(features, self.feature.T, out=made[:at, :-1])
         made[at:, :-1] = places
         made[:at, -1] = 1.0
         made[at:, -1] = 0.0
         return made
 
-    def finish(self, x: Tensor) -> Tensor:
+    def finish(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """Run what follows the first layer.
 
         Args:
             x: (width + 1, n), the first layer before its ReLU and a row of ones; written over.
+            onto: (outputs, n) to which the outputs are added; written over.
 
         Returns:
             (outputs, n).
         """
         if not self._rest:
-            return x[:-1]
+            return x[:-1] if onto is None else onto.add_(x[:-1])
         *hidden, last = self._rest
         for weight in hidden:
             y = with_ones(len(weight), x.shape[1], x)
             torch.mm(weight, x.relu_(), out=y[:-1])
             x = y
-        return torch.mm(last, x.relu_())
+        x.relu_()
+        return torch.mm(last, x) if onto is None else onto.addmm_(last, x)
 
     @property
     def width(self) -> int:
         """Outputs of the first layer."""
-        return len(self._feature)
+        return len(self.feature)
+
+
+class Projection:
+    """The features' part of the first layers of several heads, in one product."""
+
+    def __init__(self, heads: Sequence[Factored]) -> None:
+        self._weight = torch.cat([head.feature for head in heads])
+        self._widths = [head.width for head in heads]
+
+    def __call__(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return it for each head: (n, C) -> (width, n)."""
+        return (self._weight @ features.T).split(self._widths)
 
 
 def with_ones(width: int, pixels: int, like: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pcsr.engine import bilinear
 from pcsr.engine.factored import Place, with_ones
 from pcsr.geometry import Axis
 
@@ -68,6 +69,14 @@ class Band(ABC):
         """
 
     @abstractmethod
+    def bilinear(self, around: Tensor) -> Tensor:
+        """Return the bilinear picture, (C, pixels).
+
+        Args:
+            around: (C, rows + 2, columns + 2), the band's LR pixels and one more on each side.
+        """
+
+    @abstractmethod
     def view(self, picture: Tensor) -> Tensor:
         """View (C, H, W) of the band's HR size with its pixels in the band's order."""
 
@@ -100,6 +109,10 @@ class RegularBand(Band):
         """See ``Band.terms``."""
         lr_pixels = math.prod(self._lr_size)
         return torch.stack([pixels % lr_pixels, lr_pixels + pixels // lr_pixels], dim=1)
+
+    def bilinear(self, around: Tensor) -> Tensor:
+        """See ``Band.bilinear``."""
+        return bilinear.by_block(around, self.rows, self.columns).flatten(1)
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``."""
@@ -144,6 +157,10 @@ class AnyBand(Band):
         nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
         first = (self.lr_rows.stop - self.lr_rows.start) * self.lr_width
         return torch.stack([nearest, first + row, first + height + column], dim=1)
+
+    def bilinear(self, around: Tensor) -> Tensor:
+        """See ``Band.bilinear``."""
+        return bilinear.by_pixel(around, self.rows, self.columns).flatten(1)
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``: as it is."""

@@ -1,15 +1,12 @@
 """Where the HR pixels of a part of a picture lie, and its bilinear picture."""
 
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pcsr.engine import bilinear
 from pcsr.engine.parts import Part, Piece
 from pcsr.geometry import Axis, axis
-
-Taps = tuple[Tensor, Tensor, Tensor]
 
 
 class Pictures:
@@ -36,11 +33,6 @@ class Pictures:
         self.regular = bool(self.rows.block and self.columns.block)
         self.lr_pixels = len(lr) * self.lr_size[0] * self.lr_size[1]
         self.hr_pixels = len(lr) * size[0] * size[1]
-
-    @cached_property
-    def taps(self) -> tuple[Taps, Taps]:
-        """What bilinear interpolation reads for all HR rows and columns."""
-        return _taps(self.rows, self.lr_size[0]), _taps(self.columns, self.lr_size[1])
 
     def hr_ranges(self, part: Part) -> tuple[slice, slice]:
         """Return the HR rows and columns of a part."""
@@ -82,26 +74,27 @@ class Region:
         self.columns = pictures.columns.cut(across.start, across.stop, self.outer.left)
         self.size = (len(self.rows.nearest), len(self.columns.nearest))
 
+    def around(self) -> Tensor:
+        """Return the region's LR pixels and one more on each side, (3, rows + 2, columns + 2).
+
+        Where the picture ends, its last pixels stand twice.
+        """
+        lr_size = self._pictures.lr_size
+        more = self.outer.grown(1, lr_size)
+        ends = [self.outer.left == 0, self.outer.right == lr_size[1]]
+        ends += [self.outer.top == 0, self.outer.bottom == lr_size[0]]
+        padding = [int(end) for end in ends]
+        return F.pad(more.of(self._pictures.lr), padding, mode="replicate")[0]
+
     def bilinear(self) -> Tensor:
         """Return bilinear(LR) of the region, (3, rows, columns)."""
+        around = self.around()
         if not self._pictures.regular:
-            return self._bilinear_by_taps()
-        around = self.outer.grown(1, self._pictures.lr_size)
+            return bilinear.by_pixel(around, self.rows, self.columns)
         down, across = self.rows.block, self.columns.block
-        size = around.size[0] * down, around.size[1] * across
-        enlarged = F.interpolate(around.of(self._pictures.lr).contiguous(), size, mode="bilinear")
-        top, left = (self.outer.top - around.top) * down, (self.outer.left - around.left) * across
-        return enlarged[0, :, top : top + self.size[0], left : left + self.size[1]]
-
-    def _bilinear_by_taps(self) -> Tensor:
-        """Interpolate where blocks differ, and a part cannot be enlarged by itself."""
-        rows, columns = self._pictures.taps
-        first, second, share = (tap[self._top : self._top + self.size[0]] for tap in rows)
-        top, bottom = int(first[0]), int(second[-1]) + 1
-        lr = self._pictures.lr[self._part.picture, :, top:bottom]
-        here = (tap[self._left : self._left + self.size[1]] for tap in columns)
-        wide = _lerp(lr, 2, *here)
-        return _lerp(wide, 1, first - top, second - top, share[:, None])
+        size = around.shape[1] * down, around.shape[2] * across
+        enlarged = F.interpolate(around[None], size, mode="bilinear")
+        return enlarged[0, :, down:-down, across:-across]
 
     def own(self) -> tuple[slice, slice]:
         """Return rows and columns of the region that are the part's own."""
@@ -121,16 +114,3 @@ class Region:
             sr[None, :, rows, columns],
             labels[None, rows, columns],
         )
-
-
-def _taps(along: Axis, lr_length: int) -> Taps:
-    """Return the two LR pixels that bilinear interpolation mixes, and the second's share."""
-    hr_length = len(along.nearest)
-    pixels = torch.arange(hr_length, device=along.nearest.device, dtype=torch.float64)
-    centre = ((pixels + 0.5) * lr_length / hr_length - 0.5).clamp_min(0)
-    first = centre.long()
-    return first, (first + 1).clamp_max(lr_length - 1), (centre - first).float()
-
-
-def _lerp(picture: Tensor, dim: int, first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    return torch.lerp(picture.index_select(dim, first), picture.index_select(dim, second), share)
