@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce released test check format constraints
+.PHONY: help setup reproduce released bench test check format constraints
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -13,6 +13,10 @@ TORCH := 2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 REPORT := reports/$(SUITE)
+# What `make bench` measures: these pictures, with the weights that `make released` got.
+LATENCY := reports/latency
+PICTURES := $(sort $(wildcard data/raw/bench/*.png))
+RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
 # No lock: training holds its own, and one left behind by a killed run must not stop the next.
 SNAKEMAKE := $(BIN)/snakemake --configfile configs/suites/$(SUITE).yaml --nolock
 
@@ -36,6 +40,23 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 
 released: ## the published numbers from released weights (PCSR_MIRROR=folder instead of downloads)
 	@$(MAKE) --no-print-directory reproduce SUITE=released
+
+# A file per picture, made once, in a run of its own: delete it to measure again. SRResNet has no
+# published weights; its time hardly depends on them.
+bench: $(PICTURES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes.json ## time the engine on data/raw/bench/*.png, quiet machine
+	@$(if $(PICTURES),,$(error put HR pictures into data/raw/bench))
+	@$(if $(RELEASED),,$(error make the published weights first: make released))
+	$(BIN)/pcsr latency $^ --out $(LATENCY)/cpu.md
+	@printf 'Times over FLOPs:\n  %s\n' $(LATENCY)/cpu.html
+
+$(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
+	$(BIN)/pcsr bench --weights $(RELEASED) --fresh srresnet --images $< --knob 0 1 --budget 0.6 \
+	  --rounds 3 --profile --out $@
+
+$(LATENCY)/cpu-sizes.json: | $(STAMP)
+	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \
+	  %-pcsr/released/weights.safetensors,$(RELEASED)) --fresh srresnet \
+	  --images $(lastword $(PICTURES)) --knob 0 --rounds 0 --steps 4 --out $@
 
 test: setup ## run the tests (ARGS="-k routing" for some)
 	$(BIN)/python -m pytest $(ARGS)

@@ -66,7 +66,7 @@ class Case:
 
     Attributes:
         backbone, method: of the model.
-        path: "original", "definition" or "engine"; a tiled method has its own path alone.
+        path: "original", "definition" or "engine"; "tiles" for methods by tiles, as published.
         knob: operating point, for people.
         ready: lays the weights out, and returns LR (1, 3, h, w) -> SR (1, 3, H, W).
         flops: that one picture costs at this operating point.
@@ -87,11 +87,15 @@ class Case:
 def cases(
     methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> Iterator[Case]:
-    """Yield what is measured on a picture: every method at every operating point it has."""
+    """Yield what is measured on a picture.
+
+    Methods by tiles have knobs of their own kinds, and run at their default.
+    """
     points = plan.points(original_flops)
     for method in methods:
         explored = method.explore(pair.lr, scale)
-        for text, knob in points.items() if method.knobs else [("", None)]:
+        own = {"" if method.default_knob is None else "default": method.default_knob}
+        for text, knob in (own if method.by_tiles or not method.knobs else points).items():
             try:
                 yield from _cases(method, pair, explored, scale, text, knob, plan.precision)
             except UserError as error:  # a budget or a precision that it does not take
@@ -119,7 +123,8 @@ def _cases(
         ready = method.ready(precision)
         return lambda lr: ready.restore(lr, scale, knob, True).sr
 
-    yield Case(*names, "engine" if method.knobs else "original", text, fast, cost, share, exact)
+    path = "tiles" if method.by_tiles else "engine" if method.knobs else "original"
+    yield Case(*names, path, text, fast, cost, share, exact)
     if isinstance(method, PCSR) and not isinstance(knob, Budget):
 
         def slow() -> Run:

@@ -295,14 +295,16 @@ def bench(
         list[str],
         typer.Option(help="backbones without weights: time an original and a pcsr of fresh ones"),
     ] = [],  # noqa: B006
-    knob: Annotated[list[float], typer.Option(help="operating points: values of the knob")] = [0],  # noqa: B006
+    knob: Annotated[list[float], typer.Option(help="values of PCSR's knob to run at")] = [0],  # noqa: B006
     budget: Annotated[
         list[float], typer.Option(help="operating points: shares of the original's FLOPs")
     ] = [],  # noqa: B006
     steps: Annotated[
         int, typer.Option(help="sizes from 960x540 on, each twice the last in both directions")
     ] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="times that everything is run")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="times that everything is run; 0: growing pictures alone")
+    ] = 3,
     max_memory: Annotated[
         str | None, typer.Option(help="for the growing pictures, as in `pcsr upscale`")
     ] = None,
@@ -315,8 +317,8 @@ def bench(
 ) -> None:
     """Time originals, PCSR as published and by the engine, and tile methods, in one run.
 
-    Nothing else should run on the machine. Times of all cases are taken in turns; their ratios are
-    what counts.
+    PCSR runs at the operating points asked for, tile methods at their default. Nothing else should
+    run on the machine. Times of all cases are taken in turns; their ratios are what counts.
 
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
     --out bench.json`.

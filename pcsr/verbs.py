@@ -410,7 +410,7 @@ def bench(
     methods = [runtime.move(method, device) for method in methods]
     rows: list[dict[str, Any]] = []
     growing: list[dict[str, Any]] = []
-    for path in pictures:
+    for path in pictures if plan.rounds else ():
         for group in _by_backbone(methods):
             scale = group[0].config.scale
             pair = evaluate.make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))

@@ -15,7 +15,7 @@ from pcsr.report.tables import rounded
 
 Measured = dict[str, Any]
 
-MARKERS = {"engine": "o", "definition": "X"}
+MARKERS = {"engine": "o", "definition": "X", "tiles": "s"}
 ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
 SHOWN = 0.03  # of the time: operations that take less are left out
 CASES = {
@@ -86,7 +86,10 @@ def cases(measured: Measured) -> pd.DataFrame:
 
 
 def figure(results: Sequence[Measured]) -> Figure:
-    """Draw time ratio over FLOP ratio: a panel per file, a colour per model."""
+    """Draw time ratio over FLOP ratio: a panel per file with cases, a colour per model."""
+    results = [measured for measured in results if measured["cases"]]
+    if not results:
+        raise UserError("no file has cases; make one by `pcsr bench` with --rounds above 0.")
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
         drawn = Figure(figsize=(6.5 * len(results), 5.5), layout="constrained")
         panels = drawn.subplots(1, len(results), squeeze=False)[0]
@@ -147,18 +150,17 @@ def markdown(results: Sequence[Measured]) -> str:
 def _section(measured: Measured) -> str:
     facts = measured["provenance"]
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
-    rows = cases(measured)
-    table = rows[list(CASES)].rename(columns=CASES)
-    text = [
-        f"## {_machine(measured)}\n",
-        f"Commit {commit}; the fastest of {facts['rounds']} rounds.\n",
-    ]
+    text = [f"## {_machine(measured)}\n", f"Commit {commit}.\n"]
     if facts["fresh"]:
         text.append(f"Fresh weights, where none are published: {', '.join(facts['fresh'])}.\n")
-    text.append(table_markdown(rounded(table, DECIMALS), DECIMALS))
-    profiled = rows[rows["profile"].astype(bool)]
-    if len(profiled):
-        text += ["### What takes the time\n", _operations(profiled)]
+    if measured["cases"]:
+        rows = cases(measured)
+        table = rows[list(CASES)].rename(columns=CASES)
+        text.append(f"The fastest of {facts['rounds']} rounds:\n")
+        text.append(table_markdown(rounded(table, DECIMALS), DECIMALS))
+        profiled = rows[rows["profile"].astype(bool)]
+        if len(profiled):
+            text += ["### What takes the time\n", _operations(profiled)]
     if measured["sizes"]:
         text += ["### How time grows\n", _sizes(pd.DataFrame(measured["sizes"]))]
     return "\n".join(text)
