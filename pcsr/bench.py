@@ -169,18 +169,18 @@ def time_all(
         ]
         for turn in range(plan.rounds + 1):
             for run, times in wanted:
-                seconds = _seconds(partial(run, lr), lr.device)
+                taken = seconds(partial(run, lr), lr.device)
                 if turn:  # the first one warms up
-                    times.setdefault(name, []).append(seconds)
+                    times.setdefault(name, []).append(taken)
     results = []
     for case, times in zip(subjects, found, strict=True):
         best = min(times, key=lambda name: min(times[name]))
         _lay_out(networks, best)
         run = case.ready()
-        sr, peak = _peak(partial(run, lr), lr.device)
-        spent = _profile(partial(run, lr), lr.device) if plan.profiled else []
-        seconds, median = min(times[best]), statistics.median(times[best])
-        results.append(Timed(seconds, median, best, peak, images.to_uint8(sr), spent))
+        sr, most = peak(partial(run, lr), lr.device)
+        spent = profiled(partial(run, lr), lr.device) if plan.profiled else []
+        fastest, median = min(times[best]), statistics.median(times[best])
+        results.append(Timed(fastest, median, best, most, images.to_uint8(sr), spent))
     return results
 
 
@@ -189,7 +189,8 @@ def _lay_out(networks: Sequence[torch.nn.Module], name: str) -> None:
         network.to(memory_format=FORMATS[name])  # type: ignore[call-overload]
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Return how long ``run`` takes, until the device is done."""
     started = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -197,7 +198,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
+def peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
     """Return what comes out, and the bytes that were held at once beside what was held before."""
     if device.type == "cpu":
         with Held() as held:
@@ -207,9 +208,10 @@ def _peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]
     return run(), torch.cuda.max_memory_allocated(device) - before
 
 
-def _profile(run: Callable[[], object], device: torch.device) -> list[tuple[str, float, int]]:
+def profiled(run: Callable[[], object], device: torch.device) -> list[tuple[str, float, int]]:
+    """Return operations with their share of the time and number of calls, the dearest first."""
     with profile() as profiler:
-        _seconds(run, device)
+        seconds(run, device)
     spent = [
         (event.key, float(getattr(event, f"self_{where}_time_total")), event.count)
         for where in ["device" if device.type == "cuda" else "cpu"]
@@ -306,7 +308,7 @@ def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str,
             pieces = ready.pieces(lr, scale, knob, True, plan.limit)
             return sum(images.to_uint8(piece.sr).size for piece in pieces)
 
-        seconds = min(_seconds(run, lr.device) for _ in range(3))
+        fastest = min(seconds(run, lr.device) for _ in range(3))
         height, width = resize.hr_size((lr.shape[-2], lr.shape[-1]), scale)
         rows.append(
             {
@@ -314,11 +316,11 @@ def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str,
                 "method": method.config.method,
                 "hr_height": height,
                 "hr_width": width,
-                "seconds": seconds,
-                "seconds_per_megapixel": seconds / (height * width / 1e6),
+                "seconds": fastest,
+                "seconds_per_megapixel": fastest / (height * width / 1e6),
             }
         )
-        log.info("%dx%d: %.2f s", width, height, seconds)
+        log.info("%dx%d: %.2f s", width, height, fastest)
         lr = torch.cat([lr, lr.flip(-1)], dim=-1)
         lr = torch.cat([lr, lr.flip(-2)], dim=-2)
     return rows

@@ -36,6 +36,9 @@ class Engine:
         heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
         precision: of features and heads; decisions and pictures are in float32.
         kind: of heads; by default the one for the device of the weights.
+
+    Attributes:
+        encoder: as it is run.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Engine:
         precision: torch.dtype = torch.float32,
         kind: type[Heads] | None = None,
     ) -> None:
-        self._encoder = encoder.deployed(precision)
+        self.encoder = encoder.deployed(precision)
         self._precision = precision
         self._halo = encoder.halo
         self._channels = encoder.width
@@ -113,7 +116,7 @@ class Engine:
         count, lr_size = len(pictures.lr), pictures.lr_size
         if limit is None:
             return parts.whole(count, lr_size)
-        encoder = parts.bytes_per_lr_pixel(self._encoder, pictures.lr)
+        encoder = parts.bytes_per_lr_pixel(self.encoder, pictures.lr)
         features = self._channels * FLOAT
         finished, always = self._heads.needs(pictures)
         finished += 5 * 3 * FLOAT * pictures.hr_pixels / pictures.lr_pixels  # refinement
@@ -130,7 +133,7 @@ class Engine:
         """Return the features of a region: (rows, columns, C), or more channels with zeros."""
         outer = region.outer.grown(self._halo, (lr.shape[-2], lr.shape[-1]))
         # (C, h, w) with the channels last in memory, which is free on a CPU model.
-        features = self._encoder.features(outer.of(lr).to(self._precision))[0]
+        features = self.encoder(outer.of(lr).to(self._precision))[0]
         return region.outer.inside(outer, features).permute(1, 2, 0).contiguous()
 
 

@@ -10,7 +10,7 @@ latency is measured on. Both give the same picture for the same knob; a test hol
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -61,7 +61,13 @@ class Restored:
 
 
 class Ready(ABC):
-    """A method with its weights laid out; what changes them afterwards does not change it."""
+    """A method with its weights laid out; what changes them afterwards does not change it.
+
+    Attributes:
+        networks: that can be compiled.
+    """
+
+    networks: Sequence[nn.Module] = ()
 
     @abstractmethod
     def pieces(
@@ -79,6 +85,11 @@ class Ready(ABC):
             refine: whether pixels beside a dearer one are smoothed.
             limit: bytes that may be taken beside ``lr``; tile methods need few and do not heed it.
         """
+
+    def compile(self) -> None:
+        """Compile the networks, each time that pictures of another size come."""
+        for network in self.networks:
+            network.compile()
 
     def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
         """See ``Method.restore``."""

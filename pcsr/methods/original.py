@@ -89,6 +89,7 @@ class _Ready(Ready):
     def __init__(self, method: Original, precision: torch.dtype) -> None:
         self._method = method
         self._network = method.network.deployed(precision)
+        self.networks = [self._network]
 
     def pieces(
         self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None

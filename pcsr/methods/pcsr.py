@@ -292,6 +292,7 @@ class _Ready(Ready):
     def __init__(self, method: PCSR, precision: torch.dtype) -> None:
         self._rule = method.rule
         self.engine = Engine(method.encoder, method.classifier, method.heads, precision)
+        self.networks = [self.engine.encoder]  # the heads' kernels are compiled in any case
 
     def pieces(
         self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None

@@ -182,6 +182,24 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     assert "no file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
 
 
+def test_the_script_for_gpus_goes_on_where_it_was(
+    here: Workspace, files: dict[str, Path], tmp_path: Path
+) -> None:
+    large, out = tmp_path / "large.png", tmp_path / "engine.json"
+    Image.open(files["cat"]).resize((960, 540)).save(large)
+    script = Path(__file__).parents[2] / "benchmarks/gpu/engine.py"
+    how = ("--device", "cpu", "--backbones", "fsrcnn", "--sizes", "1K", "--picture", large)
+    command = [sys.executable, script, *how, "--weights", tmp_path, "--out", out]
+    done = [
+        subprocess.run(command, env=here.environment(), capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert "fsrcnn 1K pcsr float32 eager" in done[0].stdout and not done[1].stdout
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["case"][2] for row in rows] == ["original", "pcsr"]
+    assert all(row["seconds"] > 0 and row["profile"] for row in rows)
+
+
 def test_held_memory_is_what_bench_reports() -> None:
     with parts.Held() as held, torch.no_grad():
         build("fsrcnn", "original").restore(torch.rand(1, 3, 16, 16), 4, None, False)

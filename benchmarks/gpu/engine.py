@@ -1,0 +1,186 @@
+"""Time the engine beside the originals on a GPU: 1K to 8K, both precisions, graphs, compiled.
+
+Times are from LR values on the device to 8-bit SR levels on it. Every row is written once it is
+measured; run again, the script goes on where it was, and it begins no row when its time is over.
+Backbones without published weights have fresh ones.
+
+Example: python benchmarks/gpu/engine.py --picture data/raw/bench/4k.png --out
+reports/gpu/engine.json
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcsr import artefacts, bench, catalog, evaluate, metrics, runtime
+from pcsr.config import ModelConfig, ProtocolConfig
+from pcsr.datasets import open_images
+from pcsr.errors import UserError
+from pcsr.methods.base import Method, Ready
+from pcsr.resize import levels
+
+SCALE = 4
+SIZES = {"1K": (540, 960), "2K": (1080, 1920), "4K": (2160, 3840), "8K": (4320, 7680)}
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+WAYS = ("eager", "graph", "compiled")
+ROUNDS = 20
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one row measures; the knob is 0."""
+
+    backbone: str
+    size: str
+    method: str
+    precision: str
+    way: str
+
+
+def cases(backbones: list[str], sizes: list[str], device: str) -> Iterator[Case]:
+    """Yield the rows in the order in which they are missed most."""
+    for way in WAYS if device == "cuda" else WAYS[:1]:
+        for precision in reversed(PRECISIONS) if device == "cuda" else ["float32"]:
+            if way != "eager" and precision == "float32":
+                continue
+            for backbone in backbones:
+                for size in reversed(sizes):
+                    for method in ("original", "pcsr"):
+                        yield Case(backbone, size, method, precision, way)
+
+
+def load(weights: Path, backbone: str, method: str, device: torch.device) -> Method:
+    """Return a model from ``weights``, or a fresh one where there is none."""
+    file = weights / f"{backbone}-{method}" / "released" / "weights.safetensors"
+    if file.exists():
+        model, _ = catalog.load_method(file)
+    else:
+        torch.manual_seed(0)
+        model = catalog.build(ModelConfig(backbone=backbone, method=method)).eval()
+    return runtime.move(model, device)
+
+
+def picture(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.Picture]:
+    """Return LR (1, 3, h, w) and HR: the middle of a picture, mirrored where it is too small."""
+    (image,) = open_images(path)
+    pair = evaluate.make_pair(image, SCALE, ProtocolConfig(crop="none"))
+    height, width = (side // SCALE for side in SIZES[size])
+    lr, hr = pair.lr.to(device), torch.from_numpy(pair.hr).permute(2, 0, 1)
+    while lr.shape[-1] < width or lr.shape[-2] < height:
+        lr, hr = (torch.cat([one, one.flip(-1)], dim=-1) for one in (lr, hr))
+        lr, hr = (torch.cat([one, one.flip(-2)], dim=-2) for one in (lr, hr))
+    top, left = (lr.shape[-2] - height) // 2, (lr.shape[-1] - width) // 2
+    lr = lr[..., top : top + height, left : left + width]
+    hr = hr[:, SCALE * top : SCALE * (top + height), SCALE * left : SCALE * (left + width)]
+    return lr.contiguous(), hr.permute(1, 2, 0).contiguous().numpy()
+
+
+def made(method: Method, case: Case) -> tuple[Ready, Run]:
+    """Return a method ready, and what is timed of it."""
+    ready = method.ready(PRECISIONS[case.precision])
+    knob = method.default_knob
+
+    def run(lr: Tensor) -> Tensor:
+        return levels(ready.restore(lr, SCALE, knob, True).sr)
+
+    return ready, run
+
+
+def graphed(run: Run, lr: Tensor) -> Run:
+    """Record all launches once, and launch them as one."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run(lr)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run(lr)
+
+    def replay(_: Tensor) -> Tensor:
+        graph.replay()
+        return out
+
+    return replay
+
+
+def measure(case: Case, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Return a row."""
+    method = load(arguments.weights, case.backbone, case.method, device)
+    lr, hr = picture(arguments.picture, case.size, device)
+    lr_size = (lr.shape[-2], lr.shape[-1])
+    ready, run = made(method, case)
+    labels = ready.restore(lr, SCALE, method.default_knob, True).labels
+    units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
+    cost = method.costs(lr_size, SCALE).total(units)
+    if case.way == "graph":
+        run = graphed(run, lr)
+    elif case.way == "compiled":
+        ready.compile()
+    for _ in range(3):
+        run(lr)
+    times = [bench.seconds(lambda: run(lr), device) for _ in range(ROUNDS)]
+    sr, peak = bench.peak(lambda: run(lr), device)
+    found = sr[0].permute(1, 2, 0).cpu().numpy()
+    seconds = statistics.median(times)
+    return {
+        "seconds": seconds,
+        "fastest": min(times),
+        "peak_bytes": peak,
+        "dear_share": units[-1] / sum(units),
+        "flops_algorithmic": cost.algorithmic,
+        "flops_engine": cost.engine,
+        "teraflops_per_second": cost.engine / seconds / 1e12,
+        "psnr_rgb": metrics.psnr_rgb(found, hr, metrics.shave_for(SCALE)),
+        "profile": bench.profiled(lambda: run(lr), device),
+    }
+
+
+def main() -> None:
+    """Measure what is missing, as long as there is time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--picture", type=Path, required=True, help="HR picture, 3840x2160 or more")
+    parser.add_argument("--out", type=Path, required=True, help="JSON to write and go on with")
+    parser.add_argument("--weights", type=Path, default=Path("results/released"))
+    parser.add_argument("--backbones", nargs="+", default=["carn", "fsrcnn", "srresnet"])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--seconds", type=float, default=500, help="after which no row is begun")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    device = runtime.pick_device(arguments.device)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+    known = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
+    done = {tuple(row["case"]) for row in known}
+    todo = [
+        case
+        for case in cases(arguments.backbones, arguments.sizes, arguments.device)
+        if astuple(case) not in done
+    ]
+    facts = artefacts.provenance(device=runtime.describe(device), rounds=ROUNDS)
+    with torch.no_grad():
+        for number, case in enumerate(todo):
+            if time.monotonic() - started > arguments.seconds:
+                print(f"{len(todo) - number} rows are left: run it again.")
+                break
+            try:
+                row = measure(case, arguments, device)
+            except (UserError, RuntimeError) as error:
+                row = {"error": str(error)[:300]}
+            known.append({"case": astuple(case), "commit": facts["commit"], **row})
+            artefacts.write_json(arguments.out, {"rows": known, "provenance": facts})
+            print(*astuple(case), row.get("seconds", row.get("error")), flush=True)
+
+
+if __name__ == "__main__":
+    main()
