@@ -190,7 +190,7 @@ class WithinBudget(CostRatio):
             middle = (low + high) >> 1
             k = _ranked(middle)
             spent = [
-                step * (part[:, branch] > k).sum().double()
+                step * torch.count_nonzero(part[:, branch] > k).double()
                 for part in measured
                 for branch, step in enumerate(steps)
             ]

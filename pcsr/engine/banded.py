@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pcsr import routing
 from pcsr.engine import grids
-from pcsr.engine.factored import Factored, Place, Projection
+from pcsr.engine.factored import Everywhere, Factored, Gathered, Place, Projection
 from pcsr.engine.grids import Band
 from pcsr.engine.heads import Heads
 from pcsr.engine.regions import Pictures, Region
@@ -19,7 +19,7 @@ from pcsr.routing import Rule
 # Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
 # On a GPU so many that launches do not count.
 SPREAD = {"cpu": 1 << 20, "cuda": 1 << 25}  # of the head that runs on all pixels
-GATHERED = {"cpu": 1 << 19, "cuda": 1 << 25}  # of a head that runs on some
+GATHERED = {"cpu": 1 << 20, "cuda": 1 << 25}  # of a head that runs on some
 FLOAT = 4  # bytes
 
 
@@ -37,19 +37,21 @@ class Banded(Heads):
             raise UserError("half precision needs a GPU, and triton; use float32.")
         device = next(classifier.parameters()).device.type
         self._spread, self._gathered = SPREAD[device], GATHERED[device]
-        self._classifier = Factored(classifier, channels)
-        self._heads = [Factored(head, channels) for head in heads]
+        self._classifier, self._cheapest = (
+            Everywhere(head, channels) for head in (classifier, heads[0])
+        )
+        self._others = [Gathered(head, channels, self._gathered) for head in heads[1:]]
         self._asked = Projection([self._classifier])
-        self._light = Projection([self._heads[0]])
-        self._both = Projection([self._classifier, self._heads[0]])
+        self._light = Projection([self._cheapest])
+        self._both = Projection([self._classifier, self._cheapest])
 
     def needs(self, pictures: Pictures) -> tuple[float, float]:
         """See ``Heads.needs``."""
         block = pictures.hr_pixels / pictures.lr_pixels
-        wide = max(head.width for head in self._heads)
+        wide = max(head.width for head in self._others)
         bands = FLOAT * (3 * self._spread + self._together(block) * wide + 3 * self._gathered)
         # SR, labels and measures.
-        return block * (3 * FLOAT + 1 + (len(self._heads) - 1) * FLOAT), bands
+        return block * (3 * FLOAT + 1 + len(self._others) * FLOAT), bands
 
     def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
         """See ``Heads.measure``: (1, K, pixels) of each band."""
@@ -100,7 +102,7 @@ class Banded(Heads):
 
     def _together(self, block: float) -> int:
         """Return how many LR pixels of ``block`` HR pixels a band has."""
-        narrow = max(self._classifier.width, self._heads[0].width)
+        narrow = max(self._classifier.width, self._cheapest.width)
         return max(1, int(self._spread / block / narrow))
 
     def _judge(self, band: Band, places: "_Places", asked: Tensor, rule: Rule) -> Tensor:
@@ -118,22 +120,21 @@ class Banded(Heads):
         colours: Tensor,
     ) -> None:
         """Add to ``colours`` (3, pixels) what the heads give, by the branch of each pixel."""
-        cheapest, *others = self._heads
         dear = []
-        for branch, head in enumerate(others, start=1):
+        for branch, head in enumerate(self._others, start=1):
             table = head.table(features, band.places(band.local(places.of(head))))
-            together = max(1, self._gathered // head.width)
-            for pixels in self._routed(chosen, branch).split(together):
-                first = F.embedding_bag(band.terms(pixels), table, mode="sum").T
-                dear.append((pixels, head.finish(first, colours.index_select(1, pixels))))
-        first = band.everywhere(light, band.local(places.of(cheapest)))
-        cheapest.finish(first, colours)
+            for pixels in head.split(self._routed(chosen, branch)):
+                first = F.embedding_bag(band.terms(pixels), table, mode="sum")
+                values = colours.index_select(1, pixels).add_(head.finish(first).T)
+                dear.append((pixels, values))
+        first = band.everywhere(light, band.local(places.of(self._cheapest)))
+        self._cheapest.finish(first, colours)
         for pixels, values in dear:
             colours.index_copy_(1, pixels, values)
 
     def _routed(self, chosen: Tensor, branch: int) -> Tensor:
         """Return the numbers of a branch's pixels; of two branches, the second is what is not 0."""
-        return (chosen == branch if len(self._heads) > 2 else chosen).nonzero()[:, 0]
+        return (chosen == branch if len(self._others) > 1 else chosen).nonzero()[:, 0]
 
 
 class _Places:

@@ -94,9 +94,13 @@ class Executed(FlopCounterMode):
         def product(_: Any, left: Any, right: Any, **others: Any) -> int:
             return 2 * torch.Size(left).numel() * right[1]
 
+        def layer(rows: Any, weight: Any, *_: Any, **others: Any) -> int:
+            return 2 * torch.Size(rows).numel() * weight[0]
+
         super().__init__(
             display=False,
             custom_mapping={
+                torch.ops.mkldnn._linear_pointwise: layer,
                 aten.addmm_: product,
                 aten._prelu_kernel: elements(1),
                 aten.native_batch_norm: elements(2),
@@ -108,20 +112,16 @@ class Executed(FlopCounterMode):
 def not_counted(method: Method, units: list[int], tiles: int) -> int:
     """Products that are executed, but are free by the convention.
 
-    ARM's edge score runs a 3x3 Laplacian over each tile, which is no network. In the engine's heads
-    the biases after the first layer are part of the products.
+    ARM's edge score runs a 3x3 Laplacian over each tile, which is no network. Where the engine runs
+    a head on all pixels, the biases after the first layer are part of the products.
     """
     if method.config.method == "arm":
         return tiles * 2 * 9 * TILE**2
     if not isinstance(method, PCSR):
         return 0
-    often = [sum(units), sum(units), *units[1:]]
-    return sum(
-        2
-        * pixels
-        * sum(layer.out_features for layer in list(head)[1:] if isinstance(layer, Linear))
-        for pixels, head in zip(often, (method.classifier, *method.heads), strict=True)
-    )
+    everywhere = [*list(method.classifier)[1:], *list(method.heads[0])[1:]]
+    biases = sum(layer.out_features for layer in everywhere if isinstance(layer, Linear))
+    return 2 * sum(units) * biases
 
 
 @all_models
