@@ -156,7 +156,7 @@ class Held(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and not value.is_mkldnn:  # packed weights have no storage
                 self._hold(value.untyped_storage())
         return result
 
