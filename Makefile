@@ -15,6 +15,7 @@ STAMP := .venv/.installed
 REPORT := reports/$(SUITE)
 # What `make bench` measures: these pictures, with the weights that `make released` got.
 LATENCY := reports/latency
+ROUNDS ?= 3
 PICTURES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
 # No lock: training holds its own, and one left behind by a killed run must not stop the next.
@@ -51,7 +52,7 @@ bench: $(PICTURES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-siz
 
 $(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
 	$(BIN)/pcsr bench --weights $(RELEASED) --fresh srresnet --images $< --knob 0 1 --budget 0.6 \
-	  --rounds 3 --profile --out $@
+	  --rounds $(ROUNDS) --profile --out $@
 
 $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \

@@ -53,21 +53,9 @@ class Engine:
         self._precision = precision
         self._halo = encoder.halo
         self._channels = encoder.width
-        self._flops = [_flops(layers, encoder.width) for layers in (classifier, *heads)]
+        self._branches = len(heads)
         kind = kind or _kind(next(encoder.parameters()).device, precision)
         self._heads = kind(classifier, heads, encoder.width, precision)
-
-    @property
-    def flops_lr(self) -> int:
-        """FLOPs per LR pixel beside the encoder: the features' part of all first layers."""
-        return sum(flops_lr for flops_lr, _ in self._flops)
-
-    @property
-    def flops_hr(self) -> tuple[int, ...]:
-        """FLOPs per HR pixel of each branch, classifier and cheapest head included."""
-        classifier, cheapest, *others = (flops_hr for _, flops_hr in self._flops)
-        always = classifier + cheapest
-        return (always, *(always + other for other in others))
 
     @torch.no_grad()
     def pieces(
@@ -121,7 +109,7 @@ class Engine:
         finished, always = self._heads.needs(pictures)
         finished += 5 * 3 * FLOAT * pictures.hr_pixels / pictures.lr_pixels  # refinement
         # All measures, and two copies while they are settled.
-        measures = (len(self._flops) - 2) * FLOAT
+        measures = (self._branches - 1) * FLOAT
         whole = kept + 3 * measures * pictures.hr_pixels if rule.whole else 0
 
         def needed(outer: int, inner: int) -> float:
@@ -146,10 +134,22 @@ def _kind(device: torch.device, precision: torch.dtype) -> type[Heads]:
     return Banded
 
 
-def _flops(layers: nn.Sequential, channels: int) -> tuple[int, int]:
-    """Return a head's FLOPs per LR pixel and per HR pixel; biases are free, as everywhere."""
-    first, *rest = (layer for layer in layers if isinstance(layer, nn.Linear))
-    return (
-        2 * first.out_features * channels,
-        sum(2 * layer.in_features * layer.out_features for layer in rest),
+def flops(
+    classifier: nn.Sequential, heads: Sequence[nn.Sequential], channels: int
+) -> tuple[int, tuple[int, ...]]:
+    """Return what the engine executes beside the encoder; biases are free, as everywhere.
+
+    Args:
+        classifier, heads, channels: of an encoder's features.
+
+    Returns:
+        FLOPs per LR pixel, the features' part of all first layers; and per HR pixel of each branch,
+        classifier and cheapest head included.
+    """
+    linear = [[one for one in each if isinstance(one, nn.Linear)] for each in (classifier, *heads)]
+    per_lr_pixel = 2 * channels * sum(layers[0].out_features for layers in linear)
+    asked, cheapest, *others = (
+        2 * sum(layer.in_features * layer.out_features for layer in layers[1:]) for layers in linear
     )
+    always = asked + cheapest
+    return per_lr_pixel, (always, *(always + other for other in others))

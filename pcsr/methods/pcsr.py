@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pcsr import flops, resize, routing
 from pcsr.config import HeadConfig, ModelConfig
+from pcsr.engine import sparse
 from pcsr.engine.parts import Piece
 from pcsr.engine.sparse import Engine
 from pcsr.errors import UserError
@@ -192,18 +193,18 @@ class PCSR(Method):
         """See ``Method.restore``: the engine's path."""
         return self.ready().restore(lr, scale, knob, refine)
 
-    def ready(self, precision: torch.dtype = torch.float32) -> "_Ready":
+    def ready(self, precision: torch.dtype = torch.float32) -> Ready:
         """See ``Method.ready``."""
         return _Ready(self, precision)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
         encoder, classifier, heads = self._flops
-        engine = self.ready().engine
+        per_lr, per_hr = sparse.flops(self.classifier, self.heads, self.encoder.width)
         (lr_height, lr_width), (height, width) = lr_size, resize.hr_size(lr_size, scale)
-        per_lr_pixel = encoder.run_as(encoder.engine + engine.flops_lr)
+        per_lr_pixel = encoder.run_as(encoder.engine + per_lr)
         shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
-        branches = zip(heads, engine.flops_hr, strict=True)
+        branches = zip(heads, per_hr, strict=True)
         return Costs(shared, tuple(head.run_as(each) for head, each in branches))
 
     def cost_shares(self, scale: float) -> list[float]:
@@ -283,20 +284,16 @@ def picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
 
 
 class _Ready(Ready):
-    """The engine, and what the method decides by.
-
-    Attributes:
-        engine: runs the networks.
-    """
+    """The engine, and what the method decides by."""
 
     def __init__(self, method: PCSR, precision: torch.dtype) -> None:
         self._rule = method.rule
-        self.engine = Engine(method.encoder, method.classifier, method.heads, precision)
-        self.networks = [self.engine.encoder]  # the heads' kernels are compiled in any case
+        self._engine = Engine(method.encoder, method.classifier, method.heads, precision)
+        self.networks = [self._engine.encoder]  # the heads' kernels are compiled in any case
 
     def pieces(
         self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
     ) -> Iterator[Piece]:
         """See ``Ready.pieces``."""
         rule = self._rule(knob, (lr.shape[-2], lr.shape[-1]), scale)
-        return self.engine.pieces(lr, scale, rule, refine, limit)
+        return self._engine.pieces(lr, scale, rule, refine, limit)
