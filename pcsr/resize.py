@@ -65,7 +65,7 @@ def _resize_rows(x: Tensor, size: int) -> Tensor:
 
 def levels(x: Tensor) -> Tensor:
     """Return the 8-bit levels (uint8) of values in [0, 1]: clamped, halves upwards as MATLAB."""
-    return torch.floor(x.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    return x.clamp(0, 1).mul_(255).add_(0.5).floor_().to(torch.uint8)
 
 
 def round_8bit(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,14 @@ class Backbone(nn.Module, ABC):
     Attributes:
         width: channels of the features.
         scale: integer HR size / LR size of the tail, or None for an encoder.
+        halo: LR pixels on each side of a place that its feature depends on.
+        tail_halo: features on each side of a place that its SR depends on.
     """
 
     width: int
     scale: int | None
-
-    @property
-    @abstractmethod
-    def halo(self) -> int:
-        """LR pixels on each side of a place that its feature (with a tail, its SR) depends on."""
+    halo: int
+    tail_halo: int
 
     @abstractmethod
     def features(self, lr: Tensor) -> Tensor:
@@ -43,6 +43,11 @@ class Backbone(nn.Module, ABC):
         x = lr.to(next(self.parameters()).dtype)
         features = self.features(x)
         return (features if self.scale is None else self.upsample(features, x)).to(lr.dtype)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile features and tail, each by itself: they may be run on parts of their own."""
+        self.features = torch.compile(self.features, *args, **kwargs)  # type: ignore[method-assign]
+        self.upsample = torch.compile(self.upsample, *args, **kwargs)  # type: ignore[method-assign]
 
     def inference(self) -> "Backbone":
         """Return a network in eval mode that gives the same with less work; by default itself.

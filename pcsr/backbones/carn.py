@@ -121,6 +121,8 @@ def _fuse(width_in: int, width: int, batch_norm: bool) -> nn.Sequential:
 class CARN(Backbone):
     """CARN-M with ``width`` channels, 4 groups and 3 cascaded blocks."""
 
+    halo = 1 + 2 * STEPS * STEPS
+    tail_halo = 2
     mean: Tensor
 
     def __init__(self, width: int = 64, scale: float | None = 4, batch_norm: bool = True) -> None:
@@ -141,11 +143,6 @@ class CARN(Backbone):
                 *[layer for step in _shuffle_steps(self.scale) for layer in _shuffle(width, step)]
             )
             self.exit = nn.Conv2d(width, 3, 3, padding=1)
-
-    @property
-    def halo(self) -> int:
-        """See ``Backbone.halo``; 19 conv3, and 2 or 3 more at rising sizes in the tail."""
-        return 19 if self.scale is None else 21
 
     def inference(self) -> Backbone:
         """See ``Backbone.inference``."""

@@ -15,6 +15,9 @@ class FSRCNN(Backbone):
     parameter. Both follow the ClassSR and PCSR releases.
     """
 
+    halo = 2 + MAPPING_LAYERS
+    tail_halo = 2
+
     def __init__(self, width: int = 56, scale: float | None = 4) -> None:
         super().__init__()
         self.width = width
@@ -37,11 +40,6 @@ class FSRCNN(Backbone):
                 output_padding=self.scale % 2 ^ 1,
             )
         initialise(self.modules())
-
-    @property
-    def halo(self) -> int:
-        """See ``Backbone.halo``; a conv5, the mapping, and 9 taps at the stride of the scale."""
-        return 2 + MAPPING_LAYERS + (0 if self.scale is None else 2)
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""

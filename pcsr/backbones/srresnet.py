@@ -28,6 +28,9 @@ class ResidualBlock(nn.Module):
 class SRResNet(Backbone):
     """16 residual blocks of ``width`` channels with no long skip; predicts a bilinear residual."""
 
+    halo = 1 + 2 * BLOCKS
+    tail_halo = 2
+
     def __init__(self, width: int = 64, scale: float | None = 4) -> None:
         super().__init__()
         self.width = width
@@ -43,11 +46,6 @@ class SRResNet(Backbone):
                 nn.Conv2d(width, 3, 3, padding=1),
             )
         initialise(self.modules())
-
-    @property
-    def halo(self) -> int:
-        """See ``Backbone.halo``; every conv3 sees 1 more, those of the tail together 2."""
-        return 1 + 2 * BLOCKS + (0 if self.scale is None else 2)
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""

@@ -5,7 +5,7 @@ what is kept equals what the whole picture gives. Where a part ends at the pictu
 no halo, and the network pads as it does for the whole picture.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from pcsr import runtime
+from pcsr.backbones.base import Backbone
 from pcsr.errors import UserError
 
-PROBE = 48  # side in LR pixels of the picture that memory is measured with
+PROBE = 8  # side in LR pixels of the picture that memory is measured with
 # What a process takes over what its tensors hold: libraries' own, and gaps that glibc cannot fill
 # with tensors of the same size, measured at 1.5 for CARN.
 SLACK = 1.7
+FINISHED = 2.5  # SR pictures that are there at once while 8-bit levels are made of one
+TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # bytes that the tail of a network takes at most
 SMALLEST = 16  # side of a part in LR pixels; below, the halo is nearly all of the work
 
 
@@ -55,6 +57,21 @@ class Part:
             max(0, self.left - by),
             min(lr_size[1], self.right + by),
         )
+
+    def within(self, larger: "Part") -> "Part":
+        """Return where a part of a part lies in the picture."""
+        return Part(
+            larger.picture,
+            larger.top + self.top,
+            larger.top + self.bottom,
+            larger.left + self.left,
+            larger.left + self.right,
+        )
+
+    def enlarged(self, scale: int) -> "Part":
+        """Return the part in HR pixels."""
+        sides = (self.top, self.bottom, self.left, self.right)
+        return Part(self.picture, *(side * scale for side in sides))
 
     def of(self, pictures: Tensor) -> Tensor:
         """Cut the part out of (N, C, h, w): (1, C, rows, columns)."""
@@ -171,41 +188,85 @@ class Held(TorchDispatchMode):
         self.now -= size
 
 
-def bytes_per_lr_pixel(network: Callable[[Tensor], Tensor], lr: Tensor) -> float:
-    """Return how many bytes a convolutional network's layers take at once, per LR pixel."""
-    probe = lr.new_zeros(1, 3, PROBE, PROBE)
+def bytes_per_pixel(layers: Callable[..., Tensor], *inputs: Tensor) -> float:
+    """Return how many bytes convolutional layers take at once, per pixel of (1, C, h, w)."""
     with torch.no_grad(), Held() as held:
-        network(probe)
-    return SLACK * held.peak / PROBE**2
+        layers(*inputs)
+    return SLACK * held.peak / inputs[0][0, 0].numel()
 
 
-def run(
-    network: Callable[[Tensor], Tensor], lr: Tensor, scale: int, halo: int, limit: float | None
-) -> Iterator[tuple[Part, Tensor]]:
-    """Super-resolve pictures (N, 3, h, w) by a network, in parts that fit; yields LR part and SR.
+def probe(network: Backbone) -> Tensor:
+    """Return a picture that the memory of a network is measured with; any has the same result."""
+    return next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
+
+
+class InParts:
+    """A backbone with its tail, run on parts of pictures.
+
+    The tail works on HR pixels and takes by far the most memory, but its halo is narrow: within a
+    part it is run on parts of its own, even where there is no limit.
 
     Args:
-        network: (1, 3, h, w) -> (1, 3, h * scale, w * scale).
-        lr: (N, 3, h, w).
-        scale: of the network.
-        halo: LR pixels that its output depends on, on each side.
-        limit: bytes that may be taken; None for as many as the whole picture takes.
+        network: as it is run.
     """
-    lr_size = (lr.shape[-2], lr.shape[-1])
-    todo = whole(len(lr), lr_size)
-    if limit is not None:
-        each = bytes_per_lr_pixel(network, lr)
-        todo = cut(len(lr), lr_size, halo, lambda outer, inner: each * outer, limit)
-    for part in todo:
-        outer = part.grown(halo, lr_size)
-        sr = network(outer.of(lr))
-        top, left = (part.top - outer.top) * scale, (part.left - outer.left) * scale
-        rows, columns = (side * scale for side in part.size)
-        yield part, sr[..., top : top + rows, left : left + columns]
-        after(todo)
 
+    def __init__(self, network: Backbone) -> None:
+        assert network.scale is not None
+        self._network, self._scale = network, network.scale
+        small = probe(network)
+        self._dtype, self._device = small.dtype, small.device
+        with torch.no_grad():
+            features = network.features(small)
+        self._features = SLACK * features.nbytes / small[0, 0].numel()
+        self._body = bytes_per_pixel(network.features, small)
+        self._tail = bytes_per_pixel(network.upsample, features, small)
 
-def after(parts: Sequence[object]) -> None:
-    """Keep parts from adding up: what one of several has freed is given back before the next."""
-    if len(parts) > 1:
-        runtime.give_back_memory()
+    def run(self, lr: Tensor, limit: float | None) -> Iterator[tuple[Part, Tensor]]:
+        """Yield parts of the pictures (N, 3, h, w) and their SR (1, 3, H, W).
+
+        Without a limit in bytes, each picture is one part.
+        """
+        lr_size = (lr.shape[-2], lr.shape[-1])
+        halo = self._network.halo + self._network.tail_halo
+        together = TAIL[lr.device.type]
+        todo = whole(len(lr), lr_size)
+        if limit is not None:
+            together = min(together, int(limit / 2))
+            sr_bytes = FINISHED * 3 * self._scale**2 * lr.element_size()
+
+            def needed(outer: int, inner: int) -> float:
+                tail = self._features * outer + min(together, self._tail * outer)
+                return max(self._body * outer, tail) + sr_bytes * inner
+
+            todo = cut(len(lr), lr_size, halo, needed, limit)
+        x = lr.to(self._dtype)
+        for part in todo:
+            outer = part.grown(halo, lr_size)
+            features = self._network.features(outer.of(x))
+            pieces = self._pieces(part, together)
+            made = (self._enlarged(piece, outer, features, x) for piece in pieces)
+            yield part, next(made) if pieces == [part] else self._joined(part, pieces, made)
+
+    def _pieces(self, part: Part, limit: float) -> list[Part]:
+        """Cut a part into pieces for which the tail takes no more than the limit."""
+
+        def needed(outer: int, _: int) -> float:
+            return self._tail * outer
+
+        pieces = cut(1, part.size, self._network.tail_halo, needed, limit)
+        return [piece.within(part) for piece in pieces]
+
+    def _enlarged(self, piece: Part, outer: Part, features: Tensor, x: Tensor) -> Tensor:
+        """Return SR of a piece, from the features of ``outer`` and the pictures."""
+        around = piece.grown(self._network.tail_halo, (x.shape[-2], x.shape[-1]))
+        made = self._network.upsample(around.inside(outer, features), around.of(x))
+        scale = self._scale
+        return piece.enlarged(scale).inside(around.enlarged(scale), made).float()
+
+    def _joined(self, part: Part, pieces: Iterable[Part], made: Iterable[Tensor]) -> Tensor:
+        """Put the SR of its pieces together."""
+        hr = part.enlarged(self._scale)
+        sr = torch.empty(1, 3, *hr.size, device=self._device)
+        for piece, values in zip(pieces, made, strict=True):
+            piece.enlarged(self._scale).inside(hr, sr).copy_(values)
+        return sr

@@ -86,7 +86,6 @@ class Engine:
                 measured.append(self._heads.measure(region, encoded, rule))
                 if kept:
                     features.append(encoded)
-                parts.after(regions)
             rule = rule.settle(
                 [self._heads.inside(*one) for one in zip(regions, measured, strict=True)]
             )
@@ -97,14 +96,13 @@ class Engine:
             if refine:
                 sr = self._heads.refine(sr, labels)
             yield region.piece(sr, labels)
-            parts.after(regions)
 
     def _cut(self, pictures: Pictures, rule: Rule, kept: int, limit: float | None) -> list[Part]:
         """Cut pictures into parts that take no more than the limit, beside the kept features."""
         count, lr_size = len(pictures.lr), pictures.lr_size
         if limit is None:
             return parts.whole(count, lr_size)
-        encoder = parts.bytes_per_lr_pixel(self.encoder, pictures.lr)
+        encoder = parts.bytes_per_pixel(self.encoder, parts.probe(self.encoder))
         features = self._channels * FLOAT
         finished, always = self._heads.needs(pictures)
         finished += 5 * 3 * FLOAT * pictures.hr_pixels / pictures.lr_pixels  # refinement

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from pcsr import flops
 from pcsr.config import ModelConfig
-from pcsr.engine import parts
-from pcsr.engine.parts import Piece
+from pcsr.engine.parts import InParts, Piece
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.methods.base import (
@@ -88,14 +87,15 @@ class _Ready(Ready):
 
     def __init__(self, method: Original, precision: torch.dtype) -> None:
         self._method = method
-        self._network = method.network.deployed(precision)
-        self.networks = [self._network]
+        network = method.network.deployed(precision)
+        self._network = InParts(network)
+        self.networks = [network]
 
     def pieces(
         self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
     ) -> Iterator[Piece]:
         """See ``Ready.pieces``."""
         whole = require_scale(self._method.config, scale)
-        for part, sr in parts.run(self._network, lr, whole, self._network.halo, limit):
+        for part, sr in self._network.run(lr, limit):
             labels = self._method.route(sr, knob, scale)
             yield Piece(part.picture, part.top * whole, part.left * whole, sr, labels)

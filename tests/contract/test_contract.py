@@ -131,10 +131,10 @@ def test_flops_are_those_executed(backbone: str, name: str) -> None:
     sizes = {(19, 23): 1, **({SEVERAL_TILES: 12} if name in TILED else {})}
     for size, tiles in sizes.items():
         lr = photograph_like(*size)
-        costs = method.costs(size, 4)
+        costs, ready = method.costs(size, 4), method.ready()
         for knob in KNOBS[name]:
             with Executed() as executed:
-                restored = method.restore(lr, 4, knob, refine=True)
+                restored = ready.restore(lr, 4, knob, refine=True)
             units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
             expected = costs.total(units).engine + not_counted(method, units, tiles)
             assert executed.get_total_flops() == expected

@@ -113,7 +113,8 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
     network.eval().double()
     for parameter in network.parameters():
         parameter.abs_().add_(0.01)  # nothing cancels, and ReLU cuts nothing off
-    side, centre = 2 * network.halo + 9, network.halo + 4
+    halo = network.halo + (network.tail_halo if tail else 0)
+    side, centre = 2 * halo + 9, halo + 4
     lr = torch.rand(1, 3, side, side, dtype=torch.float64)
     other = lr.clone()
     other[..., centre, centre] += 1.0
@@ -121,8 +122,8 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
         apart = (run(other) - run(lr)).abs().amax(dim=(0, 1))
         assert apart.isfinite().all()
         reached = (apart > 0).nonzero() // (scale or 1) - centre
-        assert -reached.min() <= network.halo and reached.max() <= network.halo
-        assert reached.max() >= network.halo - 1
+        assert -reached.min() <= halo and reached.max() <= halo
+        assert reached.max() >= halo - 1
 
 
 @pytest.mark.parametrize("size", [(40, 70), (17, 200), (33, 33)])
