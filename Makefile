@@ -57,7 +57,7 @@ $(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
 $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \
 	  %-pcsr/released/weights.safetensors,$(RELEASED)) --fresh srresnet \
-	  --images $(lastword $(PICTURES)) --knob 0 --rounds 0 --steps 4 --out $@
+	  --images $(lastword $(PICTURES)) --knob 0 --rounds 0 --steps 4 --max-memory 2GiB --out $@
 
 test: setup ## run the tests (ARGS="-k routing" for some)
 	$(BIN)/python -m pytest $(ARGS)

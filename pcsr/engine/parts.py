@@ -23,6 +23,9 @@ PROBE = 8  # side in LR pixels of the picture that memory is measured with
 # What a process takes over what its tensors hold: libraries' own, and gaps that glibc cannot fill
 # with tensors of the same size, measured at 1.5 for CARN.
 SLACK = 1.7
+# Bytes that a part takes at most, whatever the limit: on a CPU more makes nothing faster, and new
+# memory is cleared page by page.
+ENOUGH = {"cpu": 1 << 31, "cuda": 1 << 36}
 FINISHED = 2.5  # SR pictures that are there at once while 8-bit levels are made of one
 TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # bytes that the tail of a network takes at most
 SMALLEST = 16  # side of a part in LR pixels; below, the halo is nearly all of the work
@@ -231,12 +234,13 @@ class InParts:
         together = TAIL[lr.device.type]
         todo = whole(len(lr), lr_size)
         if limit is not None:
+            limit = min(limit, ENOUGH[lr.device.type])
             together = min(together, int(limit / 2))
             sr_bytes = FINISHED * 3 * self._scale**2 * lr.element_size()
 
             def needed(outer: int, inner: int) -> float:
-                tail = self._features * outer + min(together, self._tail * outer)
-                return max(self._body * outer, tail) + sr_bytes * inner
+                layers = max(self._body * outer, min(together, self._tail * outer))
+                return self._features * outer + layers + sr_bytes * inner
 
             todo = cut(len(lr), lr_size, halo, needed, limit)
         x = lr.to(self._dtype)

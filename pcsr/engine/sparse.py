@@ -113,6 +113,7 @@ class Engine:
         def needed(outer: int, inner: int) -> float:
             return whole + features * inner + max(encoder * outer, finished * inner + always)
 
+        limit = min(limit, whole + parts.ENOUGH[pictures.lr.device.type])
         return parts.cut(count, lr_size, self._halo + 1, needed, limit)
 
     def _encode(self, region: Region, lr: Tensor) -> Tensor:
