@@ -106,7 +106,10 @@ class Rule(ABC):
 
     @abstractmethod
     def measure(self, log_probabilities: Tensor) -> Tensor:
-        """Return what a decision reads of each pixel; constant offsets per pixel do not matter."""
+        """Return what a decision reads of each pixel, no view of what is given.
+
+        Constant offsets per pixel do not matter.
+        """
 
     def settle(self, measured: Sequence[Tensor]) -> "Rule":
         """Return the rule for a picture, given the measures of all its parts."""

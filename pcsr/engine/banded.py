@@ -18,7 +18,7 @@ from pcsr.routing import Rule
 
 # Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
 # On a GPU so many that launches do not count.
-SPREAD = {"cpu": 1 << 20, "cuda": 1 << 25}  # of the head that runs on all pixels
+SPREAD = {"cpu": 1 << 21, "cuda": 1 << 25}  # of the head that runs on all pixels
 GATHERED = {"cpu": 1 << 20, "cuda": 1 << 25}  # of a head that runs on some
 FLOAT = 4  # bytes
 
@@ -49,16 +49,19 @@ class Banded(Heads):
         """See ``Heads.needs``."""
         block = pictures.hr_pixels / pictures.lr_pixels
         wide = max(head.width for head in self._others)
-        bands = FLOAT * (3 * self._spread + self._together(block) * wide + 3 * self._gathered)
+        together = self._together(block)
+        hidden = sum(head.hidden_rows for head in (self._classifier, self._cheapest))
+        # Hidden values twice, because the last band has others.
+        numbers = together * (2 * block * hidden + wide) + 3 * self._gathered
         # SR, labels and measures.
-        return block * (3 * FLOAT + 1 + len(self._others) * FLOAT), bands
+        return block * (3 * FLOAT + 1 + len(self._others) * FLOAT), FLOAT * numbers
 
     def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
         """See ``Heads.measure``: (1, K, pixels) of each band."""
-        places, found = _Places(region), []
+        once, found = _Once(region), []
         for band in self._bands(region):
             (asked,) = self._asked(features[band.lr_rows].flatten(0, 1))
-            found.append(self._judge(band, places, asked, rule))
+            found.append(self._judge(band, once, asked, rule))
         return found
 
     def inside(self, region: Region, measured: list[Tensor]) -> Tensor:
@@ -76,7 +79,7 @@ class Banded(Heads):
         """See ``Heads.finish``."""
         sr = features.new_empty(3, *region.size)
         labels = torch.empty(region.size, dtype=torch.uint8, device=sr.device)
-        places, around = _Places(region), region.around()
+        once, around = _Once(region), region.around()
         for number, band in enumerate(self._bands(region)):
             mine = features[band.lr_rows].flatten(0, 1)
             if measured:
@@ -84,10 +87,10 @@ class Banded(Heads):
                 known = measured[number]
             else:
                 asked, light = self._both(mine)
-                known = self._judge(band, places, asked, rule)
+                known = self._judge(band, once, asked, rule)
             chosen = rule.decide(known)[0]
             colours = band.bilinear(around[:, band.lr_rows.start : band.lr_rows.stop + 2])
-            self._colour(band, places, mine, light, chosen, colours)
+            self._colour(band, once, mine, light, chosen, colours)
             band.view(sr[:, band.hr_rows]).copy_(band.shaped(colours))
             band.view(labels[None, band.hr_rows]).copy_(band.shaped(chosen[None]))
         return sr, labels
@@ -105,15 +108,15 @@ class Banded(Heads):
         narrow = max(self._classifier.width, self._cheapest.width)
         return max(1, int(self._spread / block / narrow))
 
-    def _judge(self, band: Band, places: "_Places", asked: Tensor, rule: Rule) -> Tensor:
+    def _judge(self, band: Band, once: "_Once", asked: Tensor, rule: Rule) -> Tensor:
         """Return what the rule wants to know, given the features' part of the classifier."""
-        first = band.everywhere(asked, band.local(places.of(self._classifier)))
-        return rule.measure(self._classifier.finish(first)[None])
+        hidden = once.hidden(band, self._classifier, asked)
+        return rule.measure(self._classifier.finish(hidden)[None])
 
     def _colour(
         self,
         band: Band,
-        places: "_Places",
+        once: "_Once",
         features: Tensor,
         light: Tensor,
         chosen: Tensor,
@@ -122,13 +125,12 @@ class Banded(Heads):
         """Add to ``colours`` (3, pixels) what the heads give, by the branch of each pixel."""
         dear = []
         for branch, head in enumerate(self._others, start=1):
-            table = head.table(features, band.places(band.local(places.of(head))))
+            table = head.table(features, band.places(once.places(band, head)))
             for pixels in head.split(self._routed(chosen, branch)):
                 first = F.embedding_bag(band.terms(pixels), table, mode="sum")
                 values = colours.index_select(1, pixels).add_(head.finish(first).T)
                 dear.append((pixels, values))
-        first = band.everywhere(light, band.local(places.of(self._cheapest)))
-        self._cheapest.finish(first, colours)
+        self._cheapest.finish(once.hidden(band, self._cheapest, light), colours)
         for pixels, values in dear:
             colours.index_copy_(1, pixels, values)
 
@@ -137,15 +139,25 @@ class Banded(Heads):
         return (chosen == branch if len(self._others) > 1 else chosen).nonzero()[:, 0]
 
 
-class _Places:
-    """What a region's places add to the first layer of each head, computed once."""
+class _Once:
+    """What the heads have to compute or to take once for a region, not for each of its bands."""
 
     def __init__(self, region: Region) -> None:
         self._distinct = grids.distinct(region.rows), grids.distinct(region.columns)
-        self._known: dict[Factored, Place] = {}
+        self._places: dict[Factored, Place] = {}
+        self._hidden: dict[tuple[Factored, int], list[Tensor]] = {}
 
-    def of(self, head: Factored) -> Place:
-        """Return those of a head."""
-        if head not in self._known:
-            self._known[head] = head.place(*self._distinct)
-        return self._known[head]
+    def places(self, band: Band, head: Factored) -> Place:
+        """Return what a band's places add to the first layer of a head."""
+        if head not in self._places:
+            self._places[head] = head.place(*self._distinct)
+        return band.local(self._places[head])
+
+    def hidden(self, band: Band, head: Everywhere, projected: Tensor) -> list[Tensor]:
+        """Return matrices of hidden values for a band, the first layer computed in the first."""
+        key = head, band.pixels
+        if key not in self._hidden:
+            self._hidden[key] = head.hidden(band.pixels)
+        hidden = self._hidden[key]
+        band.everywhere(projected, self.places(band, head), hidden[0][:-1])
+        return hidden

@@ -81,25 +81,40 @@ class Everywhere(Factored):
         super().__init__(layers, channels)
         self._columns = [torch.column_stack(layer) for layer in self.rest]
 
-    def finish(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+    @property
+    def hidden_rows(self) -> int:
+        """Rows of all matrices that ``hidden`` returns."""
+        return sum(matrix.shape[0] for matrix in self.hidden(0))
+
+    def hidden(self, pixels: int) -> list[Tensor]:
+        """Return matrices for the hidden values of n pixels, layer by layer: (width + 1, n).
+
+        The last row is ones. They can be used again and again, and then are in cache.
+        """
+        widths = [self.width, *(len(weight) for weight in self._columns[:-1])]
+        made = [self.feature.new_empty(width + 1, pixels) for width in widths]
+        for matrix in made:
+            matrix[-1] = 1.0
+        return made
+
+    def finish(self, hidden: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Run what follows the first layer.
 
         Args:
-            x: (width + 1, n), the first layer before its ReLU and a row of ones; written over.
+            hidden: matrices as above, the first layer before its ReLU in the first; written over.
             onto: (outputs, n) to which the outputs are added; written over.
 
         Returns:
-            (outputs, n).
+            (outputs, n); of a head with one layer, ``hidden`` itself.
         """
+        x = hidden[0]
         if not self._columns:
             return x[:-1] if onto is None else onto.add_(x[:-1])
-        *hidden, last = self._columns
-        for weight in hidden:
-            y = with_ones(len(weight), x.shape[1], x)
+        for weight, y in zip(self._columns, hidden[1:], strict=False):
             torch.mm(weight, x.relu_(), out=y[:-1])
             x = y
         x.relu_()
-        return torch.mm(last, x) if onto is None else onto.addmm_(last, x)
+        return torch.mm(self._columns[-1], x) if onto is None else onto.addmm_(self._columns[-1], x)
 
 
 class Gathered(Factored):
@@ -182,10 +197,3 @@ class Projection:
     def __call__(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return it for each head: (n, C) -> (width, n)."""
         return (self._weight @ features.T).split(self._widths)
-
-
-def with_ones(width: int, pixels: int, like: Tensor) -> Tensor:
-    """Return (width + 1, pixels) of which the last row is ones and the others are to be written."""
-    made = like.new_empty(width + 1, pixels)
-    made[-1] = 1.0
-    return made

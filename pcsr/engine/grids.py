@@ -9,13 +9,13 @@ pixels.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pcsr.engine import bilinear
-from pcsr.engine.factored import Place, with_ones
+from pcsr.engine.factored import Place
 from pcsr.geometry import Axis
 
 
@@ -35,20 +35,23 @@ class Band(ABC):
     rows: Axis
     columns: Axis
 
+    @property
+    def pixels(self) -> int:
+        """HR pixels."""
+        return len(self.rows.nearest) * len(self.columns.nearest)
+
     @abstractmethod
     def local(self, place: Place) -> Place:
         """Return the band's places, of those of all ``distinct`` rows and columns of the region."""
 
     @abstractmethod
-    def everywhere(self, projected: Tensor, place: Place) -> Tensor:
-        """Return the first layer of all HR pixels.
+    def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
+        """Compute the first layer of all HR pixels.
 
         Args:
             projected: what the features give to it, (width, LR pixels).
             place: what the places give.
-
-        Returns:
-            (width + 1, pixels), the last row ones.
+            first: (width, pixels) to write it to.
         """
 
     @abstractmethod
@@ -92,14 +95,10 @@ class RegularBand(Band):
         """See ``Band.local``: those of one block."""
         return place
 
-    def everywhere(self, projected: Tensor, place: Place) -> Tensor:
+    def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
         """See ``Band.everywhere``."""
-        width, lr_pixels = projected.shape
-        blocks = place.sums.shape[1]
-        first = with_ones(width, blocks * lr_pixels, projected)
-        out = first[:-1].view(width, blocks, lr_pixels)
+        out = first.view(len(first), -1, projected.shape[1])
         torch.add(projected[:, None], place.sums[:, :, None], out=out)
-        return first
 
     def places(self, place: Place) -> Tensor:
         """See ``Band.places``: one for each pixel of the block."""
@@ -107,8 +106,17 @@ class RegularBand(Band):
 
     def terms(self, pixels: Tensor) -> Tensor:
         """See ``Band.terms``."""
-        lr_pixels = math.prod(self._lr_size)
-        return torch.stack([pixels % lr_pixels, lr_pixels + pixels // lr_pixels], dim=1)
+        return self._terms.index_select(0, pixels)
+
+    @cached_property
+    def _terms(self) -> Tensor:
+        """Those of all pixels: looked up in a quarter of the time that divisions take."""
+        lr_pixels, blocks = math.prod(self._lr_size), math.prod(self._block)
+        count = torch.arange(lr_pixels + blocks, dtype=torch.int32, device=self.rows.offset.device)
+        terms = count.new_empty(blocks, lr_pixels, 2)
+        terms[..., 0] = count[:lr_pixels]
+        terms[..., 1] = count[lr_pixels:, None]
+        return terms.flatten(0, 1)
 
     def bilinear(self, around: Tensor) -> Tensor:
         """See ``Band.bilinear``."""
@@ -139,12 +147,13 @@ class AnyBand(Band):
         """See ``Band.local``."""
         return Place(place.rows[:, self.hr_rows], place.columns)
 
-    def everywhere(self, projected: Tensor, place: Place) -> Tensor:
+    def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
         """See ``Band.everywhere``."""
         lr_rows = projected.view(len(projected), -1, self.lr_width)
         rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
-        pixels = rows.index_select(2, self.columns.nearest).add_(place.columns[:, None])
-        return F.pad(pixels.flatten(1), (0, 0, 0, 1), value=1.0)
+        out = self.shaped(first)
+        torch.index_select(rows, 2, self.columns.nearest, out=out)
+        out.add_(place.columns[:, None])
 
     def places(self, place: Place) -> Tensor:
         """See ``Band.places``: the rows', then the columns'."""
