@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone, padded, sixteens, whole_scale
 from pcsr.errors import UserError
+from pcsr.products import product, product_added
 
 GROUPS = 4
 STEPS = 3
@@ -89,9 +90,9 @@ class Summed(nn.Module):
         fused = x
         for step, (bias, *parts) in enumerate(self.steps):
             seen.append(_rows(self.units[step % len(self.units)](fused)))
-            total = torch.addmm(bias, seen[0], parts[0])
+            total = product(seen[0], parts[0], bias)
             for part, rows in zip(parts[1:], seen[1:], strict=True):
-                total.addmm_(rows, part)
+                total = product_added(rows, part, total)
             fused = total.relu_().view(len(x), *x.shape[-2:], -1).permute(0, 3, 1, 2)
         return fused
 

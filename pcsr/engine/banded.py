@@ -1,7 +1,7 @@
-"""Heads on a CPU: a few LR rows at a time, finished while they are in cache."""
+"""Heads on a CPU: some LR rows at a time, finished while they are in cache."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,12 @@ from pcsr.engine.regions import Pictures, Region
 from pcsr.errors import UserError
 from pcsr.routing import Rule
 
+# How many pixels are handled together; on a GPU so many that launches do not count.
+BAND = {"cpu": 1 << 19, "cuda": 1 << 22}  # HR pixels of which those for the dearer heads are picked
 # Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
-# On a GPU so many that launches do not count.
-SPREAD = {"cpu": 1 << 21, "cuda": 1 << 25}  # of the head that runs on all pixels
+SPREAD = {"cpu": 1 << 19, "cuda": 1 << 25}  # of the head that runs on all pixels
 GATHERED = {"cpu": 1 << 20, "cuda": 1 << 25}  # of a head that runs on some
+HANDLED = 12  # numbers per HR pixel of a band: colours, logits, decisions, what they come from
 FLOAT = 4  # bytes
 
 
@@ -36,7 +38,7 @@ class Banded(Heads):
         if precision != torch.float32:
             raise UserError("half precision needs a GPU, and triton; use float32.")
         device = next(classifier.parameters()).device.type
-        self._spread, self._gathered = SPREAD[device], GATHERED[device]
+        self._band, self._spread, self._gathered = BAND[device], SPREAD[device], GATHERED[device]
         self._classifier, self._cheapest = (
             Everywhere(head, channels) for head in (classifier, heads[0])
         )
@@ -48,17 +50,19 @@ class Banded(Heads):
     def needs(self, pictures: Pictures) -> tuple[float, float]:
         """See ``Heads.needs``."""
         block = pictures.hr_pixels / pictures.lr_pixels
-        wide = max(head.width for head in self._others)
-        together = self._together(block)
-        hidden = sum(head.hidden_rows for head in (self._classifier, self._cheapest))
+        everywhere = self._classifier, self._cheapest
+        # Of an LR pixel: what is projected, and the table while it is put together.
+        projected = sum(head.width for head in everywhere)
+        projected += 2 * max(head.width for head in self._others)
+        numbers = self._band * (HANDLED + projected / block) + 3 * self._gathered
         # Hidden values twice, because the last band has others.
-        numbers = together * (2 * block * hidden + wide) + 3 * self._gathered
+        numbers += 2 * sum(self._spread / head.width * head.hidden_rows for head in everywhere)
         # SR, labels and measures.
         return block * (3 * FLOAT + 1 + len(self._others) * FLOAT), FLOAT * numbers
 
     def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
         """See ``Heads.measure``: (1, K, pixels) of each band."""
-        once, found = _Once(region), []
+        once, found = _Once(region, self._spread), []
         for band in self._bands(region):
             (asked,) = self._asked(features[band.lr_rows].flatten(0, 1))
             found.append(self._judge(band, once, asked, rule))
@@ -79,7 +83,7 @@ class Banded(Heads):
         """See ``Heads.finish``."""
         sr = features.new_empty(3, *region.size)
         labels = torch.empty(region.size, dtype=torch.uint8, device=sr.device)
-        once, around = _Once(region), region.around()
+        once, around = _Once(region, self._spread), region.around()
         for number, band in enumerate(self._bands(region)):
             mine = features[band.lr_rows].flatten(0, 1)
             if measured:
@@ -101,17 +105,16 @@ class Banded(Heads):
 
     def _bands(self, region: Region) -> list[Band]:
         block = math.prod(region.size) / math.prod(region.outer.size)
-        return grids.bands(region.rows, region.columns, region.outer.size, self._together(block))
-
-    def _together(self, block: float) -> int:
-        """Return how many LR pixels of ``block`` HR pixels a band has."""
-        narrow = max(self._classifier.width, self._cheapest.width)
-        return max(1, int(self._spread / block / narrow))
+        together = int(self._band / block)
+        return grids.bands(region.rows, region.columns, region.outer.size, together)
 
     def _judge(self, band: Band, once: "_Once", asked: Tensor, rule: Rule) -> Tensor:
         """Return what the rule wants to know, given the features' part of the classifier."""
-        hidden = once.hidden(band, self._classifier, asked)
-        return rule.measure(self._classifier.finish(hidden)[None])
+        known = [
+            thin.shaped(rule.measure(logits[None])[0])
+            for thin, logits in once.everywhere(band, self._classifier, asked)
+        ]
+        return torch.cat(known, dim=-2).flatten(1)[None]
 
     def _colour(
         self,
@@ -130,7 +133,8 @@ class Banded(Heads):
                 first = F.embedding_bag(band.terms(pixels), table, mode="sum")
                 values = colours.index_select(1, pixels).add_(head.finish(first).T)
                 dear.append((pixels, values))
-        self._cheapest.finish(once.hidden(band, self._cheapest, light), colours)
+        for thin, values in once.everywhere(band, self._cheapest, light):
+            band.part(colours, thin).add_(thin.shaped(values))
         for pixels, values in dear:
             colours.index_copy_(1, pixels, values)
 
@@ -142,10 +146,11 @@ class Banded(Heads):
 class _Once:
     """What the heads have to compute or to take once for a region, not for each of its bands."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Region, spread: int) -> None:
         self._distinct = grids.distinct(region.rows), grids.distinct(region.columns)
+        self._spread = spread
         self._places: dict[Factored, Place] = {}
-        self._hidden: dict[tuple[Factored, int], list[Tensor]] = {}
+        self._hidden: dict[tuple[Factored, int], Tensor] = {}
 
     def places(self, band: Band, head: Factored) -> Place:
         """Return what a band's places add to the first layer of a head."""
@@ -153,11 +158,16 @@ class _Once:
             self._places[head] = head.place(*self._distinct)
         return band.local(self._places[head])
 
-    def hidden(self, band: Band, head: Everywhere, projected: Tensor) -> list[Tensor]:
-        """Return matrices of hidden values for a band, the first layer computed in the first."""
-        key = head, band.pixels
-        if key not in self._hidden:
-            self._hidden[key] = head.hidden(band.pixels)
-        hidden = self._hidden[key]
-        band.everywhere(projected, self.places(band, head), hidden[0][:-1])
-        return hidden
+    def everywhere(
+        self, band: Band, head: Everywhere, projected: Tensor
+    ) -> Iterator[tuple[Band, Tensor]]:
+        """Yield thinner bands of a band, and the outputs of a head for their pixels."""
+        places = self.places(band, head)
+        together = self._spread // head.width * math.prod(band.lr_size) // band.pixels
+        for thin in grids.bands(band.rows, band.columns, band.lr_size, together):
+            key = head, thin.pixels
+            if key not in self._hidden:
+                self._hidden[key] = head.hidden(thin.pixels)
+            hidden = self._hidden[key]
+            thin.everywhere(projected[:, thin.lr_pixels], thin.local(places), hidden[:-1])
+            yield thin, head.finish(hidden)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr.geometry import Axis
+from pcsr.products import plain_product, product
 
 
 @dataclass(frozen=True)
@@ -72,57 +72,55 @@ class Factored:
 class Everywhere(Factored):
     """A head that runs on all pixels.
 
-    Pixels are columns of all matrices: with few channels these products are three times as fast as
-    with pixels as rows. A row of ones among the hidden values makes the biases a column of the
-    weights: the products add them, and a layer is one product and one pass for its ReLU.
+    Pixels are columns of all matrices. A row of ones among the hidden values makes the biases a
+    column of the weights: the products add them, and pass the ones on to the next layer.
     """
 
     def __init__(self, layers: nn.Sequential, channels: int) -> None:
         super().__init__(layers, channels)
         self._columns = [torch.column_stack(layer) for layer in self.rest]
+        for number, weight in enumerate(self._columns[:-1]):
+            ones = torch.zeros_like(weight[:1])
+            ones[0, -1] = 1.0
+            self._columns[number] = torch.cat([weight, ones])
 
     @property
     def hidden_rows(self) -> int:
-        """Rows of all matrices that ``hidden`` returns."""
-        return sum(matrix.shape[0] for matrix in self.hidden(0))
+        """Rows of all matrices of hidden values, and of the largest that a product makes of one."""
+        return self.width + 1 + 2 * max((len(weight) for weight in self._columns), default=0)
 
-    def hidden(self, pixels: int) -> list[Tensor]:
-        """Return matrices for the hidden values of n pixels, layer by layer: (width + 1, n).
+    def hidden(self, pixels: int) -> Tensor:
+        """Return a matrix for the first hidden values of n pixels, (width + 1, n).
 
-        The last row is ones. They can be used again and again, and then are in cache.
+        The last row is ones. It can be used again and again, and then is in cache.
         """
-        widths = [self.width, *(len(weight) for weight in self._columns[:-1])]
-        made = [self.feature.new_empty(width + 1, pixels) for width in widths]
-        for matrix in made:
-            matrix[-1] = 1.0
+        made = self.feature.new_empty(self.width + 1, pixels)
+        made[-1] = 1.0
         return made
 
-    def finish(self, hidden: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
+    def finish(self, x: Tensor) -> Tensor:
         """Run what follows the first layer.
 
         Args:
-            hidden: matrices as above, the first layer before its ReLU in the first; written over.
-            onto: (outputs, n) to which the outputs are added; written over.
+            x: a matrix as above, the first layer before its ReLU; written over.
 
         Returns:
-            (outputs, n); of a head with one layer, ``hidden`` itself.
+            (outputs, n); of a head with one layer, a view of ``x``.
         """
-        x = hidden[0]
         if not self._columns:
-            return x[:-1] if onto is None else onto.add_(x[:-1])
-        for weight, y in zip(self._columns, hidden[1:], strict=False):
-            torch.mm(weight, x.relu_(), out=y[:-1])
-            x = y
+            return x[:-1]
         x.relu_()
-        return torch.mm(self._columns[-1], x) if onto is None else onto.addmm_(self._columns[-1], x)
+        *columns, last = self._columns
+        for weight in columns:
+            x = product(weight, x, relu=True)
+        return product(last, x)
 
 
 class Gathered(Factored):
     """A head that runs on some pixels. Pixels are rows of all matrices.
 
-    oneDNN computes a layer and its ReLU together, a fifth faster than one after the other, but
-    takes a millisecond to prepare for a number of pixels that it has not seen. So it gets four
-    such numbers, each half of the one before.
+    Their number is another one each time, and would have to be prepared for each time
+    (``products``). So it is cut into four known ones, each half of the one before, and a rest.
 
     Args:
         layers, channels: see ``Factored``.
@@ -132,10 +130,6 @@ class Gathered(Factored):
     def __init__(self, layers: nn.Sequential, channels: int, together: int) -> None:
         super().__init__(layers, channels)
         self._sizes = [max(1, (together // self.width) >> n) for n in range(4)]
-        self._packed: list[Tensor] = []
-        if self.feature.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            pack = torch.ops.mkldnn._reorder_linear_weight
-            self._packed = [pack(weight, None) for weight, _ in self.rest]
 
     def split(self, pixels: Tensor) -> Iterator[Tensor]:
         """Split numbers of pixels (n,) into those that are run together."""
@@ -157,10 +151,7 @@ class Gathered(Factored):
         Returns:
             (n + p, width).
         """
-        made = features.new_empty(len(features) + len(places), self.width)
-        torch.mm(features, self.feature.T, out=made[: len(features)])
-        made[len(features) :] = places
-        return made
+        return torch.cat([product(features, self.feature.T), places])
 
     def finish(self, x: Tensor) -> Tensor:
         """Run what follows the first layer.
@@ -173,18 +164,13 @@ class Gathered(Factored):
         """
         if not self.rest:
             return x
+        run = product if len(x) in self._sizes else plain_product
         x.relu_()
-        last = len(self.rest) - 1
-        if self._packed and len(x) in self._sizes:
-            run = torch.ops.mkldnn._linear_pointwise
-            for number, (packed, (_, bias)) in enumerate(zip(self._packed, self.rest, strict=True)):
-                x = run(x, packed, bias, "none" if number == last else "relu", [], "")
-            return x
-        for number, (weight, bias) in enumerate(self.rest):
-            x = F.linear(x, weight, bias)
-            if number < last:
-                x.relu_()
-        return x
+        *rest, last = self.rest
+        for weight, bias in rest:
+            x = run(x, weight.T, bias, relu=True)
+        weight, bias = last
+        return run(x, weight.T, bias)
 
 
 class Projection:
@@ -196,4 +182,4 @@ class Projection:
 
     def __call__(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return it for each head: (n, C) -> (width, n)."""
-        return (self._weight @ features.T).split(self._widths)
+        return product(self._weight, features.T).split(self._widths)

@@ -8,8 +8,7 @@ pixels.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ class Band(ABC):
         lr_rows, hr_rows: which rows of the region.
         lr_width: LR columns.
         rows, columns: the HR rows and columns; ``nearest`` counts from the band's first LR pixel.
+        tables: what bands with as many LR pixels have in common; filled by the first of them.
     """
 
     lr_rows: slice
@@ -34,11 +34,22 @@ class Band(ABC):
     lr_width: int
     rows: Axis
     columns: Axis
+    tables: dict[int, Tensor] = field(repr=False, compare=False)
 
     @property
     def pixels(self) -> int:
         """HR pixels."""
         return len(self.rows.nearest) * len(self.columns.nearest)
+
+    @property
+    def lr_size(self) -> tuple[int, int]:
+        """LR rows and columns."""
+        return self.lr_rows.stop - self.lr_rows.start, self.lr_width
+
+    @property
+    def lr_pixels(self) -> slice:
+        """Which LR pixels of the region."""
+        return slice(self.lr_rows.start * self.lr_width, self.lr_rows.stop * self.lr_width)
 
     @abstractmethod
     def local(self, place: Place) -> Place:
@@ -85,7 +96,11 @@ class Band(ABC):
 
     @abstractmethod
     def shaped(self, values: Tensor) -> Tensor:
-        """View (C, pixels) in the shape that ``view`` has."""
+        """View (C, pixels) in the shape that ``view`` has; the last but one are rows."""
+
+    @abstractmethod
+    def part(self, values: Tensor, thinner: "Band") -> Tensor:
+        """View those of (C, pixels) that lie in a band of this band, in its shape."""
 
 
 class RegularBand(Band):
@@ -106,12 +121,14 @@ class RegularBand(Band):
 
     def terms(self, pixels: Tensor) -> Tensor:
         """See ``Band.terms``."""
-        return self._terms.index_select(0, pixels)
+        # Looked up in a quarter of the time that divisions take.
+        lr_pixels = math.prod(self.lr_size)
+        if lr_pixels not in self.tables:
+            self.tables[lr_pixels] = self._all_terms()
+        return self.tables[lr_pixels].index_select(0, pixels)
 
-    @cached_property
-    def _terms(self) -> Tensor:
-        """Those of all pixels: looked up in a quarter of the time that divisions take."""
-        lr_pixels, blocks = math.prod(self._lr_size), math.prod(self._block)
+    def _all_terms(self) -> Tensor:
+        lr_pixels, blocks = math.prod(self.lr_size), math.prod(self._block)
         count = torch.arange(lr_pixels + blocks, dtype=torch.int32, device=self.rows.offset.device)
         terms = count.new_empty(blocks, lr_pixels, 2)
         terms[..., 0] = count[:lr_pixels]
@@ -124,20 +141,20 @@ class RegularBand(Band):
 
     def view(self, picture: Tensor) -> Tensor:
         """See ``Band.view``."""
-        (height, width), (down, across) = self._lr_size, self._block
+        (height, width), (down, across) = self.lr_size, self._block
         return picture.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
 
     def shaped(self, values: Tensor) -> Tensor:
         """See ``Band.shaped``."""
-        return values.view(-1, *self._block, *self._lr_size)
+        return values.view(-1, *self._block, *self.lr_size)
+
+    def part(self, values: Tensor, thinner: Band) -> Tensor:
+        """See ``Band.part``."""
+        return self.shaped(values)[..., thinner.lr_rows, :]
 
     @property
     def _block(self) -> tuple[int, int]:
         return self.rows.block, self.columns.block
-
-    @property
-    def _lr_size(self) -> tuple[int, int]:
-        return self.lr_rows.stop - self.lr_rows.start, self.lr_width
 
 
 class AnyBand(Band):
@@ -164,7 +181,7 @@ class AnyBand(Band):
         height, width = len(self.rows.nearest), len(self.columns.nearest)
         row, column = pixels // width, pixels % width
         nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
-        first = (self.lr_rows.stop - self.lr_rows.start) * self.lr_width
+        first = math.prod(self.lr_size)
         return torch.stack([nearest, first + row, first + height + column], dim=1)
 
     def bilinear(self, around: Tensor) -> Tensor:
@@ -178,6 +195,10 @@ class AnyBand(Band):
     def shaped(self, values: Tensor) -> Tensor:
         """See ``Band.shaped``."""
         return values.view(len(values), -1, len(self.columns.nearest))
+
+    def part(self, values: Tensor, thinner: Band) -> Tensor:
+        """See ``Band.part``."""
+        return self.shaped(values)[:, thinner.hr_rows]
 
 
 def distinct(along: Axis) -> Axis:
@@ -199,6 +220,7 @@ def bands(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> l
     tops = torch.arange(0, height, max(1, pixels // width), device=rows.nearest.device)
     lr = [*tops.tolist(), height]
     hr = [*torch.searchsorted(rows.nearest, tops).tolist(), len(rows.nearest)]
+    tables: dict[int, Tensor] = {}
     return [
         kind(
             slice(lr[n], lr[n + 1]),
@@ -206,6 +228,7 @@ def bands(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> l
             width,
             rows.cut(hr[n], hr[n + 1], lr[n]),
             columns,
+            tables,
         )
         for n in range(len(tops))
     ]

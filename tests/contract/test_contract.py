@@ -94,8 +94,8 @@ class Executed(FlopCounterMode):
         def product(_: Any, left: Any, right: Any, **others: Any) -> int:
             return 2 * torch.Size(left).numel() * right[1]
 
-        def layer(rows: Any, weight: Any, *_: Any, **others: Any) -> int:
-            return 2 * torch.Size(rows).numel() * weight[0]
+        def layer(rows: Any, *_: Any, out_shape: Any = None, **others: Any) -> int:
+            return 2 * torch.Size(rows).numel() * out_shape[1]
 
         super().__init__(
             display=False,
@@ -113,15 +113,19 @@ def not_counted(method: Method, units: list[int], tiles: int) -> int:
     """Products that are executed, but are free by the convention.
 
     ARM's edge score runs a 3x3 Laplacian over each tile, which is no network. Where the engine runs
-    a head on all pixels, the biases after the first layer are part of the products.
+    a head on all pixels, biases after the first layer are part of the products, which pass on the
+    ones that the next layer's biases are multiplied with.
     """
     if method.config.method == "arm":
         return tiles * 2 * 9 * TILE**2
     if not isinstance(method, PCSR):
         return 0
-    everywhere = [*list(method.classifier)[1:], *list(method.heads[0])[1:]]
-    biases = sum(layer.out_features for layer in everywhere if isinstance(layer, Linear))
-    return 2 * sum(units) * biases
+    free = 0
+    for head in (method.classifier, method.heads[0]):
+        layers = [layer for layer in list(head)[1:] if isinstance(layer, Linear)]
+        free += sum(layer.out_features for layer in layers)
+        free += sum(layer.in_features + 1 for layer in layers[:-1])
+    return 2 * sum(units) * free
 
 
 @all_models

@@ -46,6 +46,7 @@ def six_parts(count: int, lr_size: tuple[int, int], *_: Any) -> list[Part]:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(banded.BAND, "cpu", 1 << 13)
     monkeypatch.setitem(banded.SPREAD, "cpu", 1 << 14)
     with torch.no_grad():
         yield

@@ -1,0 +1,33 @@
+"""Products of matrices: oneDNN's are torch's."""
+
+import pytest
+import torch
+
+from pcsr.products import plain_product, product, product_added
+
+
+@pytest.mark.parametrize("rows", [1, 11, 300])
+@pytest.mark.parametrize("relu", [False, True])
+def test_products_are_torchs(rows: int, relu: bool) -> None:
+    torch.manual_seed(0)
+    left, right, bias = torch.randn(rows, 52), torch.randn(52, 37), torch.randn(37)
+    for added in (None, bias):
+        expected = left.double() @ right.double() + (0 if added is None else added.double())
+        if relu:
+            expected = expected.relu()
+        for made in (product(left, right, added, relu), plain_product(left, right, added, relu)):
+            torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_transposed_matrices_and_sums() -> None:
+    torch.manual_seed(0)
+    left, right, onto = torch.randn(52, 300).T, torch.randn(37, 52).T, torch.randn(300, 37)
+    expected = left.double() @ right.double() + onto.double()
+    made = product_added(left, right, onto)
+    torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_precisions() -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(30, 8, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
+    torch.testing.assert_close(product(left, right, relu=True), (left @ right).relu())
