@@ -59,8 +59,10 @@ $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	  %-pcsr/released/weights.safetensors,$(RELEASED)) --fresh srresnet \
 	  --images $(lastword $(PICTURES)) --knob 0 --rounds 0 --steps 4 --max-memory 2GiB --out $@
 
+# A process per core, each with one thread; the tests of a file stay together, because they share
+# what a workflow made.
 test: setup ## run the tests (ARGS="-k routing" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: setup ## formatting, lint, types, import layers, and dry runs of the workflow
 	$(BIN)/ruff format --check

@@ -121,7 +121,8 @@ def figure(results: Sequence[Measured]) -> Figure:
             axis.set_ticks([], minor=True)
         panel.set_xlabel("FLOPs / the original's (algorithmic)")
         panel.set_ylabel("time / the original's")
-        panel.set_title(_machine(measured), fontsize="small")
+        pictures = ", ".join(rows["image"].unique())
+        panel.set_title(f"{pictures}\n{_machine(measured)}", fontsize="small")
         panel.legend(frameon=False, fontsize="small")
         sns.despine(ax=panel)
     return drawn
