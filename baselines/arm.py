@@ -119,12 +119,14 @@ class ARM(Tiled):
         """Full width everywhere: there is no table before the training ends."""
         return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
-    def losses(
-        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
-    ) -> Mapping[str, Tensor]:
-        """L1 at one width, drawn with probability proportional to its squared cost."""
+    def draw(self, stage: str, random: np.random.Generator) -> int:
+        """Draw a width, with probability proportional to its squared cost."""
         weight = np.array([cost.paper for cost in self._flops]) ** 2
-        width = int(random.choice(len(weight), p=weight / weight.sum()))
+        return int(random.choice(len(weight), p=weight / weight.sum()))
+
+    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+        """L1 at the width that was drawn; at the full one where none was."""
+        width = self.branches - 2 if drawn is None else drawn
         return {"loss": F.l1_loss(self.network(lr, width), hr)}
 
     @torch.no_grad()

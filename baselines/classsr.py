@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import combinations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,6 +71,8 @@ class ClassSR(Tiled):
             make_backbone(width=width, scale=config.scale) for width in config.widths
         )
         self.classifier = Classifier(self.branches)
+        # In a tuple: copies for speed while the joint stage is trained, no part of the weights.
+        self._frozen: tuple[nn.Module, ...] = ()
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the log-probability of each branch (n, M).
@@ -113,14 +114,18 @@ class ClassSR(Tiled):
             return self.route(scores, 0.0, scale)
         return torch.full_like(scores[:, 0], self.stages.index(stage), dtype=torch.long)
 
-    def losses(
-        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
-    ) -> Mapping[str, Tensor]:
+    def start_stage(self, stage: str) -> None:
+        """See ``Method.start_stage``."""
+        super().start_stage(stage)
+        if stage == JOINT:
+            self._frozen = tuple(network.inference() for network in self.networks)
+
+    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
         """L1 of one network; in the joint stage that of the soft mixture, with two class losses."""
         if stage != JOINT:
             return {"loss": F.l1_loss(self.upscale(self.stages.index(stage), lr), hr)}
         with torch.no_grad():
-            outputs = torch.stack([network(lr) for network in self.networks], dim=1)
+            outputs = torch.stack([network(lr) for network in self._frozen], dim=1)
         probability = self.score(lr).exp()
         l1 = F.l1_loss((probability[..., None, None, None] * outputs).sum(dim=1), hr)
         of_class, average = class_loss(probability), average_loss(probability)
@@ -149,6 +154,6 @@ def average_loss(probability: Tensor) -> Tensor:
         probability: (B, M).
     """
     sums = sum_over_processes(probability.sum(dim=0))
-    patches = sum_over_processes(probability.new_tensor(len(probability)))
+    patches = sum_over_processes(probability.new_full((), len(probability)))
     even = patches / probability.shape[1]
     return ((sums - even).abs() / (4 * even)).sum()

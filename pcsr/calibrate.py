@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pcsr import artefacts, checkpoint, config, metrics, resize, runtime
 from pcsr.datasets import Crops, Store
@@ -38,7 +39,9 @@ def calibrate(
         facts: provenance; ``facts["weights"]`` identifies the model's weights.
     """
     size = resize.hr_size((patch, patch), method.config.scale)[0]
-    crops = Crops(store, size)
+    device = next(method.parameters()).device
+    crops = Crops(store, size, device)
+    reduce = resize.Degradation((size, patch), "8bit", device)
     identity = config.fingerprint(facts["weights"], store.digest, size)
     part = out.with_name(f"{out.name}.part")
     done = _resume(part, identity)
@@ -48,7 +51,8 @@ def calibrate(
     with part.open("ab") as file:
         for number, start in enumerate(runtime.progress(starts, "calibrate", len(done) // BATCH)):
             some = np.arange(start, min(start + BATCH, len(crops)))
-            psnr[some] = _measure(method, crops.batch(some), patch)
+            levels = crops.cut(crops.places(some))
+            psnr[some] = _measure(method, reduce(levels.float() / 255), levels)
             file.write(psnr[some].tobytes())
             if number % max(1, len(starts) // LINES) == 0:
                 file.flush()
@@ -98,14 +102,11 @@ def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarr
     return numbers
 
 
-def _measure(method: Method, hr: np.ndarray, patch: int) -> np.ndarray:
-    """Return the PSNR-RGB (n,) in dB of HR crops, uint8 (n, size, size, 3)."""
-    device = next(method.parameters()).device
-    levels = torch.from_numpy(hr).to(device).permute(0, 3, 1, 2)
-    lr = resize.degrade(levels.float() / 255, (patch, patch), "8bit")
+def _measure(method: Method, lr: Tensor, hr: Tensor) -> np.ndarray:
+    """Return the PSNR-RGB (n,) in dB of LR crops, given the 8-bit levels of their HR crops."""
     scale = method.config.scale
     sr = method.restore(lr, scale, method.default_knob, refine=False).sr
-    return metrics.psnr_rgb_each(resize.levels(sr), levels, metrics.shave_for(scale)).cpu().numpy()
+    return metrics.psnr_rgb_each(resize.levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()
 
 
 def _resume(part: Path, identity: str) -> np.ndarray:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from pcsr import images
+from pcsr import images, runtime
 from pcsr.errors import UserError
 from pcsr.geometry import crop_origins
 
@@ -125,6 +127,11 @@ class Store:
         both = ((picture.sha256, picture.lr_sha256) for picture in self.pictures)
         return identity(checksum for pair in both for checksum in pair if checksum)
 
+    def packed(self) -> Tensor:
+        """Return the bytes of all HR pictures, uint8 (n,), memory-mapped."""
+        path = str(self.folder / HR)
+        return torch.from_file(path, size=self.pictures[-1].end, dtype=torch.uint8)
+
     def hr(self, i: int) -> np.ndarray:
         """Return HR picture ``i``, uint8 (H, W, 3), a read-only view of the file."""
         at = self.pictures[i]
@@ -168,22 +175,60 @@ def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
 
 
 class Crops:
-    """All training crops of a store, side ``size`` in HR pixels."""
+    """All training crops of a store, cut from its packed pixels many at a time.
 
-    def __init__(self, store: Store, size: int) -> None:
-        self.size = size
+    A crop lies in the packed bytes at ``start + row * down + column * right + channel``. Flipped
+    and transposed it does, too, with another start and other steps, so that turning costs nothing.
+
+    Args:
+        store: prepared HR pictures.
+        size: side of a crop in HR pixels.
+        device: where crops are cut. The store is copied there if half of the free memory holds it,
+            else stays memory-mapped, and the crops are copied.
+    """
+
+    def __init__(self, store: Store, size: int, device: torch.device) -> None:
         self.table = crop_table(store.sizes, size)
-        self._store = store
+        self.device = device
+        self._offsets = np.array([picture.offset for picture in store.pictures])
+        self._widths = np.array([picture.width for picture in store.pictures])
+        self._bytes = store.packed()
+        if device.type != "cpu" and len(self._bytes) < runtime.free_memory(device) / 2:
+            self._bytes = self._bytes.to(device)
+        self._along = torch.arange(size, device=self._bytes.device)
+        self._channels = torch.arange(3, device=self._bytes.device)[:, None, None]
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def batch(self, index: np.ndarray) -> np.ndarray:
-        """Return the crops with the given indices, uint8 (B, size, size, 3)."""
-        crops = np.empty((len(index), self.size, self.size, 3), np.uint8)
-        for crop, (i, y, x) in zip(crops, self.table[index], strict=True):
-            crop[:] = self._store.hr(i)[y : y + self.size, x : x + self.size]
-        return crops
+    def places(self, index: np.ndarray, turns: np.ndarray | None = None) -> Tensor:
+        """Return where crops lie in the packed bytes.
+
+        Args:
+            index: (B,) numbers of crops.
+            turns: (B, 3) bool: flip rows, then flip columns, then transpose.
+
+        Returns:
+            int64 (3, B): start, and the steps to the next row and column.
+        """
+        picture, y, x = self.table[index].T.astype(np.int64)
+        down, right = 3 * self._widths[picture], np.full(len(index), 3)
+        start = self._offsets[picture] + y * down + x * right
+        if turns is not None:
+            by_row, by_column, across = turns.T
+            last = len(self._along) - 1
+            start = start + last * (down * by_row + right * by_column)
+            down, right = np.where(by_row, -down, down), np.where(by_column, -right, right)
+            down, right = np.where(across, right, down), np.where(across, down, right)
+        return torch.from_numpy(np.stack([start, down, right]))
+
+    def cut(self, places: Tensor) -> Tensor:
+        """Return the crops at ``places``, uint8 (B, 3, size, size), on the device of the crops."""
+        # Pinned, so that the copy need not wait for what the device is doing.
+        here = places.pin_memory() if self._along.is_cuda else places
+        start, down, right = here.to(self._along.device, non_blocking=True)[:, :, None, None, None]
+        inside = down * self._along[:, None] + right * self._along
+        return self._bytes[start + self._channels + inside].to(self.device)
 
 
 @dataclass(frozen=True)

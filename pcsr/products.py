@@ -21,7 +21,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool 
     Returns:
         (m, n).
     """
-    if not _onednn(left):
+    if not in_onednn(left):
         return plain_product(left, right, bias, relu)
     after = "relu" if relu else "none"
     return torch.ops.mkldnn._linear_pointwise(left, right.T, bias, after, [], "")
@@ -29,7 +29,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool 
 
 def product_added(left: Tensor, right: Tensor, onto: Tensor) -> Tensor:
     """Return left @ right + onto, of (m, n); ``onto`` may be written over."""
-    if not _onednn(left):
+    if not in_onednn(left):
         return onto.addmm_(left, right)
     return torch.ops.mkldnn._linear_pointwise.binary(left, onto, right.T, None, "add")
 
@@ -42,7 +42,8 @@ def plain_product(
     return made.relu_() if relu else made
 
 
-def _onednn(x: Tensor) -> bool:
+def in_onednn(x: Tensor) -> bool:
+    """Tell whether the functions above leave products with ``x`` to oneDNN."""
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     # FLOPs are counted on a trace, which knows torch's own operations alone.
     return on_cpu and torch.backends.mkldnn.is_available() and not torch.jit.is_tracing()

@@ -63,6 +63,12 @@ def _resize_rows(x: Tensor, size: int) -> Tensor:
     return total
 
 
+def matrix(length: int, size: int) -> Tensor:
+    """Return the float64 (size, length) matrix whose product with columns resizes them."""
+    weights, indices = taps(length, size)
+    return weights.new_zeros(size, length).scatter_add_(1, indices, weights)
+
+
 def levels(x: Tensor) -> Tensor:
     """Return the 8-bit levels (uint8) of values in [0, 1]: clamped, halves upwards as MATLAB."""
     return x.clamp(0, 1).mul_(255).add_(0.5).floor_().to(torch.uint8)
@@ -99,3 +105,22 @@ def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits) -> Tensor:
     """
     lr = resize(hr, size)
     return round_8bit(lr) if bits == "8bit" else lr
+
+
+class Degradation:
+    """``degrade`` for many crops of one size: two products with small matrices.
+
+    Args:
+        sizes: sides of the HR and of the LR crops, which are square.
+        bits: see ``degrade``.
+        device: of the crops.
+    """
+
+    def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
+        self._rows = matrix(*sizes).to(device, torch.float32)
+        self._bits = bits
+
+    def __call__(self, hr: Tensor) -> Tensor:
+        """Make float32 (..., h, h) of (..., H, H), both in [0, 1]."""
+        lr = self._rows @ hr @ self._rows.T
+        return round_8bit(lr) if self._bits == "8bit" else lr

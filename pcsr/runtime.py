@@ -53,7 +53,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def move(model: ModuleT, device: torch.device) -> ModuleT:
-    """Put a model that is not trained on a device; on a CPU with its channels last.
+    """Put a model on a device; on a CPU with its channels last.
 
     Grouped convolutions, CARN's, take two thirds of the time so, and others no more.
     """

@@ -12,8 +12,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from pcsr import artefacts, checkpoint, config, resize, runtime
+from pcsr import artefacts, checkpoint, config, runtime
+from pcsr.batches import Batches
 from pcsr.config import StageConfig
-from pcsr.datasets import Crops, Store
+from pcsr.datasets import Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 
@@ -38,64 +39,6 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     """Cosine from ``learning_rate`` at step 0 to ``learning_rate_end`` after the last step."""
     share = 0.5 * (1 + math.cos(math.pi * step / stage.iterations))
     return stage.learning_rate_end + share * (stage.learning_rate - stage.learning_rate_end)
-
-
-class Batches:
-    """Training batches: batch i is a function of (seed, i) and the store alone.
-
-    Args:
-        store: prepared HR pictures.
-        stage: batch size, crop size and LR bits.
-        scale: HR size / LR size.
-        seed: of the experiment.
-        rank: of this process; each takes every ``world``-th sample of the same whole batch.
-        world: number of processes.
-        only: numbers of the crops that are drawn from; None is all.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        stage: StageConfig,
-        scale: float,
-        seed: int,
-        rank: int,
-        world: int,
-        only: np.ndarray | None = None,
-    ) -> None:
-        if stage.batch % world:
-            raise UserError(
-                f"stages: batch {stage.batch} cannot be shared evenly by {world} processes; give a "
-                "multiple, or another number of processes."
-            )
-        self.stage = stage
-        self.lr_size = (stage.patch, stage.patch)
-        self.crops = Crops(store, resize.hr_size(self.lr_size, scale)[0])
-        self.only = only
-        self.seed = seed
-        self.mine = slice(rank, None, world)
-
-    def batch(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return LR (n, 3, patch, patch) and HR (n, 3, P, P) crops in [0, 1] of one step."""
-        random = np.random.default_rng((self.seed, step))
-        available = len(self.crops) if self.only is None else len(self.only)
-        chosen = random.integers(available, size=self.stage.batch)[self.mine]
-        chosen = chosen if self.only is None else self.only[chosen]
-        turns = random.random((self.stage.batch, 3))[self.mine] < 0.5
-        hr = torch.from_numpy(self.crops.batch(chosen)).to(device).permute(0, 3, 1, 2)
-        hr = _augment(hr.float() / 255, torch.from_numpy(turns).to(device))
-        return resize.degrade(hr, self.lr_size, self.stage.lr), hr
-
-    def random(self, step: int) -> np.random.Generator:
-        """Return the source of chance that the method's losses may use in one step."""
-        return np.random.default_rng((self.seed, step, 1))
-
-
-def _augment(x: Tensor, turns: Tensor) -> Tensor:
-    """Flip rows, flip columns, transpose each square sample where its three booleans say so."""
-    for column, change in enumerate((lambda t: t.flip(-2), lambda t: t.flip(-1), lambda t: t.mT)):
-        x = torch.where(turns[:, column, None, None, None], change(x), x)
-    return x.contiguous()
 
 
 @dataclass(frozen=True)
@@ -162,26 +105,32 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
 
 
 def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
-    method, stage, device = run.method.to(run.device), run.stage, run.device
-    batches = Batches(run.store, stage, method.config.scale, run.seed, *runtime.place(), run.only)
+    stage, device = run.stage, run.device
+    method = runtime.move(run.method, device)
+    batches = Batches(
+        run.store, stage, method.config.scale, run.seed, device, runtime.place(), run.only
+    )
+    start, elapsed, moments = _resume(run.state, method)
     method.start_stage(run.stage_name)
-    parameters = [p for p in method.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=stage.learning_rate, betas=stage.betas)
-    start, elapsed = _resume(run.state, method, optimiser)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=stage.learning_rate, betas=stage.betas, fused=True)
+    _fill(optimiser, moments)
     model = runtime.across_processes(method, device)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
     log.info("%s: steps %d to %d on %s", run.stage_name, start, stage.iterations, device)
     began = time.perf_counter() - elapsed
     for step in runtime.progress(range(start, stage.iterations), run.stage_name, done=start):
         rate = learning_rate(stage, step)
-        batch = (*batches.batch(step, device), batches.random(step))
-        losses = _step(model, optimiser, rate, run.stage_name, *batch)
+        drawn = method.draw(run.stage_name, batches.random(step))
+        losses = _step(model, optimiser, rate, run.stage_name, *batches.batch(step), drawn)
         done = step + 1
-        stopping = runtime.any_process(stop.asked)
         last = done == stage.iterations
-        saving = last or stopping or done % stage.save_every == 0
         validating = last or done % stage.validate_every == 0
         logging_now = validating or done % stage.log_every == 0
+        # To ask all processes takes time, so they are asked where they meet in any case.
+        asking = runtime.place()[1] == 1 or logging_now
+        stopping = asking and runtime.any_process(stop.asked)
+        saving = last or stopping or done % stage.save_every == 0
         if saving or logging_now:
             values = {name: float(runtime.mean(loss)) for name, loss in losses.items()}
             if not math.isfinite(values["loss"]):
@@ -192,9 +141,8 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         if logging_now:
             values |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
             if validating:
-                method.eval()
-                values |= {f"valid_{name}": value for name, value in validate().items()}
-                method.start_stage(run.stage_name)
+                with _evaluating(method):
+                    values |= {f"valid_{name}": value for name, value in validate().items()}
             if journal:
                 journal.write(done, stage.iterations, values)
         if saving and rank == 0:
@@ -214,15 +162,25 @@ def _step(
     stage_name: str,
     lr: Tensor,
     hr: Tensor,
-    random: np.random.Generator,
+    drawn: int | None,
 ) -> Mapping[str, Tensor]:
     for group in optimiser.param_groups:
         group["lr"] = rate
-    losses: Mapping[str, Tensor] = model(stage_name, lr, hr, random)
+    losses: Mapping[str, Tensor] = model(stage_name, lr, hr, drawn)
     optimiser.zero_grad(set_to_none=True)
     losses["loss"].backward()
     optimiser.step()
     return losses
+
+
+@contextmanager
+def _evaluating(method: Method) -> Iterator[None]:
+    """Put a method into eval mode; afterwards only what was in training mode is again."""
+    training = [module for module in method.modules() if module.training]
+    method.eval()
+    yield
+    for module in training:
+        module.training = True
 
 
 def _save_state(
@@ -234,21 +192,33 @@ def _save_state(
     checkpoint.save(path, tensors, {"step": step, "seconds": seconds})
 
 
-def _resume(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    """Put a saved state back; returns its step and the seconds spent so far."""
+Moments = dict[int, dict[str, Tensor]]
+
+
+def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
+    """Put saved weights back; returns their step, the seconds spent and the optimiser's state."""
     if not path.exists():
-        return 0, 0.0
+        return 0, 0.0, {}
     tensors, facts = checkpoint.load(path)
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     checkpoint.fill(method, weights, str(path))
-    moments: dict[int, dict[str, Tensor]] = {}
+    moments: Moments = {}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     log.info("going on from step %d (%s)", facts["step"], path.name)
-    return facts["step"], facts["seconds"]
+    return facts["step"], facts["seconds"], moments
+
+
+def _fill(optimiser: torch.optim.Optimizer, moments: Moments) -> None:
+    """Put an optimiser's state back."""
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+    for parameter, values in optimiser.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                # A fused step needs them in the parameter's order in memory, which no file keeps.
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 class _Journal:

@@ -174,17 +174,26 @@ class Method(nn.Module, ABC):
     def trained_modules(self, stage: str) -> Iterable[nn.Module]:
         """Return the modules whose weights a stage changes; all others stay frozen."""
 
-    @abstractmethod
-    def losses(
-        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
-    ) -> Mapping[str, Tensor]:
-        """Return the loss to minimise as ``"loss"`` and its parts under other names.
+    def draw(self, stage: str, random: np.random.Generator) -> int | None:
+        """Draw what a step of training leaves to chance; by default nothing.
 
         Args:
             stage: one of ``stages``.
+            random: the only source of chance that a step may use; the same in all processes.
+        """
+        return None
+
+    @abstractmethod
+    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+        """Return the loss to minimise as ``"loss"`` and its parts under other names.
+
+        It may be compiled and recorded: everything must be done on tensors.
+
+        Args:
+            stage: one of ``stages``, which was started.
             lr: (N, 3, h, w) in [0, 1].
             hr: (N, 3, H, W) in [0, 1].
-            random: the only source of chance that a step may use; the same in all processes.
+            drawn: by ``draw``.
         """
 
     def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
@@ -221,16 +230,19 @@ class Method(nn.Module, ABC):
         )
 
     def start_stage(self, stage: str) -> None:
-        """Freeze everything (BatchNorm statistics too) but what ``stage`` trains."""
+        """Freeze everything (BatchNorm statistics too) but what ``stage`` trains.
+
+        The weights are those that the stage starts from: what is frozen may be laid out for speed.
+        """
         self.requires_grad_(False).eval()
         for module in self.trained_modules(stage):
             module.requires_grad_(True).train()
 
     def forward(
-        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
+        self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None
     ) -> Mapping[str, Tensor]:
         """Same as ``losses``: DistributedDataParallel synchronises the forward pass."""
-        return self.losses(stage, lr, hr, random)
+        return self.losses(stage, lr, hr, drawn)
 
 
 class _OneByOne(Ready):

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,9 +74,7 @@ class Original(Method):
         """Return the whole network."""
         return [self.network]
 
-    def losses(
-        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
-    ) -> Mapping[str, Tensor]:
+    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
         """L1 between the SR and HR pictures."""
         return {"loss": F.l1_loss(self.network(lr), hr)}
 

@@ -7,14 +7,13 @@ one of M multilayer perceptrons, which read the nearest LR feature and the pixel
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr import flops, resize, routing
 from pcsr.config import HeadConfig, ModelConfig
-from pcsr.engine import sparse
+from pcsr.engine import on_grid, sparse
 from pcsr.engine.parts import Piece
 from pcsr.engine.sparse import Engine
 from pcsr.errors import UserError
@@ -137,6 +136,8 @@ class PCSR(Method):
             Head(inputs, head, 3) for head in config.heads
         )
         self.classifier = Head(inputs, config.classifier, self.branches)
+        # In a tuple: a copy for speed while stage 1 is trained, no part of the weights.
+        self._frozen: tuple[nn.Module, ...] = ()
         sizes = [sum(p.numel() for p in head.parameters()) for head in self.heads]
         if sizes != sorted(set(sizes)):
             raise UserError("model.heads: list them cheapest first, each larger than the last.")
@@ -236,40 +237,70 @@ class PCSR(Method):
             return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
         return self.route(scores, 0.0, scale)
 
-    def losses(
-        self, stage: str, lr: Tensor, hr: Tensor, random: np.random.Generator
-    ) -> Mapping[str, Tensor]:
+    def start_stage(self, stage: str) -> None:
+        """See ``Method.start_stage``."""
+        super().start_stage(stage)
+        if stage == "stage1":
+            self._frozen = (self.encoder.inference(),)
+
+    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
         """Stage 0: L1 of the heavy head. Stage 1: L1 of the soft mixture, and balance (eq. 5-7)."""
         size = (hr.shape[-2], hr.shape[-1])
         base = bilinear(lr, size)
         if stage == "stage0":
-            queries = Queries(self.encoder(lr), size)
-            (pixels,) = queries.blocks(len(queries))
-            heavy = self.heads[-1](queries.at(pixels))
-            return {"loss": F.l1_loss(picture([heavy], queries.shape) + base, hr)}
+            run = AllPixels(self.encoder(lr), size)
+            return {"loss": F.l1_loss(run(self.heads[-1]) + base, hr)}
         with torch.no_grad():
-            queries = Queries(self.encoder(lr), size)
-            (pixels,) = queries.blocks(len(queries))
-            query = queries.at(pixels)
-            heavy = self.heads[-1](query)
-        probability = self.classifier(query).softmax(dim=1)
-        outputs = [*(head(query) for head in self.heads[:-1]), heavy]
+            run = AllPixels(self._frozen[0](lr), size)
+            heavy = run(self.heads[-1])
+        probability = run(self.classifier).softmax(dim=1)
+        outputs = [*(run(head) for head in self.heads[:-1]), heavy]
         mixture = sum(
             (probability[:, [j]] * output for j, output in enumerate(outputs)),
             torch.zeros_like(heavy),
         )
-        l1 = F.l1_loss(picture([mixture], queries.shape) + base, hr)
+        l1 = F.l1_loss(mixture + base, hr)
         balance = _imbalance(probability)
         return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
+
+
+class AllPixels:
+    """Runs heads on all HR pixels, with gradients; fastest at whole scales.
+
+    Args:
+        features: (N, C, h, w).
+        size: H and W of the HR pictures.
+    """
+
+    def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
+        self._queries = Queries(features, size)
+        rows, columns = self._queries.rows, self._queries.columns
+        self._block = (rows.block, columns.block)
+        self._places = on_grid.places(rows, columns) if all(self._block) else None
+
+    def __call__(self, head: Head) -> Tensor:
+        """Return what a head gives for all HR pixels, (N, outputs, H, W)."""
+        queries = self._queries
+        if self._places is None:
+            (pixels,) = queries.blocks(len(queries))
+            return picture([head(queries.at(pixels))], queries.shape)
+        values = on_grid.on_grid(head, queries.features, self._places)
+        by_block = values.view(queries.shape[0], *queries.lr_size, *self._block, -1)
+        return by_block.permute(0, 5, 1, 3, 2, 4).reshape(len(by_block), -1, *queries.shape[1:])
 
 
 def _imbalance(probability: Tensor) -> Tensor:
     """Mean over branches of |sum_i p_ij - n/M| / (n/M), over the pixels of all processes.
 
     With M = 2 both branches give the same value, the paper's.
+
+    Args:
+        probability: (N, M, H, W).
     """
-    sums = sum_over_processes(probability.sum(dim=0))
-    even = sum_over_processes(probability.new_tensor(len(probability))) / probability.shape[1]
+    branches = probability.shape[1]
+    pixels = probability.new_full((), probability.numel() // branches)
+    sums = sum_over_processes(probability.sum(dim=(0, 2, 3)))
+    even = sum_over_processes(pixels) / branches
     return ((sums - even).abs() / even).mean()
 
 

@@ -259,7 +259,8 @@ def test_each_stage_trains_its_part_and_no_other(backbone: str, name: str) -> No
         before = weights_and_statistics(method)
         trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
         optimiser = torch.optim.Adam(trained.values(), lr=1e-3)
-        losses = method(stage, lr, hr, np.random.default_rng(step))
+        drawn = method.draw(stage, np.random.default_rng(step))
+        losses = method(stage, lr, hr, drawn)
         losses["loss"].backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
         optimiser.step()
@@ -282,7 +283,7 @@ def test_statistics_of_frozen_networks_stay_and_of_trained_ones_move() -> None:
     for number, stage in enumerate(method.stages):
         before = weights_and_statistics(method)
         method.start_stage(stage)
-        method(stage, lr, hr, np.random.default_rng(0))
+        method(stage, lr, hr, None)
         moved = {key for key, value in method.state_dict().items() if not value.equal(before[key])}
         assert all(key.startswith(f"networks.{number}.") for key in moved)
         assert any("running_mean" in key for key in moved) == (stage != "joint")
@@ -300,21 +301,22 @@ def test_every_stage_can_be_validated(name: str) -> None:
         assert labels.min() >= 0 and labels.max() < method.branches
 
 
-@pytest.mark.parametrize("branches", [2, 3])
-def test_pcsr_losses_are_their_formulas(branches: int) -> None:
-    heads = tuple(HeadConfig(width=4 * (j + 1), depth=1) for j in range(branches))
+@pytest.mark.parametrize(("branches", "scale"), [(2, 4), (3, 4), (2, 2.5), (3, 3)])
+def test_pcsr_losses_are_their_formulas(branches: int, scale: float) -> None:
+    heads = tuple(HeadConfig(width=4 * (j + 1), depth=j + 1) for j in range(branches))
     method = build("fsrcnn", "pcsr", heads=heads)
-    lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, 24, 24)
-    random = np.random.default_rng(0)
+    side = round(6 * scale)
+    lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, side, side)
+    method.start_stage("stage1")
     with torch.no_grad():
-        dense = method.explore(lr, 4)
-        stage0 = method("stage0", lr, hr, random)["loss"]
-        stage1 = method("stage1", lr, hr, random)
+        dense = method.explore(lr, scale)
+        stage0 = method("stage0", lr, hr, None)["loss"]
+        stage1 = method("stage1", lr, hr, None)
     torch.testing.assert_close(stage0, (dense.candidates[-1] - hr).abs().mean())
     probability = dense.scores.movedim(1, 0)[:, :, None]
     mixture = (probability * dense.candidates).sum(dim=0)
     l1 = (mixture - hr).abs().mean()
-    pixels = 2 * 24 * 24
+    pixels = 2 * side * side
     even = pixels / branches
     off = (dense.scores.sum(dim=(0, 2, 3)) - even).abs() / even
     # The paper's term is the heavy head's; with two heads both have the same.

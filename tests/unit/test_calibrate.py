@@ -63,11 +63,11 @@ def made(method: Method, cat: Store, tmp_path_factory: pytest.TempPathFactory) -
 
 @torch.no_grad()
 def test_every_crop_is_measured_like_a_test_picture(method: Method, cat: Store, made: Path) -> None:
-    crops = Crops(cat, SIZE)
+    crops = Crops(cat, SIZE, torch.device("cpu"))
     tensors, facts = load_file(made), json.loads(artefacts.sidecar(made).read_text())
     assert len(tensors["psnr"]) == len(tensors["class"]) == len(crops) == 8 * 13
     for number in (0, 50, 103):
-        hr = crops.batch(np.array([number]))[0]
+        hr = crops.cut(crops.places(np.array([number])))[0].permute(1, 2, 0).numpy()
         lr = resize.degrade(to_tensor(hr), (PATCH, PATCH), "8bit")
         sr = to_uint8(method.restore(lr, 4, None, refine=False).sr)
         expected = metrics.psnr_rgb(sr, hr, 4)
@@ -99,11 +99,11 @@ def test_a_run_that_was_cut_twice_ends_with_the_same_file(
     def run(most: int) -> None:
         """Go on until so many batches were measured in all."""
 
-        def count(method: Method, hr: np.ndarray, patch: int) -> np.ndarray:
+        def count(method: Method, lr: torch.Tensor, hr: torch.Tensor) -> np.ndarray:
             if len(measured) == most:
                 raise CutError
             measured.append(len(hr))
-            return measure(method, hr, patch)
+            return measure(method, lr, hr)
 
         monkeypatch.setattr(calibrate, "_measure", count)
         calibrate.calibrate(method, cat, PATCH, 3, out, FACTS)

@@ -1,9 +1,11 @@
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pcsr import datasets, images
 from pcsr.datasets import Crops, Store, crop_table
@@ -157,16 +159,32 @@ def test_crops_larger_than_every_picture_are_refused() -> None:
 
 def test_crops_are_cut_where_the_table_says(tmp_path: Path) -> None:
     hrs, _ = make_store(tmp_path / "s")
-    crops = Crops(Store.open(tmp_path / "s"), 16)
+    crops = Crops(Store.open(tmp_path / "s"), 16, torch.device("cpu"))
     assert len(crops) == len(crops.table) > 10
     index = np.array([len(crops) - 1, 0, 5, 0])
-    batch = crops.batch(index)
-    assert batch.shape == (4, 16, 16, 3)
-    assert batch.dtype == np.uint8
+    batch = crops.cut(crops.places(index))
+    assert batch.shape == (4, 3, 16, 16)
+    assert batch.dtype == torch.uint8
     for crop, (i, y, x) in zip(batch, crops.table[index], strict=True):
-        assert np.array_equal(crop, hrs[i][y : y + 16, x : x + 16])
+        assert np.array_equal(crop.permute(1, 2, 0), hrs[i][y : y + 16, x : x + 16])
     with pytest.raises(IndexError):
-        crops.batch(np.array([len(crops)]))
+        crops.places(np.array([len(crops)]))
+
+
+@pytest.mark.parametrize("turn", list(itertools.product((False, True), repeat=3)))
+def test_crops_are_turned_rows_then_columns_then_across(
+    tmp_path: Path, turn: tuple[bool, bool, bool]
+) -> None:
+    make_store(tmp_path / "s")
+    crops = Crops(Store.open(tmp_path / "s"), 16, torch.device("cpu"))
+    index = np.array([3, len(crops) - 1])
+    expected = crops.cut(crops.places(index))
+    by_row, by_column, across = turn
+    expected = expected.flip(-2) if by_row else expected
+    expected = expected.flip(-1) if by_column else expected
+    expected = expected.mT if across else expected
+    turned = crops.cut(crops.places(index, np.array([turn, turn])))
+    assert torch.equal(turned, expected)
 
 
 def write_folder(folder: Path, names: list[str], pictures: list[np.ndarray]) -> None:

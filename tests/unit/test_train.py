@@ -8,10 +8,11 @@ import pytest
 import torch
 from models import build
 
+from pcsr.batches import Batches
 from pcsr.config import StageConfig
 from pcsr.datasets import Crops, Store
 from pcsr.resize import degrade
-from pcsr.train import Batches, Run, learning_rate
+from pcsr.train import Run, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -29,19 +30,19 @@ def test_learning_rate_is_a_cosine() -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone(cat: Store) -> None:
-    batches = Batches(cat, stage(), 4, seed=3, rank=0, world=1)
-    first = batches.batch(17, CPU)
-    batches.batch(4, CPU)
-    again = Batches(cat, stage(), 4, seed=3, rank=0, world=1).batch(17, CPU)
+    batches = Batches(cat, stage(), 4, 3, CPU)
+    first = batches.batch(17)
+    batches.batch(4)
+    again = Batches(cat, stage(), 4, 3, CPU).batch(17)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[1], batches.batch(18, CPU)[1])
-    other = Batches(cat, stage(), 4, seed=4, rank=0, world=1).batch(17, CPU)
+    assert not torch.equal(first[1], batches.batch(18)[1])
+    other = Batches(cat, stage(), 4, 4, CPU).batch(17)
     assert not torch.equal(first[1], other[1])
 
 
 def test_processes_share_one_batch(cat: Store) -> None:
-    whole = Batches(cat, stage(), 4, seed=3, rank=0, world=1).batch(5, CPU)
-    parts = [Batches(cat, stage(), 4, seed=3, rank=r, world=3).batch(5, CPU) for r in range(3)]
+    whole = Batches(cat, stage(), 4, 3, CPU).batch(5)
+    parts = [Batches(cat, stage(), 4, 3, CPU, (r, 3)).batch(5) for r in range(3)]
     for rank, part in enumerate(parts):
         assert torch.equal(part[0], whole[0][rank::3])
         assert torch.equal(part[1], whole[1][rank::3])
@@ -50,11 +51,11 @@ def test_processes_share_one_batch(cat: Store) -> None:
 def test_crops_of_one_class_alone_are_drawn(cat: Store) -> None:
     def batch(only: list[int] | None) -> torch.Tensor:
         numbers = None if only is None else np.array(only)
-        return Batches(cat, stage(batch=40), 4, 0, 0, 1, numbers).batch(0, CPU)[1]
+        return Batches(cat, stage(batch=40), 4, 0, CPU, only=numbers).batch(0)[1]
 
-    crops = Crops(cat, 32)
+    crops = Crops(cat, 32, CPU)
     some = [3, 50, 51]
-    allowed = {crop.sum() for crop in crops.batch(np.array(some)).astype(int)}
+    allowed = {int(crop.sum()) for crop in crops.cut(crops.places(np.array(some))).int()}
     seen = {int((sample * 255).round().sum()) for sample in batch(some)}
     assert seen == allowed
     # All numbers in their order are no choice at all.
@@ -65,9 +66,9 @@ def test_crops_of_one_class_alone_are_drawn(cat: Store) -> None:
 
 def test_processes_share_the_crops_of_a_class(cat: Store) -> None:
     only = np.array([9, 2, 40, 41, 7])
-    whole = Batches(cat, stage(), 4, 3, 0, 1, only).batch(5, CPU)[1]
+    whole = Batches(cat, stage(), 4, 3, CPU, only=only).batch(5)[1]
     for rank in range(2):
-        part = Batches(cat, stage(), 4, 3, rank, 2, only).batch(5, CPU)[1]
+        part = Batches(cat, stage(), 4, 3, CPU, (rank, 2), only).batch(5)[1]
         assert torch.equal(part, whole[rank::2])
 
 
@@ -81,8 +82,8 @@ def test_a_state_of_other_crops_is_another_run(cat: Store, tmp_path: Path) -> No
 
 
 def test_chance_of_a_step_is_the_same_in_all_processes(cat: Store) -> None:
-    one, other = (Batches(cat, stage(), 4, 3, rank, 2) for rank in range(2))
-    again = Batches(cat, stage(), 4, seed=4, rank=0, world=1)
+    one, other = (Batches(cat, stage(), 4, 3, CPU, (rank, 2)) for rank in range(2))
+    again = Batches(cat, stage(), 4, 4, CPU)
     drawn = [batches.random(7).random(4).tolist() for batches in (one, other, one, again)]
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
     assert one.random(8).random(4).tolist() != drawn[0]
@@ -92,18 +93,22 @@ def test_chance_of_a_step_is_the_same_in_all_processes(cat: Store) -> None:
 
 @pytest.mark.parametrize("bits", ["8bit", "float"])
 def test_lr_is_the_degraded_augmented_crop(cat: Store, bits: str) -> None:
-    lr, hr = Batches(cat, stage(lr=bits), 4, 0, 0, 1).batch(0, CPU)
+    lr, hr = Batches(cat, stage(lr=bits), 4, 0, CPU).batch(0)
     assert lr.shape == (6, 3, 8, 8) and hr.shape == (6, 3, 32, 32)
-    torch.testing.assert_close(lr, degrade(hr, (8, 8), bits), rtol=0, atol=0)  # type: ignore[arg-type]
+    expected = degrade(hr, (8, 8), bits)  # type: ignore[arg-type]
     eighths = lr * 255
     assert torch.allclose(eighths, eighths.round(), atol=1e-4) == (bits == "8bit")
+    if bits == "8bit":  # the order of a sum may turn a value between two levels
+        assert (lr != expected).float().mean() < 0.002
+        expected = torch.where(lr == expected, expected, expected.clamp(lr - 1 / 254, lr + 1 / 254))
+    torch.testing.assert_close(lr, expected, rtol=0, atol=1e-6 if bits == "float" else 0)
 
 
 def test_all_eight_orientations_of_real_crops_appear(cat: Store) -> None:
-    batches = Batches(cat, stage(batch=64, patch=8), 4, 0, 0, 1)
-    _, hr = batches.batch(0, CPU)
+    batches = Batches(cat, stage(batch=64, patch=8), 4, 0, CPU)
+    _, hr = batches.batch(0)
     chosen = np.random.default_rng((0, 0)).integers(len(batches.crops), size=64)
-    crops = torch.from_numpy(batches.crops.batch(chosen)).permute(0, 3, 1, 2).float() / 255
+    crops = batches.crops.cut(batches.crops.places(chosen)).float() / 255
     seen = set()
     for sample, crop in zip(hr, crops, strict=True):
         turned = {

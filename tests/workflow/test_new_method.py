@@ -49,7 +49,7 @@ class Contrast(Tiled):
     def trained_modules(self, stage):
         return [self.network]
 
-    def losses(self, stage, lr, hr, random):
+    def losses(self, stage, lr, hr, drawn):
         return {"loss": F.l1_loss(self.upscale(1, lr), hr)}
 '''
 ENTRY_POINT = "[pcsr.methods]\ncontrast = elsewhere:Contrast\n"

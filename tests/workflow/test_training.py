@@ -128,7 +128,7 @@ def options(workspace: Workspace, undisturbed: Path) -> Options:
     hard = folder / "hard/weights.safetensors"
     checkpoint.save_weights(hard, networks, {"model": networks.config.model_dump(mode="json")})
     store = Store.open(workspace.path("data/prepared/embedded-smoke"))
-    crops = torch.arange(len(Crops(store, 32)))
+    crops = torch.arange(len(Crops(store, 32, torch.device("cpu"))))
     facts = {"data": store.digest, "crop": 32}
     checkpoint.save(folder / "classes.safetensors", {"class": crops % 3}, facts)
     return {

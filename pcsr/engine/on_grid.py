@@ -1,0 +1,116 @@
+"""A head on all pixels of a regular grid, for training.
+
+Where every LR pixel has the same HR pixels, the first layer of a head is the sum of a part per LR
+pixel and one per place in it (``factored``). What follows it is most of the work. On a CPU it is
+done a block of pixels at a time, so that hidden values stay in cache; instead of being kept for the
+backward pass they are computed again, which takes less time than reading them.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pcsr.geometry import Axis
+from pcsr.products import in_onednn, product
+
+BLOCK = 1 << 11  # HR pixels; their hidden values of the paper's widest head take 1.4 MB
+
+
+def places(rows: Axis, columns: Axis) -> Tensor:
+    """Return where the HR pixels of every LR pixel lie.
+
+    Args:
+        rows, columns: of a regular grid, whose ``block`` is not 0.
+
+    Returns:
+        (rows.block * columns.block, 4): offset and cell, each for rows and columns.
+    """
+    by_row, by_column = rows.offset[: rows.block], columns.offset[: columns.block]
+    offsets = torch.cartesian_prod(by_row, by_column)
+    cells = [offsets.new_full((len(offsets), 1), cell) for cell in (rows.cell, columns.cell)]
+    return torch.cat([offsets, *cells], dim=1)
+
+
+def on_grid(head: nn.Sequential, features: Tensor, places: Tensor) -> Tensor:
+    """Run a head on all HR pixels, with gradients.
+
+    Args:
+        head: linear layers with ReLU between them, (m, C + 4) -> (m, outputs).
+        features: (n, C) of LR pixels.
+        places: (p, 4) of the HR pixels of each of them.
+
+    Returns:
+        (n, p, outputs).
+    """
+    first, *rest = [layer for layer in head if isinstance(layer, nn.Linear)]
+    of_feature, of_place = first.weight.split((features.shape[1], places.shape[1]), dim=1)
+    by_feature = F.linear(features, of_feature)
+    by_place = F.linear(places, of_place, first.bias)
+    if rest and in_onednn(by_feature) and not torch.compiler.is_compiling():
+        layers = [tensor for layer in rest for tensor in (layer.weight, layer.bias)]
+        finished: Tensor = _Blockwise.apply(by_feature, by_place, *layers)
+        return finished
+    x = by_feature[:, None] + by_place
+    for layer in rest:
+        x = layer(x.relu())
+    return x
+
+
+class _Blockwise(torch.autograd.Function):
+    """What follows the first layer, a block of pixels at a time, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, by_feature: Tensor, by_place: Tensor, *layers: Tensor) -> Tensor:
+        ctx.save_for_backward(by_feature, by_place, *layers)
+        *hidden, (weight, bias) = _pairs(layers)
+        made = by_feature.new_empty(len(by_feature), len(by_place), len(weight))
+        for some, out in _blocks(len(by_place), by_feature, made):
+            x = _hidden(some, by_place, hidden)[-1]
+            out.copy_(product(x, weight.T, bias).view_as(out))
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        by_feature, by_place, *layers = ctx.saved_tensors
+        pairs = _pairs(layers)
+        # Laid out for the products with what flows back.
+        across = [weight.contiguous() for weight, _ in pairs]
+        d_feature, d_place = torch.empty_like(by_feature), torch.zeros_like(by_place)
+        d_layers = [torch.zeros_like(tensor) for tensor in layers]
+        steps = list(enumerate(zip(across, _pairs(d_layers), strict=True)))[::-1]
+        for some, flowing, d_some in _blocks(len(by_place), by_feature, gradient, d_feature):
+            values = _hidden(some, by_place, pairs[:-1])
+            g = flowing.flatten(0, 1)
+            for number, (weight, (d_weight, d_bias)) in steps:
+                d_weight.addmm_(g.T, values[number])
+                d_bias.add_(g.sum(dim=0))
+                g = torch.ops.aten.threshold_backward(product(g, weight), values[number], 0)
+            g = g.view(len(some), len(by_place), -1)
+            torch.sum(g, dim=1, out=d_some)
+            d_place.add_(g.sum(dim=0))
+        return d_feature, d_place, *d_layers
+
+
+def _pairs(layers: Any) -> list[tuple[Tensor, Tensor]]:
+    """Pair the weights and biases of layers that come one after the other."""
+    return list(zip(layers[::2], layers[1::2], strict=True))
+
+
+def _blocks(places: int, *tensors: Tensor) -> Any:
+    """Cut tensors along LR pixels into parts that fit the cache together."""
+    size = max(1, BLOCK // places)
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def _hidden(
+    by_feature: Tensor, by_place: Tensor, layers: list[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    """Return the inputs of all layers after the first, each (pixels, width)."""
+    values = [(by_feature[:, None] + by_place).relu_().flatten(0, 1)]
+    for weight, bias in layers:
+        values.append(product(values[-1], weight.T, bias, relu=True))
+    return values
