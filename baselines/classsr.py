@@ -4,7 +4,7 @@ The networks are the backbone at three widths, each trained on crops of its own 
 classifier is trained afterwards, with the networks frozen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr import flops, routing
-from pcsr.backbones.base import initialise
+from pcsr.backbones.base import Backbone, initialise
 from pcsr.config import ModelConfig
 from pcsr.errors import UserError
 from pcsr.flops import Flops
@@ -67,7 +67,7 @@ class ClassSR(Tiled):
         if config.widths is None or len(config.widths) != len(self.stages) - 1:
             raise UserError(f"model.widths: give three widths of backbone '{config.backbone}'.")
         self.branches = len(config.widths)
-        self.networks = nn.ModuleList(
+        self.networks: Sequence[Backbone] = nn.ModuleList(  # type: ignore[assignment]
             make_backbone(width=width, scale=config.scale) for width in config.widths
         )
         self.classifier = Classifier(self.branches)
