@@ -1,4 +1,5 @@
 # The checked configuration, and the lists of files that rules make of it. No torch here.
+import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,8 +16,11 @@ report: "../report/workflow.rst"
 
 # The jobs read the suite from its file, so the file must be all there is to it.
 # A Path, because Snakemake does not compare paths among parameters: a moved checkout reruns nothing.
+# Relative, because the command line is kept with the weights, wherever the checkout lies.
 SUITE_FILE = Path(
-    workflow.configfiles[0] if workflow.configfiles else "configs/suites/quick.yaml"
+    os.path.relpath(workflow.configfiles[0])
+    if workflow.configfiles
+    else "configs/suites/quick.yaml"
 )
 
 try:
