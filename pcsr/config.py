@@ -88,6 +88,14 @@ class StageConfig(Config):
         ge=0,
         description="train on this class of the suite's calibration, 0 the easiest; else on all",
     )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        default="float32",
+        description="of products: float32 gives the same weights again; the others are faster on "
+        "GPUs with tensor cores (tf32 changes nothing on a CPU)",
+    )
+    compile: bool = Field(
+        default=False, description="compile the step, and on a single GPU record it as CUDA graphs"
+    )
     log_every: int = Field(default=100, ge=1, description="steps between lines of the log")
     validate_every: int = Field(default=5000, ge=1, description="steps between validations")
     save_every: int = Field(default=1000, ge=1, description="steps between resumable states")

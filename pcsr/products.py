@@ -30,7 +30,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool 
 def product_added(left: Tensor, right: Tensor, onto: Tensor) -> Tensor:
     """Return left @ right + onto, of (m, n); ``onto`` may be written over."""
     if not in_onednn(left):
-        return onto.addmm_(left, right)
+        return onto.addmm_(left, right.to(onto))  # autocast leaves in-place products alone
     return torch.ops.mkldnn._linear_pointwise.binary(left, onto, right.T, None, "add")
 
 
@@ -44,6 +44,8 @@ def plain_product(
 
 def in_onednn(x: Tensor) -> bool:
     """Tell whether the functions above leave products with ``x`` to oneDNN."""
+    # FLOPs are counted on a trace, which knows torch's own operations alone, as compilers do.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    # FLOPs are counted on a trace, which knows torch's own operations alone.
-    return on_cpu and torch.backends.mkldnn.is_available() and not torch.jit.is_tracing()
+    return on_cpu and torch.backends.mkldnn.is_available()

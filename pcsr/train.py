@@ -1,9 +1,8 @@
-"""The one training loop, for every method and stage.
+"""Training runs: of every method and stage, resumable, logged, validated.
 
-A step is a pure function of the weights and of (seed, step): batches, crops and flips are drawn
-from these two numbers alone and the learning rate is computed from the step. A run that is killed
-at any moment therefore goes on from its last saved state and ends with the same weights, to the
-bit on a CPU with the same number of threads.
+A step is a pure function of what is saved and of its number (``loop``). A run that is killed at any
+moment therefore goes on from its last saved state and ends with the same weights, to the bit on a
+CPU with the same number of threads.
 """
 
 import hashlib
@@ -12,8 +11,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pcsr import artefacts, checkpoint, config, runtime
@@ -29,16 +28,11 @@ from pcsr.batches import Batches
 from pcsr.config import StageConfig
 from pcsr.datasets import Store
 from pcsr.errors import UserError
+from pcsr.loop import Loop, Moments, learning_rate
 from pcsr.methods.base import Method
 
 log = logging.getLogger("pcsr")
 Validate = Callable[[], Mapping[str, float]]
-
-
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Cosine from ``learning_rate`` at step 0 to ``learning_rate_end`` after the last step."""
-    share = 0.5 * (1 + math.cos(math.pi * step / stage.iterations))
-    return stage.learning_rate_end + share * (stage.learning_rate - stage.learning_rate_end)
 
 
 @dataclass(frozen=True)
@@ -111,18 +105,12 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         run.store, stage, method.config.scale, run.seed, device, runtime.place(), run.only
     )
     start, elapsed, moments = _resume(run.state, method)
-    method.start_stage(run.stage_name)
-    trained = [p for p in method.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=stage.learning_rate, betas=stage.betas, fused=True)
-    _fill(optimiser, moments)
-    model = runtime.across_processes(method, device)
+    loop = Loop(method, run.stage_name, stage, batches, moments)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
     log.info("%s: steps %d to %d on %s", run.stage_name, start, stage.iterations, device)
     began = time.perf_counter() - elapsed
     for step in runtime.progress(range(start, stage.iterations), run.stage_name, done=start):
-        rate = learning_rate(stage, step)
-        drawn = method.draw(run.stage_name, batches.random(step))
-        losses = _step(model, optimiser, rate, run.stage_name, *batches.batch(step), drawn)
+        losses = loop.step(step)
         done = step + 1
         last = done == stage.iterations
         validating = last or done % stage.validate_every == 0
@@ -139,14 +127,15 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
                     f"of stage '{run.stage_name}' (the last state is kept)."
                 )
         if logging_now:
-            values |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
+            values["learning_rate"] = learning_rate(stage, step)
+            values["seconds"] = time.perf_counter() - began
             if validating:
-                with _evaluating(method):
+                with loop.evaluating():
                     values |= {f"valid_{name}": value for name, value in validate().items()}
             if journal:
                 journal.write(done, stage.iterations, values)
         if saving and rank == 0:
-            _save_state(run.state, method, optimiser, done, time.perf_counter() - began)
+            _save_state(run.state, method, loop.moments(), done, time.perf_counter() - began)
         if stopping and not last:
             raise UserError(f"{run.out}: stopped at step {done}; run again to go on from there.")
     if journal:
@@ -155,44 +144,11 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         checkpoint.save_weights(run.out, method.eval(), facts)
 
 
-def _step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    rate: float,
-    stage_name: str,
-    lr: Tensor,
-    hr: Tensor,
-    drawn: int | None,
-) -> Mapping[str, Tensor]:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    losses: Mapping[str, Tensor] = model(stage_name, lr, hr, drawn)
-    optimiser.zero_grad(set_to_none=True)
-    losses["loss"].backward()
-    optimiser.step()
-    return losses
-
-
-@contextmanager
-def _evaluating(method: Method) -> Iterator[None]:
-    """Put a method into eval mode; afterwards only what was in training mode is again."""
-    training = [module for module in method.modules() if module.training]
-    method.eval()
-    yield
-    for module in training:
-        module.training = True
-
-
-def _save_state(
-    path: Path, method: Method, optimiser: torch.optim.Optimizer, step: int, seconds: float
-) -> None:
+def _save_state(path: Path, method: Method, moments: Moments, step: int, seconds: float) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in method.state_dict().items()}
-    for index, values in optimiser.state_dict()["state"].items():
+    for index, values in moments.items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
     checkpoint.save(path, tensors, {"step": step, "seconds": seconds})
-
-
-Moments = dict[int, dict[str, Tensor]]
 
 
 def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
@@ -202,23 +158,13 @@ def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
     tensors, facts = checkpoint.load(path)
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     checkpoint.fill(method, weights, str(path))
-    moments: Moments = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = tensor
     log.info("going on from step %d (%s)", facts["step"], path.name)
     return facts["step"], facts["seconds"], moments
-
-
-def _fill(optimiser: torch.optim.Optimizer, moments: Moments) -> None:
-    """Put an optimiser's state back."""
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
-    for parameter, values in optimiser.state.items():
-        for name, value in values.items():
-            if value.shape == parameter.shape:
-                # A fused step needs them in the parameter's order in memory, which no file keeps.
-                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 class _Journal:

@@ -49,7 +49,7 @@ def on_grid(head: nn.Sequential, features: Tensor, places: Tensor) -> Tensor:
     of_feature, of_place = first.weight.split((features.shape[1], places.shape[1]), dim=1)
     by_feature = F.linear(features, of_feature)
     by_place = F.linear(places, of_place, first.bias)
-    if rest and in_onednn(by_feature) and not torch.compiler.is_compiling():
+    if rest and in_onednn(by_feature):
         layers = [tensor for layer in rest for tensor in (layer.weight, layer.bias)]
         finished: Tensor = _Blockwise.apply(by_feature, by_place, *layers)
         return finished

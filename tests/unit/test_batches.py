@@ -1,4 +1,4 @@
-"""Batches and the learning rate: functions of the step alone."""
+"""Batches: functions of the seed and the step alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from pcsr.batches import Batches
 from pcsr.config import StageConfig
 from pcsr.datasets import Crops, Store
 from pcsr.resize import degrade
-from pcsr.train import Run, learning_rate
+from pcsr.train import Run
 
 CPU = torch.device("cpu")
 
@@ -20,13 +20,6 @@ CPU = torch.device("cpu")
 def stage(**changes: object) -> StageConfig:
     values = {"iterations": 100, "learning_rate": 1e-3, "batch": 6, "patch": 8, **changes}
     return StageConfig.model_validate(values)
-
-
-def test_learning_rate_is_a_cosine() -> None:
-    rates = [learning_rate(stage(), step) for step in (0, 25, 50, 75, 100)]
-    assert rates[0] == 1e-3 and rates[4] == pytest.approx(1e-7)
-    assert rates[2] == pytest.approx((1e-3 + 1e-7) / 2)
-    assert rates[1] + rates[3] == pytest.approx(1e-3 + 1e-7)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(cat: Store) -> None:

@@ -1,0 +1,97 @@
+"""The step of training: compiled, in other precisions, and around a validation."""
+
+import pytest
+import torch
+from models import build
+
+from pcsr import runtime
+from pcsr.batches import Batches
+from pcsr.config import StageConfig
+from pcsr.datasets import Store
+from pcsr.loop import Loop, learning_rate
+
+CPU = torch.device("cpu")
+
+
+def stage(**changes: object) -> StageConfig:
+    values = {"iterations": 100, "learning_rate": 1e-3, "batch": 4, "patch": 8, **changes}
+    return StageConfig.model_validate(values)
+
+
+def loop(cat: Store, backbone: str, method: str, name: str, **changes: object) -> Loop:
+    torch.manual_seed(0)
+    made = runtime.move(build(backbone, method), CPU)
+    return Loop(made, name, stage(**changes), Batches(cat, stage(**changes), 4, 0, CPU))
+
+
+def losses(cat: Store, backbone: str, method: str, name: str, **changes: object) -> list[float]:
+    running = loop(cat, backbone, method, name, **changes)
+    return [running.step(step)["loss"].item() for step in range(4)]
+
+
+CASES = [("fsrcnn", "arm", "train"), ("carn", "pcsr", "stage1"), ("carn", "classsr", "joint")]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")  # torch's own compiler
+@pytest.mark.parametrize(("backbone", "method", "name"), CASES[:2])
+def test_a_compiled_step_is_the_step(cat: Store, backbone: str, method: str, name: str) -> None:
+    expected = losses(cat, backbone, method, name)
+    compiled = losses(cat, backbone, method, name, compile=True)
+    assert compiled == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) == 4
+
+
+@pytest.mark.parametrize(("backbone", "method", "name"), [*CASES, ("fsrcnn", "pcsr", "stage0")])
+def test_half_products_train_alike(cat: Store, backbone: str, method: str, name: str) -> None:
+    expected = losses(cat, backbone, method, name)
+    halves = losses(cat, backbone, method, name, precision="bf16")
+    assert halves == pytest.approx(expected, rel=0.02)
+    assert halves != expected
+
+
+def test_float32_is_exact_outside_of_a_step(cat: Store) -> None:
+    seen = []
+    running = loop(cat, "fsrcnn", "original", "train", precision="tf32")
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    running._method.register_forward_hook(lambda *_: seen.append([b.allow_tf32 for b in backends]))
+    running.step(0)
+    assert seen == [[True, True]]
+    assert not any(backend.allow_tf32 for backend in backends)
+
+
+def test_after_a_validation_training_goes_on_as_before(cat: Store) -> None:
+    running = loop(cat, "carn", "classsr", "medium")
+    method = running._method
+    before = {name: module.training for name, module in method.named_modules()}
+    assert set(before.values()) == {True, False}
+    with running.evaluating():
+        assert not any(module.training for module in method.modules())
+    assert {name: module.training for name, module in method.named_modules()} == before
+
+
+@pytest.mark.parametrize("method", ["original", "pcsr"])
+def test_moments_go_on_in_the_order_of_their_parameters(cat: Store, method: str) -> None:
+    """Files have one order in memory, and weights with channels last another."""
+    name = "train" if method == "original" else "stage0"
+    whole = loop(cat, "carn", method, name)
+    whole.step(0)
+    weights = {k: v.clone().contiguous() for k, v in whole._method.state_dict().items()}
+    moments = {
+        number: {key: value.clone().contiguous() for key, value in values.items()}
+        for number, values in whole.moments().items()
+    }
+    whole.step(1)
+    torch.manual_seed(1)
+    other = runtime.move(build("carn", method), CPU)
+    other.load_state_dict(weights)
+    again = Loop(other, name, stage(), Batches(cat, stage(), 4, 0, CPU), moments)
+    again.step(1)
+    for key, value in whole._method.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_learning_rate_is_a_cosine() -> None:
+    rates = [learning_rate(stage(), step) for step in (0, 25, 50, 75, 100)]
+    assert rates[0] == 1e-3 and rates[4] == pytest.approx(1e-7)
+    assert rates[2] == pytest.approx((1e-3 + 1e-7) / 2)
+    assert rates[1] + rates[3] == pytest.approx(1e-3 + 1e-7)
