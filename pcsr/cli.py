@@ -102,7 +102,7 @@ def train(
     """Train one stage of one experiment; a run that was cut goes on where it was.
 
     Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/quick.yaml --out w.safetensors`.
-    Several GPUs: put `torchrun --nproc-per-node N -m` in front of it.
+    Several GPUs: put `torchrun --standalone --nproc-per-node N -m` in front of it.
     """
     from pcsr import verbs
 

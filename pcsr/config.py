@@ -218,7 +218,11 @@ class SuiteConfig(Config):
         default=None, description="classes of training crops, for stages with a crop_class"
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of one job")
-    gpus: int = Field(default=0, ge=0, le=1, description="1: jobs run on a GPU; 0: on the CPU")
+    gpus: int = Field(
+        default=0,
+        ge=0,
+        description="0: jobs run on the CPU; 1: on a GPU each; more: so many train one model",
+    )
     overrides: dict[str, dict[str, Any]] = Field(
         default={}, description="experiment id, or '*' for all -> keys merged over its file"
     )

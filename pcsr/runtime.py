@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 from rich.progress import track
 from torch import Tensor, nn
 
+from pcsr import gpus
 from pcsr.errors import UserError
 
 T = TypeVar("T")
@@ -25,12 +26,14 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``"auto"`` is the GPU of this process, else the CPU.
+    """Return the device called ``name``; ``"auto"`` is a GPU where there is one, else the CPU.
+
+    A GPU is this process's alone until it ends, as far as the suite is concerned. ``"cuda"`` is any
+    that no other process has, and ``"cuda:1"`` the second of this machine; it is waited for.
 
     Raises:
         UserError: the name is no device, or names a GPU that this machine does not have.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         return pick_device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -39,17 +42,21 @@ def pick_device(name: str) -> torch.device:
         raise UserError(
             f"--device {name}: no such device; use auto, cpu, cuda or cuda:N."
         ) from None
-    if device.type == "cuda":
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
-        if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
-            found = torch.cuda.device_count()
-            raise UserError(
-                f"--device {device}: this machine has {found} usable GPUs; use --device cpu, or no "
-                "more processes than GPUs."
-            )
-    elif device.type != "cpu":
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise UserError(f"--device {name}: only cpu and cuda are supported; use --device auto.")
-    return device
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    # Every process of torchrun on this machine takes another one.
+    needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.index is None else 1
+    if needed > found or (device.index or 0) >= found:
+        raise UserError(
+            f"--device {device}: this machine has {found} usable GPUs; use --device cpu, or no "
+            "more processes than GPUs."
+        )
+    usable = range(found) if device.index is None else [device.index]
+    names = [str(torch.cuda.get_device_properties(number).uuid) for number in usable]
+    return torch.device("cuda", usable[gpus.claim(names)])
 
 
 def move(model: ModuleT, device: torch.device) -> ModuleT:

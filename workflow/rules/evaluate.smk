@@ -11,7 +11,7 @@ rule sweep:
         "results/{suite}/benchmarks/sweep-{experiment}-{test_set}.tsv"
     threads: suite.threads
     resources:
-        gpu=suite.gpus,
+        gpu=ONE_GPU,
     params:
         images=test_pictures,
         device=DEVICE,

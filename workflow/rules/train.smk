@@ -23,7 +23,7 @@ rule train:
         device=DEVICE,
         fingerprint=stage_fingerprint,
     shell:
-        "pcsr train {wildcards.experiment} {wildcards.stage} --suite {params.suite_file}"
+        "{TRAINER} train {wildcards.experiment} {wildcards.stage} --suite {params.suite_file}"
         " {params.init} {params.calibration} --device {params.device} --out {output} --log {log}"
 
 
@@ -40,7 +40,7 @@ rule calibrate:
         "results/{suite}/benchmarks/calibrate.tsv"
     threads: suite.threads
     resources:
-        gpu=suite.gpus,
+        gpu=ONE_GPU,
     params:
         data=train_pictures,
         options=calibration_options,
@@ -63,7 +63,7 @@ rule tabulate:
         "results/{suite}/benchmarks/tabulate-{experiment}.tsv"
     threads: suite.threads
     resources:
-        gpu=suite.gpus,
+        gpu=ONE_GPU,
     params:
         images=valid_pictures,
         device=DEVICE,
