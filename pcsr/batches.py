@@ -51,14 +51,17 @@ class Batches:
         self._only = only
         self._mine = slice(rank, None, world)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return LR (n, 3, patch, patch) and HR (n, 3, P, P) crops in [0, 1] of one step."""
+    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers (n,) of the crops of one step, and how they are turned (n, 3)."""
         random = np.random.default_rng((self._seed, step))
         available = len(self.crops) if self._only is None else len(self._only)
         chosen = random.integers(available, size=self._batch)[self._mine]
-        chosen = chosen if self._only is None else self._only[chosen]
         turns = random.random((self._batch, 3))[self._mine] < 0.5
-        hr = self.crops.cut(self.crops.places(chosen, turns)).float() / 255
+        return chosen if self._only is None else self._only[chosen], turns
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return LR (n, 3, patch, patch) and HR (n, 3, P, P) crops in [0, 1] of one step."""
+        hr = self.crops.cut(self.crops.places(*self.draw(step))).float() / 255
         return self._reduce(hr), hr
 
     def random(self, step: int) -> np.random.Generator:

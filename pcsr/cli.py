@@ -1,5 +1,6 @@
 """The command line: one verb per rule of the workflow, plus demo and upscale. Parses and calls."""
 
+import math
 import os
 import sys
 import threading
@@ -328,6 +329,42 @@ def bench(
 
     plan = Plan(knob, budget, rounds, profiled=profile, steps=steps)
     verbs.bench(weights, fresh, images, plan, precision, max_memory, out, device, threads)
+
+
+@app.command()
+def pace(
+    suite: Suite,
+    out: Annotated[Path, typer.Option(help="JSON to write, or to go on with; .md beside it")],
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="experiments of the suite; all where none is given")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="packed store to train on; the suite's own if left out")
+    ] = None,
+    way: Annotated[
+        list[str], typer.Option(help="loops: textbook, suite; 'suite, tf32', 'suite, bf16'")
+    ] = ["textbook", "suite"],  # noqa: B006
+    seconds: Annotated[float, typer.Option(help="that a loop runs at least in each round")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="times that the loops take turns")] = 3,
+    workers: Annotated[
+        int, typer.Option(min=0, help="processes that make the textbook loop's batches")
+    ] = min(os.cpu_count() or 1, 8),
+    device: Device = "auto",
+    threads: Threads = os.cpu_count() or 1,
+) -> None:
+    """Measure how fast training runs, beside a textbook loop, and project the suite's recipes.
+
+    Both loops train the same batches from the same weights, in turns. Nothing else should run on
+    the machine. Stages that the JSON holds are not measured again.
+
+    Example: `pcsr pace fsrcnn-pcsr --suite configs/suites/paper.yaml --data
+    data/prepared/embedded-train --out pace.json`.
+    """
+    from pcsr import verbs
+    from pcsr.pace import Plan
+
+    plan = Plan(way, seconds, rounds, workers)
+    verbs.measure_pace(experiments or [], suite, data, plan, out, device, threads, math.inf)
 
 
 @app.command()

@@ -189,6 +189,7 @@ class Crops:
 
     def __init__(self, store: Store, size: int, device: torch.device) -> None:
         self.table = crop_table(store.sizes, size)
+        self.size = size
         self.device = device
         self._offsets = np.array([picture.offset for picture in store.pictures])
         self._widths = np.array([picture.width for picture in store.pictures])
@@ -216,7 +217,7 @@ class Crops:
         start = self._offsets[picture] + y * down + x * right
         if turns is not None:
             by_row, by_column, across = turns.T
-            last = len(self._along) - 1
+            last = self.size - 1
             start = start + last * (down * by_row + right * by_column)
             down, right = np.where(by_row, -down, down), np.where(by_column, -right, right)
             down, right = np.where(across, right, down), np.where(across, down, right)

@@ -1,9 +1,12 @@
 """What the verbs of the command line do: put the catalog's classes to work on files."""
 
+import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from pcsr import (
     evaluate,
     knobs,
     metrics,
+    pace,
     release,
     resize,
     runtime,
@@ -34,6 +38,7 @@ from pcsr.datasets import Store, open_images
 from pcsr.errors import UserError, unknown_name
 from pcsr.images import to_tensor
 from pcsr.methods.base import Knob, Method
+from pcsr.report import pace as pages
 from pcsr.routing import Budget
 
 log = logging.getLogger("pcsr")
@@ -442,6 +447,59 @@ def _sixteenth(hr: metrics.Picture, scale: float) -> Tensor:
         raise UserError(f"--images: the last one must have {whole[1]} x {whole[0]} pixels or more.")
     lr = resize.resize(to_tensor(hr).double(), size)
     return lr.clamp(0, 1).float()
+
+
+def measure_pace(
+    experiments: Sequence[str],
+    suite: Path,
+    data: Path | None,
+    plan: pace.Plan,
+    out: Path,
+    device_name: str,
+    threads: int,
+    seconds: float,
+) -> int:
+    """Measure how fast experiments are trained; returns how many stages there was no time for.
+
+    What ``out`` holds is not measured again. ``seconds``: after which no stage is begun.
+    """
+    runtime.setup_logging()
+    artefacts.require_suffix(out, ".json", "--out")
+    started = time.monotonic()
+    study = config.load_study(suite)
+    for way in plan.ways:
+        if way not in pace.WAYS:
+            raise unknown_name("way", way, pace.WAYS, "--way")
+    for name in experiments:
+        if name not in study.experiments:
+            raise unknown_name("experiment", name, study.experiments, str(suite))
+    folder = data or Path(artefacts.prepared(study.suite.train_set or ""))
+    store = Store.open(folder)
+    device = runtime.pick_device(device_name)
+    runtime.set_up(0, threads)
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
+    known = {(row["experiment"], row["stage"]) for row in rows}
+    facts = artefacts.provenance(
+        **{"device": runtime.describe(device), "threads": threads, "suite": suite.stem},
+        **{"data": folder.name, "plan": asdict(plan)},
+    )
+    todo = [
+        (name, stage)
+        for name in experiments or study.experiments
+        for stage in study.experiments[name].stages
+        if (name, stage) not in known
+    ]
+    for number, (name, stage) in enumerate(todo):
+        if time.monotonic() - started > seconds:
+            return len(todo) - number
+        setup = study.experiments[name]
+        subject = pace.Subject(
+            name, stage, setup.stages[stage], partial(catalog.build, setup.model), store, device
+        )
+        rows += [{**row, "commit": facts["commit"]} for row in pace.compare(subject, plan)]
+        artefacts.write_json(out, {"rows": rows, "provenance": facts})
+        artefacts.write_text(out.with_suffix(".md"), pages.markdown(json.loads(out.read_text())))
+    return 0
 
 
 def import_released(file: Path, out: Path) -> str:

@@ -1,7 +1,9 @@
 """Training through the command line: exact resume, several processes, stages."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -239,3 +241,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(workspace: Workspace) -> None:
     message = workspace.refuse(*STAGE0, "--suite", suite, "--out", out)
     assert "the loss is" in message and "lower learning_rate of stage 'stage0'" in message
     assert not out.exists()
+
+
+def test_pace_is_measured_once(workspace: Workspace) -> None:
+    suite = workspace.suite("pace", experiments=["fsrcnn-original", "fsrcnn-pcsr"])
+    out = workspace.path("pace/cpu.json")
+    data = workspace.path("data/prepared/embedded-smoke")
+    quickly = ("--seconds", "0.01", "--rounds", "1", "--workers", "1", "--data", data)
+    command = ("pace", "fsrcnn-pcsr", "--suite", suite, "--out", out, *quickly, "--device", "cpu")
+    assert "fsrcnn-pcsr stage1, suite" in workspace.succeed(*command)
+    assert "steps/s" not in workspace.succeed(*command)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["stage"], row["way"]) for row in rows] == [
+        (stage, way) for stage in ("stage0", "stage1") for way in ("textbook", "suite")
+    ]
+    assert "| fsrcnn-pcsr | stage1 |" in out.with_suffix(".md").read_text()
+    assert "unknown way 'suit'" in workspace.refuse(*command, "--way", "suit")
+    script = Path(__file__).parents[2] / "benchmarks/gpu/training.py"
+    how = ["--device", "cpu", "--suite", suite, "--data", data, "--out", out, "--turn", "0.01"]
+    which = ["--experiments", "fsrcnn-pcsr", "fsrcnn-original", "--ways", "textbook", "suite"]
+    arguments = [sys.executable, script, *how, *which]
+    subprocess.run(arguments, env=workspace.environment(), cwd=workspace.folder, check=True)
+    models = [row["experiment"] for row in json.loads(out.read_text())["rows"]]
+    assert models == ["fsrcnn-pcsr"] * 4 + ["fsrcnn-original"] * 2

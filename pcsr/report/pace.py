@@ -1,0 +1,81 @@
+"""How fast training runs, and how long the recipes of a suite would take."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from pcsr.report.tables import markdown as table_markdown
+from pcsr.report.tables import rounded
+
+DECIMALS = {
+    "Steps/s": 2,
+    "Times the textbook's": 2,
+    "Busy (%)": 0,
+    "Step takes (MiB)": 0,
+    "Textbook (hours)": 1,
+    "Suite (hours)": 1,
+    "Fastest (hours)": 1,
+}
+EXACT = "suite"  # the way that gives the same weights again
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Lay rows of ``pcsr.pace`` out, with ratios to the textbook loop of the same stage."""
+    frame = pd.DataFrame(rows)
+    stage = ["experiment", "stage"]
+    textbook = frame[frame["way"] == "textbook"].set_index(stage)["steps_per_second"]
+    base = frame.set_index(stage).index.map(textbook)
+    return pd.DataFrame(
+        {
+            "Model": frame["experiment"],
+            "Stage": frame["stage"],
+            "Batch": frame["batch"],
+            "Loop": frame["way"],
+            "Steps/s": frame["steps_per_second"],
+            "Times the textbook's": frame["steps_per_second"] / base,
+            "Busy (%)": 100 * frame["busy"],
+            "Step takes (MiB)": frame["peak_bytes"] / 2**20,
+        }
+    )
+
+
+def projected(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return the hours that all stages of each model would take, by loop."""
+    frame = pd.DataFrame(rows)
+    frame["hours"] = frame["iterations"] / frame["steps_per_second"] / 3600
+    fastest = frame.groupby(["experiment", "stage"], sort=False)["hours"].min()
+    of_way = {
+        title: frame[frame["way"] == way].groupby("experiment", sort=False)["hours"].sum()
+        for way, title in (("textbook", "Textbook (hours)"), (EXACT, "Suite (hours)"))
+    }
+    sums = {**of_way, "Fastest (hours)": fastest.groupby("experiment", sort=False).sum()}
+    return pd.DataFrame(sums).rename_axis("Model").reset_index()
+
+
+def markdown(measured: dict[str, Any]) -> str:
+    """Write the page."""
+    facts = measured["provenance"]
+    commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
+    plan = facts["plan"]
+    times = projected(measured["rows"])
+    return "\n".join(
+        [
+            "# Pace of training\n",
+            f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
+            f"{facts['versions']['torch']}; commit {commit}; suite `{facts['suite']}`, pictures "
+            f"`{facts['data']}`.\n",
+            f"Both loops trained the same batches, in turns, in one run: {plan['rounds']} rounds "
+            f"of at least {plan['seconds']:g} s each, the median counts. *Textbook*: "
+            f"{plan['workers']} worker processes read, turn and shrink crops one by one; the "
+            "network runs as it is defined; the loss is read after every step. *Suite*: `pcsr "
+            "train`. *Busy* is the part of all cores' time that is computed in, workers included; "
+            "on a GPU the part of the time in which a kernel runs. What a step *takes* is memory "
+            "beside weights, optimiser and pictures.\n",
+            table_markdown(rounded(table(measured["rows"]), DECIMALS), DECIMALS),
+            "## The full recipes\n",
+            "All iterations of the suite at these paces, stage after stage; *fastest* takes the "
+            "fastest loop of each stage.\n",
+            table_markdown(rounded(times, DECIMALS), DECIMALS),
+        ]
+    )
