@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce released bench test check format constraints
+.PHONY: help setup reproduce released weights bench test check format constraints
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -16,6 +16,8 @@ REPORT := reports/$(SUITE)
 # What `make bench` measures: these pictures, with the weights that `make released` got.
 LATENCY := reports/latency
 ROUNDS ?= 3
+# Of the weights that `make weights` trains.
+LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
 PICTURES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
 # No lock: training holds its own, and one left behind by a killed run must not stop the next.
@@ -41,6 +43,10 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 
 released: ## the published numbers from released weights (PCSR_MIRROR=folder instead of downloads)
 	@$(MAKE) --no-print-directory reproduce SUITE=released
+
+weights: ## train what weights/ holds (hours; photographs as configs/datasets.yaml says), and put it there
+	@$(MAKE) --no-print-directory reproduce SUITE=weights
+	$(BIN)/pcsr ship --suite configs/suites/weights.yaml --out weights --licence "$(LICENCE)"
 
 # A file per picture, made once, in a run of its own: delete it to measure again. SRResNet has no
 # published weights; its time hardly depends on them.

@@ -7,7 +7,7 @@ if suite.weights == "trained":
 
     include: "workflow/rules/train.smk"
 
-else:
+elif suite.weights == "released":
 
     include: "workflow/rules/released.smk"
 

@@ -33,6 +33,11 @@ def weights(suite: str, experiment: str, stage: str) -> str:
     return f"results/{suite}/{experiment}/{stage}/weights.safetensors"
 
 
+def shipped(experiment: str) -> str:
+    """Weights that come with the suite."""
+    return f"weights/{experiment}.safetensors"
+
+
 def calibration(suite: str) -> str:
     """Classes of training crops."""
     return f"results/{suite}/calibration/classes.safetensors"

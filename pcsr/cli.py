@@ -332,6 +332,23 @@ def bench(
 
 
 @app.command()
+def ship(
+    suite: Suite,
+    licence: Annotated[str, typer.Option(help="under which the weights may be used, in a line")],
+    out: Annotated[Path, typer.Option(help="folder to put <experiment>.safetensors into")],
+) -> None:
+    """Collect the weights that a suite trained, with their licence and validation curves.
+
+    Example: `pcsr ship --suite configs/suites/weights.yaml --licence "MIT" --out weights`.
+    """
+    from pcsr import config, runtime
+    from pcsr.ship import ship as collect
+
+    runtime.setup_logging()
+    collect(config.load_study(suite), licence, out)
+
+
+@app.command()
 def pace(
     suite: Suite,
     out: Annotated[Path, typer.Option(help="JSON to write, or to go on with; .md beside it")],

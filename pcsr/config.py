@@ -193,8 +193,9 @@ class SuiteConfig(Config):
     suite: Name
     description: str
     experiments: tuple[str, ...] = Field(min_length=1)
-    weights: Literal["trained", "released"] = Field(
-        default="trained", description="train them, or take those of configs/released.yaml"
+    weights: Literal["trained", "released", "shipped"] = Field(
+        default="trained",
+        description="train them, take those of configs/released.yaml, or those in weights/",
     )
     train_set: str | None = None
     valid_set: str | None = None
@@ -232,10 +233,10 @@ class SuiteConfig(Config):
         for_training = ("train_set", "valid_set", "calibration")
         given = [key for key in for_training if getattr(self, key) is not None]
         if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
-            raise ValueError("name train_set and valid_set, or take released weights")
+            raise ValueError("name train_set and valid_set, or take released or shipped weights")
         given += ["overrides"] * bool(self.overrides)
-        if self.weights == "released" and given:
-            raise ValueError(f"released weights are not trained: drop {', '.join(given)}")
+        if self.weights != "trained" and given:
+            raise ValueError(f"{self.weights} weights are not trained: drop {', '.join(given)}")
         return self
 
 
@@ -499,7 +500,7 @@ def load_study(path: Path) -> Study:
         known = load_released()
         where = f"{path}: experiments: {RELEASED}"
         published = {name: released(name, known, where) for name in experiments}
-    else:
+    elif suite.weights == "trained":
         _check_calibration(path, suite, experiments)
     return Study(suite, experiments, table, published)
 

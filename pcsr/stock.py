@@ -24,7 +24,7 @@ RAW = Path("data/raw")
 FOLDER = "released"  # of published weights, in RAW and in a mirror
 
 
-def obtain(weights: ReleasedWeights, raw: Path = RAW) -> Path:
+def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
     """Download published weights, or take them from the mirror, and return the checkpoint's path.
 
     With a mirror set nothing is downloaded.
@@ -40,11 +40,18 @@ def obtain(weights: ReleasedWeights, raw: Path = RAW) -> Path:
             sha256=file.sha256,
             mirror=mirror,
             mirror_name=f"{FOLDER}/{file.path}",
-            get=weights.get,
+            get=released.get,
         )
-        for file in weights.files
+        for file in released.files
     ]
     return files[0]
+
+
+def weights(study: Study, experiment: str) -> str:
+    """Return the file of the weights that are measured."""
+    if study.suite.weights == "shipped":
+        return artefacts.shipped(experiment)
+    return artefacts.weights(study.suite.suite, experiment, study.final(experiment))
 
 
 @dataclass(frozen=True)
@@ -61,34 +68,40 @@ def present(study: Study) -> Present:
     """Leave out what cannot be had, if the suite wants that.
 
     Raises:
-        UserError: no experiment or no test set is left.
+        UserError: no experiment or no test set is left, or weights are not shipped.
     """
+    if study.suite.weights == "shipped":
+        for name in study.experiments:
+            if not Path(weights(study, name)).is_file():
+                raise UserError(
+                    f"suite {study.suite.suite}: {weights(study, name)} does not exist: no weights "
+                    f"of {name} are shipped. Drop it from experiments, or set weights: trained."
+                )
     if not study.suite.leave_out_absent:
         return Present(study.experiments, list(study.suite.test_sets), {}, {})
-    weights, test_sets = absent_weights(study), absent_test_sets(study)
-    kept = {name: setup for name, setup in study.experiments.items() if name not in weights}
+    missing, test_sets = absent_weights(study), absent_test_sets(study)
+    kept = {name: setup for name, setup in study.experiments.items() if name not in missing}
     left = [name for name in study.suite.test_sets if name not in test_sets]
-    for what, any_left, absent in (("weights", kept, weights), ("test sets", left, test_sets)):
+    for what, any_left, absent in (("weights", kept, missing), ("test sets", left, test_sets)):
         if not any_left:
             first, reason = next(iter(absent.items()))
             raise UserError(
                 f"suite {study.suite.suite}: none of its {what} can be had here ({first}: "
                 f"{reason}); mend or unset PCSR_MIRROR, or fill {RAW} as data/README.md says."
             )
-    return Present(kept, left, weights, test_sets)
+    return Present(kept, left, missing, test_sets)
 
 
 def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
     """Return the experiments of a study whose published weights cannot be had, and why."""
     absent = {}
-    for experiment, weights in study.released.items():
-        made = artefacts.weights(study.suite.suite, experiment, study.final(experiment))
-        if Path(made).is_file():
+    for experiment, released in study.released.items():
+        if Path(weights(study, experiment)).is_file():
             continue  # they are converted already
-        for file in weights.files:
+        for file in released.files:
             name = f"{FOLDER}/{file.path}"
             if not _can_be_had(name, raw / name, file.url):
-                absent[experiment] = f"{_nowhere(name, raw)}. {weights.get}".strip()
+                absent[experiment] = f"{_nowhere(name, raw)}. {released.get}".strip()
                 break
     return absent
 

@@ -63,8 +63,8 @@ def train(
     setup = study.experiments[experiment]
     if study.suite.train_set is None or study.suite.valid_set is None:
         raise UserError(
-            f"{suite}: weights: released ones are not trained; take them with `pcsr fetch-released "
-            f"{experiment}`, or use a suite that trains."
+            f"{suite}: weights: {study.suite.weights} ones are not trained; use a suite that "
+            "trains, such as configs/suites/train-quick.yaml."
         )
     if stage not in setup.stages:
         raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")

@@ -19,7 +19,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("configs", "workflow", "profiles"):
+        for name in ("configs", "workflow", "profiles", "weights"):
             copytree(ROOT / name, folder / name)
         (folder / "Snakefile").write_bytes((ROOT / "Snakefile").read_bytes())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from pcsr import artefacts
+from pcsr import artefacts, stock
 from pcsr.config import Config, Study
 from pcsr.datasets import MANIFEST
 from pcsr.report.tables import markdown
@@ -34,6 +34,9 @@ class WeightsFacts(_Read):
 
     released: str | None = Field(default=None, description="what a file was recognised as")
     iterations: int | None = None
+    curve: dict[str, tuple[tuple[int, float], ...]] | None = Field(
+        default=None, description="of shipped weights: stage -> (step, validation PSNR)"
+    )
     source: Source | None = None
 
 
@@ -61,7 +64,7 @@ def inputs_markdown(study: Study, present: Present) -> str:
     suite = study.suite.suite
     used, sets = [], []
     for name in present.experiments:
-        path = Path(artefacts.weights(suite, name, study.final(name)))
+        path = Path(stock.weights(study, name))
         used.append(_weights(name, read_facts(WeightsFacts, artefacts.sidecar(path))))
     for name in present.test_sets:
         path = Path(artefacts.prepared(name)) / MANIFEST
@@ -87,7 +90,8 @@ def _absent(column: str, name: str, why: str) -> dict[str, str]:
 
 
 def _weights(experiment: str, facts: WeightsFacts) -> dict[str, str]:
-    trained = f"trained, {facts.iterations or 0:,} iterations"
+    how = "trained" if facts.curve is None else "shipped, trained for"
+    trained = f"{how} {facts.iterations or 0:,} iterations"
     row = {"Experiment": experiment, "State": facts.released or trained}
     if facts.source:
         row |= {"File": facts.source.file, "sha256": f"`{facts.source.sha256[:16]}`"}

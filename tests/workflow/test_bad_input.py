@@ -70,8 +70,8 @@ def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (256, 256)) -
 
 
 def edited(here: Path, name: str, old: str, new: str) -> Path:
-    """Write a copy of the quick suite with one change."""
-    text = (here / "configs/suites/quick.yaml").read_text()
+    """Write a copy of a suite that trains, with one change."""
+    text = (here / "configs/suites/train-quick.yaml").read_text()
     assert old in text
     path = here / f"configs/suites/{name}.yaml"
     path.write_text(text.replace(old, new, 1))
@@ -90,7 +90,7 @@ TRAIN = ("train", "fsrcnn-pcsr", "stage0", "--out", "out/w.safetensors", "--suit
         ("- fsrcnn-pcsr", "- fsrcnn-pscr", "Did you mean 'fsrcnn-pcsr'"),
         ("learning_rate: 2e-3", "learning_rat: 2e-3", "Did you mean 'learning_rate'"),
         ("learning_rate: 2e-3", "learning_rate: -1", "learning_rate: Input should be greater"),
-        ("suite: quick", "suite: [quick", "not valid YAML"),
+        ("suite: train-quick", "suite: [quick", "not valid YAML"),
     ],
 )
 def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) -> None:
@@ -103,7 +103,7 @@ def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) 
 def test_names(here: Path, refuse: Any) -> None:
     experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
     text = experiment.read_text()
-    suite = here / "configs/suites/quick.yaml"
+    suite = here / "configs/suites/train-quick.yaml"
     try:
         experiment.write_text(text.replace("backbone: fsrcnn", "backbone: fsrcn"))
         assert "unknown backbone 'fsrcn'. Did you mean 'fsrcnn'?" in refuse(*TRAIN, suite)
@@ -189,7 +189,7 @@ def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None
     assert not (tmp_path / "o.csv").exists()
 
     suite = here / "configs/suites/undisturbed.yaml"
-    suite.write_text((here / "configs/suites/quick.yaml").read_text())
+    suite.write_text((here / "configs/suites/train-quick.yaml").read_text())
     stage1 = (
         "train",
         "fsrcnn-pcsr",
@@ -256,7 +256,7 @@ def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path
     assert "--knob: not a finite number" in refuse(*sweep, "--knob", "0", "nan")
     experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
     text = experiment.read_text()
-    suite = here / "configs/suites/quick.yaml"
+    suite = here / "configs/suites/train-quick.yaml"
     try:
         experiment.write_text(text[: text.index("  stage1:")])
         suite_text = suite.read_text()

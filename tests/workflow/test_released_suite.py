@@ -142,4 +142,4 @@ def test_a_file_of_another_model_is_refused(
 def test_a_suite_of_released_weights_does_not_train(workspace: Workspace, tmp_path: Path) -> None:
     suite = ("--suite", "configs/suites/released.yaml", "--out", tmp_path / "w.safetensors")
     message = workspace.refuse("train", "carn-pcsr", "stage0", *suite)
-    assert "pcsr fetch-released carn-pcsr" in message
+    assert "released ones are not trained; use a suite that trains" in message

@@ -57,7 +57,7 @@ def manifest(dataset):
 
 
 def weights(experiment):
-    return artefacts.weights(suite.suite, experiment, study.final(experiment))
+    return stock.weights(study, experiment)
 
 
 def dataset_fingerprint(wildcards):
