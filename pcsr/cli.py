@@ -1,6 +1,5 @@
 """The command line: one verb per rule of the workflow, plus demo and upscale. Parses and calls."""
 
-import math
 import os
 import sys
 import threading
@@ -381,7 +380,7 @@ def pace(
     from pcsr.pace import Plan
 
     plan = Plan(way, seconds, rounds, workers)
-    verbs.measure_pace(experiments or [], suite, data, plan, out, device, threads, math.inf)
+    verbs.measure_pace(experiments or [], suite, data, plan, out, device, threads)
 
 
 @app.command()

@@ -25,7 +25,7 @@ from pcsr import bench, resize, runtime
 from pcsr.batches import Batches
 from pcsr.config import StageConfig
 from pcsr.datasets import Store
-from pcsr.errors import UserError
+from pcsr.errors import UserError, unknown_name
 from pcsr.loop import Loop
 from pcsr.methods.base import Method
 from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, picture
@@ -174,8 +174,11 @@ def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
     """Measure all ways to train a stage, in turns; returns one row per way.
 
     Raises:
-        UserError: a way trains something else than the first one.
+        UserError: there is no such way, or one trains something else than the first.
     """
+    for way in plan.ways:
+        if way not in WAYS:
+            raise unknown_name("way", way, WAYS, "--way")
     steps = {way: _start(subject, way, plan.workers) for way in plan.ways}
     first = {way: float(step()["loss"].detach()) for way, step in steps.items()}
     expected = first[plan.ways[0]]

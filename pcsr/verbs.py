@@ -457,7 +457,7 @@ def measure_pace(
     out: Path,
     device_name: str,
     threads: int,
-    seconds: float,
+    seconds: float = math.inf,
 ) -> int:
     """Measure how fast experiments are trained; returns how many stages there was no time for.
 
@@ -467,38 +467,35 @@ def measure_pace(
     artefacts.require_suffix(out, ".json", "--out")
     started = time.monotonic()
     study = config.load_study(suite)
-    for way in plan.ways:
-        if way not in pace.WAYS:
-            raise unknown_name("way", way, pace.WAYS, "--way")
     for name in experiments:
         if name not in study.experiments:
             raise unknown_name("experiment", name, study.experiments, str(suite))
-    folder = data or Path(artefacts.prepared(study.suite.train_set or ""))
-    store = Store.open(folder)
+    if data is None and study.suite.train_set is None:
+        raise UserError(f"{suite}: trains nothing, so it names no pictures; give --data.")
+    store = Store.open(data or Path(artefacts.prepared(str(study.suite.train_set))))
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
     known = {(row["experiment"], row["stage"]) for row in rows}
     facts = artefacts.provenance(
-        **{"device": runtime.describe(device), "threads": threads, "suite": suite.stem},
-        **{"data": folder.name, "plan": asdict(plan)},
+        device=runtime.describe(device),
+        threads=threads,
+        suite=study.suite.suite,
+        data=store.folder.name,
+        plan=asdict(plan),
     )
-    todo = [
-        (name, stage)
-        for name in experiments or study.experiments
-        for stage in study.experiments[name].stages
-        if (name, stage) not in known
-    ]
+    stages = [(n, s) for n in experiments or study.experiments for s in study.experiments[n].stages]
+    todo = [one for one in stages if one not in known]
     for number, (name, stage) in enumerate(todo):
         if time.monotonic() - started > seconds:
             return len(todo) - number
         setup = study.experiments[name]
-        subject = pace.Subject(
-            name, stage, setup.stages[stage], partial(catalog.build, setup.model), store, device
-        )
+        make = partial(catalog.build, setup.model)
+        subject = pace.Subject(name, stage, setup.stages[stage], make, store, device)
         rows += [{**row, "commit": facts["commit"]} for row in pace.compare(subject, plan)]
-        artefacts.write_json(out, {"rows": rows, "provenance": facts})
-        artefacts.write_text(out.with_suffix(".md"), pages.markdown(json.loads(out.read_text())))
+        measured = {"rows": rows, "provenance": facts}
+        artefacts.write_json(out, measured)
+        artefacts.write_text(out.with_suffix(".md"), pages.markdown(measured))
     return 0
 
 
