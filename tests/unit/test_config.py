@@ -66,7 +66,7 @@ def test_fingerprints_change_with_values_alone() -> None:
     assert config.fingerprint([experiment]) == config.fingerprint([same])
 
 
-@pytest.mark.parametrize("suite", ["smoke", "quick", "paper"])
+@pytest.mark.parametrize("suite", ["smoke", "quick", "train-quick", "weights", "paper"])
 def test_suites_of_the_repository(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = config.load_study(Path(f"configs/suites/{suite}.yaml"))

@@ -74,10 +74,12 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
 
 
 def test_the_suite_that_is_run_by_default(workspace: Workspace) -> None:
-    counts = jobs(succeed(workspace, "-n"))
-    assert counts["train"] == 3 and counts["sweep"] == 2
-    # It has no classes of crops and no tables.
-    assert not counts.keys() & {"calibrate", "tabulate"}
+    output = succeed(workspace, "-n", "-p")
+    counts = jobs(output)
+    # All four methods are measured with the weights that come with the suite.
+    assert counts["sweep"] == 4 and counts["figure"] == 1
+    assert "pcsr sweep --weights weights/fsrcnn-arm.safetensors" in output
+    assert not counts.keys() & {"train", "calibrate", "tabulate"}
 
 
 @pytest.mark.parametrize("profile", ["slurm", "smoke"])

@@ -1,0 +1,75 @@
+"""The weights that come with the suite: whole, explained, and better than bicubic enlargement."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from workspace import ROOT, Workspace
+
+from pcsr import artefacts, catalog, checkpoint, config, evaluate, metrics, resize
+from pcsr.config import ModelConfig, ProtocolConfig
+from pcsr.datasets import open_images
+from pcsr.images import to_uint8
+
+SHIPPED = sorted((ROOT / "weights").glob("*.safetensors"))
+NAMES = [path.stem for path in SHIPPED]
+
+
+def test_what_the_suites_name_is_there() -> None:
+    recipe = yaml.safe_load((ROOT / "configs/suites/weights.yaml").read_text())
+    quick = yaml.safe_load((ROOT / "configs/suites/quick.yaml").read_text())
+    assert sorted(recipe["experiments"]) == NAMES
+    assert set(quick["experiments"]) <= set(NAMES)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
+def test_each_says_where_it_comes_from(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    method, facts = catalog.load_method(path)
+    study = config.load_study(Path("configs/suites/weights.yaml"))
+    setup = study.experiments[path.stem]
+    whole = catalog.build(ModelConfig.model_validate(setup.model.model_dump())).config
+    assert method.config == whole
+    assert facts["iterations"] == setup.iterations_up_to(setup.last_stage)
+    assert facts["licence"].startswith("MIT")
+    last = {stage: values[-1][0] for stage, values in facts["curve"].items()}
+    assert last == {name: stage.iterations for name, stage in setup.stages.items()}
+    text = artefacts.sidecar(path).read_text()
+    assert {"format": "pcsr-1", **json.loads(text)} == facts == checkpoint.load(path)[1]
+    provenance = facts["provenance"]
+    assert not provenance["modified"] and re.fullmatch("[0-9a-f]{40}", provenance["commit"])
+    assert list(provenance["data"]) == ["photos2k-train"]
+    assert not re.search(r'[" =]/', text)  # no path of the machine that trained it
+    assert path.stat().st_size < 2**20
+
+
+@pytest.fixture(scope="module")
+def picture(workspace: Workspace) -> evaluate.Pair:
+    folder = workspace.path("data/prepared/embedded-smoke")
+    return evaluate.make_pair(open_images(folder)[0], 4, ProtocolConfig())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
+def test_each_is_better_than_bicubic(path: Path, picture: evaluate.Pair) -> None:
+    method, _ = catalog.load_method(path)
+    sr = method.restore(picture.lr, 4, method.default_knob, refine=True).sr
+    size = (picture.hr.shape[0], picture.hr.shape[1])
+    bicubic = resize.resize(picture.lr.double(), size).float()
+    ours, plain = (metrics.psnr_rgb(to_uint8(x), picture.hr, 4) for x in (sr, bicubic))
+    assert ours > plain + 0.3
+
+
+def test_weights_that_are_not_shipped_are_named(workspace: Workspace) -> None:
+    text = workspace.path("configs/suites/quick.yaml").read_text()
+    suite = workspace.path("configs/suites/more.yaml")
+    suite.write_text(text.replace("  - fsrcnn-pcsr", "  - srresnet-pcsr"))
+    done = workspace.snakemake("-n", "--configfile", suite)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "weights/srresnet-pcsr.safetensors does not exist: no weights of srr" in done.stdout
+    other = ("train", "fsrcnn-pcsr", "stage0", "--out", workspace.path("w.safetensors"))
+    message = workspace.refuse(*other, "--suite", "configs/suites/quick.yaml")
+    assert "shipped ones are not trained; use a suite that trains" in message
