@@ -30,6 +30,8 @@ DECIMALS = {
     "% of original (paper)": 1,
     "GFLOPs (algorithmic)": 2,
     "% of original (algorithmic)": 1,
+    "GFLOPs (engine)": 2,
+    "% of original (engine)": 1,
     "Heavy share (%)": 1,
     "Units": 0,
     "LR pixels": 0,
