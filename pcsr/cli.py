@@ -97,15 +97,21 @@ def train(
         Path | None, typer.Option(help="classes of crops, for a stage with a crop_class")
     ] = None,
     device: Device = "auto",
+    processes: Annotated[
+        int, typer.Option(min=0, help="that share the training, each on a GPU of its own; 0 as 1")
+    ] = 1,
     log: LogFile = None,
 ) -> None:
     """Train one stage of one experiment; a run that was cut goes on where it was.
 
-    Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/quick.yaml --out w.safetensors`.
-    Several GPUs: put `torchrun --standalone --nproc-per-node N -m` in front of it.
-    """
-    from pcsr import verbs
+    Any number of processes trains the same, step by step, and may go on with what another began.
 
+    Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/train-quick.yaml --out
+    w.safetensors`.
+    """
+    from pcsr import runtime, verbs
+
+    runtime.share_among(processes)
     verbs.train(experiment, stage, suite, out, init, calibration, device, log)
 
 

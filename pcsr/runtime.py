@@ -162,6 +162,16 @@ def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]
     return track(steps, description, total=total, completed=done, disable=not shown)
 
 
+def share_among(count: int) -> None:
+    """Start this command anew in several processes, by ``torchrun``; does not return then.
+
+    Does nothing for a count below 2, and in a process that ``torchrun`` started.
+    """
+    if count > 1 and "WORLD_SIZE" not in os.environ:
+        run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+        os.execv(sys.executable, [sys.executable, *run, "-m", "pcsr", *sys.argv[1:]])
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     """Join the processes that ``torchrun`` started; yields rank and world size, 0 and 1 alone."""

@@ -198,11 +198,8 @@ def test_two_processes_give_the_loss_curve_of_one(
         suite = suite_with(workspace, f"processes-{processes}", experiment)
         out = workspace.path(f"processes-{processes}/{experiment}/{stage}/weights.safetensors")
         verb = ["train", experiment, stage, "--device", "cpu", "--suite", suite, "--out", out]
-        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        arguments = [*run, "-m", "pcsr", *map(str, verb), *map(str, options[stage])]
-        process = workspace.start(arguments, OMP_NUM_THREADS="1")
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+        verb += ["--processes", str(processes)]
+        workspace.succeed(*verb, *options[stage], OMP_NUM_THREADS="1")
         curves.append([line["loss"] for line in workspace.journal(out.parent)])
     assert len(curves[0]) == 30
     assert curves[0][0] != pytest.approx(curves[0][-1], rel=0.01)  # it does learn
@@ -212,11 +209,9 @@ def test_two_processes_give_the_loss_curve_of_one(
 def test_a_batch_that_cannot_be_shared_is_refused(workspace: Workspace) -> None:
     suite = workspace.suite("uneven", overrides={"*": {"stages": {"*": {"batch": 3}}}})
     out = workspace.path("uneven/stage0/weights.safetensors")
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "pcsr"]
-    process = workspace.start([*run, *STAGE0, "--suite", str(suite), "--out", str(out)])
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "batch 3 cannot be shared evenly by 2 processes" in output
+    done = workspace.pcsr(*STAGE0, "--suite", suite, "--out", out, "--processes", "2")
+    assert done.returncode != 0
+    assert "batch 3 cannot be shared evenly by 2 processes" in done.stderr
     assert not out.exists()
 
 

@@ -181,12 +181,6 @@ def report_files():
 
 DEVICE = "cuda" if suite.gpus else "cpu"
 ONE_GPU = min(suite.gpus, 1)
-# Processes of one model find each other by a port that is free.
-TRAINER = (
-    f"torchrun --standalone --nproc-per-node {suite.gpus} -m pcsr"
-    if suite.gpus > 1
-    else "pcsr"
-)
 PROTOCOL_OPTIONS = f"--lr {protocol.lr} --crop {protocol.crop} " + (
     "--refine" if protocol.refine else "--no-refine"
 )

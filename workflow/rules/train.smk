@@ -23,8 +23,10 @@ rule train:
         device=DEVICE,
         fingerprint=stage_fingerprint,
     shell:
-        "{TRAINER} train {wildcards.experiment} {wildcards.stage} --suite {params.suite_file}"
-        " {params.init} {params.calibration} --device {params.device} --out {output} --log {log}"
+        "pcsr train {wildcards.experiment} {wildcards.stage} --suite {params.suite_file}"
+        " {params.init} {params.calibration} --device {params.device}"
+        # As many as there are, where the suite asks for more.
+        " --processes {resources.gpu} --out {output} --log {log}"
 
 
 # Training crops -> classes of equal size, by the PSNR that a trained model gives them.
