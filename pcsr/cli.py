@@ -111,7 +111,7 @@ def train(
     """
     from pcsr import runtime, verbs
 
-    runtime.share_among(processes)
+    runtime.share_among(processes, device)
     verbs.train(experiment, stage, suite, out, init, calibration, device, log)
 
 

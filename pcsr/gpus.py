@@ -1,4 +1,4 @@
-"""Which GPU a process takes: one that no other process of the suite has."""
+"""Which GPUs a process takes: such as no other process of the suite has."""
 
 import fcntl
 import logging
@@ -14,36 +14,50 @@ log = logging.getLogger("pcsr")
 WAIT = 5.0  # seconds between two looks for a GPU that became free
 
 
-def claim(names: Sequence[str], folder: Path | None = None) -> int:
-    """Take one of some GPUs for as long as this process lives; waits until one is free.
+def claim(names: Sequence[str], count: int = 1, folder: Path | None = None) -> list[int]:
+    """Take some of these GPUs for as long as this process lives; waits until so many are free.
 
     Each GPU has a lock file, which is held open and never released: the system does that when the
-    process ends, however it ends. A process may take what it has again.
+    process ends, however it ends, and not when it becomes another program. A process may take what
+    it has again. Who waits has none, so that two that want several do not wait for each other.
 
     Args:
         names: what identifies the GPUs on this machine, whoever sees which of them.
+        count: of GPUs that are taken, at most that of ``names``.
         folder: of the lock files, the same for all processes; by default that for temporary files.
 
     Returns:
-        The position of the GPU in ``names``.
+        The positions of the GPUs in ``names``.
     """
     folder = folder or Path(tempfile.gettempdir())
     told = False
     while True:
+        taken: dict[int, int] = {}
         for number, name in enumerate(names):
-            if _lock(folder / f"pcsr-gpu-{name}.lock"):
-                return number
+            file = _lock(folder / f"pcsr-gpu-{name}.lock")
+            if file is not None:
+                taken[number] = file
+            if len(taken) == count:
+                return list(taken)
+        for file in taken.values():
+            os.close(file)
         if not told:
             told = True
             log.warning(
-                "other runs of the suite have %s; waiting for their end (--device cpu does not)",
-                "the GPU" if len(names) == 1 else f"all {len(names)} GPUs",
+                "waiting for %d of %d GPUs, which other runs of the suite have (--device cpu does "
+                "not wait)",
+                count,
+                len(names),
             )
         time.sleep(WAIT)
 
 
-def _lock(path: Path) -> bool:
-    """Lock a file, if no other process has; a file system without locks locks all."""
+def _lock(path: Path) -> int | None:
+    """Lock a file, if no other process has; a file system without locks locks all.
+
+    Returns:
+        The open file, on which the lock hangs.
+    """
     try:
         file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -55,7 +69,8 @@ def _lock(path: Path) -> bool:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         os.close(file)
-        return False
+        return None
     except OSError:
         log.warning("%s: no locks on this file system; GPUs may be shared by accident", path)
-    return True
+    os.set_inheritable(file, True)  # for the program that this process becomes
+    return file

@@ -1,34 +1,28 @@
-"""How fast training runs: the suite's loop beside a textbook loop, on the same batches.
-
-The *textbook* loop is what one writes first. Worker processes read crops, turn them and shrink each
-by itself; the network runs as it is defined, heads on a query per HR pixel; Adam and the scheduler
-are torch's defaults, and the loss is read after every step. The *suite*'s loop is ``pcsr.loop``.
-"""
+"""How fast training runs: the suite's ``loop`` beside a ``textbook`` loop, on the same batches."""
 
 import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import profile
-from torch.utils.data import DataLoader, Dataset
 
-from pcsr import bench, resize, runtime
+from pcsr import bench, runtime
 from pcsr.batches import Batches
 from pcsr.config import StageConfig
 from pcsr.datasets import Store
 from pcsr.errors import UserError, unknown_name
 from pcsr.loop import Loop
 from pcsr.methods.base import Method
-from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, picture
+from pcsr.textbook import Textbook
 
 log = logging.getLogger("pcsr")
 
@@ -41,9 +35,9 @@ WAYS: Mapping[str, Mapping[str, Any] | None] = {
     "suite, bf16": {"precision": "bf16"},
     "suite, bf16, compiled": {"precision": "bf16", "compile": True},
 }
+IDLE = 0.1  # seconds in which a process that works is seen to compute
 PROFILED = 5  # steps, for the busy share of a GPU
 ALIKE = 0.02  # of a loss: bf16 keeps 8 bits
-EPOCH = 1 << 20  # steps, more than are ever measured
 
 Step = Callable[[], Mapping[str, Tensor]]
 
@@ -57,12 +51,20 @@ class Plan:
         seconds: that a way runs at least in each round.
         rounds: how often all ways take turns.
         workers: processes of the textbook loop that make batches.
+
+    Raises:
+        UserError: there is no such way.
     """
 
     ways: Sequence[str]
     seconds: float
     rounds: int
     workers: int
+
+    def __post_init__(self) -> None:
+        for way in self.ways:
+            if way not in WAYS:
+                raise unknown_name("way", way, WAYS, "--way")
 
 
 @dataclass(frozen=True)
@@ -77,108 +79,14 @@ class Subject:
     device: torch.device
 
 
-class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """LR and HR crops one by one, each made by itself: the same as those of ``Batches``."""
-
-    def __init__(self, store: Store, stage: StageConfig, batches: Batches) -> None:
-        self._store = store
-        self._stage = stage
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return EPOCH * self._stage.batch
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return LR (3, patch, patch) and HR (3, P, P) of one sample."""
-        step, place = divmod(number, self._stage.batch)
-        chosen, turns = self._batches.draw(step)
-        at, y, x = self._batches.crops.table[chosen[place]]
-        size = self._batches.crops.size
-        crop = self._store.hr(at)[y : y + size, x : x + size]
-        by_row, by_column, across = turns[place]
-        crop = crop[::-1] if by_row else crop
-        crop = crop[:, ::-1] if by_column else crop
-        crop = crop.transpose(1, 0, 2) if across else crop
-        hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float() / 255
-        return resize.degrade(hr, (self._stage.patch, self._stage.patch), self._stage.lr), hr
-
-
-class Textbook:
-    """The loop that is usually written.
-
-    Args:
-        method: fresh, on its device.
-        subject: what is trained.
-        workers: processes that make batches.
-    """
-
-    def __init__(self, method: Method, subject: Subject, workers: int) -> None:
-        self._method = method
-        self._subject = subject
-        stage, scale = subject.stage, method.config.scale
-        # Crops stay on the CPU: workers cut them there.
-        self._batches = Batches(subject.store, stage, scale, 0, torch.device("cpu"))
-        samples = Samples(subject.store, stage, self._batches)
-        on_gpu = subject.device.type == "cuda"
-        self._loader = iter(
-            DataLoader(samples, stage.batch, num_workers=workers, pin_memory=on_gpu)
-        )
-        method.start_stage(subject.stage_name)
-        trained = [p for p in method.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.Adam(trained, lr=stage.learning_rate, betas=stage.betas)
-        self._scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self._optimiser, stage.iterations, stage.learning_rate_end
-        )
-        self._number = 0
-
-    def step(self) -> Mapping[str, Tensor]:
-        """Take the next step."""
-        lr, hr = (crops.to(self._subject.device) for crops in next(self._loader))
-        name = self._subject.stage_name
-        drawn = self._method.draw(name, self._batches.random(self._number))
-        losses = plain_losses(self._method, name, lr, hr, drawn)
-        self._optimiser.zero_grad()
-        losses["loss"].backward()
-        self._optimiser.step()
-        self._scheduler.step()
-        self._number += 1
-        if not math.isfinite(losses["loss"].item()):
-            raise UserError(f"{self._subject.experiment}: the loss is not finite")
-        return losses
-
-
-def plain_losses(
-    method: Method, stage: str, lr: Tensor, hr: Tensor, drawn: int | None
-) -> Mapping[str, Tensor]:
-    """Return ``Method.losses``, for PCSR by a query for every HR pixel as it is defined."""
-    if not isinstance(method, PCSR):
-        return method.losses(stage, lr, hr, drawn)
-    size = (hr.shape[-2], hr.shape[-1])
-    queries = Queries(method.encoder(lr), size)
-    (pixels,) = queries.blocks(len(queries))
-    query = queries.at(pixels)
-    base = bilinear(lr, size)
-    heavy = method.heads[-1](query)
-    if stage == "stage0":
-        return {"loss": F.l1_loss(picture([heavy], queries.shape) + base, hr)}
-    probability = method.classifier(query).softmax(dim=1)
-    outputs = torch.stack([*(head(query) for head in method.heads[:-1]), heavy], dim=1)
-    mixture = (probability[..., None] * outputs).sum(dim=1)
-    l1 = F.l1_loss(picture([mixture], queries.shape) + base, hr)
-    even = len(query) / method.branches
-    balance = ((probability.sum(dim=0) - even).abs() / even).mean()
-    return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance}
-
-
 def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
     """Measure all ways to train a stage, in turns; returns one row per way.
 
     Raises:
-        UserError: there is no such way, or one trains something else than the first.
+        UserError: a way trains something else than the first.
     """
-    for way in plan.ways:
-        if way not in WAYS:
-            raise unknown_name("way", way, WAYS, "--way")
+    # What was compiled for stages before would count against the number that torch allows.
+    torch.compiler.reset()
     steps = {way: _start(subject, way, plan.workers) for way in plan.ways}
     first = {way: float(step()["loss"].detach()) for way, step in steps.items()}
     expected = first[plan.ways[0]]
@@ -225,7 +133,8 @@ def _start(subject: Subject, way: str, workers: int) -> Step:
     method = subject.build()
     changes = WAYS[way]
     if changes is None:
-        return Textbook(method.to(subject.device), subject, workers).step
+        method = method.to(subject.device)
+        return Textbook(method, subject.stage_name, subject.stage, subject.store, workers).step
     stage = subject.stage.model_copy(update=dict(changes))
     method = runtime.move(method, subject.device)
     batches = Batches(subject.store, stage, method.config.scale, 0, subject.device)
@@ -240,9 +149,9 @@ def _peak(step: Step, device: torch.device) -> int:
 
 
 def _count(step: Step, seconds: float, device: torch.device) -> int:
-    """Return how many steps take so long."""
+    """Return how many steps take so long, and again: what is compiled on the way is so once."""
     count = 1
-    while _timed(step, count, device)[0] < seconds:
+    while any(_timed(step, count, device)[0] < seconds for _ in range(2)):
         count *= 2
     return count
 
@@ -250,23 +159,35 @@ def _count(step: Step, seconds: float, device: torch.device) -> int:
 def _timed(step: Step, count: int, device: torch.device) -> tuple[float, float]:
     """Return the seconds that some steps take, and those of all cores at work in them on average.
 
-    Workers go on making batches while another way has its turn, so that the textbook loop finds a
-    few of them made.
+    Workers first finish the batches that they make ahead, so that they slow no other way down; the
+    textbook loop then finds a few of its batches made.
     """
-    before, started = _cpu_seconds(), time.perf_counter()
+    _wait_for_workers()
+    before, started = _cpu_seconds([psutil.Process(), *_workers()]), time.perf_counter()
     for _ in range(count):
         step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     wall = time.perf_counter() - started
-    return wall, (_cpu_seconds() - before) / (psutil.cpu_count() or 1)
+    used = _cpu_seconds([psutil.Process(), *_workers()]) - before
+    return wall, used / (psutil.cpu_count() or 1)
 
 
-def _cpu_seconds() -> float:
-    """Return the time that this process and its workers have computed."""
-    me = psutil.Process()
-    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
+def _wait_for_workers() -> None:
+    """Return when no process that this one started computes any more."""
+    before = -1.0
+    while (now := _cpu_seconds(_workers())) > before:
+        before = now
+        time.sleep(IDLE)
+
+
+def _workers() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    """Return the time that processes have computed."""
+    return sum(one.user + one.system for one in (process.cpu_times() for process in processes))
 
 
 def _kernel_seconds(step: Step) -> float:
@@ -275,5 +196,14 @@ def _kernel_seconds(step: Step) -> float:
         for _ in range(PROFILED):
             step()
         torch.cuda.synchronize()
-    spent = sum(event.self_device_time_total for event in profiler.key_averages())
-    return float(spent) / 1e6 / PROFILED
+    return device_seconds(profiler.key_averages()) / PROFILED
+
+
+def device_seconds(events: Iterable[FunctionEventAvg]) -> float:
+    """Return how long a GPU computes in profiled events.
+
+    Kernels stand there by themselves, and once more in the operations and annotations that they
+    belong to; these do not count.
+    """
+    kernels = (e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
+    return sum(float(kernel.self_device_time_total) for kernel in kernels) / 1e6

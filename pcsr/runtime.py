@@ -28,35 +28,46 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def pick_device(name: str) -> torch.device:
     """Return the device called ``name``; ``"auto"`` is a GPU where there is one, else the CPU.
 
-    A GPU is this process's alone until it ends, as far as the suite is concerned. ``"cuda"`` is any
-    that no other process has, and ``"cuda:1"`` the second of this machine; it is waited for.
+    A GPU is this process's alone until it ends, as far as the suite is concerned, and its current
+    one. ``"cuda"`` is any that no other process has, and ``"cuda:1"`` the second of this machine;
+    it is waited for.
 
     Raises:
         UserError: the name is no device, or names a GPU that this machine does not have.
     """
+    device = _device(name)
+    if device.type == "cuda":
+        rank = os.environ.get("LOCAL_RANK")  # of those that torchrun started, which has the GPUs
+        device = torch.device("cuda", _claim(device)[0] if rank is None else int(rank))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _device(name: str) -> torch.device:
+    """Return the device that a user names, if this machine has it."""
     if name == "auto":
-        return pick_device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(
             f"--device {name}: no such device; use auto, cpu, cuda or cuda:N."
         ) from None
-    if device.type == "cpu":
-        return device
-    if device.type != "cuda":
+    if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: only cpu and cuda are supported; use --device auto.")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    # Every process of torchrun on this machine takes another one.
-    needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.index is None else 1
-    if needed > found or (device.index or 0) >= found:
+    if device.type == "cuda" and (device.index or 0) >= found:
         raise UserError(
-            f"--device {device}: this machine has {found} usable GPUs; use --device cpu, or no "
-            "more processes than GPUs."
+            f"--device {device}: this machine has {found} usable GPUs; use --device cpu."
         )
-    usable = range(found) if device.index is None else [device.index]
+    return device
+
+
+def _claim(device: torch.device, count: int = 1) -> list[int]:
+    """Take so many GPUs for this process; ``device`` may say which."""
+    usable = range(torch.cuda.device_count()) if device.index is None else [device.index]
     names = [str(torch.cuda.get_device_properties(number).uuid) for number in usable]
-    return torch.device("cuda", usable[gpus.claim(names)])
+    return [usable[place] for place in gpus.claim(names, count)]
 
 
 def move(model: ModuleT, device: torch.device) -> ModuleT:
@@ -162,14 +173,33 @@ def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]
     return track(steps, description, total=total, completed=done, disable=not shown)
 
 
-def share_among(count: int) -> None:
+def share_among(count: int, device_name: str) -> None:
     """Start this command anew in several processes, by ``torchrun``; does not return then.
 
-    Does nothing for a count below 2, and in a process that ``torchrun`` started.
+    Does nothing for a count below 2, and in a process that ``torchrun`` started. GPUs are taken
+    here for all of them, so that none waits for one while the others wait for it.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
     """
-    if count > 1 and "WORLD_SIZE" not in os.environ:
-        run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
-        os.execv(sys.executable, [sys.executable, *run, "-m", "pcsr", *sys.argv[1:]])
+    if count < 2 or "LOCAL_RANK" in os.environ:
+        return
+    device = _device(device_name)
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if device.index is None else 1
+        if count > found:
+            raise UserError(
+                f"--processes {count} --device {device_name}: each needs a GPU of its own, and "
+                f"here {'is' if found == 1 else 'are'} {found}; use fewer processes."
+            )
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(number) for number in range(found)]
+        taken = [names[number] for number in _claim(device, count)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+    # To save takes a while, after which torchrun would end its processes.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
+    run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    os.execv(sys.executable, [sys.executable, *run, "-m", "pcsr", *sys.argv[1:]])
 
 
 @contextmanager
@@ -179,8 +209,6 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     if world == 1:
         yield 0, 1
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), world

@@ -2,8 +2,11 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from pcsr import artefacts, checkpoint, stock
 from pcsr.config import Study
@@ -19,28 +22,38 @@ def ship(study: Study, licence: str, folder: Path) -> list[Path]:
     of every stage rose (``curve``: stage -> pairs of step and PSNR-RGB in dB).
 
     Raises:
-        UserError: weights are missing, or were made by code that no commit holds.
+        UserError: weights are missing, or were made by code that no commit holds; then none are
+            copied.
     """
-    shipped = []
-    for name, setup in study.experiments.items():
-        source = Path(stock.weights(study, name))
-        tensors, facts = checkpoint.load(source)
-        if facts["provenance"]["modified"]:
-            raise UserError(
-                f"{source}: was made by code that was changed after the commit it names; commit, "
-                "and train again."
-            )
-        stages = {
-            stage: Path(artefacts.weights(study.suite.suite, name, stage)).parent
-            for stage in setup.stages
-        }
-        facts |= {"licence": licence, "curve": {s: curve(path) for s, path in stages.items()}}
-        target = folder / f"{name}.safetensors"
+    found = {folder / f"{name}.safetensors": _trained(study, name) for name in study.experiments}
+    for target, (tensors, facts) in found.items():
+        facts["licence"] = licence
         artefacts.write_json(artefacts.sidecar(target), facts)
         checkpoint.save(target, tensors, facts)
         log.info("%s: %d iterations", target, facts["iterations"])
-        shipped.append(target)
-    return shipped
+    return list(found)
+
+
+def _trained(study: Study, experiment: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the final weights of an experiment and what is known of them."""
+    curves = {}
+    for stage in study.experiments[experiment].stages:
+        path = Path(artefacts.weights(study.suite.suite, experiment, stage))
+        _require_commit(path, checkpoint.load(path)[1])
+        curves[stage] = curve(path.parent)
+    final = Path(stock.weights(study, experiment))
+    tensors, facts = checkpoint.load(final)
+    _require_commit(final, facts.get("table", facts))
+    return tensors, {**facts, "curve": curves}
+
+
+def _require_commit(path: Path, facts: Mapping[str, Any]) -> None:
+    provenance = facts["provenance"]
+    if provenance["modified"] or not provenance["commit"]:
+        raise UserError(
+            f"{path}: was made by code that no commit holds; commit, in a git checkout, and train "
+            "again."
+        )
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:

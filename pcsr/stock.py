@@ -4,6 +4,7 @@ Whether something is there is decided before any job runs, without asking the ne
 one is set, stands for all of it. Needs no torch.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -68,15 +69,12 @@ def present(study: Study) -> Present:
     """Leave out what cannot be had, if the suite wants that.
 
     Raises:
-        UserError: no experiment or no test set is left, or weights are not shipped.
+        UserError: no experiment or no test set is left, or weights are not shipped, or those of
+            another model are.
     """
     if study.suite.weights == "shipped":
         for name in study.experiments:
-            if not Path(weights(study, name)).is_file():
-                raise UserError(
-                    f"suite {study.suite.suite}: {weights(study, name)} does not exist: no weights "
-                    f"of {name} are shipped. Drop it from experiments, or set weights: trained."
-                )
+            _require_shipped(study, name)
     if not study.suite.leave_out_absent:
         return Present(study.experiments, list(study.suite.test_sets), {}, {})
     missing, test_sets = absent_weights(study), absent_test_sets(study)
@@ -90,6 +88,25 @@ def present(study: Study) -> Present:
                 f"{reason}); mend or unset PCSR_MIRROR, or fill {RAW} as data/README.md says."
             )
     return Present(kept, left, missing, test_sets)
+
+
+def _require_shipped(study: Study, experiment: str) -> None:
+    """Refuse what cannot be measured with shipped weights."""
+    path = Path(weights(study, experiment))
+    description = artefacts.sidecar(path)
+    if not path.is_file() or not description.is_file():
+        raise UserError(
+            f"suite {study.suite.suite}: {path} does not exist: no weights of {experiment} are "
+            "shipped. Drop it from experiments, or set weights: trained."
+        )
+    shipped = json.loads(description.read_text(encoding="utf-8"))["model"]
+    wanted = study.experiments[experiment].model.model_dump(mode="json", exclude_unset=True)
+    for key, value in wanted.items():
+        if shipped[key] != value:
+            raise UserError(
+                f"configs/experiments/{experiment}.yaml: model.{key} is {value}, but {path} has "
+                f"{shipped[key]}; set it back, or train: set weights: trained in the suite."
+            )
 
 
 def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:

@@ -34,6 +34,8 @@ from pcsr.methods.base import Method
 log = logging.getLogger("pcsr")
 Validate = Callable[[], Mapping[str, float]]
 
+ASK_EVERY = 10  # steps, of several processes: to ask all takes time
+
 
 @dataclass(frozen=True)
 class Run:
@@ -115,8 +117,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         last = done == stage.iterations
         validating = last or done % stage.validate_every == 0
         logging_now = validating or done % stage.log_every == 0
-        # To ask all processes takes time, so they are asked where they meet in any case.
-        asking = runtime.place()[1] == 1 or logging_now
+        asking = runtime.place()[1] == 1 or logging_now or done % ASK_EVERY == 0
         stopping = asking and runtime.any_process(stop.asked)
         saving = last or stopping or done % stage.save_every == 0
         if saving or logging_now:
@@ -193,7 +194,11 @@ class _Journal:
 
 
 class _Stop:
-    """Turns the first SIGTERM or SIGINT into a request to save and stop after the current step."""
+    """Turns SIGTERM and SIGINT into a request to save and stop after the current step.
+
+    A second SIGINT stops at once, where one process trains: several get each signal twice, from who
+    sent it and from ``torchrun``.
+    """
 
     asked = False
 
@@ -207,4 +212,5 @@ class _Stop:
 
     def _ask(self, number: int, _: object) -> None:
         self.asked = True
-        signal.signal(number, self._before[signal.Signals(number)])  # a second one stops at once
+        if number == signal.SIGINT and runtime.place()[1] == 1:
+            signal.signal(number, self._before[signal.Signals(number)])

@@ -462,6 +462,9 @@ def measure_pace(
     """Measure how fast experiments are trained; returns how many stages there was no time for.
 
     What ``out`` holds is not measured again. ``seconds``: after which no stage is begun.
+
+    Raises:
+        UserError: what ``out`` holds was measured in another way or elsewhere.
     """
     runtime.setup_logging()
     artefacts.require_suffix(out, ".json", "--out")
@@ -475,15 +478,25 @@ def measure_pace(
     store = Store.open(data or Path(artefacts.prepared(str(study.suite.train_set))))
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
+    how = {
+        "device": runtime.describe(device),
+        "threads": threads,
+        "suite": study.suite.suite,
+        "data": store.folder.name,
+        "plan": asdict(plan),
+    }
+    facts = artefacts.provenance(**how)
+    rows: list[dict[str, Any]] = []
+    if out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+        for key, value in how.items():
+            if (found := before["provenance"].get(key)) != value:
+                raise UserError(
+                    f"{out}: was measured with {key} {found}, and this would be {value}; name "
+                    "another file as --out."
+                )
+        rows = before["rows"]
     known = {(row["experiment"], row["stage"]) for row in rows}
-    facts = artefacts.provenance(
-        device=runtime.describe(device),
-        threads=threads,
-        suite=study.suite.suite,
-        data=store.folder.name,
-        plan=asdict(plan),
-    )
     stages = [(n, s) for n in experiments or study.experiments for s in study.experiments[n].stages]
     todo = [one for one in stages if one not in known]
     for number, (name, stage) in enumerate(todo):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone, padded, sixteens, whole_scale
@@ -113,11 +114,11 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _folded(convolution: nn.Conv2d, *after: nn.BatchNorm2d | nn.ReLU) -> list[nn.Parameter]:
+def _folded(convolution: nn.Conv2d, *after: nn.Module) -> list[nn.Parameter]:
     """Return a fusing conv1 as its bias and the weights (width, width) of each of its parts."""
     weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
-    if isinstance(after[0], nn.BatchNorm2d):
-        norm = after[0]
+    norm = after[0]
+    if isinstance(norm, _BatchNorm):  # that of several processes, too
         weight, bias = fuse_conv_bn_weights(
             *(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
         )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from models import build, photograph_like
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcsr import catalog
 from pcsr.backbones.base import Backbone
@@ -125,6 +125,15 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
         reached = (apart > 0).nonzero() // (scale or 1) - centre
         assert -reached.min() <= halo and reached.max() <= halo
         assert reached.max() >= halo - 1
+
+
+def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
+    network: Backbone = catalog.resolve("backbone", "carn")(width=8, scale=None).eval()
+    lr = torch.rand(1, 3, 9, 9)
+    alone = network.inference()(lr)
+    together = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in together.modules())
+    assert torch.equal(together.inference()(lr), alone)
 
 
 @pytest.mark.parametrize("size", [(40, 70), (17, 200), (33, 33)])

@@ -17,7 +17,7 @@ TAKE = """
 import sys
 from pathlib import Path
 from pcsr import gpus
-print(gpus.claim(sys.argv[2:], Path(sys.argv[1])), flush=True)
+print(*gpus.claim(sys.argv[2:], folder=Path(sys.argv[1])), flush=True)
 input()
 """
 
@@ -38,13 +38,13 @@ def test_every_process_gets_another_gpu(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     with another(tmp_path, *names) as (first, _), another(tmp_path, *names) as (second, _):
         assert (first, second) == (0, 1)
-        assert gpus.claim(names, tmp_path) == 2
+        assert gpus.claim(names, folder=tmp_path) == [2]
         # Whoever sees other GPUs, in another order, names them alike.
-        assert gpus.claim(["b", "c"], tmp_path) == 1
+        assert gpus.claim(["b", "c"], folder=tmp_path) == [1]
 
 
 def test_a_process_does_not_wait_for_itself(tmp_path: Path) -> None:
-    assert [gpus.claim(["mine"], tmp_path) for _ in range(2)] == [0, 0]
+    assert [gpus.claim(["mine"], folder=tmp_path) for _ in range(2)] == [[0], [0]]
 
 
 def test_a_gpu_is_waited_for_until_its_process_is_killed(
@@ -58,9 +58,9 @@ def test_a_gpu_is_waited_for_until_its_process_is_killed(
             process.wait()
 
         monkeypatch.setattr(gpus.time, "sleep", sleep)
-        assert gpus.claim(["only"], tmp_path) == 0
+        assert gpus.claim(["only"], folder=tmp_path) == [0]
     (line,) = caplog.messages
-    assert line.startswith("other runs of the suite have the GPU; waiting for their end")
+    assert line.startswith("waiting for 1 of 1 GPUs, which other runs of the suite have")
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     named = [SimpleNamespace(uuid=f"{tmp_path.name}-{number}") for number in range(2)]
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: named[number])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
 
 
@@ -81,9 +82,85 @@ def test_a_gpu_without_a_number_is_one_that_is_free(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="this machine has 2 usable GPUs"):
         runtime.pick_device("cuda:2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="no more processes than GPUs"):
-        runtime.pick_device("cuda")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What this process became instead of itself."""
+    programs: list[list[str]] = []
+    monkeypatch.setattr(runtime.os, "execv", lambda _, arguments: programs.append(arguments))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,GPU-7")
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
+    return programs
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_processes_of_one_model_have_a_gpu_each(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.share_among(1, "cuda")
+    assert not started
+    runtime.share_among(2, "auto")
+    (program,) = started
+    assert "torch.distributed.run" in program and "2" in program
+    assert runtime.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5,GPU-7"
+    # There they know each other, and what was taken for them.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    runtime.share_among(2, "auto")
+    assert len(started) == 1
+    assert runtime.pick_device("auto") == torch.device("cuda:1")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus_are_refused(started: list[list[str]]) -> None:
+    for count, name in ((3, "cuda"), (2, "cuda:0")):
+        with pytest.raises(UserError, match=f"--processes {count} --device {name}: each needs a"):
+            runtime.share_among(count, name)
+    assert not started
+
+
+def test_several_gpus_are_taken_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "b", "c"]
+    with another(tmp_path, "b"):
+        assert gpus.claim(names, 2, tmp_path) == [0, 2]
+    with another(tmp_path, "y"):
+        waits = []
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            with another(tmp_path, "x") as (first, _):  # it was not kept
+                assert first == 0
+            raise InterruptedError
+
+        monkeypatch.setattr(gpus.time, "sleep", sleep)
+        with pytest.raises(InterruptedError):
+            gpus.claim(["x", "y"], 2, tmp_path)
+    assert waits == [gpus.WAIT]
+
+
+def test_a_gpu_stays_taken_when_its_process_becomes_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become = TAKE.replace("input()", "import os; os.execvp('cat', ['cat'])")
+    command = [sys.executable, "-c", become, str(tmp_path), "only"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdin.write("cat is here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "cat is here\n"
+
+        def sleep(_: float) -> None:
+            raise InterruptedError
+
+        monkeypatch.setattr(gpus.time, "sleep", sleep)
+        with pytest.raises(InterruptedError):
+            gpus.claim(["only"], folder=tmp_path)
+        process.kill()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from models import build
+from torch._dynamo.utils import counters
 
 from pcsr import runtime
 from pcsr.batches import Batches
@@ -36,7 +37,9 @@ CASES = [("fsrcnn", "arm", "train"), ("carn", "pcsr", "stage1"), ("carn", "class
 @pytest.mark.parametrize(("backbone", "method", "name"), CASES[:2])
 def test_a_compiled_step_is_the_step(cat: Store, backbone: str, method: str, name: str) -> None:
     expected = losses(cat, backbone, method, name)
+    counters.clear()
     compiled = losses(cat, backbone, method, name, compile=True)
+    assert counters["stats"]["unique_graphs"] > 0  # it was compiled, not only asked to be
     assert compiled == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == 4
 

@@ -56,13 +56,16 @@ def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) ->
 
 
 def test_weights_that_no_commit_explains_are_not_shipped(study: Study, tmp_path: Path) -> None:
+    trained("stage0")
     with pytest.raises(UserError, match=r"stage1/weights.safetensors: no such weights file"):
         ship(study, "free", tmp_path / "weights")
-    trained("stage0")
-    trained("stage1", modified=True)
-    with pytest.raises(UserError, match="code that was changed after the commit"):
-        ship(study, "free", tmp_path / "weights")
     trained("stage1")
+    for unknown in ({"modified": True}, {"commit": None}):
+        for stage in ("stage0", "stage1"):
+            trained(stage, **unknown)
+            with pytest.raises(UserError, match=f"{stage}/weights.* code that no commit holds"):
+                ship(study, "free", tmp_path / "weights")
+            trained(stage)
     for kept in Path(artefacts.weights("weights", "fsrcnn-pcsr", "stage0")).parent.glob("*.jsonl"):
         kept.unlink()
     with pytest.raises(UserError, match="stage0: has no log of a training"):

@@ -70,6 +70,13 @@ def test_weights_that_are_not_shipped_are_named(workspace: Workspace) -> None:
     done = workspace.snakemake("-n", "--configfile", suite)
     assert done.returncode != 0 and "Traceback" not in done.stdout
     assert "weights/srresnet-pcsr.safetensors does not exist: no weights of srr" in done.stdout
+    experiment = workspace.path("configs/experiments/fsrcnn-pcsr.yaml")
+    text = experiment.read_text()
+    experiment.write_text(text.replace("  scale: 4", "  scale: 4\n  width: 40"))
+    done = workspace.snakemake("-n")
+    experiment.write_text(text)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "model.width is 40, but weights/fsrcnn-pcsr.safetensors has 48" in done.stdout
     other = ("train", "fsrcnn-pcsr", "stage0", "--out", workspace.path("w.safetensors"))
     message = workspace.refuse(*other, "--suite", "configs/suites/quick.yaml")
     assert "shipped ones are not trained; use a suite that trains" in message

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def test_a_stopped_run_saves_and_goes_on(workspace: Workspace, undisturbed: Path
     assert "stopped at step" in output
     workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
     assert same_weights(out, undisturbed)
+
+
+def test_processes_that_are_stopped_save_together(workspace: Workspace) -> None:
+    """As SLURM and terminals do it: all get the signal, and once more from torchrun."""
+    stage = {"iterations": 2000, "batch": 2, "patch": 8, "log_every": 25, "save_every": 2000}
+    suite = workspace.suite("stopped-two", overrides={"*": {"stages": {"*": stage}}})
+    out = workspace.path("stopped-two/weights.safetensors")
+    command = workspace.command(*STAGE0, "--suite", suite, "--out", out, "--processes", "2")
+    run = workspace.start(command, OMP_NUM_THREADS="1")
+    while run.poll() is None and lines_of(out.parent) < 2:
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGTERM)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    (stopped,) = set(re.findall(r"stopped at step (\d+)", output))
+    (state,) = out.parent.glob("state-*.safetensors")
+    assert checkpoint.load(state)[1]["step"] == int(stopped) >= 50
 
 
 def test_a_finished_run_only_writes_its_weights_again(
@@ -254,6 +272,9 @@ def test_pace_is_measured_once(workspace: Workspace) -> None:
     ]
     assert "| fsrcnn-pcsr | stage1 |" in out.with_suffix(".md").read_text()
     assert "unknown way 'suit'" in workspace.refuse(*command, "--way", "suit")
+    message = workspace.refuse(*command, "--threads", "1")
+    assert "was measured with threads" in message and "another file as --out" in message
+    out = workspace.path("pace/script.json")
     script = Path(__file__).parents[2] / "benchmarks/gpu/training.py"
     how = ["--device", "cpu", "--suite", suite, "--data", data, "--out", out, "--turn", "0.01"]
     which = ["--experiments", "fsrcnn-pcsr", "fsrcnn-original", "--ways", "textbook", "suite"]
