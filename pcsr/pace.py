@@ -35,6 +35,7 @@ WAYS: Mapping[str, Mapping[str, Any] | None] = {
     "suite, bf16": {"precision": "bf16"},
     "suite, bf16, compiled": {"precision": "bf16", "compile": True},
 }
+AHEAD = 2  # batches that a worker makes before they are asked for
 IDLE = 0.1  # seconds in which a process that works is seen to compute
 PROFILED = 5  # steps, for the busy share of a GPU
 ALIKE = 0.02  # of a loss: bf16 keeps 8 bits
@@ -101,6 +102,9 @@ def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in steps}
     for _ in range(plan.rounds):
         for way, step in steps.items():
+            _wait_for_workers()
+            if WAYS[way] is None:  # use up what was made while others had their turn
+                _take(step, AHEAD * plan.workers)
             taken[way].append(_timed(step, counts[way], subject.device))
     rows = []
     for way, step in steps.items():
@@ -157,15 +161,9 @@ def _count(step: Step, seconds: float, device: torch.device) -> int:
 
 
 def _timed(step: Step, count: int, device: torch.device) -> tuple[float, float]:
-    """Return the seconds that some steps take, and those of all cores at work in them on average.
-
-    Workers first finish the batches that they make ahead, so that they slow no other way down; the
-    textbook loop then finds a few of its batches made.
-    """
-    _wait_for_workers()
+    """Return the seconds that some steps take, and those that a core computes meanwhile."""
     before, started = _cpu_seconds([psutil.Process(), *_workers()]), time.perf_counter()
-    for _ in range(count):
-        step()
+    _take(step, count)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     wall = time.perf_counter() - started
@@ -173,8 +171,13 @@ def _timed(step: Step, count: int, device: torch.device) -> tuple[float, float]:
     return wall, used / (psutil.cpu_count() or 1)
 
 
+def _take(step: Step, count: int) -> None:
+    for _ in range(count):
+        step()
+
+
 def _wait_for_workers() -> None:
-    """Return when no process that this one started computes any more."""
+    """Return when no process that this one started computes: it would slow the next way down."""
     before = -1.0
     while (now := _cpu_seconds(_workers())) > before:
         before = now
@@ -193,8 +196,7 @@ def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 def _kernel_seconds(step: Step) -> float:
     """Return how long the kernels of a step run on a GPU."""
     with profile() as profiler:
-        for _ in range(PROFILED):
-            step()
+        _take(step, PROFILED)
         torch.cuda.synchronize()
     return device_seconds(profiler.key_averages()) / PROFILED
 

@@ -497,6 +497,7 @@ def measure_pace(
                 )
         rows = before["rows"]
     known = {(row["experiment"], row["stage"]) for row in rows}
+    commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
     stages = [(n, s) for n in experiments or study.experiments for s in study.experiments[n].stages]
     todo = [one for one in stages if one not in known]
     for number, (name, stage) in enumerate(todo):
@@ -505,7 +506,7 @@ def measure_pace(
         setup = study.experiments[name]
         make = partial(catalog.build, setup.model)
         subject = pace.Subject(name, stage, setup.stages[stage], make, store, device)
-        rows += [{**row, "commit": facts["commit"]} for row in pace.compare(subject, plan)]
+        rows += [{**row, "commit": commit} for row in pace.compare(subject, plan)]
         measured = {"rows": rows, "provenance": facts}
         artefacts.write_json(out, measured)
         artefacts.write_text(out.with_suffix(".md"), pages.markdown(measured))

@@ -56,19 +56,20 @@ def projected(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def markdown(measured: dict[str, Any]) -> str:
     """Write the page."""
     facts = measured["provenance"]
-    commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
+    commits = dict.fromkeys(row["commit"] for row in measured["rows"])
     plan = facts["plan"]
     times = projected(measured["rows"])
     return "\n".join(
         [
             "# Pace of training\n",
             f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
-            f"{facts['versions']['torch']}; commit {commit}; suite `{facts['suite']}`, pictures "
-            f"`{facts['data']}`.\n",
+            f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
+            f"pictures `{facts['data']}`.\n",
             f"Both loops trained the same batches, in turns, in one run: {plan['rounds']} rounds "
             f"of at least {plan['seconds']:g} s each, the median counts. *Textbook*: "
             f"{plan['workers']} worker processes read, turn and shrink crops one by one; the "
-            "network runs as it is defined; the loss is read after every step. *Suite*: `pcsr "
+            "network runs as it is defined; the loss is read after every step. What its "
+            "workers made during another loop's turn is used up before its own. *Suite*: `pcsr "
             "train`. *Busy* is the part of all cores' time that is computed in, workers included; "
             "on a GPU the part of the time in which a kernel runs. What a step *takes* is memory "
             "beside weights, optimiser and pictures.\n",
