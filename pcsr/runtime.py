@@ -1,9 +1,11 @@
 """Device, seeds, threads, logging and processes of a run."""
 
 import ctypes
+import gc
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -212,7 +214,13 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), world
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
+        # What wraps a model must be gone first, so that the group goes here: later Python would
+        # wait for a thread of the group, and the thread for Python's lock.
+        gc.collect()
         dist.destroy_process_group()
 
 
