@@ -5,6 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,7 +191,12 @@ def _workers() -> list[psutil.Process]:
 
 def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
     """Return the time that processes have computed."""
-    return sum(one.user + one.system for one in (process.cpu_times() for process in processes))
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a compiler's, say, that has just ended
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _kernel_seconds(step: Step) -> float:

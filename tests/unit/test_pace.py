@@ -99,7 +99,7 @@ def test_busy_is_the_time_that_is_computed_in() -> None:
 
     wall, used = pace._timed(step, 2, CPU)
     assert wall >= 0.8
-    assert used * (psutil.cpu_count() or 1) == pytest.approx(0.4, abs=0.05)
+    assert used * (psutil.cpu_count() or 1) == pytest.approx(0.4, abs=0.1)
 
 
 def test_kernels_are_counted_once() -> None:
