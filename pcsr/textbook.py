@@ -94,7 +94,10 @@ class Textbook:
         self._scheduler.step()
         self._number += 1
         if not math.isfinite(losses["loss"].item()):
-            raise UserError(f"{self._name}: the loss is not finite at step {self._number}.")
+            raise UserError(
+                f"{self._name}: the loss is not finite at step {self._number}; lower "
+                "learning_rate of this stage."
+            )
         return losses
 
 

@@ -67,7 +67,7 @@ def test_a_gpu_is_waited_for_until_its_process_is_killed(
 def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    named = [SimpleNamespace(uuid=f"{tmp_path.name}-{number}") for number in range(2)]
+    named = [SimpleNamespace(uuid=f"{tmp_path.name}-{number}") for number in range(3)]
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: named[number])
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
@@ -92,18 +92,20 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What this process became instead of itself."""
     programs: list[list[str]] = []
     monkeypatch.setattr(runtime.os, "execv", lambda _, arguments: programs.append(arguments))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,GPU-7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,GPU-6,GPU-7")
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     return programs
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_processes_of_one_model_have_a_gpu_each(
-    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runtime.share_among(1, "cuda")
     assert not started
-    runtime.share_among(2, "auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with another(tmp_path, f"{tmp_path.name}-1"):
+        runtime.share_among(2, "auto")
     (program,) = started
     assert "torch.distributed.run" in program and "2" in program
     assert runtime.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5,GPU-7"
