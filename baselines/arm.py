@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from baselines.slimmable import Slimmable
 from pcsr import metrics
-from pcsr.config import ModelConfig
+from pcsr.config.models import ModelConfig
+from pcsr.data.bicubic import levels
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE, Tiles
 from pcsr.methods.base import Knob, MakeBackbone, complete
 from pcsr.methods.tiled import Tiled, batches
-from pcsr.resize import levels
 
 PAPER = {
     "fsrcnn": {"widths": (16, 36, 56)},

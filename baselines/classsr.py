@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from pcsr import flops, routing
 from pcsr.backbones.base import Backbone, initialise
-from pcsr.config import ModelConfig
+from pcsr.config.models import ModelConfig
+from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE
 from pcsr.methods.base import Knob, MakeBackbone, complete
 from pcsr.methods.tiled import Tiled
-from pcsr.runtime import sum_over_processes
 
 PAPER = {
     "fsrcnn": {"widths": (16, 36, 56)},

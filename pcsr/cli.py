@@ -78,12 +78,13 @@ def prepare(
 
     Example: `pcsr prepare embedded-train`. Set `PCSR_MIRROR` to take downloads from a local folder.
     """
-    from pcsr import artefacts, config, runtime
-    from pcsr.prepare import prepare as run
+    from pcsr import files, runtime
+    from pcsr.config.load import find_dataset, load_datasets
+    from pcsr.data.prepare import prepare as run
 
     runtime.setup_logging(log)
-    dataset = config.dataset(name, config.load_datasets(), "prepare")
-    run(name, dataset, out or Path(artefacts.prepared(name)), raw)
+    dataset = find_dataset(name, load_datasets(), "prepare")
+    run(name, dataset, out or Path(files.prepared(name)), raw)
 
 
 @app.command()
@@ -109,9 +110,9 @@ def train(
     Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/train-quick.yaml --out
     w.safetensors`.
     """
-    from pcsr import runtime, verbs
+    from pcsr import distributed, verbs
 
-    runtime.share_among(processes, device)
+    distributed.share_among(processes, device)
     verbs.train(experiment, stage, suite, out, init, calibration, device, log)
 
 
@@ -183,8 +184,8 @@ def sweep(
     Example: `pcsr sweep --weights carn.safetensors --images Urban100/HR --knob 0 1 2 --out u.csv`.
     """
     from pcsr import verbs
-    from pcsr.config import ProtocolConfig
-    from pcsr.evaluate import SweepOptions
+    from pcsr.config.models import ProtocolConfig
+    from pcsr.evaluation.sweep import SweepOptions
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
@@ -213,7 +214,7 @@ def demo(
     --out demo`.
     """
     from pcsr import verbs
-    from pcsr.config import ProtocolConfig
+    from pcsr.config.models import ProtocolConfig
     from pcsr.methods.base import Knob
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
@@ -329,8 +330,8 @@ def bench(
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
     --out bench.json`.
     """
+    from benchmarks.latency import Plan
     from pcsr import verbs
-    from pcsr.bench import Plan
 
     plan = Plan(knob, budget, rounds, profiled=profile, steps=steps)
     verbs.bench(weights, fresh, images, plan, precision, max_memory, out, device, threads)
@@ -346,11 +347,13 @@ def ship(
 
     Example: `pcsr ship --suite configs/suites/weights.yaml --licence "MIT" --out weights`.
     """
-    from pcsr import config, runtime
-    from pcsr.ship import ship as collect
+    from pcsr import runtime
+    from pcsr.weights.shipped import ship as collect
 
     runtime.setup_logging()
-    collect(config.load_study(suite), licence, out)
+    from pcsr.config.load import load_study
+
+    collect(load_study(suite), licence, out)
 
 
 @app.command()
@@ -382,8 +385,8 @@ def pace(
     Example: `pcsr pace fsrcnn-pcsr --suite configs/suites/paper.yaml --data
     data/prepared/embedded-train --out pace.json`.
     """
+    from benchmarks.training_speed import Plan
     from pcsr import verbs
-    from pcsr.pace import Plan
 
     plan = Plan(way, seconds, rounds, workers)
     verbs.measure_pace(experiments or [], suite, data, plan, out, device, threads)
@@ -395,8 +398,8 @@ def latency(
     out: Annotated[Path, typer.Option(help="Markdown to write; .html, .png, .svg beside it")],
 ) -> None:
     """Draw and tabulate time ratios over FLOP ratios, of what `bench` measured."""
+    from benchmarks import latency_page as report
     from pcsr.report import figures, pages
-    from pcsr.report import latency as report
 
     results = [report.read(path) for path in measured]
     drawn = report.figure(results)
@@ -444,12 +447,12 @@ def collect(
     out: Annotated[Path, typer.Option(help="CSV to write")],
 ) -> None:
     """Join sweeps to one tidy table: one row per experiment, test set, picture and knob value."""
-    from pcsr import artefacts
+    from pcsr import files
     from pcsr.report import tidy
 
     tidy.write_csv(tidy.collect(sweeps), out)
-    facts = artefacts.provenance(sweeps=[str(path) for path in sweeps])
-    artefacts.write_json(artefacts.sidecar(out), facts)
+    facts = files.provenance(sweeps=[str(path) for path in sweeps])
+    files.write_json(files.sidecar(out), facts)
 
 
 @app.command()
@@ -503,12 +506,13 @@ def inputs(
     out: Annotated[Path, typer.Option(help="Markdown to write; .html stands beside it")],
 ) -> None:
     """List the weights and pictures that a suite was measured with, and what could not be had."""
-    from pcsr import config, stock
+    from pcsr.config.load import load_study
     from pcsr.report import inputs as report
     from pcsr.report import pages
+    from pcsr.weights import available
 
-    study = config.load_study(suite)
-    text = report.inputs_markdown(study, stock.present(study))
+    study = load_study(suite)
+    text = report.inputs_markdown(study, available.present(study))
     pages.write(text, out)
 
 
@@ -543,7 +547,7 @@ def showcase(
     `--weights` takes the original's file first, then the method's.
     """
     from pcsr import verbs
-    from pcsr.config import ProtocolConfig
+    from pcsr.config.models import ProtocolConfig
 
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     verbs.showcase(images, picture, weights, k, protocol, routing, comparison, threads)
@@ -554,10 +558,11 @@ def schema(
     out: Annotated[Path, typer.Option(help="folder to write")] = Path("configs/schema"),
 ) -> None:
     """Write the JSON schemas of the configuration files from their typed models."""
-    from pcsr import artefacts, config
+    from pcsr import files
+    from pcsr.config.load import schemas
 
-    for name, text in config.schemas().items():
-        artefacts.write_text(out / name, text)
+    for name, text in schemas().items():
+        files.write_text(out / name, text)
 
 
 def spread(arguments: list[str]) -> list[str]:

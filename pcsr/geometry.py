@@ -186,3 +186,18 @@ class Mosaic:
         for origin in origins:
             covered[origin * self._scale : (origin + TILE) * self._scale] += 1
         return covered
+
+
+def lr_size(hr_size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return the largest LR size whose HR size at ``scale`` fits into ``hr_size``."""
+
+    def fitting(length: int) -> int:
+        side = round(length / scale)
+        return side if round(side * scale) <= length else side - 1
+
+    return fitting(hr_size[0]), fitting(hr_size[1])
+
+
+def hr_size(lr_size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return the HR size that an LR picture has at ``scale``."""
+    return round(lr_size[0] * scale), round(lr_size[1] * scale)

@@ -14,32 +14,29 @@ import torch
 from pydantic import ByteSize, TypeAdapter
 from torch import Tensor
 
-from pcsr import (
-    artefacts,
-    calibrate,
-    catalog,
-    checkpoint,
-    config,
-    evaluate,
-    knobs,
-    metrics,
-    pace,
-    release,
-    resize,
-    runtime,
-    stock,
-)
-from pcsr import bench as benchmark
-from pcsr import demo as demos
-from pcsr import train as training
-from pcsr.bench import Plan
-from pcsr.config import ModelConfig, ProtocolConfig
-from pcsr.datasets import Store, open_images
+from benchmarks import latency as benchmark
+from benchmarks import training_speed
+from benchmarks import training_speed_page as pages
+from benchmarks.latency import Plan
+from pcsr import distributed, files, geometry, metrics, registry, runtime
+from pcsr.config.load import RELEASED, find_released, load_experiment, load_released, load_study
+from pcsr.config.models import ModelConfig, ProtocolConfig
+from pcsr.data import bicubic
+from pcsr.data.images import to_tensor
+from pcsr.data.store import Store
+from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, unknown_name
-from pcsr.images import to_tensor
+from pcsr.evaluation import knob_table
+from pcsr.evaluation import show as demos
+from pcsr.evaluation import sweep as evaluate
+from pcsr.evaluation import upscale as upscaling
 from pcsr.methods.base import Knob, Method
-from pcsr.report import pace as pages
 from pcsr.routing import Budget
+from pcsr.training import crop_classes
+from pcsr.training import run as training
+from pcsr.weights import available, checkpoint
+from pcsr.weights.released import Released
+from pcsr.weights.released import read as read_release
 
 log = logging.getLogger("pcsr")
 
@@ -55,9 +52,9 @@ def train(
     log_file: Path | None,
 ) -> None:
     """Train one stage of an experiment of a suite and write its weights to ``out``."""
-    artefacts.require_suffix(out, ".safetensors", "--out")
-    study = config.load_study(suite)
-    catalog.check_names(study)
+    files.require_suffix(out, ".safetensors", "--out")
+    study = load_study(suite)
+    registry.check_names(study)
     if experiment not in study.experiments:
         raise unknown_name("experiment", experiment, study.experiments, str(suite))
     setup = study.experiments[experiment]
@@ -82,7 +79,7 @@ def train(
         raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")
     device = runtime.pick_device(device_name)
     runtime.set_up(setup.seed, study.suite.threads)
-    method = catalog.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
+    method = registry.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
     if tuple(setup.stages) != method.stages:
         raise UserError(
             f"configs/experiments/{experiment}.yaml: stages: {setup.model.method} is trained in "
@@ -96,14 +93,14 @@ def train(
         )
     if init is not None:
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
-    store = Store.open(Path(artefacts.prepared(study.suite.train_set)))
+    store = Store.open(Path(files.prepared(study.suite.train_set)))
     scale = setup.model.scale
     only = None
     if calibration is not None and of_class is not None:
         patch = setup.stages[stage].patch
-        size = resize.hr_size((patch, patch), scale)[0]
-        only = calibrate.crops_of_class(calibration, of_class, store, size)
-    valid = open_images(Path(artefacts.prepared(study.suite.valid_set)))
+        size = geometry.hr_size((patch, patch), scale)[0]
+        only = crop_classes.crops_of_class(calibration, of_class, store, size)
+    valid = open_images(Path(files.prepared(study.suite.valid_set)))
     protocol = study.suite.protocol.model_copy(update={"lr": setup.stages[stage].lr})
     wanted = range(min(len(valid), study.suite.valid_images))
     pairs = [evaluate.make_pair(valid[i], scale, protocol) for i in wanted]
@@ -111,7 +108,7 @@ def train(
     def validate() -> dict[str, float]:
         return evaluate.validate(method, stage, pairs, scale, protocol.refine)
 
-    with runtime.processes(device) as (rank, world):
+    with distributed.processes(device) as (rank, world):
         runtime.setup_logging(log_file if rank == 0 else None, quiet=rank > 0)
         facts = {
             "model": method.config.model_dump(mode="json"),
@@ -120,7 +117,7 @@ def train(
             "iterations": setup.iterations_up_to(stage),
             "initial_weights": checkpoint.digest(init) if init else None,
             "calibration": checkpoint.digest(calibration) if calibration else None,
-            "provenance": artefacts.provenance(
+            "provenance": files.provenance(
                 stages={name: s.model_dump(mode="json") for name, s in setup.stages.items()},
                 seed=setup.seed,
                 data={study.suite.train_set: store.digest},
@@ -147,16 +144,16 @@ def calibrate_crops(
 ) -> None:
     """Sort the training crops of a prepared data set into classes."""
     runtime.setup_logging(log_file)
-    artefacts.require_suffix(out, ".safetensors", "--out")
+    files.require_suffix(out, ".safetensors", "--out")
     (method,) = _methods([weights], device_name, threads)
     store = Store.open(data)
     facts = {
         "weights": checkpoint.digest(weights),
         "model": method.config.model_dump(mode="json"),
-        "provenance": artefacts.provenance(data={str(data): store.digest}),
+        "provenance": files.provenance(data={str(data): store.digest}),
     }
-    with artefacts.locked(out):
-        calibrate.calibrate(method, store, patch, classes, out, facts)
+    with files.locked(out):
+        crop_classes.calibrate(method, store, patch, classes, out, facts)
 
 
 def tabulate(
@@ -164,12 +161,12 @@ def tabulate(
 ) -> None:
     """Fill a method's tables from validation pictures and write its weights with them."""
     runtime.setup_logging(log_file)
-    artefacts.require_suffix(out, ".safetensors", "--out")
+    files.require_suffix(out, ".safetensors", "--out")
     if out.resolve() == weights.resolve():
         raise UserError(f"--out {out}: give another file than --weights, which is kept.")
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
-    method, facts = catalog.load_method(weights)
+    method, facts = registry.load_method(weights)
     runtime.move(method, device)
     test = open_images(images)
     scale = method.config.scale
@@ -180,11 +177,11 @@ def tabulate(
             log.info("%d/%d %s", number + 1, len(test), pair.name)
             yield pair.lr.to(device), to_tensor(pair.hr).to(device)
 
-    with artefacts.locked(out):
+    with files.locked(out):
         recorded = method.tabulate(pictures())
         # The facts of the training stay: they describe the weights.
         table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
-        provenance = artefacts.provenance(device=runtime.describe(device))
+        provenance = files.provenance(device=runtime.describe(device))
         model = method.config.model_dump(mode="json")
         facts = {**facts, "model": model, "table": {**table, "provenance": provenance}}
         checkpoint.save_weights(out, method, facts)
@@ -204,7 +201,7 @@ def sweep(
     runtime.setup_logging(log_file)
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
-    artefacts.require_suffix(out, ".csv", "--out")
+    files.require_suffix(out, ".csv", "--out")
     if not all(math.isfinite(k) for k in options.knobs):
         raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
     if lr_images is not None and options.protocol.lr == "float":
@@ -214,7 +211,7 @@ def sweep(
     subjects: list[evaluate.Subject] = []
     known: dict[str, dict[str, Any]] = {}
     for path in weights:
-        method, facts = catalog.load_method(path)
+        method, facts = registry.load_method(path)
         name = _name(path, facts, known)
         # By its tensors, because a release may be in two files.
         digest = checkpoint.digest_tensors(method.state_dict())
@@ -222,7 +219,7 @@ def sweep(
         known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
     scale = options.scale or subjects[0].method.config.scale
     test = open_images(images, lr_images, scale)
-    facts = artefacts.provenance(
+    facts = files.provenance(
         protocol=options.protocol.model_dump(mode="json"),
         both_ways=options.both_ways,
         weights=known,
@@ -233,8 +230,8 @@ def sweep(
         device=runtime.describe(device),
         threads=threads,
     )
-    with artefacts.locked(out):
-        evaluate.sweep(subjects, test, options, catalog.metrics(), out, facts)
+    with files.locked(out):
+        evaluate.sweep(subjects, test, options, registry.metrics(), out, facts)
 
 
 def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
@@ -247,7 +244,7 @@ def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str
 def _methods(weights: Sequence[Path], device_name: str, threads: int) -> list[Method]:
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
-    return [runtime.move(catalog.load_method(path)[0], device) for path in weights]
+    return [runtime.move(registry.load_method(path)[0], device) for path in weights]
 
 
 def demo(
@@ -300,12 +297,12 @@ def upscale(
     limit = _bytes(max_memory)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
-    method, facts = catalog.load_method(weights)
+    method, facts = registry.load_method(weights)
     scale = scale or method.config.scale
     knob = _knob(wanted, method, facts, scale, weights)
     runtime.move(method, picked)
     wide = _precision(precision, picked)
-    demos.upscale(method, source, target, scale, knob, refine, limit, wide)
+    upscaling.upscale(method, source, target, scale, knob, refine, limit, wide)
 
 
 def _knob(
@@ -319,7 +316,7 @@ def _knob(
             raise UserError(f"--budget {wanted.budget:g}: give a share above 0, such as 0.5.")
         return Budget(wanted.budget * _original_flops(method, scale))
     if wanted.psnr_drop is not None:
-        return knobs.for_drop(knobs.read(facts, str(where)), wanted.psnr_drop)
+        return knob_table.for_drop(knob_table.read(facts, str(where)), wanted.psnr_drop)
     return wanted.knob
 
 
@@ -331,7 +328,7 @@ def _original_flops(method: Method, scale: float) -> float:
         scale=scale,
         batch_norm=method.config.batch_norm,
     )
-    original = catalog.build(model, "--budget: the original that it is a share of")
+    original = registry.build(model, "--budget: the original that it is a share of")
     return original.costs((1, 1), scale).total([1]).engine
 
 
@@ -373,18 +370,18 @@ def calibrate_knob(
 ) -> list[str]:
     """Measure what a method's knob costs in PSNR, and keep it with its weights."""
     runtime.setup_logging(log_file)
-    artefacts.require_suffix(out, ".safetensors", "--out")
+    files.require_suffix(out, ".safetensors", "--out")
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
-    method, facts = catalog.load_method(weights)
+    method, facts = registry.load_method(weights)
     runtime.move(method, device)
     pictures = open_images(images)
-    with artefacts.locked(out):
-        points = knobs.measure(method, pictures, values or method.calibrated or method.knobs)
+    with files.locked(out):
+        points = knob_table.measure(method, pictures, values or method.calibrated or method.knobs)
         table = {
             "points": [point.model_dump() for point in points],
             "images": pictures.digest,
-            "provenance": artefacts.provenance(device=runtime.describe(device)),
+            "provenance": files.provenance(device=runtime.describe(device)),
         }
         model = method.config.model_dump(mode="json")
         checkpoint.save_weights(out, method, {**facts, "model": model, "knob_table": table})
@@ -404,14 +401,14 @@ def bench(
 ) -> None:
     """Time methods beside their originals on pictures, and write what came out as JSON."""
     runtime.setup_logging()
-    artefacts.require_suffix(out, ".json", "--out")
+    files.require_suffix(out, ".json", "--out")
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
     plan = replace(plan, precision=_precision(precision, device), limit=_bytes(max_memory))
-    methods = [catalog.load_method(path)[0] for path in weights]
+    methods = [registry.load_method(path)[0] for path in weights]
     for backbone in fresh:
         models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
-        methods += [catalog.build(model).eval() for model in models]
+        methods += [registry.build(model).eval() for model in models]
     methods = [runtime.move(method, device) for method in methods]
     rows: list[dict[str, Any]] = []
     growing: list[dict[str, Any]] = []
@@ -424,14 +421,14 @@ def bench(
     for method in methods if plan.steps else ():
         lr = _sixteenth(open_images(pictures[-1])[0].hr, method.config.scale).to(device)
         growing += benchmark.grow(method, lr, method.config.scale, plan)
-    facts = artefacts.provenance(
+    facts = files.provenance(
         device=runtime.describe(device),
         threads=threads,
         fresh=list(fresh),
         rounds=plan.rounds,
         precision=precision,
     )
-    artefacts.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
+    files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
 
 
 def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
@@ -442,10 +439,10 @@ def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
 def _sixteenth(hr: metrics.Picture, scale: float) -> Tensor:
     """Return a picture of 240 x 135 pixels, whose SR is an eighth of 8K in each direction."""
     size = (135, 240)
-    whole = resize.hr_size(size, scale)
+    whole = geometry.hr_size(size, scale)
     if min(have - want for have, want in zip(hr.shape, whole, strict=False)) < 0:
         raise UserError(f"--images: the last one must have {whole[1]} x {whole[0]} pixels or more.")
-    lr = resize.resize(to_tensor(hr).double(), size)
+    lr = bicubic.resize(to_tensor(hr).double(), size)
     return lr.clamp(0, 1).float()
 
 
@@ -453,7 +450,7 @@ def measure_pace(
     experiments: Sequence[str],
     suite: Path,
     data: Path | None,
-    plan: pace.Plan,
+    plan: training_speed.Plan,
     out: Path,
     device_name: str,
     threads: int,
@@ -467,15 +464,15 @@ def measure_pace(
         UserError: what ``out`` holds was measured in another way or elsewhere.
     """
     runtime.setup_logging()
-    artefacts.require_suffix(out, ".json", "--out")
+    files.require_suffix(out, ".json", "--out")
     started = time.monotonic()
-    study = config.load_study(suite)
+    study = load_study(suite)
     for name in experiments:
         if name not in study.experiments:
             raise unknown_name("experiment", name, study.experiments, str(suite))
     if data is None and study.suite.train_set is None:
         raise UserError(f"{suite}: trains nothing, so it names no pictures; give --data.")
-    store = Store.open(data or Path(artefacts.prepared(str(study.suite.train_set))))
+    store = Store.open(data or Path(files.prepared(str(study.suite.train_set))))
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
     how = {
@@ -485,7 +482,7 @@ def measure_pace(
         "data": store.folder.name,
         "plan": asdict(plan),
     }
-    facts = artefacts.provenance(**how)
+    facts = files.provenance(**how)
     rows: list[dict[str, Any]] = []
     if out.exists():
         before = json.loads(out.read_text(encoding="utf-8"))
@@ -504,53 +501,53 @@ def measure_pace(
         if time.monotonic() - started > seconds:
             return len(todo) - number
         setup = study.experiments[name]
-        make = partial(catalog.build, setup.model)
-        subject = pace.Subject(name, stage, setup.stages[stage], make, store, device)
-        rows += [{**row, "commit": commit} for row in pace.compare(subject, plan)]
+        make = partial(registry.build, setup.model)
+        subject = training_speed.Subject(name, stage, setup.stages[stage], make, store, device)
+        rows += [{**row, "commit": commit} for row in training_speed.compare(subject, plan)]
         measured = {"rows": rows, "provenance": facts}
-        artefacts.write_json(out, measured)
-        artefacts.write_text(out.with_suffix(".md"), pages.markdown(measured))
+        files.write_json(out, measured)
+        files.write_text(out.with_suffix(".md"), pages.markdown(measured))
     return 0
 
 
 def import_released(file: Path, out: Path) -> str:
     """Convert a published checkpoint; returns what was recognised."""
-    artefacts.require_suffix(out, ".safetensors", "--out")
-    return _convert(file, release.read(file), out, file.name)
+    files.require_suffix(out, ".safetensors", "--out")
+    return _convert(file, read_release(file), out, file.name)
 
 
 def fetch_released(experiment: str, out: Path, raw: Path, log_file: Path | None) -> str:
     """Get the published weights of an experiment and convert them; returns what was recognised."""
     runtime.setup_logging(log_file)
-    artefacts.require_suffix(out, ".safetensors", "--out")
-    weights = config.released(experiment, config.load_released())
-    wanted = config.load_experiment(experiment).model
-    file = stock.obtain(weights, raw)
-    released = release.read(file)
+    files.require_suffix(out, ".safetensors", "--out")
+    weights = find_released(experiment, load_released())
+    wanted = load_experiment(experiment).model
+    file = available.obtain(weights, raw)
+    release = read_release(file)
     for key in ("backbone", "method", "scale"):
-        found = getattr(released.model, key)
+        found = getattr(release.model, key)
         if found != getattr(wanted, key):
             raise UserError(
-                f"{file}: is no {experiment}: its {key} is {found} ({released.recognised}); mend "
-                f"{config.RELEASED}, or put the right file there."
+                f"{file}: is no {experiment}: its {key} is {found} ({release.recognised}); mend "
+                f"{RELEASED}, or put the right file there."
             )
-    with artefacts.locked(out):
-        return _convert(file, released, out, weights.files[0].path, experiment=experiment)
+    with files.locked(out):
+        return _convert(file, release, out, weights.files[0].path, experiment=experiment)
 
 
-def _convert(file: Path, released: release.Released, out: Path, called: str, **known: Any) -> str:
-    method = catalog.build(released.model, str(file))
-    checkpoint.fill(method, released.tensors, str(file))
+def _convert(file: Path, release: Released, out: Path, called: str, **known: Any) -> str:
+    method = registry.build(release.model, str(file))
+    checkpoint.fill(method, release.tensors, str(file))
     facts = {
         **known,
         "model": method.config.model_dump(mode="json"),
-        "released": released.recognised,
-        "iterations": released.iterations,
+        "released": release.recognised,
+        "iterations": release.iterations,
         "source": {"file": called, "sha256": checkpoint.sha256(file)},
-        "provenance": artefacts.provenance(),
+        "provenance": files.provenance(),
     }
     checkpoint.save_weights(out, method, facts)
-    return f"{released.recognised} -> {out}"
+    return f"{release.recognised} -> {out}"
 
 
 def showcase(

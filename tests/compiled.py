@@ -13,8 +13,8 @@ from models import build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pcsr.catalog import BACKBONES
 from pcsr.engine import fused, kernels
+from pcsr.registry import BACKBONES
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 from workspace import Workspace
 
-from pcsr.config import DatasetConfig, WheelsSource
-from pcsr.datasets import Store
-from pcsr.prepare import prepare
+from pcsr.config.models import DatasetConfig, WheelsSource
+from pcsr.data.prepare import prepare
+from pcsr.data.store import Store
 
 # Kernels are interpreted where no GPU can run them; triton reads this when it is imported.
 if not torch.cuda.is_available():

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from baselines.arm import ARM
 from baselines.classsr import ClassSR
-from pcsr import catalog
-from pcsr.config import ModelConfig
+from pcsr import registry
+from pcsr.config.models import ModelConfig
 from pcsr.geometry import Tiles
 from pcsr.methods.base import Knob, Method
 
@@ -47,7 +47,7 @@ def build(backbone: str, method: str, **options: Any) -> Method:
     if method in ("classsr", "arm"):
         norm = method == "classsr" or backbone != "carn"
         options = {"widths": WIDTHS, "batch_norm": norm, **options}
-    built = catalog.build(ModelConfig(backbone=backbone, method=method, **options)).eval()
+    built = registry.build(ModelConfig(backbone=backbone, method=method, **options)).eval()
     for name, parameter in built.named_parameters():
         if name.startswith("classifier"):
             parameter.mul_({2: 30, 4: 10}.get(parameter.ndim, 1))

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from baselines.arm import ARM
 from baselines.classsr import ClassSR
-from pcsr import catalog, checkpoint, release
+from pcsr import registry
 from pcsr.backbones.carn import MEAN_RGB
-from pcsr.config import ModelConfig
+from pcsr.config.models import ModelConfig
 from pcsr.methods.base import Method
+from pcsr.weights import checkpoint
+from pcsr.weights.released import rename, rename_classsr, rename_pcsr
 
 
 def formula_weights(shared: Path, name: str) -> dict[str, Tensor]:
@@ -49,13 +51,13 @@ def _formula(j: int, name: str, shape: list[int]) -> Tensor:
 
 def released(shared: Path, name: str) -> Method:
     """A released PCSR or original model."""
-    method, _ = catalog.load_method(shared / f"mirror/released/PCSR/save/{name}/iter_last.pth")
+    method, _ = registry.load_method(shared / f"mirror/released/PCSR/save/{name}/iter_last.pth")
     return method
 
 
 def arm(shared: Path, backbone: str) -> ARM:
     """A released ARM model."""
-    method, _ = catalog.load_method(shared / f"mirror/released/ARM-Net/ckpt/arm-{backbone}.pth")
+    method, _ = registry.load_method(shared / f"mirror/released/ARM-Net/ckpt/arm-{backbone}.pth")
     assert isinstance(method, ARM)
     return method
 
@@ -67,7 +69,7 @@ def classsr_release(shared: Path, backbone: str) -> Path:
 
 def classsr(shared: Path, backbone: str) -> ClassSR:
     """A released ClassSR joint model."""
-    method, _ = catalog.load_method(classsr_release(shared, backbone))
+    method, _ = registry.load_method(classsr_release(shared, backbone))
     assert isinstance(method, ClassSR)
     return method
 
@@ -79,18 +81,18 @@ def classsr_formula(shared: Path, backbone: str) -> ClassSR:
         for name in [name for name in weights if name.startswith("classifier.")]:
             stored = golden[f"{backbone}_classifier/{name.removeprefix('classifier.')}"]
             weights[name] = torch.from_numpy(stored)
-    method = catalog.build(ModelConfig(backbone=backbone, method="classsr")).eval()
-    checkpoint.fill(method, release.rename_classsr(backbone, weights), "formula")
+    method = registry.build(ModelConfig(backbone=backbone, method="classsr")).eval()
+    checkpoint.fill(method, rename_classsr(backbone, weights), "formula")
     assert isinstance(method, ClassSR)
     return method
 
 
 def srresnet(shared: Path) -> tuple[Method, Method]:
     """SRResNet's PCSR and original with formula weights: they were not released."""
-    pcsr = catalog.build(ModelConfig(backbone="srresnet", method="pcsr")).eval()
-    weights = release.rename_pcsr("srresnet", formula_weights(shared, "srresnet-pcsr"))
+    pcsr = registry.build(ModelConfig(backbone="srresnet", method="pcsr")).eval()
+    weights = rename_pcsr("srresnet", formula_weights(shared, "srresnet-pcsr"))
     checkpoint.fill(pcsr, weights, "formula")
-    original = catalog.build(ModelConfig(backbone="srresnet", method="original")).eval()
-    weights = release.rename("srresnet", formula_weights(shared, "srresnet-x4"))
+    original = registry.build(ModelConfig(backbone="srresnet", method="original")).eval()
+    weights = rename("srresnet", formula_weights(shared, "srresnet-x4"))
     checkpoint.fill(original, {f"network.{n}": w for n, w in weights.items()}, "formula")
     return pcsr, original

@@ -20,12 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsr import artefacts, bench, catalog, evaluate, metrics, runtime
-from pcsr.config import ModelConfig, ProtocolConfig
-from pcsr.datasets import open_images
+from benchmarks import latency
+from pcsr import files, metrics, registry, runtime
+from pcsr.config.models import ModelConfig, ProtocolConfig
+from pcsr.data.bicubic import levels
+from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
+from pcsr.evaluation import sweep
 from pcsr.methods.base import Method, Ready
-from pcsr.resize import levels
 
 SCALE = 4
 SIZES = {"1K": (540, 960), "2K": (1080, 1920), "4K": (2160, 3840), "8K": (4320, 7680)}
@@ -62,17 +64,17 @@ def load(weights: Path, backbone: str, method: str, device: torch.device) -> Met
     """Return a model from ``weights``, or a fresh one where there is none."""
     file = weights / f"{backbone}-{method}" / "released" / "weights.safetensors"
     if file.exists():
-        model, _ = catalog.load_method(file)
+        model, _ = registry.load_method(file)
     else:
         torch.manual_seed(0)
-        model = catalog.build(ModelConfig(backbone=backbone, method=method)).eval()
+        model = registry.build(ModelConfig(backbone=backbone, method=method)).eval()
     return runtime.move(model, device)
 
 
 def picture(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.Picture]:
     """Return LR (1, 3, h, w) and HR: the middle of a picture, mirrored where it is too small."""
     (image,) = open_images(path)
-    pair = evaluate.make_pair(image, SCALE, ProtocolConfig(crop="none"))
+    pair = sweep.make_pair(image, SCALE, ProtocolConfig(crop="none"))
     height, width = (side // SCALE for side in SIZES[size])
     lr, hr = pair.lr.to(device), torch.from_numpy(pair.hr).permute(2, 0, 1)
     while lr.shape[-1] < width or lr.shape[-2] < height:
@@ -128,8 +130,8 @@ def measure(case: Case, arguments: argparse.Namespace, device: torch.device) -> 
         ready.compile()
     for _ in range(3):
         run(lr)
-    times = [bench.seconds(lambda: run(lr), device) for _ in range(ROUNDS)]
-    sr, peak = bench.peak(lambda: run(lr), device)
+    times = [latency.seconds(lambda: run(lr), device) for _ in range(ROUNDS)]
+    sr, peak = latency.peak(lambda: run(lr), device)
     found = sr[0].permute(1, 2, 0).cpu().numpy()
     seconds = statistics.median(times)
     return {
@@ -141,7 +143,7 @@ def measure(case: Case, arguments: argparse.Namespace, device: torch.device) -> 
         "flops_engine": cost.engine,
         "teraflops_per_second": cost.engine / seconds / 1e12,
         "psnr_rgb": metrics.psnr_rgb(found, hr, metrics.shave_for(SCALE)),
-        "profile": bench.profiled(lambda: run(lr), device),
+        "profile": latency.profiled(lambda: run(lr), device),
     }
 
 
@@ -167,7 +169,7 @@ def main() -> None:
         for case in cases(arguments.backbones, arguments.sizes, arguments.device)
         if astuple(case) not in done
     ]
-    facts = artefacts.provenance(device=runtime.describe(device), rounds=ROUNDS)
+    facts = files.provenance(device=runtime.describe(device), rounds=ROUNDS)
     with torch.no_grad():
         for number, case in enumerate(todo):
             if time.monotonic() - started > arguments.seconds:
@@ -178,7 +180,7 @@ def main() -> None:
             except (UserError, RuntimeError) as error:
                 row = {"error": str(error)[:300]}
             known.append({"case": astuple(case), "commit": facts["commit"], **row})
-            artefacts.write_json(arguments.out, {"rows": known, "provenance": facts})
+            files.write_json(arguments.out, {"rows": known, "provenance": facts})
             print(*astuple(case), row.get("seconds", row.get("error")), flush=True)
 
 

@@ -12,7 +12,8 @@ import argparse
 import os
 from pathlib import Path
 
-from pcsr import pace, verbs
+from benchmarks import training_speed
+from pcsr import verbs
 
 # What is missed most first: the one that has a target, then one method after the other.
 ORDER = [
@@ -29,13 +30,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON to write and go on with")
     parser.add_argument("--suite", type=Path, default=Path("configs/suites/paper.yaml"))
     parser.add_argument("--experiments", nargs="+", default=ORDER)
-    parser.add_argument("--ways", nargs="+", default=list(pace.WAYS), choices=pace.WAYS)
+    parser.add_argument(
+        "--ways", nargs="+", default=list(training_speed.WAYS), choices=training_speed.WAYS
+    )
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8))
     parser.add_argument("--turn", type=float, default=2, help="seconds of a loop's turn")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--seconds", type=float, default=400, help="after which no stage is begun")
     arguments = parser.parse_args()
-    plan = pace.Plan(arguments.ways, arguments.turn, 3, arguments.workers)
+    plan = training_speed.Plan(arguments.ways, arguments.turn, 3, arguments.workers)
     left = verbs.measure_pace(
         arguments.experiments,
         arguments.suite,

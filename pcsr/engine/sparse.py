@@ -12,7 +12,7 @@ from pcsr.engine.banded import Banded
 from pcsr.engine.heads import Heads
 from pcsr.engine.parts import Part, Piece
 from pcsr.engine.regions import Pictures, Region
-from pcsr.resize import hr_size
+from pcsr.geometry import hr_size
 from pcsr.routing import Rule
 
 KEPT = 0.4  # of the memory: features that may wait for a decision on the whole picture

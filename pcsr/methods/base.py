@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsr.backbones.base import Backbone
-from pcsr.config import ModelConfig
+from pcsr.config.models import ModelConfig
 from pcsr.engine.parts import Piece
 from pcsr.errors import UserError
 from pcsr.flops import Costs

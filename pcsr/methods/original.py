@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr import flops
-from pcsr.config import ModelConfig
+from pcsr.config.models import ModelConfig
 from pcsr.engine.parts import InParts, Piece
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops

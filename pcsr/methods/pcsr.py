@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcsr import flops, resize, routing
-from pcsr.config import HeadConfig, ModelConfig
+from pcsr import flops, geometry, routing
+from pcsr.config.models import HeadConfig, ModelConfig
+from pcsr.distributed import sum_over_processes
 from pcsr.engine import on_grid, sparse
 from pcsr.engine.parts import Piece
 from pcsr.engine.sparse import Engine
@@ -29,7 +30,6 @@ from pcsr.methods.base import (
     complete,
 )
 from pcsr.routing import Budget, Rule
-from pcsr.runtime import sum_over_processes
 
 # Encoder width, heads (light, heavy) and classifier of the paper's models at x4.
 PAPER = {
@@ -148,7 +148,7 @@ class PCSR(Method):
         Candidates are (M, N, 3, H, W), scores the classifier's probabilities (N, M, H, W).
         """
         lr_size = (lr.shape[-2], lr.shape[-1])
-        size = resize.hr_size(lr_size, scale)
+        size = geometry.hr_size(lr_size, scale)
         queries = Queries(self.encoder(lr), size)
         outputs: list[list[Tensor]] = [[] for _ in self.heads]
         probabilities = []
@@ -165,7 +165,7 @@ class PCSR(Method):
         """See ``Method.route``: cost ratio with k, or ADM."""
         if isinstance(knob, int | float):
             return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), knob)
-        size = resize.lr_size((scores.shape[-2], scores.shape[-1]), scale)
+        size = geometry.lr_size((scores.shape[-2], scores.shape[-1]), scale)
         return routing.decide(self.rule(knob, size, scale), scores.log())
 
     def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
@@ -202,7 +202,7 @@ class PCSR(Method):
         """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
         encoder, classifier, heads = self._flops
         per_lr, per_hr = sparse.flops(self.classifier, self.heads, self.encoder.width)
-        (lr_height, lr_width), (height, width) = lr_size, resize.hr_size(lr_size, scale)
+        (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
         per_lr_pixel = encoder.run_as(encoder.engine + per_lr)
         shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
         branches = zip(heads, per_hr, strict=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pcsr.data.bicubic import levels
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import TILE, Mosaic, Tiles
 from pcsr.methods.base import Exploration, Knob, Method, Restored, require_scale
-from pcsr.resize import levels
 
 # Tiles that run together. A CPU is fastest while CARN's activations stay near its caches; on a GPU
 # SRResNet's take 1.7 GB.

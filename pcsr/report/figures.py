@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from pcsr import artefacts
+from pcsr import files
 from pcsr.errors import unknown_name
 from pcsr.report.tidy import CONVENTIONS, REFERENCE, knob_text, labels, protocol_text
 
@@ -61,7 +61,7 @@ def save(figure: Figure, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with (
         mpl.rc_context({"svg.hashsalt": "pcsr"}),
-        artefacts.atomic(path) as temporary,
+        files.atomic(path) as temporary,
     ):
         figure.savefig(temporary, dpi=150, metadata=metadata)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from pcsr import artefacts, stock
-from pcsr.config import Config, Study
-from pcsr.datasets import MANIFEST
+from pcsr import files
+from pcsr.config.load import Study
+from pcsr.config.models import Config
+from pcsr.data.store import MANIFEST
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import read_facts
-from pcsr.stock import Present
+from pcsr.weights import available
+from pcsr.weights.available import Present
 
 
 class _Read(Config):
@@ -64,10 +66,10 @@ def inputs_markdown(study: Study, present: Present) -> str:
     suite = study.suite.suite
     used, sets = [], []
     for name in present.experiments:
-        path = Path(stock.weights(study, name))
-        used.append(_weights(name, read_facts(WeightsFacts, artefacts.sidecar(path))))
+        path = Path(available.weights(study, name))
+        used.append(_weights(name, read_facts(WeightsFacts, files.sidecar(path))))
     for name in present.test_sets:
-        path = Path(artefacts.prepared(name)) / MANIFEST
+        path = Path(files.prepared(name)) / MANIFEST
         sets.append(_test_set(name, read_facts(ManifestFacts, path)))
     used += [_absent("Experiment", name, why) for name, why in present.absent_weights.items()]
     sets += [_absent("Test set", name, why) for name, why in present.absent_test_sets.items()]

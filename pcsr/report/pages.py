@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from pcsr import artefacts
+from pcsr import files
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 99rem; padding: 0 1rem; }
@@ -27,5 +27,5 @@ def html(markdown: str) -> str:
 
 def write(markdown: str, path: Path) -> None:
     """Write a page atomically as ``.md`` and ``.html``, whatever the suffix of ``path``."""
-    artefacts.write_text(path.with_suffix(".md"), markdown)
-    artefacts.write_text(path.with_suffix(".html"), html(markdown))
+    files.write_text(path.with_suffix(".md"), markdown)
+    files.write_text(path.with_suffix(".html"), html(markdown))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 from pydantic import Field, model_validator
 
-from pcsr.config import Config, ProtocolConfig, parse, read_yaml
+from pcsr.config.load import parse, read_yaml
+from pcsr.config.models import Config, ProtocolConfig
 from pcsr.report.tidy import PROTOCOL, REFERENCE
 
 CLAIMS = Path("configs/claims.yaml")

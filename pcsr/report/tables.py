@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pcsr import artefacts
+from pcsr import files
 from pcsr.errors import unknown_name
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
@@ -102,11 +102,11 @@ def write(table: pd.DataFrame, path: Path) -> None:
     if path.suffix == ".csv":
         write_csv(table, path)
     elif path.suffix == ".md":
-        artefacts.write_text(path, _sections(table))
+        files.write_text(path, _sections(table))
     elif path.suffix == ".html":
-        artefacts.write_text(path, html(_sections(table)))
+        files.write_text(path, html(_sections(table)))
     elif path.suffix == ".tex":
-        artefacts.write_text(path, _latex(rounded(table, DECIMALS)))
+        files.write_text(path, _latex(rounded(table, DECIMALS)))
     else:
         raise unknown_name(
             "kind of table", path.suffix, (".csv", ".html", ".md", ".tex"), str(path)

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from pcsr import artefacts
-from pcsr.config import Config, ConfigT, ProtocolConfig, parse
+from pcsr import files
+from pcsr.config.load import ConfigT, parse
+from pcsr.config.models import Config, ProtocolConfig
 from pcsr.errors import UserError
 
 REFERENCE = "original"  # the method that every other one is compared with
@@ -115,7 +116,7 @@ def load(path: Path) -> pd.DataFrame:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table atomically and without an index; floats keep every digit."""
-    with artefacts.atomic(path) as temporary:
+    with files.atomic(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
@@ -212,7 +213,7 @@ def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
 
 def _sweep(path: Path) -> pd.DataFrame:
     places = path.absolute().parent.parts[-3:]
-    sidecar = read_facts(Sidecar, artefacts.sidecar(path))
+    sidecar = read_facts(Sidecar, files.sidecar(path))
     frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
     own = sidecar.protocol.model_dump()
     main = (frame[list(own)] == pd.Series(own)).all(axis="columns")

@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from pcsr import catalog
-from pcsr.config import HeadConfig
+from pcsr import registry
+from pcsr.config.models import HeadConfig
 from pcsr.errors import UserError
 from pcsr.geometry import TILE
 from pcsr.methods.base import Knob, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.methods.tiled import Tiled
 
-BACKBONES = list(catalog.BACKBONES)
-METHODS = list(catalog.METHODS)
-TILED = [name for name in METHODS if issubclass(catalog.resolve("method", name), Tiled)]
+BACKBONES = list(registry.BACKBONES)
+METHODS = list(registry.METHODS)
+TILED = [name for name in METHODS if issubclass(registry.resolve("method", name), Tiled)]
 
 all_models = pytest.mark.parametrize(
     ("backbone", "name"), [(backbone, name) for name in METHODS for backbone in BACKBONES]

@@ -10,7 +10,7 @@ from resize_right import resize as oracle
 from resize_right.interp_methods import cubic
 from torch import Tensor
 
-from pcsr import resize
+from pcsr.data import bicubic
 
 
 def planes(picture: NDArray[np.generic]) -> Tensor:
@@ -29,7 +29,7 @@ def test_golden_reductions_and_enlargement(shared: Path) -> None:
             height, width = height // 3 * 3, width // 3 * 3
         if name == "up_x2_float":
             height, width = 32, 40
-        ours = resize.resize(planes(hr[:height, :width]) / 255, expected.shape[1:])
+        ours = bicubic.resize(planes(hr[:height, :width]) / 255, expected.shape[1:])
         np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=1e-5, err_msg=name)
 
 
@@ -43,7 +43,7 @@ def test_matlab_float_outputs(shared: Path) -> None:
         given = matlab.get(f"input_{source}")
         picture = matlab[f"{source}_uint8"] / 255 if given is None else given
         height, width = (int(side) for side in size.split("x"))
-        ours = resize.resize(planes(picture), (height, width))
+        ours = bicubic.resize(planes(picture), (height, width))
         np.testing.assert_allclose(ours, planes(matlab[name]), rtol=0, atol=1e-11, err_msg=name)
 
 
@@ -52,7 +52,7 @@ def test_matlab_float_outputs(shared: Path) -> None:
 def test_matlab_8bit_outputs(shared: Path, scale: int) -> None:
     matlab = np.load(shared / "golden/matlab_imresize.npz")
     expected = matlab[f"baboon_down_x{scale}_uint8"]
-    lr = resize.degrade(planes(matlab["baboon_uint8"]) / 255, expected.shape[:2], "8bit")
+    lr = bicubic.degrade(planes(matlab["baboon_uint8"]) / 255, expected.shape[:2], "8bit")
     difference = (lr * 255).round().permute(1, 2, 0).numpy() - expected
     assert np.abs(difference).max() <= 1
     assert (difference == 0).mean() >= 0.999
@@ -66,23 +66,23 @@ def test_agrees_with_resize_right(size: tuple[int, int]) -> None:
     expected = oracle(picture, factors, (3, *size), cubic, antialiasing=True, pad_mode="reflect")
     inside = (..., slice(4, -4), slice(4, -4))  # its borders do not repeat the border pixel
     # Its pixel grid is float32, hence the tolerance.
-    ours = resize.resize(picture, size)
+    ours = bicubic.resize(picture, size)
     torch.testing.assert_close(ours[inside], expected[inside], rtol=0, atol=2e-5)
 
 
 def test_float32_batch_is_the_float64_picture() -> None:
     torch.manual_seed(0)
     pictures = torch.rand(5, 3, 48, 64)
-    batch = resize.degrade(pictures, (12, 16), "float")
-    single = resize.degrade(pictures[2].double(), (12, 16), "float")
+    batch = bicubic.degrade(pictures, (12, 16), "float")
+    single = bicubic.degrade(pictures[2].double(), (12, 16), "float")
     torch.testing.assert_close(batch[2].double(), single, rtol=0, atol=1e-6)
 
 
 def test_8bit_is_rounded_and_clamped() -> None:
     edge = torch.zeros(1, 32, 32, dtype=torch.float64)
     edge[..., 16:] = 1  # bicubic overshoots beside an edge
-    exact = resize.degrade(edge, (8, 8), "float")
-    lr = resize.degrade(edge, (8, 8), "8bit")
+    exact = bicubic.degrade(edge, (8, 8), "float")
+    lr = bicubic.degrade(edge, (8, 8), "8bit")
     assert exact.min() < 0 and exact.max() > 1
     assert lr.min() == 0 and lr.max() == 1
     torch.testing.assert_close(lr * 255, (lr * 255).round())

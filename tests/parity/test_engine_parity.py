@@ -7,17 +7,19 @@ import pytest
 import torch
 from reference import released, srresnet
 
-from pcsr import evaluate, images, published
-from pcsr.config import ProtocolConfig
-from pcsr.datasets import open_images
+from benchmarks import reference_pcsr
+from pcsr.config.models import ProtocolConfig
+from pcsr.data import images
+from pcsr.data.test_images import open_images
 from pcsr.engine import parts
+from pcsr.evaluation import sweep
 from pcsr.methods.base import Knob
 from pcsr.methods.pcsr import PCSR
 
 
 def lr_of_1232(shared: Path, side: int | None = None) -> torch.Tensor:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
-    lr = evaluate.make_pair(image, 4, ProtocolConfig(crop="none")).lr
+    lr = sweep.make_pair(image, 4, ProtocolConfig(crop="none")).lr
     return lr if side is None else lr[..., 60 : 60 + side, 100 : 100 + side]
 
 
@@ -48,7 +50,7 @@ def test_same_picture_as_defined(shared: Path, backbone: str) -> None:
         dense = images.to_uint8(method.compose(explored, labels, refine=True))
         assert_same_levels(ours, dense, 0.9999)
         if knob == 0.0:
-            theirs = images.to_uint8(published.restore(method, lr, 4, knob, refine=True))
+            theirs = images.to_uint8(reference_pcsr.restore(method, lr, 4, knob, refine=True))
             assert (ours == theirs).mean() > 0.999
 
 

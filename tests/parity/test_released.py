@@ -7,13 +7,15 @@ import pytest
 import torch
 from reference import released
 
-from pcsr import demo, evaluate, flops, images, metrics
+from pcsr import flops, metrics
 from pcsr.backbones.carn import CARN
 from pcsr.backbones.fsrcnn import FSRCNN
 from pcsr.backbones.srresnet import SRResNet
-from pcsr.config import ProtocolConfig
-from pcsr.datasets import open_images
-from pcsr.evaluate import Pair
+from pcsr.config.models import ProtocolConfig
+from pcsr.data import images
+from pcsr.data.test_images import open_images
+from pcsr.evaluation import show, sweep
+from pcsr.evaluation.sweep import Pair
 
 FLOAT = ProtocolConfig(lr="float", crop="none", refine=False)
 BOTH = FLOAT.also(["refine"])
@@ -22,22 +24,22 @@ BOTH = FLOAT.also(["refine"])
 @pytest.fixture(scope="module")
 def pair(shared: Path) -> Pair:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
-    return evaluate.make_pair(image, 4, FLOAT)
+    return sweep.make_pair(image, 4, FLOAT)
 
 
 @pytest.mark.shared
 def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
-    original = demo.show(released(shared, "carn-x4"), pair, 4, None, refine=False)
+    original = show.show(released(shared, "carn-x4"), pair, 4, None, refine=False)
     assert f"{original.psnr_rgb:.2f} dB {original.gflops:.2f} G" == "29.49 dB 130.91 G"
     pcsr = released(shared, "carn-pcsr-phase1")
-    adaptive = demo.show(pcsr, pair, 4, "adaptive", refine=False)
+    adaptive = show.show(pcsr, pair, 4, "adaptive", refine=False)
     assert f"{adaptive.psnr_rgb:.2f} dB {adaptive.gflops:.2f} G" == "29.48 dB 74.03 G"
     assert adaptive.psnr_rgb == pytest.approx(29.477, abs=5e-4)
     assert adaptive.shares[1] == pytest.approx(0.1447, abs=5e-5)
 
     # One dense pass gives the same points as the sparse path, and the others of the protocol.
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    rows = list(evaluate.measure(pcsr, pair, 4, ["adaptive", 0.0], BOTH, measures))
+    rows = list(sweep.measure(pcsr, pair, 4, ["adaptive", 0.0], BOTH, measures))
     raw, refined = rows[::2], rows[1::2]
     assert [row["refine"] for row in raw + refined] == [False, False, True, True]
     assert refined[0]["psnr_rgb"] == pytest.approx(29.459, abs=5e-4)
@@ -57,9 +59,9 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
 @pytest.mark.shared
 def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pair) -> None:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    (fsrcnn,) = evaluate.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], [FLOAT], measures)
+    (fsrcnn,) = sweep.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], [FLOAT], measures)
     pcsr = released(shared, "fsrcnn-pcsr-phase1")
-    (routed,) = evaluate.measure(pcsr, pair, 4, [0.0], [FLOAT], measures)
+    (routed,) = sweep.measure(pcsr, pair, 4, [0.0], [FLOAT], measures)
     assert fsrcnn["psnr_rgb"] == pytest.approx(28.500, abs=5e-4)
     assert routed["psnr_rgb"] == pytest.approx(28.467, abs=5e-4)
     giga = [
@@ -72,7 +74,7 @@ def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pa
 def test_our_lr_picture_is_the_authors(shared: Path) -> None:
     results = shared / "mirror/released/PCSR/results"
     (image,) = open_images(results / "HR.png")
-    ours = evaluate.make_pair(image, 4, ProtocolConfig(lr="8bit", crop="none")).lr
+    ours = sweep.make_pair(image, 4, ProtocolConfig(lr="8bit", crop="none")).lr
     difference = np.abs(images.read(results / "LRx4.png").astype(int) - images.to_uint8(ours))
     assert difference.max() <= 1 and (difference == 0).mean() > 0.999
 

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from reference import arm, classsr, classsr_release
 from torch import Tensor
 
-from pcsr import demo, evaluate, metrics, release
+from pcsr import metrics
 from pcsr.backbones.carn import CARN
-from pcsr.config import ProtocolConfig
-from pcsr.datasets import open_images
-from pcsr.evaluate import Pair
+from pcsr.config.models import ProtocolConfig
+from pcsr.data.test_images import open_images
+from pcsr.evaluation import show, sweep
+from pcsr.evaluation.sweep import Pair
 from pcsr.methods.base import Knob, Method
+from pcsr.weights import released
 
 pytestmark = pytest.mark.shared
 
@@ -28,15 +30,15 @@ PRELU = {"fsrcnn": [0, *(1024 * (2 * width + 24) for width in (16, 36, 56))], "c
 @pytest.fixture(scope="module")
 def picture_1232(shared: Path) -> Pair:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
-    return evaluate.make_pair(image, 4, PROTOCOL)
+    return sweep.make_pair(image, 4, PROTOCOL)
 
 
-def measure(method: Method, pair: Pair, knobs: Sequence[Knob]) -> list[evaluate.Row]:
+def measure(method: Method, pair: Pair, knobs: Sequence[Knob]) -> list[sweep.Row]:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    return list(evaluate.measure(method, pair, 4, knobs, [PROTOCOL], measures))
+    return list(sweep.measure(method, pair, 4, knobs, [PROTOCOL], measures))
 
 
-def tiles_per_branch(method: Method, row: evaluate.Row) -> list[float]:
+def tiles_per_branch(method: Method, row: sweep.Row) -> list[float]:
     return [row["units"] * row[f"share_{j}"] for j in range(method.branches)]
 
 
@@ -97,7 +99,7 @@ def test_classsr_is_the_plain_computation(shared: Path, backbone: str) -> None:
     classes = []
     for name in ("img_008", "img_011", "img_001"):
         (image,) = open_images(shared / f"mirror/Urban100/HR/{name}.png")
-        pair = evaluate.make_pair(image, 4, PROTOCOL)
+        pair = sweep.make_pair(image, 4, PROTOCOL)
         plain, tiles = plainly_restored(method, pair.lr)
         error = np.square(plain[4:-4, 4:-4].astype(float) - pair.hr[4:-4, 4:-4]).mean()
         (row,) = measure(method, pair, [0.0])
@@ -121,7 +123,7 @@ def test_folded_mean_shifts_are_the_published_layers(shared: Path, j: int) -> No
     }
     assert not torch.equal(shifts["sub_mean.weight"].squeeze(), torch.eye(3))  # it was trained
     network = CARN(width=len(published["entry.weight"])).eval()
-    network.load_state_dict(release.rename("carn", published))
+    network.load_state_dict(released.rename("carn", published))
     network.mean.zero_()
     torch.manual_seed(0)
     lr = torch.rand(2, 3, 20, 24)
@@ -135,8 +137,8 @@ def test_all_urban100_pictures_can_be_measured(shared: Path) -> None:
     methods = [classsr(shared, "fsrcnn"), arm(shared, "fsrcnn")]
     pictures = open_images(shared / "mirror/Urban100/HR")
     assert len(pictures) == 25
-    pairs = (evaluate.make_pair(image, 4, PROTOCOL) for image in pictures)
-    shown = [[demo.show(one, pair, 4, None, refine=False) for one in methods] for pair in pairs]
+    pairs = (sweep.make_pair(image, 4, PROTOCOL) for image in pictures)
+    shown = [[show.show(one, pair, 4, None, refine=False) for one in methods] for pair in pairs]
     for of_method in zip(*shown, strict=True):
         psnr = np.mean([one.psnr_rgb for one in of_method])
         assert np.isfinite(psnr) and 15 < psnr < 30

@@ -13,9 +13,10 @@ import plain
 import pytest
 import torch
 
-from pcsr import images, verbs
-from pcsr.config import ProtocolConfig
-from pcsr.evaluate import SweepOptions
+from pcsr import verbs
+from pcsr.config.models import ProtocolConfig
+from pcsr.data import images
+from pcsr.evaluation.sweep import SweepOptions
 
 pytestmark = pytest.mark.shared
 

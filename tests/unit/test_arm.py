@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from baselines.arm import ARM, BINS, PSNR_OF_EQUAL, edge_score
-from pcsr import catalog, metrics, resize
-from pcsr.config import ModelConfig
+from pcsr import metrics, registry
+from pcsr.config.models import ModelConfig
+from pcsr.data import bicubic
 from pcsr.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_edge_score_is_its_definition() -> None:
     tiles = tiles_of(photograph_like(*SEVERAL_TILES))
     assert edge_score(torch.full((1, 3, 32, 32), 0.3)).tolist() == [0]
     expected = []
-    for tile in resize.levels(tiles).numpy().astype(int):
+    for tile in bicubic.levels(tiles).numpy().astype(int):
         grey = (4899 * tile[0] + 9617 * tile[1] + 1868 * tile[2] + 8192) >> 14
         kernel = [[2, 0, 2], [0, -8, 0], [2, 0, 2]]
         # "mirror" does not repeat the border pixel.
@@ -57,7 +58,7 @@ def test_edge_score_is_its_definition() -> None:
     assert score.tolist() == pytest.approx([edges.mean() for edges in expected], abs=1e-9)
     assert np.max(expected) == 255  # some edges saturate
     # It is that of the 8-bit tile.
-    assert torch.equal(edge_score(resize.round_8bit(tiles) + 0.3 / 255), score)
+    assert torch.equal(edge_score(bicubic.round_8bit(tiles) + 0.3 / 255), score)
 
 
 class Known(ARM):
@@ -139,7 +140,7 @@ def test_table_is_the_mean_psnr_of_each_bin(arm: ARM) -> None:
 
 
 def picture(x: Tensor) -> np.ndarray:
-    return resize.levels(x[0]).permute(1, 2, 0).numpy()
+    return bicubic.levels(x[0]).permute(1, 2, 0).numpy()
 
 
 def test_choice_is_its_formula(arm: ARM) -> None:
@@ -165,7 +166,7 @@ def test_no_table_and_no_knob_are_refused(arm: ARM) -> None:
     for knob in ("adaptive", None):
         with pytest.raises(UserError, match="arm decides by its knob alone"):
             arm.restore(lr, 4, knob, refine=False)
-    fresh = catalog.build(ModelConfig(backbone="fsrcnn", method="arm", widths=(8, 16)))
+    fresh = registry.build(ModelConfig(backbone="fsrcnn", method="arm", widths=(8, 16)))
     with pytest.raises(UserError, match="no PSNR table yet; build it with `pcsr tabulate`"):
         fresh.restore(lr, 4, 2.0, refine=False)
     # Its training can be validated all the same: by the full width.

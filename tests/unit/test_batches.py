@@ -8,11 +8,11 @@ import pytest
 import torch
 from models import build
 
-from pcsr.batches import Batches
-from pcsr.config import StageConfig
-from pcsr.datasets import Crops, Store
-from pcsr.resize import degrade
-from pcsr.train import Run
+from pcsr.config.models import StageConfig
+from pcsr.data.batches import Batches
+from pcsr.data.bicubic import degrade
+from pcsr.data.store import Crops, Store
+from pcsr.training.run import Run
 
 CPU = torch.device("cpu")
 

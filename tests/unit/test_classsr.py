@@ -9,8 +9,8 @@ from models import build, photograph_like, tiles_of
 from torch import Tensor
 
 from baselines.classsr import ClassSR, average_loss, class_loss
-from pcsr import catalog
-from pcsr.config import ModelConfig
+from pcsr import registry
+from pcsr.config.models import ModelConfig
 from pcsr.errors import UserError
 
 
@@ -125,4 +125,4 @@ def test_a_stage_is_validated_by_the_network_it_trains(classsr: ClassSR) -> None
 @pytest.mark.parametrize("widths", [(8, 16), (8, 12, 16, 20)])
 def test_other_numbers_of_widths_are_refused(widths: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"model\.widths: give three widths of backbone 'fsrcnn'"):
-        catalog.build(ModelConfig(backbone="fsrcnn", method="classsr", widths=widths))
+        registry.build(ModelConfig(backbone="fsrcnn", method="classsr", widths=widths))

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from workspace import ROOT
 
-from pcsr import catalog, config
-from pcsr.config import DatasetsConfig, ExperimentConfig, ProtocolConfig, Study
+from pcsr import registry
+from pcsr.config.load import Study, fingerprint, load_study, merge, parse
+from pcsr.config.models import DatasetsConfig, ExperimentConfig, ProtocolConfig
 from pcsr.errors import UserError
 
 EXPERIMENT = {
@@ -20,10 +21,10 @@ EXPERIMENT = {
 
 def test_merge() -> None:
     base = {"a": {"x": 1, "y": 2}, "b": {"x": 3}, "c": 4}
-    assert config.merge(base, {"a": {"x": 5}}) == {"a": {"x": 5, "y": 2}, "b": {"x": 3}, "c": 4}
+    assert merge(base, {"a": {"x": 5}}) == {"a": {"x": 5, "y": 2}, "b": {"x": 3}, "c": 4}
     stages = {"stages": {"one": {"n": 1, "m": 1}, "two": {"n": 1}}}
     over = {"stages": {"*": {"n": 2}, "two": {"n": 3}}}
-    assert config.merge(stages, over) == {"stages": {"one": {"n": 2, "m": 1}, "two": {"n": 3}}}
+    assert merge(stages, over) == {"stages": {"one": {"n": 2, "m": 1}, "two": {"n": 3}}}
     assert base["a"] == {"x": 1, "y": 2}
 
 
@@ -43,42 +44,42 @@ def test_errors_name_file_and_key(path: tuple[str, ...], value: object, said: st
     over: object = value
     for key in reversed(path):
         over = {key: over}
-    values = {**EXPERIMENT, "stages": {}} if value == {} else config.merge(EXPERIMENT, over)  # type: ignore[arg-type]
+    values = {**EXPERIMENT, "stages": {}} if value == {} else merge(EXPERIMENT, over)  # type: ignore[arg-type]
     if path == ("modle",):
         values = {**EXPERIMENT, "modle": {}}
     with pytest.raises(UserError) as error:
-        config.parse(ExperimentConfig, values, "my.yaml")
+        parse(ExperimentConfig, values, "my.yaml")
     assert str(error.value).startswith("my.yaml: ") and said in str(error.value)
 
 
 def test_unknown_key_inside_a_data_set() -> None:
     source = {"kind": "wheels", "images": ["a/b.png"], "image": []}
     with pytest.raises(UserError, match="Did you mean 'images'"):
-        config.parse(DatasetsConfig, {"datasets": {"x": {"source": source}}}, "my.yaml")
+        parse(DatasetsConfig, {"datasets": {"x": {"source": source}}}, "my.yaml")
 
 
 def test_fingerprints_change_with_values_alone() -> None:
-    experiment = config.parse(ExperimentConfig, EXPERIMENT, "x")
-    same = config.parse(ExperimentConfig, config.merge(EXPERIMENT, {"seed": 0}), "x")
-    other = config.parse(ExperimentConfig, config.merge(EXPERIMENT, {"seed": 1}), "x")
-    assert config.fingerprint(experiment) == config.fingerprint(same)
-    assert config.fingerprint(experiment) != config.fingerprint(other)
-    assert config.fingerprint([experiment]) == config.fingerprint([same])
+    experiment = parse(ExperimentConfig, EXPERIMENT, "x")
+    same = parse(ExperimentConfig, merge(EXPERIMENT, {"seed": 0}), "x")
+    other = parse(ExperimentConfig, merge(EXPERIMENT, {"seed": 1}), "x")
+    assert fingerprint(experiment) == fingerprint(same)
+    assert fingerprint(experiment) != fingerprint(other)
+    assert fingerprint([experiment]) == fingerprint([same])
 
 
 @pytest.mark.parametrize("suite", ["smoke", "quick", "train-quick", "weights", "paper"])
 def test_suites_of_the_repository(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    study = config.load_study(Path(f"configs/suites/{suite}.yaml"))
-    catalog.check_names(study)
+    study = load_study(Path(f"configs/suites/{suite}.yaml"))
+    registry.check_names(study)
     for experiment in study.experiments.values():
-        method = catalog.resolve("method", experiment.model.method)
+        method = registry.resolve("method", experiment.model.method)
         assert tuple(experiment.stages) == method.stages
 
 
 def test_paper_suite_is_the_published_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    study = config.load_study(Path("configs/suites/paper.yaml"))
+    study = load_study(Path("configs/suites/paper.yaml"))
     iterations = {"train": 2_000_000, "stage0": 2_000_000, "joint": 200_000}  # others 500,000
     classes = {"simple": 0, "medium": 1, "hard": 2}
     for name, experiment in study.experiments.items():
@@ -110,9 +111,9 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(
     (info / "entry_points.txt").write_text("[pcsr.methods]\nmine = mine:Mine\n")
     (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert catalog.resolve("method", "mine").__name__ == "Mine"
+    assert registry.resolve("method", "mine").__name__ == "Mine"
     with pytest.raises(UserError, match="Did you mean 'mine'"):
-        catalog.resolve("method", "mien")
+        registry.resolve("method", "mien")
 
 
 @pytest.mark.parametrize("together", ["lr", "refine,lr", "lr,crop,refine"])
@@ -148,19 +149,19 @@ def test_both_ways_of_an_unknown_choice() -> None:
 
 
 def test_a_table_is_the_last_step() -> None:
-    with_table = config.parse(ExperimentConfig, {**EXPERIMENT, "table": True}, "x")
+    with_table = parse(ExperimentConfig, {**EXPERIMENT, "table": True}, "x")
     assert (with_table.last_stage, with_table.final) == ("stage0", "table")
-    assert config.parse(ExperimentConfig, EXPERIMENT, "x").final == "stage0"
+    assert parse(ExperimentConfig, EXPERIMENT, "x").final == "stage0"
     stages = {"table": EXPERIMENT["stages"]["stage0"]}
     with pytest.raises(UserError, match="a training stage cannot be called 'table'"):
-        config.parse(ExperimentConfig, {**EXPERIMENT, "stages": stages}, "x")
+        parse(ExperimentConfig, {**EXPERIMENT, "stages": stages}, "x")
 
 
 @pytest.mark.parametrize("widths", [(16, 8), (8, 8, 16), ()])
 def test_widths_rise(widths: tuple[int, ...]) -> None:
-    values = config.merge(EXPERIMENT, {"model": {"widths": list(widths)}})
+    values = merge(EXPERIMENT, {"model": {"widths": list(widths)}})
     with pytest.raises(UserError, match=r"my.yaml: model"):
-        config.parse(ExperimentConfig, values, "my.yaml")
+        parse(ExperimentConfig, values, "my.yaml")
 
 
 @pytest.fixture
@@ -181,18 +182,18 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             **changes,
         }
         path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
-        return config.load_study(path)
+        return load_study(path)
 
     return read
 
 
 def test_knobs_are_given_per_method(load: Any) -> None:
     study = load(knobs={"classsr": [-1, 0.5]})
-    catalog.check_names(study)
+    registry.check_names(study)
     assert study.suite.knobs == {"classsr": (-1.0, 0.5)}
     assert load().suite.knobs == {}
     with pytest.raises(UserError, match=r"unknown method 'clasr'. Did you mean 'classsr'?"):
-        catalog.check_names(load(knobs={"clasr": [0]}))
+        registry.check_names(load(knobs={"clasr": [0]}))
     for knobs in ([0, 1], {"arm": []}, {"arm": ["many"]}):
         with pytest.raises(UserError, match=r"mine.yaml: knobs"):
             load(knobs=knobs)

@@ -8,16 +8,16 @@ import torch
 from models import build, photograph_like
 from torch import Tensor, nn
 
-from pcsr import catalog
+from pcsr import registry
 from pcsr.backbones.base import Backbone
+from pcsr.data.bicubic import levels
 from pcsr.engine import banded, parts
 from pcsr.engine.parts import Part
 from pcsr.errors import UserError
 from pcsr.methods.base import Knob, Method
-from pcsr.resize import levels
 from pcsr.routing import Budget
 
-BACKBONES = list(catalog.BACKBONES)
+BACKBONES = list(registry.BACKBONES)
 
 
 def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float, **how: Any) -> Any:
@@ -110,7 +110,7 @@ def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
 def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool) -> None:
     """A change of one LR pixel reaches no further, and as far in a network that lets it pass."""
     scale = 4 if tail else None
-    network: Backbone = catalog.resolve("backbone", backbone)(width=8, scale=scale)
+    network: Backbone = registry.resolve("backbone", backbone)(width=8, scale=scale)
     network.eval().double()
     for parameter in network.parameters():
         parameter.abs_().add_(0.01)  # nothing cancels, and ReLU cuts nothing off
@@ -128,7 +128,7 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
 
 
 def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
-    network: Backbone = catalog.resolve("backbone", "carn")(width=8, scale=None).eval()
+    network: Backbone = registry.resolve("backbone", "carn")(width=8, scale=None).eval()
     lr = torch.rand(1, 3, 9, 9)
     alone = network.inference()(lr)
     together = nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -13,16 +13,16 @@ from models import build, photograph_like
 from torch import Tensor
 
 pytest.importorskip("triton", reason="there is no triton for this system")
-from pcsr import catalog, routing
+from pcsr import registry, routing
 from pcsr.backbones.base import Backbone
-from pcsr.config import HeadConfig
+from pcsr.config.models import HeadConfig
 from pcsr.engine import parts, sparse
 from pcsr.engine.fused import Fused, _compacted, _halves
 from pcsr.errors import UserError
 from pcsr.methods.base import Knob, Method, Restored
 
 SHARED = 227 * 1024  # bytes of shared memory that a program may take on an H100 or H200
-BACKBONES = list(catalog.BACKBONES)
+BACKBONES = list(registry.BACKBONES)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_half_precision_without_the_kernels_is_an_error() -> None:
 @pytest.mark.parametrize("width", [20, 64])
 def test_a_widened_network_gives_the_same(backbone: str, tail: bool, width: int) -> None:
     torch.manual_seed(3)
-    network: Backbone = catalog.resolve("backbone", backbone)(
+    network: Backbone = registry.resolve("backbone", backbone)(
         width=width, scale=4 if tail else None
     )
     network = network.eval().inference()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pcsr import gpus, runtime
+from pcsr import distributed, gpus, runtime
 from pcsr.errors import UserError
 
 TAKE = """
@@ -101,17 +101,17 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_processes_of_one_model_have_a_gpu_each(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    runtime.share_among(1, "cuda")
+    distributed.share_among(1, "cuda")
     assert not started
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with another(tmp_path, f"{tmp_path.name}-1"):
-        runtime.share_among(2, "auto")
+        distributed.share_among(2, "auto")
     (program,) = started
     assert "torch.distributed.run" in program and "2" in program
     assert runtime.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5,GPU-7"
     # There they know each other, and what was taken for them.
     monkeypatch.setenv("LOCAL_RANK", "1")
-    runtime.share_among(2, "auto")
+    distributed.share_among(2, "auto")
     assert len(started) == 1
     assert runtime.pick_device("auto") == torch.device("cuda:1")
 
@@ -120,7 +120,7 @@ def test_processes_of_one_model_have_a_gpu_each(
 def test_more_processes_than_gpus_are_refused(started: list[list[str]]) -> None:
     for count, name in ((3, "cuda"), (2, "cuda:0")):
         with pytest.raises(UserError, match=f"--processes {count} --device {name}: each needs a"):
-            runtime.share_among(count, name)
+            distributed.share_among(count, name)
     assert not started
 
 

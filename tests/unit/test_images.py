@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pcsr import images
+from pcsr.data import images
 from pcsr.errors import UserError
 
 

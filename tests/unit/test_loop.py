@@ -6,10 +6,10 @@ from models import build
 from torch._dynamo.utils import counters
 
 from pcsr import runtime
-from pcsr.batches import Batches
-from pcsr.config import StageConfig
-from pcsr.datasets import Store
-from pcsr.loop import Loop, learning_rate
+from pcsr.config.models import StageConfig
+from pcsr.data.batches import Batches
+from pcsr.data.store import Store
+from pcsr.training.loop import Loop, learning_rate
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcsr.config import HeadConfig
+from pcsr.config.models import HeadConfig
 from pcsr.engine.on_grid import BLOCK, on_grid, places
 from pcsr.geometry import axis
 from pcsr.methods.pcsr import Head

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from pcsr import images
-from pcsr.config import DatasetConfig, load_datasets
-from pcsr.datasets import Store
+from pcsr.config.load import load_datasets
+from pcsr.config.models import DatasetConfig
+from pcsr.data import images
+from pcsr.data.bicubic import resize
+from pcsr.data.prepare import prepare, reduced
+from pcsr.data.store import Store
 from pcsr.errors import UserError
-from pcsr.prepare import prepare, reduced
-from pcsr.resize import resize
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from workspace import Runs, Workspace
 
-from pcsr import catalog, checkpoint, cli
-from pcsr.config import ModelConfig
+from pcsr import cli, registry
+from pcsr.config.models import ModelConfig
+from pcsr.weights import checkpoint
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh FSRCNN-PCSR."""
     path = tmp_path_factory.mktemp("weights") / "fsrcnn-pcsr.safetensors"
     torch.manual_seed(0)
-    method = catalog.build(ModelConfig(backbone="fsrcnn", method="pcsr"))
+    method = registry.build(ModelConfig(backbone="fsrcnn", method="pcsr"))
     checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
     return path
 
@@ -289,7 +290,7 @@ def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
     tabulate = ("tabulate", "--images", image, "--out", out, "--threads", "1", "--weights")
     assert "pcsr keeps no table; drop `table: true`" in refuse(*tabulate, weights)
     arm = tmp_path / "arm.safetensors"
-    method = catalog.build(ModelConfig(backbone="fsrcnn", method="arm"))
+    method = registry.build(ModelConfig(backbone="fsrcnn", method="arm"))
     checkpoint.save_weights(arm, method, {"model": method.config.model_dump(mode="json")})
     content = arm.read_bytes()
     same = ("tabulate", "--weights", arm, "--images", image, "--out", arm)
@@ -306,7 +307,7 @@ def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
 
 def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
     path = tmp_path / "fsrcnn.safetensors"
-    method = catalog.build(ModelConfig(backbone="fsrcnn", method="original"))
+    method = registry.build(ModelConfig(backbone="fsrcnn", method="original"))
     checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
     image = picture(tmp_path / "image.png", size=(252, 252))
     sweep = ("sweep", "--weights", path, "--images", image, "--out", tmp_path / "o.csv")

@@ -9,8 +9,9 @@ import yaml
 from models import build
 from workspace import Workspace
 
-from pcsr import catalog, checkpoint
+from pcsr import registry
 from pcsr.errors import UserError
+from pcsr.weights import checkpoint
 
 SOURCE = '''
 """Flat tiles are enlarged by bicubic interpolation, the others by the backbone."""
@@ -124,4 +125,4 @@ def test_one_class_and_one_entry_point_are_a_method(workspace: Workspace, packag
     assert "contrast" in figure.with_suffix(".svg").read_text()
     # Where the package is not installed, as here, its name is unknown.
     with pytest.raises(UserError, match="unknown method 'contrast'"):
-        catalog.load_method(contrast)
+        registry.load_method(contrast)

@@ -9,10 +9,14 @@ import torch
 import yaml
 from workspace import ROOT, Workspace
 
-from pcsr import artefacts, catalog, checkpoint, config, evaluate, metrics, resize
-from pcsr.config import ModelConfig, ProtocolConfig
-from pcsr.datasets import open_images
-from pcsr.images import to_uint8
+from pcsr import files, metrics, registry
+from pcsr.config.load import load_study
+from pcsr.config.models import ModelConfig, ProtocolConfig
+from pcsr.data import bicubic
+from pcsr.data.images import to_uint8
+from pcsr.data.test_images import open_images
+from pcsr.evaluation import sweep
+from pcsr.weights import checkpoint
 
 SHIPPED = sorted((ROOT / "weights").glob("*.safetensors"))
 NAMES = [path.stem for path in SHIPPED]
@@ -28,16 +32,16 @@ def test_what_the_suites_name_is_there() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
 def test_each_says_where_it_comes_from(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    method, facts = catalog.load_method(path)
-    study = config.load_study(Path("configs/suites/weights.yaml"))
+    method, facts = registry.load_method(path)
+    study = load_study(Path("configs/suites/weights.yaml"))
     setup = study.experiments[path.stem]
-    whole = catalog.build(ModelConfig.model_validate(setup.model.model_dump())).config
+    whole = registry.build(ModelConfig.model_validate(setup.model.model_dump())).config
     assert method.config == whole
     assert facts["iterations"] == setup.iterations_up_to(setup.last_stage)
     assert facts["licence"].startswith("MIT")
     last = {stage: values[-1][0] for stage, values in facts["curve"].items()}
     assert last == {name: stage.iterations for name, stage in setup.stages.items()}
-    text = artefacts.sidecar(path).read_text()
+    text = files.sidecar(path).read_text()
     assert {"format": "pcsr-1", **json.loads(text)} == facts == checkpoint.load(path)[1]
     provenance = facts["provenance"]
     assert not provenance["modified"] and re.fullmatch("[0-9a-f]{40}", provenance["commit"])
@@ -47,19 +51,19 @@ def test_each_says_where_it_comes_from(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def picture(workspace: Workspace) -> evaluate.Pair:
+def picture(workspace: Workspace) -> sweep.Pair:
     folder = workspace.path("data/prepared/embedded-smoke")
-    return evaluate.make_pair(open_images(folder)[0], 4, ProtocolConfig())
+    return sweep.make_pair(open_images(folder)[0], 4, ProtocolConfig())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
-def test_each_is_better_than_bicubic(path: Path, picture: evaluate.Pair) -> None:
-    method, _ = catalog.load_method(path)
+def test_each_is_better_than_bicubic(path: Path, picture: sweep.Pair) -> None:
+    method, _ = registry.load_method(path)
     sr = method.restore(picture.lr, 4, method.default_knob, refine=True).sr
     size = (picture.hr.shape[0], picture.hr.shape[1])
-    bicubic = resize.resize(picture.lr.double(), size).float()
-    ours, plain = (metrics.psnr_rgb(to_uint8(x), picture.hr, 4) for x in (sr, bicubic))
+    enlarged = bicubic.resize(picture.lr.double(), size).float()
+    ours, plain = (metrics.psnr_rgb(to_uint8(x), picture.hr, 4) for x in (sr, enlarged))
     assert ours > plain + 0.1
 
 

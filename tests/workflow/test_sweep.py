@@ -13,8 +13,9 @@ from models import build
 from PIL import Image
 from workspace import Workspace
 
-from pcsr import catalog, checkpoint
-from pcsr.config import HeadConfig, ModelConfig
+from pcsr import registry
+from pcsr.config.models import HeadConfig, ModelConfig
+from pcsr.weights import checkpoint
 
 COLUMNS = [
     *("image", "method", "backbone", "scale", "knob", "adaptive", "lr", "crop", "refine"),
@@ -26,7 +27,7 @@ COLUMNS = [
 
 def save(path: Path, **options: object) -> Path:
     torch.manual_seed(0)
-    method = catalog.build(ModelConfig.model_validate({"backbone": "fsrcnn", **options}))
+    method = registry.build(ModelConfig.model_validate({"backbone": "fsrcnn", **options}))
     checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
     return path
 

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from workspace import Workspace
 
-from pcsr import catalog, checkpoint
-from pcsr.config import ModelConfig
-from pcsr.datasets import Crops, Store
+from pcsr import registry
+from pcsr.config.models import ModelConfig
+from pcsr.data.store import Crops, Store
+from pcsr.weights import checkpoint
 
 STAGE0 = ("train", "fsrcnn-pcsr", "stage0", "--device", "cpu")
 
@@ -146,7 +147,7 @@ Options = dict[str, list[str | Path]]
 @pytest.fixture(scope="module")
 def options(workspace: Workspace, undisturbed: Path) -> Options:
     folder = workspace.path("given")
-    networks = catalog.build(ModelConfig(backbone="fsrcnn", method="classsr"))
+    networks = registry.build(ModelConfig(backbone="fsrcnn", method="classsr"))
     hard = folder / "hard/weights.safetensors"
     checkpoint.save_weights(hard, networks, {"model": networks.config.model_dump(mode="json")})
     store = Store.open(workspace.path("data/prepared/embedded-smoke"))

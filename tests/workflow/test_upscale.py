@@ -13,10 +13,12 @@ from models import build
 from PIL import Image
 from workspace import Workspace
 
-from pcsr import catalog, checkpoint, knobs
+from pcsr import registry
+from pcsr.data.images import read, to_tensor
 from pcsr.engine import parts
-from pcsr.images import read, to_tensor
+from pcsr.evaluation import knob_table
 from pcsr.routing import Budget
+from pcsr.weights import checkpoint
 
 
 def save(path: Path, backbone: str, method: str) -> Path:
@@ -55,8 +57,8 @@ def test_a_budget_is_kept_and_spent(
     out = tmp_path / "sr.png"
     weights = ("--weights", files["pcsr"])
     sr = upscaled(here, out, files["cat"], out, *weights, "--budget", "0.6")
-    method, _ = catalog.load_method(files["pcsr"])
-    original, _ = catalog.load_method(files["original"])
+    method, _ = registry.load_method(files["pcsr"])
+    original, _ = registry.load_method(files["original"])
     lr = to_tensor(read(files["cat"]))
     whole = original.costs((150, 200), 4).total([1]).engine
     with torch.no_grad():
@@ -92,7 +94,7 @@ def test_a_psnr_drop_is_looked_up(here: Workspace, files: dict[str, Path], tmp_p
     )
     assert "25: " in said and "% of the FLOPs" in said
     _, facts = checkpoint.load(calibrated)
-    points = knobs.read(facts, "it")
+    points = knob_table.read(facts, "it")
     assert [point.knob for point in points] == [-25, 0, 25]  # the dearest first
     assert points[0].drop == 0 and points[0].share == 1 > points[1].share > points[2].share
     assert facts["model"]["method"] == "pcsr"

@@ -313,7 +313,7 @@ def test_smoke_suite(workspace: Workspace) -> None:
 
 
 def test_schemas_are_those_of_the_models() -> None:
-    from pcsr import config
+    from pcsr.config.load import schemas
 
-    for name, text in config.schemas().items():
+    for name, text in schemas().items():
         assert (ROOT / "configs/schema" / name).read_text() == text, "run `pcsr schema`"

@@ -5,8 +5,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
-from pcsr import artefacts, catalog, config as configuration, stock
+from pcsr import files, registry
+from pcsr.config.load import fingerprint, load_study, read_yaml
 from pcsr.errors import UserError
+from pcsr.weights import available
 
 min_version("9.14")
 
@@ -24,15 +26,15 @@ SUITE_FILE = Path(
 )
 
 try:
-    suite_values = configuration.read_yaml(SUITE_FILE)
+    suite_values = read_yaml(SUITE_FILE)
     if config and config != suite_values:
         raise UserError(
             f"{SUITE_FILE}: the suite is changed on the command line (--config, or several "
             "--configfile); put the changes into a suite file of your own."
         )
-    study = configuration.load_study(SUITE_FILE)
-    catalog.check_names(study)
-    present = stock.present(study)
+    study = load_study(SUITE_FILE)
+    registry.check_names(study)
+    present = available.present(study)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -53,20 +55,20 @@ wildcard_constraints:
 
 
 def manifest(dataset):
-    return f"{artefacts.prepared(dataset)}/manifest.json"
+    return f"{files.prepared(dataset)}/manifest.json"
 
 
 def weights(experiment):
-    return stock.weights(study, experiment)
+    return available.weights(study, experiment)
 
 
 def dataset_fingerprint(wildcards):
-    return configuration.fingerprint(study.datasets[wildcards.dataset].identity())
+    return fingerprint(study.datasets[wildcards.dataset].identity())
 
 
 def released_fingerprint(wildcards):
     name = wildcards.experiment
-    return configuration.fingerprint(
+    return fingerprint(
         study.released[name].identity(), study.experiments[name].model
     )
 
@@ -74,7 +76,7 @@ def released_fingerprint(wildcards):
 def stage_before(wildcards):
     before = study.experiments[wildcards.experiment].stage_before(wildcards.stage)
     return (
-        [artefacts.weights(suite.suite, wildcards.experiment, before)] if before else []
+        [files.weights(suite.suite, wildcards.experiment, before)] if before else []
     )
 
 
@@ -85,7 +87,7 @@ def init_option(wildcards):
 def classes_of_crops(wildcards):
     stage = study.experiments[wildcards.experiment].stages[wildcards.stage]
     one_class = stage.crop_class is not None
-    return [artefacts.calibration(suite.suite)] if one_class else []
+    return [files.calibration(suite.suite)] if one_class else []
 
 
 def calibration_option(wildcards):
@@ -103,7 +105,7 @@ def calibration_options(wildcards):
 
 def trained_weights(wildcards):
     trained = study.experiments[wildcards.experiment].last_stage
-    return artefacts.weights(suite.suite, wildcards.experiment, trained)
+    return files.weights(suite.suite, wildcards.experiment, trained)
 
 
 def knob_options(wildcards):
@@ -115,7 +117,7 @@ def knob_options(wildcards):
 def stage_fingerprint(wildcards):
     setup = study.experiments[wildcards.experiment]
     stage = setup.stages[wildcards.stage].identity()
-    return configuration.fingerprint(setup.model, stage, setup.seed, suite.train_set)
+    return fingerprint(setup.model, stage, setup.seed, suite.train_set)
 
 
 def train_pictures(wildcards, input):
@@ -136,7 +138,7 @@ def last_weights(wildcards):
 
 def sweeps():
     return [
-        artefacts.sweep(suite.suite, experiment, test_set)
+        files.sweep(suite.suite, experiment, test_set)
         for experiment in experiments
         for test_set in test_sets
     ]
@@ -175,7 +177,7 @@ def report_files():
         for kind in ("routing", "comparison")
     ]
     return [
-        artefacts.report(suite.suite, name) for name in (*tables, *figures, *pictures)
+        files.report(suite.suite, name) for name in (*tables, *figures, *pictures)
     ]
 
 

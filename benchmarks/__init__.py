@@ -1,0 +1,1 @@
+"""Latency and training-speed benchmarks; not part of what they measure."""

@@ -1,0 +1,328 @@
+"""How long methods take, side by side in one run: the original, a definition, the engine.
+
+Absolute times say little on a shared CPU, so that all cases of a picture take turns and what counts
+is their ratio to the original's. Each method is held to its definition: the same picture comes out.
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import profile
+
+from benchmarks import reference_pcsr
+from pcsr import flops, geometry, metrics
+from pcsr.data import images
+from pcsr.engine.parts import Held
+from pcsr.errors import UserError
+from pcsr.evaluation.sweep import Pair
+from pcsr.methods.base import Exploration, Knob, Method
+from pcsr.methods.pcsr import PCSR
+from pcsr.routing import Budget
+
+log = logging.getLogger("pcsr")
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+DEAREST = 8  # operations of a profile
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how.
+
+    Attributes:
+        knobs: operating points: values of the knob.
+        budgets: operating points: shares of the original's FLOPs.
+        rounds: how often everything is run.
+        precision: of the networks; the definition is in float32.
+        profiled: whether it is measured which operations take the time.
+        steps: sizes of the growing picture.
+        limit: bytes that the growing picture may take.
+    """
+
+    knobs: Sequence[float] = (0.0,)
+    budgets: Sequence[float] = ()
+    rounds: int = 3
+    precision: torch.dtype = torch.float32
+    profiled: bool = False
+    steps: int = 0
+    limit: float | None = None
+
+    def points(self, original_flops: float) -> dict[str, Knob]:
+        """Return the operating points by name; ``original_flops`` are those of an LR pixel."""
+        knobs: dict[str, Knob] = {f"{value:g}": value for value in self.knobs}
+        return knobs | {f"budget {s:g}": Budget(s * original_flops) for s in self.budgets}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to super-resolve: its names, and what runs it.
+
+    Attributes:
+        backbone, method: of the model.
+        path: "original", "definition" or "engine"; "tiles" for methods by tiles, as published.
+        knob: operating point, for people.
+        ready: lays the weights out, and returns LR (1, 3, h, w) -> SR (1, 3, H, W).
+        flops: that one picture costs at this operating point.
+        share: of the units that the dearest branch computes.
+        exact: 8-bit levels of what the method is defined to give, all branches computed everywhere.
+    """
+
+    backbone: str
+    method: str
+    path: str
+    knob: str
+    ready: Callable[[], Run]
+    flops: flops.Flops
+    share: float
+    exact: metrics.Picture
+
+
+def cases(
+    methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
+) -> Iterator[Case]:
+    """Yield what is measured on a picture.
+
+    Methods by tiles have knobs of their own kinds, and run at their default.
+    """
+    points = plan.points(original_flops)
+    for method in methods:
+        explored = method.explore(pair.lr, scale)
+        own = {"" if method.default_knob is None else "default": method.default_knob}
+        for text, knob in (own if method.by_tiles or not method.knobs else points).items():
+            try:
+                yield from _cases(method, pair, explored, scale, text, knob, plan.precision)
+            except UserError as error:  # a budget or a precision that it does not take
+                log.info("%s at %s: left out, because %s", method.config.method, text, error)
+
+
+def _cases(
+    method: Method,
+    pair: Pair,
+    explored: Exploration,
+    scale: float,
+    text: str,
+    knob: Knob,
+    precision: torch.dtype,
+) -> Iterator[Case]:
+    restored = method.ready(precision).restore(pair.lr, scale, knob, True)
+    units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
+    cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
+    names = method.config.backbone, method.config.method
+    share = units[-1] / sum(units)
+    labels = method.route(explored.scores, knob, scale)
+    exact = images.to_uint8(method.compose(explored, labels, True))
+
+    def fast() -> Run:
+        ready = method.ready(precision)
+        return lambda lr: ready.restore(lr, scale, knob, True).sr
+
+    path = "tiles" if method.by_tiles else "engine" if method.knobs else "original"
+    yield Case(*names, path, text, fast, cost, share, exact)
+    if isinstance(method, PCSR) and not isinstance(knob, Budget):
+
+        def slow() -> Run:
+            return lambda lr: reference_pcsr.restore(method, lr, scale, knob, True)
+
+        yield Case(*names, "definition", text, slow, cost, share, exact)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What was measured of a case, in its faster memory format.
+
+    Attributes:
+        seconds: the fastest round; ``median`` of the rounds beside it.
+        peak_bytes: of the tensors that are alive at once (on a GPU: what its allocator held).
+        sr: 8-bit levels.
+        profile: (operation, share of the time, calls), the dearest first; empty if not asked for.
+    """
+
+    seconds: float
+    median: float
+    memory_format: str
+    peak_bytes: int
+    sr: metrics.Picture
+    profile: list[tuple[str, float, int]]
+
+
+def time_all(
+    subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, plan: Plan
+) -> list[Timed]:
+    """Run all cases in turns, ``rounds`` times in each memory format, and keep the faster format.
+
+    The definition is run as it was published, contiguous.
+    """
+    found: list[dict[str, list[float]]] = [{} for _ in subjects]
+    for name in FORMATS:
+        _lay_out(networks, name)
+        wanted = [
+            (case.ready(), found[number])
+            for number, case in enumerate(subjects)
+            if case.path != "definition" or name == "contiguous"
+        ]
+        for turn in range(plan.rounds + 1):
+            for run, times in wanted:
+                taken = seconds(partial(run, lr), lr.device)
+                if turn:  # the first one warms up
+                    times.setdefault(name, []).append(taken)
+    results = []
+    for case, times in zip(subjects, found, strict=True):
+        best = min(times, key=lambda name: min(times[name]))
+        _lay_out(networks, best)
+        run = case.ready()
+        sr, most = peak(partial(run, lr), lr.device)
+        spent = profiled(partial(run, lr), lr.device) if plan.profiled else []
+        fastest, median = min(times[best]), statistics.median(times[best])
+        results.append(Timed(fastest, median, best, most, images.to_uint8(sr), spent))
+    return results
+
+
+def _lay_out(networks: Sequence[torch.nn.Module], name: str) -> None:
+    for network in networks:
+        network.to(memory_format=FORMATS[name])  # type: ignore[call-overload]
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Return how long ``run`` takes, until the device is done."""
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
+    """Return what comes out, and the bytes that were held at once beside what was held before."""
+    if device.type == "cpu":
+        with Held() as held:
+            return run(), held.peak
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    return run(), torch.cuda.max_memory_allocated(device) - before
+
+
+def profiled(run: Callable[[], object], device: torch.device) -> list[tuple[str, float, int]]:
+    """Return operations with their share of the time and number of calls, the dearest first."""
+    with profile() as profiler:
+        seconds(run, device)
+    spent = [
+        (event.key, float(getattr(event, f"self_{where}_time_total")), event.count)
+        for where in ["device" if device.type == "cuda" else "cpu"]
+        for event in profiler.key_averages()
+    ]
+    total = sum(time for _, time, _ in spent)
+    spent.sort(key=lambda one: -one[1])
+    return [(name, time / total, count) for name, time, count in spent[:DEAREST]]
+
+
+@torch.no_grad()
+def compare(
+    methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
+) -> list[dict[str, Any]]:
+    """Measure every method on a picture, refined; returns one row per case.
+
+    Ratios are to the original of the same backbone. ``max_levels`` and ``identical`` compare the
+    8-bit picture with ``Case.exact``, ``psnr_rgb`` with HR.
+
+    Args:
+        methods: originals among them.
+        pair: HR, and LR on the methods' device.
+        scale: HR size / LR size.
+        original_flops: that the original executes per LR pixel.
+        plan: what is measured.
+
+    Raises:
+        UserError: a backbone's original is not among the methods.
+    """
+    known = {m.config.backbone for m in methods if m.config.method == "original"}
+    for method in methods:
+        if method.config.backbone not in known:
+            wanted = method.config.backbone
+            raise UserError(f"--weights: no original of {wanted}; ratios need one.")
+    subjects = list(cases(methods, pair, scale, original_flops, plan))
+    timed = time_all(subjects, methods, pair.lr, plan)
+    originals = {
+        case.backbone: (case, mine)
+        for case, mine in zip(subjects, timed, strict=True)
+        if case.path == "original"
+    }
+    rows = []
+    for case, mine in zip(subjects, timed, strict=True):
+        original, its = originals[case.backbone]
+        apart = abs(mine.sr.astype(int) - case.exact)
+        row = {
+            "image": pair.name,
+            "lr_height": pair.lr.shape[-2],
+            "lr_width": pair.lr.shape[-1],
+            "backbone": case.backbone,
+            "method": case.method,
+            "path": case.path,
+            "knob": case.knob,
+            "dear_share": case.share,
+            "seconds": mine.seconds,
+            "seconds_median": mine.median,
+            "memory_format": mine.memory_format,
+            "peak_bytes": mine.peak_bytes,
+            **{f"flops_{count}": value for count, value in asdict(case.flops).items()},
+            "time_ratio": mine.seconds / its.seconds,
+            "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
+            "flops_ratio_engine": case.flops.engine / original.flops.engine,
+            "psnr_rgb": metrics.psnr_rgb(mine.sr, pair.hr, metrics.shave_for(scale)),
+            "max_levels": int(apart.max()),
+            "identical": float((apart == 0).mean()),
+            "profile": mine.profile,
+        }
+        log.info(
+            "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
+            *(pair.name, case.backbone, case.method, case.path, case.knob),
+            *(row["seconds"], row["time_ratio"], row["flops_ratio"]),
+        )
+        rows.append(row)
+    return rows
+
+
+@torch.no_grad()
+def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str, Any]]:
+    """Time a method on a picture mirrored to 1, 4, 16, ... times its pixels.
+
+    Mirroring keeps what is in the picture, so that every size has the same shares of branches. The
+    knob is the plan's first, where the method has one.
+    """
+    knob = plan.knobs[0] if method.knobs and plan.knobs else method.default_knob
+    try:
+        ready = method.ready(plan.precision)
+    except UserError as error:
+        log.info("%s: left out, because %s", method.config.method, error)
+        return []
+    rows = []
+    for _ in range(plan.steps):
+
+        def run(lr: Tensor = lr) -> int:
+            pieces = ready.pieces(lr, scale, knob, True, plan.limit)
+            return sum(images.to_uint8(piece.sr).size for piece in pieces)
+
+        fastest = min(seconds(run, lr.device) for _ in range(3))
+        height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)
+        rows.append(
+            {
+                "backbone": method.config.backbone,
+                "method": method.config.method,
+                "hr_height": height,
+                "hr_width": width,
+                "seconds": fastest,
+                "seconds_per_megapixel": fastest / (height * width / 1e6),
+            }
+        )
+        log.info("%dx%d: %.2f s", width, height, fastest)
+        lr = torch.cat([lr, lr.flip(-1)], dim=-1)
+        lr = torch.cat([lr, lr.flip(-2)], dim=-2)
+    return rows

@@ -1,0 +1,124 @@
+"""The training loop that is usually written, to measure the suite's beside it.
+
+Worker processes read crops, turn them and shrink each by itself; the network runs as it is defined,
+heads on a query per HR pixel; Adam and the scheduler are torch's defaults, and the loss is read
+after every step. It trains the same batches as ``loop``.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pcsr.config.models import StageConfig
+from pcsr.data import bicubic
+from pcsr.data.batches import Batches
+from pcsr.data.store import Store
+from pcsr.errors import UserError
+from pcsr.methods.base import Method
+from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, picture
+
+EPOCH = 1 << 20  # steps, more than are ever measured
+
+
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """LR and HR crops one by one, each made by itself: the same as those of ``Batches``."""
+
+    def __init__(self, store: Store, stage: StageConfig, batches: Batches) -> None:
+        self._store = store
+        self._stage = stage
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return EPOCH * self._stage.batch
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return LR (3, patch, patch) and HR (3, P, P) of one sample."""
+        step, place = divmod(number, self._stage.batch)
+        chosen, turns = self._batches.draw(step)
+        at, y, x = self._batches.crops.table[chosen[place]]
+        size = self._batches.crops.size
+        crop = self._store.hr(at)[y : y + size, x : x + size]
+        by_row, by_column, across = turns[place]
+        crop = crop[::-1] if by_row else crop
+        crop = crop[:, ::-1] if by_column else crop
+        crop = crop.transpose(1, 0, 2) if across else crop
+        hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float() / 255
+        return bicubic.degrade(hr, (self._stage.patch, self._stage.patch), self._stage.lr), hr
+
+
+class Textbook:
+    """One stage of a method, step by step.
+
+    Args:
+        method: fresh, on its device.
+        name: of the stage, one of ``method.stages``.
+        stage: its configuration.
+        store: prepared HR pictures.
+        workers: processes that make batches.
+    """
+
+    def __init__(
+        self, method: Method, name: str, stage: StageConfig, store: Store, workers: int
+    ) -> None:
+        self._method = method
+        self._name = name
+        self._device = next(method.parameters()).device
+        # Crops stay on the CPU: workers cut them there.
+        self._batches = Batches(store, stage, method.config.scale, 0, torch.device("cpu"))
+        samples = Samples(store, stage, self._batches)
+        on_gpu = self._device.type == "cuda"
+        self._loader = iter(
+            DataLoader(samples, stage.batch, num_workers=workers, pin_memory=on_gpu)
+        )
+        method.start_stage(name)
+        trained = [p for p in method.parameters() if p.requires_grad]
+        self._optimiser = torch.optim.Adam(trained, lr=stage.learning_rate, betas=stage.betas)
+        self._scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self._optimiser, stage.iterations, stage.learning_rate_end
+        )
+        self._number = 0
+
+    def step(self) -> Mapping[str, Tensor]:
+        """Take the next step."""
+        lr, hr = (crops.to(self._device) for crops in next(self._loader))
+        drawn = self._method.draw(self._name, self._batches.random(self._number))
+        losses = plain_losses(self._method, self._name, lr, hr, drawn)
+        self._optimiser.zero_grad()
+        losses["loss"].backward()
+        self._optimiser.step()
+        self._scheduler.step()
+        self._number += 1
+        if not math.isfinite(losses["loss"].item()):
+            raise UserError(
+                f"{self._name}: the loss is not finite at step {self._number}; lower "
+                "learning_rate of this stage."
+            )
+        return losses
+
+
+def plain_losses(
+    method: Method, stage: str, lr: Tensor, hr: Tensor, drawn: int | None
+) -> Mapping[str, Tensor]:
+    """Return ``Method.losses``, for PCSR by a query for every HR pixel as it is defined."""
+    if not isinstance(method, PCSR):
+        return method.losses(stage, lr, hr, drawn)
+    size = (hr.shape[-2], hr.shape[-1])
+    queries = Queries(method.encoder(lr), size)
+    (pixels,) = queries.blocks(len(queries))
+    query = queries.at(pixels)
+    base = bilinear(lr, size)
+    heavy = method.heads[-1](query)
+    if stage == "stage0":
+        return {"loss": F.l1_loss(picture([heavy], queries.shape) + base, hr)}
+    probability = method.classifier(query).softmax(dim=1)
+    outputs = torch.stack([*(head(query) for head in method.heads[:-1]), heavy], dim=1)
+    mixture = (probability[..., None] * outputs).sum(dim=1)
+    l1 = F.l1_loss(picture([mixture], queries.shape) + base, hr)
+    even = len(query) / method.branches
+    balance = ((probability.sum(dim=0) - even).abs() / even).mean()
+    return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance}

@@ -1,0 +1,79 @@
+"""PCSR by the steps of the published code: what the engine's time and picture are held against."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcsr import geometry
+from pcsr.methods.base import Knob
+from pcsr.methods.pcsr import PCSR, picture
+
+QUERIES = 300_000  # HR pixels that the published code runs together
+
+
+def restore(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Tensor:
+    """Super-resolve, every HR pixel sampling what it asks for.
+
+    Queries are sampled for the classifier, and again class by class for the heads; the bilinear
+    picture is sampled pixel by pixel, and neighbourhoods are unfolded to refine.
+
+    Args:
+        method: the model.
+        lr: (1, 3, h, w).
+        scale: HR size / LR size.
+        knob: k, or "adaptive".
+        refine: whether cheap pixels beside dear ones are smoothed.
+
+    Returns:
+        SR (1, 3, H, W), not clipped.
+    """
+    height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)
+    features = method.encoder(lr)
+    asked = _centres(height, width, lr.device).split(QUERIES)
+    cell = lr.new_tensor([2 / height, 2 / width])
+    scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in asked]
+    labels = method.route(picture(scores, (1, height, width)), knob, scale)
+    colours = []
+    for at, mine in zip(asked, labels.flatten().split(QUERIES), strict=True):
+        colours.append(lr.new_zeros(len(at), 3))
+        for branch, head in enumerate(method.heads):
+            pixels = (mine == branch).nonzero()[:, 0]
+            if len(pixels):
+                colours[-1][pixels] = head(_queries(features, at[pixels], cell))
+        colours[-1] += _sample(lr, at, "bilinear")
+    sr = picture(colours, (1, height, width))
+    return _unfolded(sr, labels[:, None]) if refine else sr
+
+
+def _centres(height: int, width: int, device: torch.device) -> Tensor:
+    """Return rows and columns of all pixels' centres, (height * width, 2) in [-1, 1]."""
+    sides = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
+    return torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def _sample(values: Tensor, at: Tensor, mode: str) -> Tensor:
+    """Read (1, C, h, w) at rows and columns (n, 2): (n, C)."""
+    grid = at.flip(-1)[None, None]
+    return F.grid_sample(values, grid, mode, "border", align_corners=False)[0, :, 0].T
+
+
+def _queries(features: Tensor, at: Tensor, cell: Tensor) -> Tensor:
+    """Return feature, offset and cell for places (n, 2): (n, C + 4)."""
+    height, width = features.shape[-2:]
+    centres = _centres(height, width, at.device).T.reshape(1, 2, height, width)
+    side = at.new_tensor([height, width])
+    offset = (at - _sample(centres, at, "nearest")) * side
+    return torch.cat([_sample(features, at, "nearest"), offset, (cell * side).expand_as(at)], 1)
+
+
+def _unfolded(sr: Tensor, labels: Tensor) -> Tensor:
+    """Refine (1, 3, H, W) with every pixel's neighbourhood laid out; ``labels`` (1, 1, H, W)."""
+
+    def neighbours(values: Tensor) -> Tensor:
+        padded = F.pad(values.float(), (1, 1, 1, 1), mode="replicate")
+        return F.unfold(padded, 3).view(1, values.shape[1], 9, *values.shape[-2:])
+
+    seam = neighbours(labels).amax(dim=2) > labels
+    for ring in (0, -1):
+        seam[..., ring, :] = seam[..., ring] = False
+    return torch.where(seam, neighbours(sr).mean(dim=2), sr)

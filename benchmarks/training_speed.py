@@ -1,0 +1,218 @@
+"""How fast training runs: the suite's ``loop`` beside a ``textbook`` loop, on the same batches."""
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import profile
+
+from benchmarks import latency
+from benchmarks.reference_loop import Textbook
+from pcsr import runtime
+from pcsr.config.models import StageConfig
+from pcsr.data.batches import Batches
+from pcsr.data.store import Store
+from pcsr.errors import UserError, unknown_name
+from pcsr.methods.base import Method
+from pcsr.training.loop import Loop
+
+log = logging.getLogger("pcsr")
+
+#: Ways to train, and what each changes in a stage.
+WAYS: Mapping[str, Mapping[str, Any] | None] = {
+    "textbook": None,
+    "suite": {},
+    "suite, compiled": {"compile": True},
+    "suite, tf32": {"precision": "tf32"},
+    "suite, bf16": {"precision": "bf16"},
+    "suite, bf16, compiled": {"precision": "bf16", "compile": True},
+}
+AHEAD = 2  # batches that a worker makes before they are asked for
+IDLE = 0.1  # seconds in which a process that works is seen to compute
+PROFILED = 5  # steps, for the busy share of a GPU
+ALIKE = 0.02  # of a loss: bf16 keeps 8 bits
+
+Step = Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how.
+
+    Attributes:
+        ways: keys of ``WAYS``, the textbook loop first.
+        seconds: that a way runs at least in each round.
+        rounds: how often all ways take turns.
+        workers: processes of the textbook loop that make batches.
+
+    Raises:
+        UserError: there is no such way.
+    """
+
+    ways: Sequence[str]
+    seconds: float
+    rounds: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        for way in self.ways:
+            if way not in WAYS:
+                raise unknown_name("way", way, WAYS, "--way")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A stage of an experiment, of which any number of fresh methods can be had."""
+
+    experiment: str
+    stage_name: str
+    stage: StageConfig
+    build: Callable[[], Method]
+    store: Store
+    device: torch.device
+
+
+def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
+    """Measure all ways to train a stage, in turns; returns one row per way.
+
+    Raises:
+        UserError: a way trains something else than the first.
+    """
+    # What was compiled for stages before would count against the number that torch allows.
+    torch.compiler.reset()
+    steps = {way: _start(subject, way, plan.workers) for way in plan.ways}
+    first = {way: float(step()["loss"].detach()) for way, step in steps.items()}
+    expected = first[plan.ways[0]]
+    for way, loss in first.items():
+        if not math.isclose(loss, expected, rel_tol=ALIKE):
+            raise UserError(
+                f"{subject.experiment} {subject.stage_name}: the first loss is {loss:.5g} by the "
+                f"way '{way}', but {expected:.5g} by '{plan.ways[0]}'."
+            )
+    peaks = {way: _peak(step, subject.device) for way, step in steps.items()}
+    counts = {way: _count(step, plan.seconds, subject.device) for way, step in steps.items()}
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in steps}
+    for _ in range(plan.rounds):
+        for way, step in steps.items():
+            _wait_for_workers()
+            if WAYS[way] is None:  # use up what was made while others had their turn
+                _take(step, AHEAD * plan.workers)
+            taken[way].append(_timed(step, counts[way], subject.device))
+    rows = []
+    for way, step in steps.items():
+        seconds = statistics.median(wall for wall, _ in taken[way]) / counts[way]
+        busy = statistics.median(used / wall for wall, used in taken[way])
+        if subject.device.type == "cuda":
+            busy = _kernel_seconds(step) / seconds
+        rows.append(
+            {
+                "experiment": subject.experiment,
+                "stage": subject.stage_name,
+                "batch": subject.stage.batch,
+                "patch": subject.stage.patch,
+                "iterations": subject.stage.iterations,
+                "way": way,
+                "steps_per_second": 1 / seconds,
+                "busy": busy,
+                "peak_bytes": peaks[way],
+                "first_loss": first[way],
+                "steps": counts[way] * plan.rounds,
+            }
+        )
+        log.info("%s %s, %s: %.3g steps/s", *list(rows[-1].values())[:2], way, 1 / seconds)
+    return rows
+
+
+def _start(subject: Subject, way: str, workers: int) -> Step:
+    """Return what takes one step after the other, from fresh weights."""
+    torch.manual_seed(0)
+    method = subject.build()
+    changes = WAYS[way]
+    if changes is None:
+        method = method.to(subject.device)
+        return Textbook(method, subject.stage_name, subject.stage, subject.store, workers).step
+    stage = subject.stage.model_copy(update=dict(changes))
+    method = runtime.move(method, subject.device)
+    batches = Batches(subject.store, stage, method.config.scale, 0, subject.device)
+    loop = Loop(method, subject.stage_name, stage, batches)
+    numbers: Iterator[int] = iter(range(stage.iterations))
+    return lambda: loop.step(next(numbers))
+
+
+def _peak(step: Step, device: torch.device) -> int:
+    """Return the bytes that a step takes beside what stays."""
+    return latency.peak(lambda: step()["loss"], device)[1]
+
+
+def _count(step: Step, seconds: float, device: torch.device) -> int:
+    """Return how many steps take so long, and again: what is compiled on the way is so once."""
+    count = 1
+    while any(_timed(step, count, device)[0] < seconds for _ in range(2)):
+        count *= 2
+    return count
+
+
+def _timed(step: Step, count: int, device: torch.device) -> tuple[float, float]:
+    """Return the seconds that some steps take, and those that a core computes meanwhile."""
+    before, started = _cpu_seconds([psutil.Process(), *_workers()]), time.perf_counter()
+    _take(step, count)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    wall = time.perf_counter() - started
+    used = _cpu_seconds([psutil.Process(), *_workers()]) - before
+    return wall, used / (psutil.cpu_count() or 1)
+
+
+def _take(step: Step, count: int) -> None:
+    for _ in range(count):
+        step()
+
+
+def _wait_for_workers() -> None:
+    """Return when no process that this one started computes: it would slow the next way down."""
+    before = -1.0
+    while (now := _cpu_seconds(_workers())) > before:
+        before = now
+        time.sleep(IDLE)
+
+
+def _workers() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    """Return the time that processes have computed."""
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a compiler's, say, that has just ended
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _kernel_seconds(step: Step) -> float:
+    """Return how long the kernels of a step run on a GPU."""
+    with profile() as profiler:
+        _take(step, PROFILED)
+        torch.cuda.synchronize()
+    return device_seconds(profiler.key_averages()) / PROFILED
+
+
+def device_seconds(events: Iterable[FunctionEventAvg]) -> float:
+    """Return how long a GPU computes in profiled events.
+
+    Kernels stand there by themselves, and once more in the operations and annotations that they
+    belong to; these do not count.
+    """
+    kernels = (e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
+    return sum(float(kernel.self_device_time_total) for kernel in kernels) / 1e6

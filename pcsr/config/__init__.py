@@ -1,0 +1,1 @@
+"""The configuration files: their models, and how they are read."""

@@ -1,0 +1,266 @@
+"""Reading the configuration files: merged with a suite's overrides, checked, with clear errors.
+
+Needs neither torch nor a GPU.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from pcsr.config.models import (
+    PUBLISHED,
+    Config,
+    DatasetConfig,
+    DatasetsConfig,
+    ExperimentConfig,
+    ReleasedConfig,
+    ReleasedWeights,
+    SuiteConfig,
+)
+from pcsr.errors import UserError, did_you_mean, unknown_name
+
+EXPERIMENTS = Path("configs/experiments")
+DATASETS = Path("configs/datasets.yaml")
+RELEASED = Path("configs/released.yaml")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A suite with its experiments and data sets read, merged and checked."""
+
+    suite: SuiteConfig
+    experiments: dict[str, ExperimentConfig]
+    datasets: dict[str, DatasetConfig]
+    released: dict[str, ReleasedWeights]
+
+    def final(self, experiment: str) -> str:
+        """Name of the step whose weights are evaluated."""
+        published = self.suite.weights == "released"
+        return PUBLISHED if published else self.experiments[experiment].final
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or does not hold a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = [p.stem for p in path.parent.glob("*.yaml")]
+        raise UserError(f"{path}: no such file. {did_you_mean(path.stem, beside)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason}); mend that line.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a mapping of keys to values.")
+    return values
+
+
+def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Validate ``values`` against ``model``; ``where`` names their origin in the error.
+
+    Raises:
+        UserError: names the origin, the key, what is wrong, and a close key for an unknown one.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+    first = problems[0]
+    key = ".".join(
+        str(part) for part in first["loc"] if part not in ("wheels", "archive", "folder")
+    )
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key. {did_you_mean(str(first['loc'][-1]), _keys_beside(model, first))}"
+    else:
+        given = "" if first["type"] == "missing" else f", got {first['input']!r:.60}"
+        message = f"{first['msg']}{given}."
+    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    raise UserError(f"{where}: {key or 'file'}: {message}{more}")
+
+
+def _keys_beside(model: type[Config], problem: Mapping[str, Any]) -> list[str]:
+    """Return the keys that the mapping around an unknown key may have."""
+    schema = model.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in problem["loc"][:-1]:
+        node = _resolve(schema, node)
+        if "discriminator" in node:  # pydantic puts the kind itself into the location
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        else:
+            named = list(node.get("patternProperties", {}).values())
+            others = node.get("additionalProperties", named[0] if named else {})
+            node = node.get("properties", {}).get(part, others)
+    return list(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    for choice in node.get("anyOf", []):
+        if "$ref" in choice:
+            node = choice
+    if "$ref" in node:
+        found: dict[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return found
+    return node
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``over`` into ``base``, mappings key by key.
+
+    A key ``'*'`` in ``over`` stands for every key of ``base``; a key that is named wins over it.
+    """
+    merged = dict(base)
+    layers = [dict.fromkeys(base, over["*"])] if "*" in over else []
+    for layer in (*layers, {key: value for key, value in over.items() if key != "*"}):
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def load_datasets(path: Path = DATASETS) -> dict[str, DatasetConfig]:
+    """Read the table of data sets."""
+    return parse(DatasetsConfig, read_yaml(path), str(path)).datasets
+
+
+def find_dataset(
+    name: str, datasets: Mapping[str, DatasetConfig], where: str = ""
+) -> DatasetConfig:
+    """Return the data set called ``name``, or raise a UserError that lists the names."""
+    if name not in datasets:
+        raise unknown_name("data set", name, datasets, where)
+    return datasets[name]
+
+
+def load_released(path: Path = RELEASED) -> dict[str, ReleasedWeights]:
+    """Read the table of published weights."""
+    return parse(ReleasedConfig, read_yaml(path), str(path)).released
+
+
+def find_released(
+    name: str, table: Mapping[str, ReleasedWeights], where: str = ""
+) -> ReleasedWeights:
+    """Return the published weights of an experiment, or raise a UserError that lists the names."""
+    if name not in table:
+        raise unknown_name("experiment", name, table, where or str(RELEASED))
+    return table[name]
+
+
+def load_experiment(name: str, overrides: Sequence[Mapping[str, Any]] = ()) -> ExperimentConfig:
+    """Read ``configs/experiments/<name>.yaml`` and merge a suite's overrides over it, in order."""
+    path = EXPERIMENTS / f"{name}.yaml"
+    values = read_yaml(path)
+    for over in overrides:
+        values = merge(values, over)
+    where = f"{path} with the suite's overrides" if any(overrides) else str(path)
+    return parse(ExperimentConfig, values, where)
+
+
+def load_study(path: Path) -> Study:
+    """Read a suite file with everything it names, and check that all names exist.
+
+    Raises:
+        UserError: names the file and key that is wrong, and a close name where there is one.
+    """
+    suite = parse(SuiteConfig, read_yaml(path), str(path))
+    available = [p.stem for p in EXPERIMENTS.glob("*.yaml")]
+    for name in suite.experiments:
+        if name not in available:
+            raise unknown_name("experiment", name, available, f"{path}: experiments")
+    for name in suite.overrides:
+        if name != "*" and name not in suite.experiments:
+            raise unknown_name("experiment", name, suite.experiments, f"{path}: overrides")
+    table = load_datasets()
+    sets = {"train_set": suite.train_set, "valid_set": suite.valid_set}
+    used = {key: (name,) for key, name in sets.items() if name is not None}
+    for key, names in {**used, "test_sets": suite.test_sets}.items():
+        for name in names:
+            find_dataset(name, table, f"{path}: {key}")
+    experiments = {
+        name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
+        for name in suite.experiments
+    }
+    published: dict[str, ReleasedWeights] = {}
+    if suite.weights == "released":
+        known = load_released()
+        where = f"{path}: experiments: {RELEASED}"
+        published = {name: find_released(name, known, where) for name in experiments}
+    elif suite.weights == "trained":
+        _check_calibration(path, suite, experiments)
+    return Study(suite, experiments, table, published)
+
+
+def _check_calibration(
+    path: Path, suite: SuiteConfig, experiments: Mapping[str, ExperimentConfig]
+) -> None:
+    """Check that stages and calibration agree: classes, patch, and who needs whom."""
+    calibration = suite.calibration
+    if calibration is not None:
+        where = f"{path}: calibration.experiment"
+        if calibration.experiment not in experiments:
+            raise unknown_name("experiment", calibration.experiment, experiments, where)
+        measuring = experiments[calibration.experiment]
+        scale = measuring.model.scale
+        if any(stage.crop_class is not None for stage in measuring.stages.values()):
+            raise UserError(f"{where}: {calibration.experiment} itself needs the calibration.")
+    for name, experiment in experiments.items():
+        for stage_name, stage in experiment.stages.items():
+            if stage.crop_class is None:
+                continue
+            where = f"configs/experiments/{name}.yaml: stages.{stage_name}"
+            if calibration is None:
+                raise UserError(f"{where}.crop_class: {path} has no calibration; add one.")
+            if experiment.model.scale != scale:
+                raise UserError(
+                    f"configs/experiments/{name}.yaml: model.scale: {experiment.model.scale:g}, "
+                    f"but {calibration.experiment}, which calibrates its crops, has x{scale:g}."
+                )
+            if stage.crop_class >= calibration.classes:
+                raise UserError(
+                    f"{where}.crop_class: {stage.crop_class} is no class of {path}'s calibration, "
+                    f"which has 0 to {calibration.classes - 1}."
+                )
+            if stage.patch != calibration.patch:
+                raise UserError(
+                    f"{where}.patch: {stage.patch}, but {path}'s calibration.patch is "
+                    f"{calibration.patch}; classes hold for crops of one size."
+                )
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return 12 hex digits that change when, and only when, the given configuration changes."""
+
+    def plain(part: Config) -> dict[str, Any]:
+        return part.model_dump(mode="json")
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def schemas() -> dict[str, str]:
+    """Return the JSON schemas of the configuration files, by name of file in configs/schema."""
+    models: dict[str, type[Config]] = {
+        "suite": SuiteConfig,
+        "experiment": ExperimentConfig,
+        "datasets": DatasetsConfig,
+        "released": ReleasedConfig,
+    }
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+    def text(model: type[Config]) -> str:
+        return json.dumps(dialect | model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+    return {f"{name}.schema.json": text(model) for name, model in models.items()}

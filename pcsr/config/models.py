@@ -1,0 +1,327 @@
+"""Models of the configuration files: the one home of every default. Needs neither torch nor a GPU.
+
+An *experiment* (``configs/experiments/<id>.yaml``) says what is trained and how. A *suite*
+(``configs/suites/<name>.yaml``) says which experiments run, on which data, and what is measured; it
+may override parts of its experiments. ``configs/datasets.yaml`` says where images come from.
+Unknown keys are refused everywhere.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pcsr.errors import unknown_name
+
+TABLE = "table"  # the step after the training stages, where there is one
+PUBLISHED = "released"  # the step that takes the place of training
+
+LRBits = Literal["8bit", "float"]
+Crop = Literal["tiles", "none"]
+Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class HeadConfig(Config):
+    """A multilayer perceptron on pixels: ``depth`` hidden layers of ``width`` units, ReLU."""
+
+    width: int = Field(ge=0, description="units per hidden layer; 0 where there is none")
+    depth: int = Field(ge=0, description="hidden layers; 0 is a linear map")
+
+    @model_validator(mode="after")
+    def _layers_have_units(self) -> "HeadConfig":
+        if (self.width == 0) != (self.depth == 0):
+            raise ValueError("width and depth are both 0 (a linear map), or neither is")
+        return self
+
+
+class ModelConfig(Config):
+    """What is built. Every value left out takes the paper's value for the backbone and method."""
+
+    backbone: str = Field(description="name in the catalog of backbones")
+    method: str = Field(description="name in the catalog of methods")
+    scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
+    width: int | None = Field(default=None, ge=1, description="channels of the network or encoder")
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, description="ClassSR, ARM: channels of each branch, rising"
+    )
+    heads: tuple[HeadConfig, ...] | None = Field(
+        default=None, min_length=2, description="PCSR upsamplers, cheapest first"
+    )
+    classifier: HeadConfig | None = Field(default=None, description="PCSR pixel classifier")
+    batch_norm: bool = Field(default=True, description="CARN: BatchNorm after the fusing conv1")
+
+    @model_validator(mode="after")
+    def _widths_rise(self) -> "ModelConfig":
+        if self.widths is not None and list(self.widths) != sorted(set(self.widths)):
+            raise ValueError("widths must rise: list them cheapest first")
+        return self
+
+
+class StageConfig(Config):
+    """One training stage. Learning rate: cosine from ``learning_rate`` to ``learning_rate_end``."""
+
+    iterations: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    learning_rate_end: float = Field(default=1e-7, ge=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam")
+    batch: int = Field(default=16, ge=1, description="crops per step, over all processes together")
+    patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
+    lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or kept in float")
+    crop_class: int | None = Field(
+        default=None,
+        ge=0,
+        description="train on this class of the suite's calibration, 0 the easiest; else on all",
+    )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        default="float32",
+        description="of products: float32 gives the same weights again; the others are faster on "
+        "GPUs with tensor cores (tf32 changes nothing on a CPU)",
+    )
+    compile: bool = Field(
+        default=False, description="compile the step, and on a single GPU record it as CUDA graphs"
+    )
+    log_every: int = Field(default=100, ge=1, description="steps between lines of the log")
+    validate_every: int = Field(default=5000, ge=1, description="steps between validations")
+    save_every: int = Field(default=1000, ge=1, description="steps between resumable states")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the weights depend on: all but how often something is written down."""
+        return self.model_dump(mode="json", exclude={"log_every", "validate_every", "save_every"})
+
+
+class ExperimentConfig(Config):
+    """A model and its training stages, in order."""
+
+    model: ModelConfig
+    seed: int = Field(default=0, ge=0)
+    stages: dict[Name, StageConfig] = Field(min_length=1)
+    table: bool = Field(
+        default=False, description="after training, fill the method's PSNR table (ARM)"
+    )
+
+    @model_validator(mode="after")
+    def _steps_are_no_stages(self) -> "ExperimentConfig":
+        for step in (TABLE, PUBLISHED):
+            if step in self.stages:
+                raise ValueError(f"a training stage cannot be called '{step}'")
+        return self
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the last training stage."""
+        return list(self.stages)[-1]
+
+    @property
+    def final(self) -> str:
+        """Name of the step whose weights are evaluated: the last stage, or the table after it."""
+        return TABLE if self.table else self.last_stage
+
+    def stage_before(self, stage: str) -> str | None:
+        """Return the stage that ``stage`` starts from, or None for the first."""
+        names = list(self.stages)
+        position = names.index(stage)
+        return names[position - 1] if position else None
+
+    def iterations_up_to(self, stage: str) -> int:
+        """Return the iterations of all stages up to and with ``stage``."""
+        names = list(self.stages)
+        return sum(self.stages[name].iterations for name in names[: names.index(stage) + 1])
+
+
+class ProtocolConfig(Config):
+    """How a test picture is measured (docs/protocol.md)."""
+
+    lr: LRBits = "8bit"
+    crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
+    refine: bool = Field(default=True, description="smooth cheap pixels beside expensive ones")
+
+    def also(self, both_ways: Iterable[str]) -> list["ProtocolConfig"]:
+        """Return this protocol, and those that differ from it in the given choices.
+
+        Args:
+            both_ways: ``"lr"`` adds the other LR; ``"lr,refine"`` adds every combination of both.
+
+        Raises:
+            UserError: a choice has another name than ``lr``, ``crop``, ``refine``.
+        """
+        other: dict[str, Any] = {
+            "lr": "float" if self.lr == "8bit" else "8bit",
+            "crop": "none" if self.crop == "tiles" else "tiles",
+            "refine": not self.refine,
+        }
+        protocols = [self]
+        for together in both_ways:
+            combined = [self]
+            for choice in dict.fromkeys(together.split(",")):
+                if choice not in other:
+                    raise unknown_name("choice", choice, other, "both ways")
+                switched = {choice: other[choice]}
+                combined += [protocol.model_copy(update=switched) for protocol in combined]
+            protocols += [protocol for protocol in combined if protocol not in protocols]
+        return protocols
+
+
+class CalibrationConfig(Config):
+    """How training crops are sorted into classes: by the PSNR that a trained model gives them."""
+
+    experiment: str = Field(description="whose final weights measure the crops")
+    classes: int = Field(
+        default=3, ge=2, le=255, description="classes of equal size, 0 the easiest"
+    )
+    patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
+
+
+class SuiteConfig(Config):
+    """A set of experiments and what is measured on them."""
+
+    suite: Name
+    description: str
+    experiments: tuple[str, ...] = Field(min_length=1)
+    weights: Literal["trained", "released", "shipped"] = Field(
+        default="trained",
+        description="train them, take those of configs/released.yaml, or those in weights/",
+    )
+    train_set: str | None = None
+    valid_set: str | None = None
+    valid_images: int = Field(default=10, ge=1, description="pictures used by a validation")
+    test_sets: tuple[str, ...] = Field(min_length=1)
+    leave_out_absent: bool = Field(
+        default=False,
+        description="leave out, and say so, weights and test sets that cannot be had here",
+    )
+    knobs: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = Field(
+        default={}, description="method -> values of its knob; its own choice where left out"
+    )
+    adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
+    protocol: ProtocolConfig = ProtocolConfig()
+    both_ways: tuple[Choices, ...] = Field(
+        default=(),
+        description="choices of the protocol that are also measured the other way; those joined by "
+        "a comma in all combinations",
+    )
+    calibration: CalibrationConfig | None = Field(
+        default=None, description="classes of training crops, for stages with a crop_class"
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of one job")
+    gpus: int = Field(
+        default=0,
+        ge=0,
+        description="0: jobs run on the CPU; 1: on a GPU each; more: so many train one model",
+    )
+    overrides: dict[str, dict[str, Any]] = Field(
+        default={}, description="experiment id, or '*' for all -> keys merged over its file"
+    )
+
+    @model_validator(mode="after")
+    def _training_has_pictures(self) -> "SuiteConfig":
+        for_training = ("train_set", "valid_set", "calibration")
+        given = [key for key in for_training if getattr(self, key) is not None]
+        if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
+            raise ValueError("name train_set and valid_set, or take released or shipped weights")
+        given += ["overrides"] * bool(self.overrides)
+        if self.weights != "trained" and given:
+            raise ValueError(f"{self.weights} weights are not trained: drop {', '.join(given)}")
+        return self
+
+
+class WheelsSource(Config):
+    """Photographs carried inside installed Python packages."""
+
+    kind: Literal["wheels"]
+    images: tuple[str, ...] = Field(min_length=1, description="package/path/picture")
+
+
+class ArchiveSource(Config):
+    """Pictures inside a zip or tar archive that is downloaded once and checked."""
+
+    kind: Literal["archive"]
+    url: str
+    bytes: int | None = Field(default=None, ge=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    members: str = Field(description="glob of the pictures inside the archive")
+    mirror: str | None = Field(
+        default=None, description="folder of the pictures, or the archive, under PCSR_MIRROR"
+    )
+
+    @model_validator(mode="after")
+    def _one_checksum(self) -> "ArchiveSource":
+        if (self.sha256 is None) == (self.md5 is None):
+            raise ValueError("give either sha256 or md5")
+        return self
+
+
+class FolderSource(Config):
+    """Pictures that the user puts into a folder."""
+
+    kind: Literal["folder"]
+    path: str = Field(description="folder of HR pictures")
+    lr_path: str | None = Field(default=None, description="folder of ready LR pictures, same names")
+    mirror: str | None = Field(default=None, description="folder of HR pictures under PCSR_MIRROR")
+    get: str = Field(default="", description="where the user gets the pictures")
+
+
+class DatasetConfig(Config):
+    """Where a set of pictures comes from and what is done to them before they are packed."""
+
+    source: WheelsSource | ArchiveSource | FolderSource = Field(discriminator="kind")
+    expected: int | None = Field(default=None, ge=1, description="pictures in the complete set")
+    first: str | None = Field(default=None, description="first picture name that is taken")
+    last: str | None = Field(default=None, description="last picture name that is taken")
+    reductions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0,), min_length=1, description="bicubic copies of each picture; 1 is itself"
+    )
+    grey_to_rgb: bool = Field(default=False, description="repeat a grey picture's channel")
+
+    @model_validator(mode="after")
+    def _ready_lr_as_is(self) -> "DatasetConfig":
+        if getattr(self.source, "lr_path", None) is not None and self.reductions != (1.0,):
+            raise ValueError("ready LR pictures (lr_path) do not fit reduced HR pictures")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the prepared pictures depend on: all but the ways to get them."""
+        return self.model_dump(mode="json", exclude={"source": {"get", "mirror", "url"}})
+
+
+class DatasetsConfig(Config):
+    """The table of data sets."""
+
+    datasets: dict[Name, DatasetConfig]
+
+
+class ReleasedFile(Config):
+    """A published file."""
+
+    path: str = Field(
+        pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$",
+        description="where it is below `released` in PCSR_MIRROR or data/raw",
+    )
+    url: str | None = Field(default=None, description="where it is downloaded from, if it can be")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class ReleasedWeights(Config):
+    """Weights that the authors of a paper published."""
+
+    files: tuple[ReleasedFile, ...] = Field(
+        min_length=1, description="the checkpoint, and what must stand beside it"
+    )
+    get: str = Field(default="", description="where the user gets files that have no url")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the weights depend on: all but the ways to get them."""
+        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": {"url"}}})
+
+
+class ReleasedConfig(Config):
+    """The table of published weights, by experiment."""
+
+    released: dict[Name, ReleasedWeights]

@@ -1,0 +1,1 @@
+"""From raw images to packed stores, training batches and test images."""

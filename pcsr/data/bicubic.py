@@ -1,0 +1,111 @@
+"""MATLAB's bicubic ``imresize``, and the one degradation that makes LR from HR everywhere.
+
+Kernel: cubic convolution with a = -0.5 (Keys 1981), widened by the scale when shrinking
+(antialiasing), pixel centres at half-integers, picture continued by reflection that repeats the
+border pixel.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pcsr.config.models import LRBits
+
+
+def cubic(x: Tensor) -> Tensor:
+    """Cubic convolution kernel with a = -0.5, zero outside [-2, 2]."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return the taps of a resize of one axis from ``length`` to ``size`` pixels.
+
+    Returns:
+        float64 weights (size, T), each row summing to 1, and int64 source indices (size, T).
+    """
+    scale = size / length
+    stretch = max(1.0, 1.0 / scale)
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) / scale - 0.5
+    first = torch.floor(centre - 2.0 * stretch).long()
+    positions = first[:, None] + torch.arange(math.ceil(4.0 * stretch) + 2)
+    weights = cubic((centre[:, None] - positions) / stretch)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    # Reflection that repeats the border pixel has period 2 * length: 0 1 2 | 2 1 0 | 0 1 2 ...
+    wrapped = positions % (2 * length)
+    return weights, torch.where(wrapped < length, wrapped, 2 * length - 1 - wrapped)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize pictures as MATLAB's ``imresize(x, size, 'bicubic')`` does.
+
+    Args:
+        x: (..., H, W), floating point, any value range.
+        size: rows and columns of the result.
+
+    Returns:
+        (..., *size), same dtype and device; not clipped.
+    """
+    return _resize_rows(_resize_rows(x, size[0]).mT, size[1]).mT
+
+
+def _resize_rows(x: Tensor, size: int) -> Tensor:
+    if x.shape[-2] == size:
+        return x
+    weights, indices = taps(x.shape[-2], size)
+    weights, indices = weights.to(x), indices.to(x.device)
+    total = torch.zeros((*x.shape[:-2], size, x.shape[-1]), dtype=x.dtype, device=x.device)
+    for weight, index in zip(weights.T, indices.T, strict=True):
+        total.addcmul_(weight[:, None], x.index_select(-2, index))
+    return total
+
+
+def matrix(length: int, size: int) -> Tensor:
+    """Return the float64 (size, length) matrix whose product with columns resizes them."""
+    weights, indices = taps(length, size)
+    return weights.new_zeros(size, length).scatter_add_(1, indices, weights)
+
+
+def levels(x: Tensor) -> Tensor:
+    """Return the 8-bit levels (uint8) of values in [0, 1]: clamped, halves upwards as MATLAB."""
+    return x.clamp(0, 1).mul_(255).add_(0.5).floor_().to(torch.uint8)
+
+
+def round_8bit(x: Tensor) -> Tensor:
+    """Round values in [0, 1] to the 256 levels of 8 bit."""
+    return levels(x).to(x.dtype) / 255
+
+
+def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits) -> Tensor:
+    """Make LR pictures from HR pictures: bicubic reduction, then 8 bit unless ``bits`` is float.
+
+    Args:
+        hr: (..., H, W) with values in [0, 1]. float64 makes the 8-bit result MATLAB's; float32 may
+            differ by one level where a value lies at a rounding border.
+        size: rows and columns of the LR pictures.
+        bits: ``"8bit"`` rounds and clamps; ``"float"`` keeps what bicubic gives.
+    """
+    lr = resize(hr, size)
+    return round_8bit(lr) if bits == "8bit" else lr
+
+
+class Degradation:
+    """``degrade`` for many crops of one size: two products with small matrices.
+
+    Args:
+        sizes: sides of the HR and of the LR crops, which are square.
+        bits: see ``degrade``.
+        device: of the crops.
+    """
+
+    def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
+        self._rows = matrix(*sizes).to(device, torch.float32)
+        self._bits = bits
+
+    def __call__(self, hr: Tensor) -> Tensor:
+        """Make float32 (..., h, h) of (..., H, H), both in [0, 1]."""
+        lr = self._rows @ hr @ self._rows.T
+        return round_8bit(lr) if self._bits == "8bit" else lr

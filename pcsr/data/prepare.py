@@ -1,0 +1,203 @@
+"""From the raw pictures of a data set to its packed store, resumably.
+
+While it grows, a store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index has
+a head line that says what is being made, and one line per source picture, written after the
+picture's bytes are on the disk: whatever lies behind the last whole line is dropped on a restart.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from pcsr import files
+from pcsr.config.models import DatasetConfig
+from pcsr.data import images
+from pcsr.data.bicubic import resize
+from pcsr.data.sources import Source, choose, open_sources
+from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Picture, Store, sha256
+from pcsr.errors import UserError
+from pcsr.runtime import progress
+
+INDEX = "index.jsonl.part"
+LOG_EVERY = 25  # pictures
+
+log = logging.getLogger("pcsr")
+
+
+def prepare(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:
+    """Make the store of a data set, go on making it, or find it made.
+
+    Args:
+        name: the data set's name, for messages and the manifest.
+        config: where its pictures come from and what is done to them.
+        out: folder of the store.
+        raw: folder of downloaded archives.
+
+    Raises:
+        UserError: pictures are missing, unreadable, or not as many as a fixed source must have.
+        OSError: the disk is full; what was made stays, and a later call goes on from it.
+    """
+    with files.locked(out):
+        if not _is_done(name, config, out):
+            _make(name, config, out, raw)
+
+
+def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> None:
+    with open_sources(config, raw) as sources:
+        chosen = choose(sources, config, name)
+        images.unique([_copy_name(s.name, f) for s in chosen for f in config.reductions], name)
+        head = {
+            "format": FORMAT,
+            "dataset": name,
+            "config": config.identity(),
+            "origin": sources.origin,
+            "expected": config.expected,
+            "complete": config.expected in (None, len(chosen)),
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        pictures = _pack(name, chosen, config.reductions, head, out)
+    _finish(pictures, head, out)
+    log.info("%s: %d pictures in %s", name, len(pictures), out)
+
+
+def reduced(picture: np.ndarray, factor: float) -> np.ndarray:
+    """Reduce uint8 (H, W, 3) to ceil(factor H) x ceil(factor W) as MATLAB does; round once."""
+    if factor == 1:
+        return picture
+    height, width = picture.shape[:2]
+    planes = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float64))
+    small = resize(planes, (math.ceil(factor * height), math.ceil(factor * width)))
+    levels = torch.floor(small.clamp(0, 255) + 0.5).to(torch.uint8)
+    return levels.permute(1, 2, 0).contiguous().numpy()
+
+
+def _copy_name(name: str, factor: float) -> str:
+    return name if factor == 1 else f"{name}@{factor:g}"
+
+
+def _is_done(name: str, config: DatasetConfig, out: Path) -> bool:
+    try:
+        store = Store.open(out)
+    except UserError:
+        return False
+    if store.manifest.get("config") != config.identity():
+        return False
+    log.info("%s: already prepared in %s", name, out)
+    if not store.complete:
+        log.warning("%s: it is not complete; to make it again, remove %s first", name, out)
+    return True
+
+
+def _pack(
+    name: str,
+    chosen: list[Source],
+    reductions: tuple[float, ...],
+    head: dict[str, Any],
+    out: Path,
+) -> list[Picture]:
+    """Append what is missing to the part files, and return where everything lies."""
+    kept = _kept(chosen, reductions, head, out)
+    lines = [head, *([picture.record() for picture in line] for line in kept)]
+    files.write_text(out / INDEX, "".join(json.dumps(line) + "\n" for line in lines))
+    pictures = [picture for line in kept for picture in line]
+    with ExitStack() as stack:
+        hr = stack.enter_context(_append_to(out / HR, pictures[-1].end if pictures else 0))
+        lr = stack.enter_context(_append_to(out / LR, pictures[-1].lr_end if pictures else 0))
+        index = stack.enter_context((out / INDEX).open("a", encoding="utf-8"))
+        rest = progress(chosen[len(kept) :], name, done=len(kept))
+        for done, source in enumerate(rest, len(kept) + 1):
+            added = _append(source, reductions, hr, lr)
+            index.write(json.dumps([picture.record() for picture in added]) + "\n")
+            index.flush()
+            pictures += added
+            if done % LOG_EVERY == 0 or done == len(chosen):
+                log.info("%s: %d of %d pictures", name, done, len(chosen))
+    return pictures
+
+
+def _append(
+    source: Source, reductions: tuple[float, ...], hr: IO[bytes], lr: IO[bytes]
+) -> list[Picture]:
+    """Write a picture's reduced copies and its LR picture, down to the disk."""
+    picture = source.hr()
+    ready = source.lr() if source.lr else None
+    added = []
+    for factor in reductions:
+        at = _write(hr, reduced(picture, factor))
+        if ready is not None:
+            at |= {f"lr_{key}": value for key, value in _write(lr, ready).items()}
+        added.append(Picture(_copy_name(source.name, factor), **at))
+    for file in (hr, lr):
+        file.flush()
+        os.fsync(file.fileno())
+    return added
+
+
+def _write(file: IO[bytes], picture: np.ndarray) -> dict[str, Any]:
+    height, width, _ = picture.shape
+    checksum = sha256(picture)
+    at = {"height": height, "width": width, "offset": file.tell(), "sha256": checksum}
+    file.write(np.ascontiguousarray(picture).data)
+    return at
+
+
+def _part(file: Path) -> Path:
+    return file.with_name(file.name + ".part")
+
+
+@contextmanager
+def _append_to(file: Path, size: int) -> Iterator[IO[bytes]]:
+    """Open the part of ``file`` behind its first ``size`` bytes, and drop the rest."""
+    part = _part(file)
+    part.touch()
+    os.truncate(part, size)
+    with part.open("ab") as opened:
+        yield opened
+
+
+def _kept(
+    chosen: list[Source], reductions: tuple[float, ...], head: dict[str, Any], out: Path
+) -> list[list[Picture]]:
+    """Return what an interrupted run with the same head has finished, per source picture."""
+    kept: list[list[Picture]] = []
+    try:
+        first, *lines = (out / INDEX).read_text("utf-8", errors="replace").splitlines()
+        size, lr_size = (_part(out / file).stat().st_size for file in (HR, LR))
+        if json.loads(first) != head:
+            return kept
+        for source, line in zip(chosen, lines, strict=False):
+            pictures = [Picture(**record) for record in json.loads(line)]
+            same = pictures[0].name == _copy_name(source.name, reductions[0])
+            if not same or pictures[-1].end > size or pictures[-1].lr_end > lr_size:
+                break
+            kept.append(pictures)
+    except (FileNotFoundError, ValueError, TypeError):
+        pass  # nothing was begun, or the last line is torn
+    return kept
+
+
+def _finish(pictures: list[Picture], head: dict[str, Any], out: Path) -> None:
+    """Give the files their names; the manifest comes last."""
+    manifest = {
+        **head,
+        "images": [picture.record() for picture in pictures],
+        "bytes": pictures[-1].end + pictures[-1].lr_end,
+        "made": files.provenance(),
+    }
+    (out / MANIFEST).unlink(missing_ok=True)  # it would speak of the old files
+    _part(out / HR).replace(out / HR)
+    if pictures[-1].lr_sha256:
+        _part(out / LR).replace(out / LR)
+    else:
+        _part(out / LR).unlink()
+        (out / LR).unlink(missing_ok=True)
+    files.write_json(out / MANIFEST, manifest)
+    (out / INDEX).unlink()

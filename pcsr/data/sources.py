@@ -1,0 +1,168 @@
+"""Where the raw pictures of a data set are: installed packages, an archive, a folder, a mirror."""
+
+import logging
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import util
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, WheelsSource
+from pcsr.data import images
+from pcsr.data.download import fetch, mirror_folder
+from pcsr.errors import UserError
+
+log = logging.getLogger("pcsr")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raw picture that has not been read yet, and its ready LR picture."""
+
+    name: str
+    hr: Callable[[], np.ndarray]
+    lr: Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The raw pictures of a data set, in order, and where they are."""
+
+    origin: str
+    pictures: list[Source]
+    fixed: bool  # by a checksum or a package: a wrong count is then an error, not a warning
+
+
+@contextmanager
+def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
+    """Find the pictures of a data set; an archive stays open for as long as they are read.
+
+    Args:
+        config: the data set.
+        raw: folder of downloaded archives.
+
+    Raises:
+        UserError: pictures are missing, or an archive cannot be had.
+    """
+    source, grey = config.source, config.grey_to_rgb
+    if isinstance(source, WheelsSource):
+        packaged = _files([_in_package(entry) for entry in source.images], grey)
+        yield Sources("installed packages", packaged, fixed=True)
+        return
+    mirror = mirror_folder()
+    local = mirror / source.mirror if mirror and source.mirror else None
+    if local is not None and local.is_dir():
+        found = _files(images.list_pictures(local), grey)
+        yield Sources(f"{source.mirror} in PCSR_MIRROR", found, fixed=False)
+    elif isinstance(source, FolderSource):
+        yield Sources(source.path, _folder(source, grey), fixed=False)
+    else:
+        archive = _fetch(source, raw, mirror)
+        with _members(archive, source.members, grey) as found:
+            yield Sources(archive.name, found, fixed=True)
+
+
+def _files(files: list[Path], grey_to_rgb: bool) -> list[Source]:
+    return [Source(file.stem, partial(images.read, file, grey_to_rgb)) for file in files]
+
+
+def _in_package(entry: str) -> Path:
+    """Return the path of ``package/path/picture`` without importing the package."""
+    package, _, inside = entry.partition("/")
+    spec = util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    if not folders or not (Path(folders[0]) / inside).is_file():
+        raise UserError(
+            f"{entry}: the Python package '{package}' is not installed or has no such picture; "
+            "install the suite again with the versions of constraints.txt."
+        )
+    return Path(folders[0]) / inside
+
+
+def _folder(source: FolderSource, grey_to_rgb: bool) -> list[Source]:
+    try:
+        found = _files(images.list_pictures(Path(source.path)), grey_to_rgb)
+        if source.lr_path is None:
+            return found
+        ready = images.lr_pictures(Path(source.lr_path), [picture.name for picture in found])
+    except UserError as error:
+        raise UserError(f"{error} {source.get}".strip()) from None
+    pairs = zip(found, _files(ready, grey_to_rgb), strict=True)
+    return [replace(picture, lr=lr.hr) for picture, lr in pairs]
+
+
+def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
+    """Download an archive; a mirror has it where ``source.mirror`` says, or under its own name."""
+    name = PurePosixPath(urlsplit(source.url).path).name
+    told = bool(mirror and source.mirror and (mirror / source.mirror).is_file())
+    return fetch(
+        source.url,
+        raw / name,
+        bytes=source.bytes,
+        sha256=source.sha256,
+        md5=source.md5,
+        mirror=mirror,
+        mirror_name=source.mirror if told else name,
+    )
+
+
+@contextmanager
+def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[Source]]:
+    """Open a zip or tar archive and find its pictures; each is read in memory when asked for."""
+    with ExitStack() as stack:
+        if tarfile.is_tarfile(archive):
+            tar = stack.enter_context(tarfile.open(archive))
+            read = {m.name: partial(_tar_bytes, tar, m) for m in tar.getmembers() if m.isfile()}
+        elif zipfile.is_zipfile(archive):
+            packed = stack.enter_context(zipfile.ZipFile(archive))
+            read = {name: partial(packed.read, name) for name in packed.namelist()}
+        else:
+            raise UserError(f"{archive}: neither a zip nor a tar archive; mend the url.")
+        names = [n for n in read if PurePosixPath(n).match(pattern) and images.is_picture(n)]
+        if not names:
+            raise UserError(f"{archive}: holds no picture '{pattern}'; mend members.")
+        yield [
+            Source(PurePosixPath(n).stem, partial(_decode, read[n], f"{archive}/{n}", grey_to_rgb))
+            for n in sorted(names, key=lambda n: (images.natural_key(n), n))
+        ]
+
+
+def _tar_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file else b""
+
+
+def _decode(data: Callable[[], bytes], name: str, grey_to_rgb: bool) -> np.ndarray:
+    return images.read(data(), grey_to_rgb, name=name)
+
+
+def choose(sources: Sources, config: DatasetConfig, name: str) -> list[Source]:
+    """Take the pictures from ``first`` to ``last``, and compare their number with the expected.
+
+    Raises:
+        UserError: none is left, or a fixed source has not as many as it must have.
+    """
+    key = images.natural_key
+    chosen = [
+        picture
+        for picture in sources.pictures
+        if (config.first is None or key(config.first) <= key(picture.name))
+        and (config.last is None or key(picture.name) <= key(config.last))
+    ]
+    if not chosen:
+        raise UserError(
+            f"{name}: no picture of {sources.origin} lies between first '{config.first}' and last "
+            f"'{config.last}'; mend them."
+        )
+    if config.expected not in (None, len(chosen)):
+        problem = f"{name}: expected {config.expected} pictures, found {len(chosen)} in"
+        if sources.fixed:
+            raise UserError(f"{problem} {sources.origin}; mend expected, or what selects them.")
+        log.warning("%s %s; results on this set are not comparable", problem, sources.origin)
+    return chosen

@@ -1,0 +1,97 @@
+"""Images that a model is evaluated on: of a prepared data set, a folder, or a file."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcsr.data import images
+from pcsr.data.store import MANIFEST, Store, identity, sha256
+from pcsr.errors import UserError
+
+HRReader = Callable[[int], np.ndarray]
+LRReader = Callable[[int], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """A picture to evaluate on: uint8 (H, W, 3), and its ready LR picture where there is one."""
+
+    __test__ = False  # pytest takes classes called Test* for tests
+
+    name: str
+    hr: np.ndarray
+    lr: np.ndarray | None
+
+
+class TestImages:
+    """Test pictures, each loaded when it is asked for. Made by :func:`open_images`."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        names: list[str],
+        hr: HRReader,
+        lr: LRReader | None,
+        known_digest: str = "",
+        complete: bool = True,
+    ) -> None:
+        self.names = names
+        self.complete = complete  # False where the data set should have more or other pictures
+        self._hr, self._lr = hr, lr
+        self._digest = known_digest
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> TestImage:
+        return TestImage(self.names[i], self._hr(i), self._lr(i) if self._lr else None)
+
+    def __iter__(self) -> Iterator[TestImage]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def digest(self) -> str:
+        """Identity of the data, as of a store that holds it. Reads the pictures the first time."""
+        if not self._digest:
+            both = ((image.hr, image.lr) for image in self)
+            self._digest = identity(sha256(x) for pair in both for x in pair if x is not None)
+        return self._digest
+
+
+def open_images(path: Path, lr_folder: Path | None = None, scale: float = 4) -> TestImages:
+    """Open what a model is evaluated on.
+
+    Args:
+        path: a prepared data set, a folder of pictures, or one picture.
+        lr_folder: ready LR pictures, named as the HR pictures or with ``x<scale>`` after the
+            stem. They take the place of those in a prepared data set.
+        scale: HR size / LR size of the pictures in ``lr_folder``.
+
+    Raises:
+        UserError: nothing is there, two pictures have one name, or an LR picture is missing.
+    """
+    hr: HRReader
+    lr: LRReader | None
+    if (path / MANIFEST).exists():
+        store = Store.open(path)
+        names, hr, lr, known = store.names, store.hr, store.lr, store.digest
+        complete = store.complete
+    elif path.exists():
+        files = images.list_pictures(path) if path.is_dir() else [path]
+        names = images.unique([file.stem for file in files], str(path))
+        hr, lr, known, complete = _reader(files), None, "", True
+    else:
+        raise UserError(
+            f"{path}: no such file or folder; give a picture, a folder of pictures, or a data set "
+            "made by `pcsr prepare`."
+        )
+    if lr_folder is not None:
+        lr, known = _reader(images.lr_pictures(lr_folder, names, scale)), ""
+    return TestImages(names, hr, lr, known, complete)
+
+
+def _reader(files: Sequence[Path]) -> HRReader:
+    return lambda i: images.read(files[i])

@@ -1,0 +1,1 @@
+"""Measuring, showing and using trained methods."""

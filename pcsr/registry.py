@@ -1,0 +1,111 @@
+"""Tables of everything that has a name. The only file that knows all concrete classes.
+
+A backbone or method of the suite is one line here. One that lives in another package registers an
+entry point in the group ``pcsr.backbones`` or ``pcsr.methods``. Importing this module imports
+neither torch nor any of the classes; names are resolved when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcsr.config.load import Study, parse
+from pcsr.config.models import ModelConfig
+from pcsr.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from pcsr.methods.base import MakeBackbone, Method
+
+BACKBONES = {
+    "fsrcnn": "pcsr.backbones.fsrcnn:FSRCNN",
+    "carn": "pcsr.backbones.carn:CARN",
+    "srresnet": "pcsr.backbones.srresnet:SRResNet",
+}
+METHODS = {
+    "original": "pcsr.methods.original:Original",
+    "pcsr": "pcsr.methods.pcsr:PCSR",
+    "classsr": "baselines.classsr:ClassSR",
+    "arm": "baselines.arm:ARM",
+}
+METRICS = {
+    "psnr_rgb": "pcsr.metrics:psnr_rgb",
+    "psnr_y": "pcsr.metrics:psnr_y",
+    "ssim": "pcsr.metrics:ssim",
+}
+
+
+def table(kind: str) -> dict[str, str]:
+    """Return name -> ``module:attribute`` for ``"backbone"``, ``"method"`` or ``"metric"``."""
+    own = {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
+    outside = {e.name: e.value for e in metadata.entry_points(group=f"pcsr.{kind}s")}
+    return {**outside, **own}
+
+
+def resolve(kind: str, name: str, where: str = "") -> Any:
+    """Import what ``name`` stands for.
+
+    Raises:
+        UserError: the name is in no table; lists the names and a close one.
+    """
+    names = table(kind)
+    if name not in names:
+        raise unknown_name(kind, name, names, where)
+    module, _, attribute = names[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def check_names(study: Study) -> None:
+    """Check that all backbones and methods of a study exist, without importing them."""
+    for experiment, config in study.experiments.items():
+        for kind, name in (("backbone", config.model.backbone), ("method", config.model.method)):
+            if name not in table(kind):
+                where = f"configs/experiments/{experiment}.yaml: model.{kind}"
+                raise unknown_name(kind, name, table(kind), where)
+    for name in study.suite.knobs:
+        if name not in table("method"):
+            raise unknown_name("method", name, table("method"), "the suite's knobs")
+
+
+def metrics() -> Mapping[str, Any]:
+    """Return every metric of a sweep: name -> function of (sr, hr, shave)."""
+    return {name: resolve("metric", name) for name in table("metric")}
+
+
+def build(config: ModelConfig, where: str = "model") -> Method:
+    """Build the method that ``config`` describes, with fresh weights."""
+    backbone = resolve("backbone", config.backbone, f"{where}: backbone")
+    method = resolve("method", config.method, f"{where}: method")
+    make: MakeBackbone = backbone
+    if not config.batch_norm:
+        if config.backbone != "carn":
+            raise UserError(
+                f"{where}: batch_norm: {config.backbone} has no BatchNorm; drop the key."
+            )
+        make = partial(backbone, batch_norm=False)
+    built: Method = method(config, make)
+    return built
+
+
+def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
+    """Build a method and fill it with the weights in ``path``, ours or a known release.
+
+    Returns:
+        The method in eval mode on the CPU, and what is known about its training.
+    """
+    from pcsr.weights import checkpoint, released  # noqa: PLC0415 - keep torch out of dry runs
+
+    if path.suffix in (".pth", ".pt", ".ckpt"):
+        release = released.read(path)
+        method = build(release.model, str(path))
+        checkpoint.fill(method, release.tensors, str(path))
+        return method.eval(), {"released": release.recognised, "iterations": release.iterations}
+    tensors, facts = checkpoint.load(path)
+    model = parse(ModelConfig, facts.get("model", {}), f"{path}: model")
+    method = build(model, str(path))
+    checkpoint.fill(method, tensors, str(path))
+    return method.eval(), facts

@@ -1,0 +1,1 @@
+"""Training runs of every method and stage."""

@@ -1,0 +1,127 @@
+"""Training crops sorted into classes by the PSNR that a trained model gives them, for ClassSR."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcsr import files, geometry, metrics, runtime
+from pcsr.config.load import fingerprint
+from pcsr.data import bicubic
+from pcsr.data.store import Crops, Store
+from pcsr.errors import UserError
+from pcsr.methods.base import Method
+from pcsr.weights import checkpoint
+
+log = logging.getLogger("pcsr")
+
+BATCH = 64  # crops measured together
+LINES = 20  # of the log, over a whole calibration
+
+
+@torch.no_grad()
+def calibrate(
+    method: Method, store: Store, patch: int, classes: int, out: Path, facts: Mapping[str, Any]
+) -> None:
+    """Measure every training crop of a store and part the crops into classes of equal size.
+
+    Class 0 holds the crops of the highest PSNR. LR crops are 8 bit; PSNR is the suite's. Writes
+    ``out`` (tensors ``psnr`` in dB and ``class``, in the order of the crop table) and, beside it, a
+    JSON with the cuts in dB and the counts. A run that was cut goes on where it was.
+
+    Args:
+        method: the model that measures, at its own scale.
+        store: prepared HR pictures.
+        patch: side of a crop in LR pixels.
+        classes: how many.
+        out: safetensors file to write.
+        facts: provenance; ``facts["weights"]`` identifies the model's weights.
+    """
+    size = geometry.hr_size((patch, patch), method.config.scale)[0]
+    device = next(method.parameters()).device
+    crops = Crops(store, size, device)
+    reduce = bicubic.Degradation((size, patch), "8bit", device)
+    identity = fingerprint(facts["weights"], store.digest, size)
+    part = out.with_name(f"{out.name}.part")
+    done = _resume(part, identity)
+    psnr = np.empty(len(crops), np.float32)
+    psnr[: len(done)] = done
+    starts = range(len(done), len(crops), BATCH)
+    with part.open("ab") as file:
+        for number, start in enumerate(runtime.progress(starts, "calibrate", len(done) // BATCH)):
+            some = np.arange(start, min(start + BATCH, len(crops)))
+            levels = crops.cut(crops.places(some))
+            psnr[some] = _measure(method, reduce(levels.float() / 255), levels)
+            file.write(psnr[some].tobytes())
+            if number % max(1, len(starts) // LINES) == 0:
+                file.flush()
+                log.info("%d of %d crops measured", some[-1] + 1, len(crops))
+    of_crop, cuts = part_evenly(psnr, classes)
+    counts = np.bincount(of_crop, minlength=classes).tolist()
+    log.info("cuts at %s dB; %s crops", ", ".join(f"{c:.3f}" for c in cuts), counts)
+    facts = {**facts, "data": store.digest, "crop": size, "cuts_db": cuts, "counts": counts}
+    tensors = {"psnr": torch.from_numpy(psnr), "class": torch.from_numpy(of_crop)}
+    files.write_json(files.sidecar(out), facts)
+    checkpoint.save(out, tensors, facts)
+    part.unlink()
+
+
+def part_evenly(psnr: np.ndarray, classes: int) -> tuple[np.ndarray, list[float]]:
+    """Part crops into classes of equal size, class 0 of the highest PSNR.
+
+    Args:
+        psnr: (n,) dB, infinite where a crop is restored exactly.
+        classes: how many.
+
+    Returns:
+        uint8 (n,) classes, and between two classes each the lowest PSNR of the easier, rising.
+    """
+    easiest_first = np.argsort(-psnr, kind="stable")
+    of_crop = np.empty(len(psnr), np.uint8)
+    of_crop[easiest_first] = np.arange(len(psnr)) * classes // len(psnr)
+    cuts = [float(psnr[of_crop == one].min(initial=np.inf)) for one in range(classes - 1)]
+    return of_crop, cuts[::-1]
+
+
+def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarray:
+    """Return the numbers of the crops of one class, of crops of ``size`` HR pixels.
+
+    Raises:
+        UserError: the calibration is missing, damaged, of other data or crops, or has no such crop.
+    """
+    tensors, facts = checkpoint.load(path)
+    if facts.get("data") != store.digest or facts.get("crop") != size:
+        raise UserError(
+            f"{path}: was made for other pictures or crops than these ({store.folder}, {size} "
+            "pixels a side); run `pcsr calibrate` again."
+        )
+    numbers = np.flatnonzero(tensors["class"].numpy() == wanted)
+    if not len(numbers):
+        raise UserError(f"{path}: no crop is of class {wanted}; give more training pictures.")
+    return numbers
+
+
+def _measure(method: Method, lr: Tensor, hr: Tensor) -> np.ndarray:
+    """Return the PSNR-RGB (n,) in dB of LR crops, given the 8-bit levels of their HR crops."""
+    scale = method.config.scale
+    sr = method.restore(lr, scale, method.default_knob, refine=False).sr
+    return metrics.psnr_rgb_each(bicubic.levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()
+
+
+def _resume(part: Path, identity: str) -> np.ndarray:
+    """Return what a cut run has measured; starts ``part`` afresh if it measured something else."""
+    head = identity.encode()
+    found = part.read_bytes() if part.exists() else b""
+    if not found.startswith(head):
+        part.write_bytes(head)
+        return np.empty(0, np.float32)
+    values = found[len(head) :]
+    whole = len(values) // (4 * BATCH) * (4 * BATCH)
+    part.write_bytes(head + values[:whole])
+    done = np.frombuffer(values[:whole], np.float32)
+    log.info("going on after %d measured crops of a cut run", len(done))
+    return done

@@ -1,0 +1,218 @@
+"""Training runs: of every method and stage, resumable, logged, validated.
+
+A step is a pure function of what is saved and of its number (``loop``). A run that is killed at any
+moment therefore goes on from its last saved state and ends with the same weights, to the bit on a
+CPU with the same number of threads.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pcsr import distributed, files, runtime
+from pcsr.config.load import fingerprint
+from pcsr.config.models import StageConfig
+from pcsr.data.batches import Batches
+from pcsr.data.store import Store
+from pcsr.errors import UserError
+from pcsr.methods.base import Method
+from pcsr.training.loop import Loop, Moments, learning_rate
+from pcsr.weights import checkpoint
+
+log = logging.getLogger("pcsr")
+Validate = Callable[[], Mapping[str, float]]
+
+ASK_EVERY = 10  # steps, of several processes: to ask all takes time
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what is trained, on what, and where its files go.
+
+    Attributes:
+        method: with initial weights (fresh, or of the stage before).
+        stage_name: one of ``method.stages``.
+        out: the weights file; log, TensorBoard events and resumable state go beside it.
+        facts: provenance, stored with the weights.
+        only: numbers of the training crops that are used; None is all.
+    """
+
+    method: Method
+    stage_name: str
+    stage: StageConfig
+    seed: int
+    store: Store
+    out: Path
+    device: torch.device
+    facts: Mapping[str, Any]
+    only: np.ndarray | None = None
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes when a state of this run may not go on as another's.
+
+        It covers configuration, data and initial weights, so it is read before any training.
+        """
+        return fingerprint(
+            self.method.config,
+            self.stage_name,
+            self.stage.identity(),
+            self.seed,
+            self.store.digest,
+            checkpoint.digest_tensors(self.method.state_dict()),
+            None if self.only is None else hashlib.sha256(self.only.tobytes()).hexdigest(),
+        )
+
+    @property
+    def state(self) -> Path:
+        """File of the resumable state."""
+        return self.out.with_name(f"state-{self.identity}.safetensors")
+
+
+def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
+    """Train one stage to its end, resuming where a run with the same identity was cut.
+
+    Writes ``run.out`` (weights), its JSON, ``train-<identity>.jsonl`` (one line per log point) and
+    TensorBoard events. The last state stays: a finished run that is asked for again (because its
+    weights were removed, say) only writes them once more.
+
+    Raises:
+        UserError: the loss stopped being finite, or the run was asked to stop (its state is kept).
+    """
+    log.info("%s is run %s", run.stage_name, run.identity)
+    with ExitStack() as stack:
+        if rank == 0:  # the other processes must not wait for one that waits for days
+            stack.enter_context(files.locked(run.out, wait=world == 1))
+            files.remove_leftovers(run.state)
+        distributed.barrier()  # what rank 0 found is whole before the others read it
+        _train(run, validate, rank, stack.enter_context(_Stop()))
+
+
+def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
+    stage, device = run.stage, run.device
+    method = runtime.move(run.method, device)
+    batches = Batches(
+        run.store, stage, method.config.scale, run.seed, device, distributed.place(), run.only
+    )
+    start, elapsed, moments = _resume(run.state, method)
+    loop = Loop(method, run.stage_name, stage, batches, moments)
+    journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
+    log.info("%s: steps %d to %d on %s", run.stage_name, start, stage.iterations, device)
+    began = time.perf_counter() - elapsed
+    for step in runtime.progress(range(start, stage.iterations), run.stage_name, done=start):
+        losses = loop.step(step)
+        done = step + 1
+        last = done == stage.iterations
+        validating = last or done % stage.validate_every == 0
+        logging_now = validating or done % stage.log_every == 0
+        asking = distributed.place()[1] == 1 or logging_now or done % ASK_EVERY == 0
+        stopping = asking and distributed.any_process(stop.asked)
+        saving = last or stopping or done % stage.save_every == 0
+        if saving or logging_now:
+            values = {name: float(distributed.mean(loss)) for name, loss in losses.items()}
+            if not math.isfinite(values["loss"]):
+                raise UserError(
+                    f"{run.out}: the loss is {values['loss']} at step {done}; lower learning_rate "
+                    f"of stage '{run.stage_name}' (the last state is kept)."
+                )
+        if logging_now:
+            values["learning_rate"] = learning_rate(stage, step)
+            values["seconds"] = time.perf_counter() - began
+            if validating:
+                with loop.evaluating():
+                    values |= {f"valid_{name}": value for name, value in validate().items()}
+            if journal:
+                journal.write(done, stage.iterations, values)
+        if saving and rank == 0:
+            _save_state(run.state, method, loop.moments(), done, time.perf_counter() - began)
+        if stopping and not last:
+            raise UserError(f"{run.out}: stopped at step {done}; run again to go on from there.")
+    if journal:
+        journal.close()
+        facts = {**run.facts, "seconds": round(time.perf_counter() - began, 1)}
+        checkpoint.save_weights(run.out, method.eval(), facts)
+
+
+def _save_state(path: Path, method: Method, moments: Moments, step: int, seconds: float) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in method.state_dict().items()}
+    for index, values in moments.items():
+        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
+    checkpoint.save(path, tensors, {"step": step, "seconds": seconds})
+
+
+def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
+    """Put saved weights back; returns their step, the seconds spent and the optimiser's state."""
+    if not path.exists():
+        return 0, 0.0, {}
+    tensors, facts = checkpoint.load(path)
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    checkpoint.fill(method, weights, str(path))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+    log.info("going on from step %d (%s)", facts["step"], path.name)
+    return facts["step"], facts["seconds"], moments
+
+
+class _Journal:
+    """The JSONL log and TensorBoard events of a run; a resumed run drops what it will log again."""
+
+    def __init__(self, folder: Path, identity: str, start: int) -> None:
+        self._path = path = folder / f"train-{identity}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+        files.write_text(path, "".join(kept))
+        self._board = SummaryWriter(str(folder / f"events-{identity}"), purge_step=start + 1)
+
+    def write(self, step: int, steps: int, values: Mapping[str, float]) -> None:
+        files.append_line(self._path, json.dumps({"step": step, **values}))
+        try:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._board.log_dir) from error
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        remaining = values["seconds"] / step * (steps - step)
+        log.info("step %d/%d: %s, %.0f s to go", step, steps, shown, remaining)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class _Stop:
+    """Turns SIGTERM and SIGINT into a request to save and stop after the current step.
+
+    A second SIGINT stops at once, where one process trains: several get each signal twice, from who
+    sent it and from ``torchrun``.
+    """
+
+    asked = False
+
+    def __enter__(self) -> "_Stop":
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        self.asked = True
+        if number == signal.SIGINT and distributed.place()[1] == 1:
+            signal.signal(number, self._before[signal.Signals(number)])

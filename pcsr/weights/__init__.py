@@ -1,0 +1,1 @@
+"""Weights files: our own, released ones, and which are available."""

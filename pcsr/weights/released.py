@@ -1,0 +1,346 @@
+"""The authors' released checkpoints, recognised and renamed; nothing in them is executed.
+
+Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
+single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcsr.backbones.carn import MEAN_RGB
+from pcsr.config.models import HeadConfig, ModelConfig
+from pcsr.errors import UserError
+from pcsr.weights import checkpoint
+
+# (pattern, replacement) pairs from a release's parameter names to the suite's.
+RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
+    "fsrcnn": [
+        (r"^head_conv\.", "extract."),
+        (r"^body_conv\.0\.", "shrink."),
+        (r"^body_conv\.([1-5])\.(weight|bias)", lambda m: f"map.{int(m[1]) - 1}.{m[2]}"),
+        (r"^body_conv\.6\.", "expand."),
+        (r"^tail_conv\.", "tail."),
+    ],
+    "carn": [
+        (r"^b([123])\.b1\.", lambda m: f"body.units.{int(m[1]) - 1}.units.0."),
+        (r"^b([123])\.c([123])\.", lambda m: f"body.units.{int(m[1]) - 1}.fuse.{int(m[2]) - 1}."),
+        (r"^c([123])\.", lambda m: f"body.fuse.{int(m[1]) - 1}."),
+        (r"^upsample\.up\.body\.", "tail."),
+    ],
+    "srresnet": [
+        (r"^conv_first\.", "entry.0."),
+        (r"^recon_trunk\.(\d+)\.conv1\.", r"body.\1.body.0."),
+        (r"^recon_trunk\.(\d+)\.conv2\.", r"body.\1.body.2."),
+        (r"^upconv1\.", "tail.0."),
+        (r"^upconv2\.", "tail.3."),
+        (r"^HRconv\.", "tail.6."),
+        (r"^conv_last\.", "tail.8."),
+    ],
+}
+MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "conv_first.weight"}
+PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
+WIDEST = 1024  # channels; a file may not ask for more memory than any of these networks needs
+PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts its own iterations alone
+CLASSIFIER = "classifier.imnet.layers."
+CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
+
+
+@dataclass(frozen=True)
+class Released:
+    """A recognised release: what to build, its weights under our names, and what is known of it."""
+
+    model: ModelConfig
+    tensors: dict[str, Tensor]
+    iterations: int | None  # of all stages together
+    recognised: str
+
+
+class _Float64:
+    """Stands for numpy's float64 in a pickled array."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take nothing from the file: the type has no state that matters."""
+
+
+class _Table:
+    """Stands for an array in a pickled file, and takes nothing but float64 numbers from it.
+
+    numpy's own constructors must not be called by a file: they can be made to build arrays of
+    pointers out of its bytes.
+    """
+
+    values: np.ndarray
+
+    def __setstate__(self, state: Any) -> None:
+        """Read (version, shape, type, column order, bytes)."""
+        _, shape, kind, by_columns, raw = state
+        if not isinstance(kind, _Float64) or by_columns:
+            raise ValueError("not a float64 table")
+        self.values = np.frombuffer(raw, "<f8").reshape(shape)
+
+
+def _array_type(name: str, *_: Any) -> _Float64:
+    if name != "f8":
+        raise ValueError(f"a table of type {name}")
+    return _Float64()
+
+
+def _table(*_: Any) -> _Table:
+    return _Table()
+
+
+def _bytes(text: str, _: str) -> bytes:
+    return text.encode("latin1")
+
+
+class _NamedOnly:
+    """Stands for what a pickled array names and does not use."""
+
+
+# What a pickled array of numbers names, and what is used in its place.
+ARRAYS: list[Any] = [
+    (_table, "numpy.core.multiarray._reconstruct"),
+    (_table, "numpy._core.multiarray._reconstruct"),
+    (_array_type, "numpy.dtype"),
+    (_NamedOnly, "numpy.ndarray"),
+    (_bytes, "_codecs.encode"),
+    _Float64,
+    _Table,
+]
+
+
+def rename(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a backbone's released parameters to the suite's names."""
+
+    def ours(name: str) -> str:
+        for pattern, replacement in RENAMES[backbone]:
+            renamed, times = re.subn(pattern, replacement, name)
+            if times:
+                return renamed
+        return name
+
+    renamed = {ours(name): tensor for name, tensor in names.items()}
+    return _with_mean(renamed) if backbone == "carn" else renamed
+
+
+def _with_mean(carn: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fold CARN's mean-shift layers, where a release has them, into its mean and outer layers.
+
+    In ClassSR's release these 1x1 convolutions are no longer the fixed shifts they started as. The
+    network's input A x + b is A (x - m) with m = -b / A, so A goes into the first layer and m is
+    subtracted; that keeps zero padding exact. The output's shift goes into the last layer.
+    """
+    mean = torch.tensor(MEAN_RGB).view(1, 3, 1, 1)
+    if "sub_mean.weight" not in carn:
+        return carn | {"mean": mean}
+    before, shift_before, after, shift_after = (
+        carn.pop(name).double().squeeze()
+        for name in ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias")
+    )
+    mean = -torch.linalg.solve(before, shift_before)
+    entry, last, bias = (carn[n].double() for n in ("entry.weight", "exit.weight", "exit.bias"))
+    folded = {
+        "mean": mean.view(1, 3, 1, 1),
+        "entry.weight": torch.einsum("oiyx,ij->ojyx", entry, before),
+        "exit.weight": torch.einsum("ij,jcyx->icyx", after, last),
+        "exit.bias": after @ bias + shift_after - mean,
+    }
+    return carn | {name: tensor.float() for name, tensor in folded.items()}
+
+
+def rename_classsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of a released ClassSR joint model to the suite's names."""
+    renamed: dict[str, Tensor] = {}
+    for j in range(3):
+        network = rename(backbone, _under(f"net{j + 1}.", names))
+        renamed |= {f"networks.{j}.{name}": tensor for name, tensor in network.items()}
+    for theirs, ours in CLASSSR.items():
+        renamed |= {f"{ours}{name}": tensor for name, tensor in _under(theirs, names).items()}
+    return renamed
+
+
+def rename_pcsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of a released PCSR phase-1 model to the suite's names."""
+    encoder = _under("encoder.", names)
+    renamed = {f"encoder.{name}": t for name, t in rename(backbone, encoder).items()}
+    for theirs, ours in (*PARTS.items(), (CLASSIFIER, "classifier.")):
+        renamed |= {f"{ours}{name}": tensor for name, tensor in _under(theirs, names).items()}
+    return renamed
+
+
+def read(path: Path) -> Released:
+    """Recognise a released file.
+
+    Raises:
+        UserError: not readable, not plain weights, or of no known layout; says which and why.
+    """
+    if path.suffix == ".state":
+        raise UserError(f"{path}: these are the tables of an ARM release; give its .pth file.")
+    content = checkpoint.read_pickled(path)
+    try:
+        return _recognise(path, content)
+    except (
+        *(TypeError, ValueError, AttributeError, LookupError),
+        *(ArithmeticError, RuntimeError),
+    ) as error:
+        # The file is somebody else's: any of its parts may be of any kind.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: not recognised: its parts do not fit together ({reason})."
+        ) from None
+
+
+def _recognise(path: Path, content: Any) -> Released:
+    if _are_weights(content):
+        _check_numbers(path, content)
+        if "classifier.lastOut.weight" in content:
+            return _classsr(path, content)
+        tables = path.with_suffix(".state")
+        return _arm(path, content, tables) if tables.exists() else _branch(path, content)
+    model = content.get("model") if isinstance(content, dict) else None
+    weights = model.get("sd") if isinstance(model, dict) else None
+    if not isinstance(weights, dict) or not _are_weights(weights):
+        raise UserError(
+            f"{path}: not recognised: neither plain weights (ClassSR, ARM) nor weights under "
+            "model -> sd (PCSR). Give a checkpoint of one of these releases."
+        )
+    _check_numbers(path, weights)
+    return _pcsr(path, content, weights)
+
+
+def _are_weights(content: Any) -> bool:
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(tensor, Tensor) for tensor in content.values())
+
+
+def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not plain finite numbers; only BatchNorm's counters are whole."""
+    for name, tensor in weights.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        counter = name.endswith("num_batches_tracked")
+        if not plain or not (counter or (tensor.is_floating_point() and tensor.isfinite().all())):
+            raise UserError(f"{path}: '{name}' is not of plain finite numbers; get the file again.")
+
+
+def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Released:
+    """Read an original or PCSR phase 1 of the PCSR release."""
+    phase1 = any(name.startswith("heavy_sampler.") for name in weights)
+    iterations = _steps(content.get("iter"))
+    if iterations is not None and phase1:
+        iterations += PHASE0_ITERATIONS
+    part = _under("encoder.", weights) if phase1 else weights
+    if not phase1 and any(name.startswith("encoder.") for name in weights):
+        raise UserError(f"{path}: this is PCSR phase 0, which has no router; give phase 1.")
+    backbone, width = _backbone(path, part)
+    if phase1:
+        config = ModelConfig(
+            backbone=backbone,
+            method="pcsr",
+            width=width,
+            heads=tuple(_head(path, name, weights) for name in reversed(PARTS)),
+            classifier=_head(path, CLASSIFIER, weights),
+        )
+        tensors = rename_pcsr(backbone, weights)
+    else:
+        scale = _scale(content["model"])
+        config = ModelConfig(backbone=backbone, method="original", width=width, scale=scale)
+        tensors = {f"network.{name}": t for name, t in rename(backbone, weights).items()}
+    trained = f"{iterations} iterations" if iterations else "unknown length"
+    what = f"PCSR release, {backbone} {config.method} x{config.scale:g}, width {width}, {trained}"
+    return Released(config, tensors, iterations, what)
+
+
+def _classsr(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read a joint model of the ClassSR release: three networks and the classifier."""
+    found = [_backbone(path, _under(f"net{j}.", weights)) for j in (1, 2, 3)]
+    backbone, widths = found[0][0], tuple(width for _, width in found)
+    config = ModelConfig(backbone=backbone, method="classsr", widths=widths)
+    what = f"ClassSR release, {backbone} joint model x4, widths {', '.join(map(str, widths))}"
+    return Released(config, rename_classsr(backbone, weights), None, what)
+
+
+def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read one network alone: a branch of the ClassSR release is an original of its width."""
+    backbone, width = _backbone(path, weights)
+    if backbone == "carn" and "b1.c1.0.bias" in weights:
+        raise UserError(
+            f"{path}: these are weights of an ARM release, whose PSNR tables are in another file; "
+            f"put {path.with_suffix('.state').name} beside it."
+        )
+    config = ModelConfig(backbone=backbone, method="original", width=width)
+    tensors = {f"network.{name}": tensor for name, tensor in rename(backbone, weights).items()}
+    what = (
+        f"one network of the ClassSR release (or of ARM's, without its .state file), {backbone} "
+        f"original x4, width {width}"
+    )
+    return Released(config, tensors, None, what)
+
+
+def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
+    """Read a model of the ARM release, with the tables that stand beside its weights."""
+    backbone, width = _backbone(path, weights)
+    state = checkpoint.read_pickled(tables, ARRAYS)
+    iterations = _steps(state.get("iter"))
+    table = state["hmap"]
+    centres, psnr = (
+        np.stack([of_width.values for of_width in table[name]])
+        for name in ("hmap_x_list", "hmap_y_mean_list")
+    )
+    fits = centres.shape == psnr.shape and not (centres != centres[0]).any() and psnr.any()
+    if not fits or not np.isfinite([centres, psnr]).all():
+        raise UserError(f"{tables}: its tables do not fit together; get the file again.")
+    config = ModelConfig(backbone=backbone, method="arm", batch_norm=backbone != "carn")
+    tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}
+    tensors |= {"edges": torch.from_numpy(centres[0]), "psnr": torch.from_numpy(psnr)}
+    trained = f"{iterations} iterations" if iterations else "unknown length"
+    what = f"ARM release, {backbone} x4, full width {width}, {trained}, tables of {tables.name}"
+    return Released(config, tensors, iterations, what)
+
+
+def _under(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): v for name, v in names.items() if name.startswith(prefix)}
+
+
+def _backbone(path: Path, names: Mapping[str, Tensor]) -> tuple[str, int]:
+    """Return the backbone that has these parameters, and its width."""
+    for backbone, mark in MARKS.items():
+        for name, tensor in names.items():
+            if name.startswith(mark):
+                return backbone, _width(path, name, tensor)
+    first = next(iter(names), "nothing")
+    raise UserError(
+        f"{path}: not recognised: its first parameter is '{first}', and no backbone of this suite "
+        f"({', '.join(MARKS)}) has it."
+    )
+
+
+def _width(path: Path, name: str, tensor: Tensor) -> int:
+    if len(tensor) > WIDEST:
+        raise UserError(f"{path}: not recognised: '{name}' has {len(tensor)} channels.")
+    return len(tensor)
+
+
+def _steps(count: Any) -> int | None:
+    """Return a number of iterations that a file tells, if it is one."""
+    return count if type(count) is int and 0 <= count < 10**9 else None
+
+
+def _scale(model: Mapping[str, Any]) -> float:
+    arguments = model.get("args")
+    values = arguments if isinstance(arguments, dict) else {}
+    return float(values.get("scale") or values.get("upscale") or 4)
+
+
+def _head(path: Path, prefix: str, weights: Mapping[str, Tensor]) -> HeadConfig:
+    """Read a multilayer perceptron's shape off its weights: every linear map but the last."""
+    layers = [(n, w) for n, w in _under(prefix, weights).items() if n.endswith("weight")]
+    hidden = [_width(path, prefix + name, weight) for name, weight in layers[:-1]]
+    return HeadConfig(width=hidden[0] if hidden else 0, depth=len(hidden))

@@ -1,0 +1,70 @@
+"""Weights that come with the suite: copied from the study that trained them, with what is known."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pcsr import files
+from pcsr.config.load import Study
+from pcsr.errors import UserError
+from pcsr.weights import available, checkpoint
+
+log = logging.getLogger("pcsr")
+
+
+def ship(study: Study, licence: str, folder: Path) -> list[Path]:
+    """Copy the final weights of every experiment of a study into a folder; returns the files.
+
+    The description of each says in addition under which licence it is, and how the validation PSNR
+    of every stage rose (``curve``: stage -> pairs of step and PSNR-RGB in dB).
+
+    Raises:
+        UserError: weights are missing, or were made by code that no commit holds; then none are
+            copied.
+    """
+    found = {folder / f"{name}.safetensors": _trained(study, name) for name in study.experiments}
+    for target, (tensors, facts) in found.items():
+        facts["licence"] = licence
+        files.write_json(files.sidecar(target), facts)
+        checkpoint.save(target, tensors, facts)
+        log.info("%s: %d iterations", target, facts["iterations"])
+    return list(found)
+
+
+def _trained(study: Study, experiment: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the final weights of an experiment and what is known of them."""
+    curves = {}
+    for stage in study.experiments[experiment].stages:
+        path = Path(files.weights(study.suite.suite, experiment, stage))
+        _require_commit(path, checkpoint.load(path)[1])
+        curves[stage] = curve(path.parent)
+    final = Path(available.weights(study, experiment))
+    tensors, facts = checkpoint.load(final)
+    _require_commit(final, facts.get("table", facts))
+    return tensors, {**facts, "curve": curves}
+
+
+def _require_commit(path: Path, facts: Mapping[str, Any]) -> None:
+    provenance = facts["provenance"]
+    if provenance["modified"] or not provenance["commit"]:
+        raise UserError(
+            f"{path}: was made by code that no commit holds; commit, in a git checkout, and train "
+            "again."
+        )
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """Return step and validation PSNR-RGB in dB of the latest training run in a folder."""
+    logs = sorted(folder.glob("train-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        raise UserError(f"{folder}: has no log of a training; train this stage again.")
+    lines: list[dict[str, Any]] = [json.loads(line) for line in logs[-1].read_text().splitlines()]
+    return [
+        (line["step"], round(line["valid_psnr_rgb"], 3))
+        for line in lines
+        if "valid_psnr_rgb" in line
+    ]

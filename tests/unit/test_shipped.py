@@ -1,0 +1,74 @@
+"""Weights are shipped with their licence, their provenance and their validation curves."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import build
+from workspace import ROOT
+
+from pcsr import files
+from pcsr.config.load import Study, load_study
+from pcsr.errors import UserError
+from pcsr.weights import checkpoint
+from pcsr.weights.shipped import ship
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """One experiment of the suite that trains what is shipped; nothing is trained yet."""
+    monkeypatch.chdir(ROOT)
+    whole = load_study(Path("configs/suites/weights.yaml"))
+    monkeypatch.chdir(tmp_path)
+    one = {"fsrcnn-pcsr": whole.experiments["fsrcnn-pcsr"]}
+    return Study(whole.suite, one, whole.datasets, {})
+
+
+def trained(stage: str, **provenance: Any) -> Path:
+    path = Path(files.weights("weights", "fsrcnn-pcsr", stage))
+    method = build("fsrcnn", "pcsr")
+    model = method.config.model_dump(mode="json")
+    provenance = {"commit": "c" * 40, "modified": False, **provenance}
+    facts = {"model": model, "iterations": 7, "provenance": provenance}
+    checkpoint.save_weights(path, method, facts)
+    lines = [{"step": 1, "loss": 0.5}, {"step": 2, "valid_psnr_rgb": 20.12345}]
+    lines.append({"step": 4, "valid_psnr_rgb": 21 + len(stage)})
+    path.with_name("train-new.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    old = path.with_name("train-old.jsonl")
+    old.write_text('{"step": 1, "valid_psnr_rgb": 3}\n')
+    os.utime(old, (1, 1))
+    return path
+
+
+def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) -> None:
+    trained("stage0")
+    source = trained("stage1")
+    (file,) = ship(study, "free", tmp_path / "weights")
+    assert file.name == "fsrcnn-pcsr.safetensors"
+    tensors, facts = checkpoint.load(file)
+    assert facts == {"format": "pcsr-1", **json.loads(files.sidecar(file).read_text())}
+    assert facts["licence"] == "free" and facts["provenance"]["commit"] == "c" * 40
+    assert facts["curve"] == {"stage0": [[2, 20.123], [4, 27]], "stage1": [[2, 20.123], [4, 27]]}
+    for name, tensor in checkpoint.load(source)[0].items():
+        assert torch.equal(tensors[name], tensor)
+
+
+def test_weights_that_no_commit_explains_are_not_shipped(study: Study, tmp_path: Path) -> None:
+    trained("stage0")
+    with pytest.raises(UserError, match=r"stage1/weights.safetensors: no such weights file"):
+        ship(study, "free", tmp_path / "weights")
+    trained("stage1")
+    for unknown in ({"modified": True}, {"commit": None}):
+        for stage in ("stage0", "stage1"):
+            trained(stage, **unknown)
+            with pytest.raises(UserError, match=f"{stage}/weights.* code that no commit holds"):
+                ship(study, "free", tmp_path / "weights")
+            trained(stage)
+    for kept in Path(files.weights("weights", "fsrcnn-pcsr", "stage0")).parent.glob("*.jsonl"):
+        kept.unlink()
+    with pytest.raises(UserError, match="stage0: has no log of a training"):
+        ship(study, "free", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
