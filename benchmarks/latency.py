@@ -8,23 +8,32 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from torch import Tensor
 from torch.profiler import profile
 
 from benchmarks import reference_pcsr
-from pcsr import flops, geometry, metrics
-from pcsr.data import images
+from pcsr import files, flops, geometry, metrics, registry, runtime
+from pcsr.config.models import ModelConfig, ProtocolConfig
+from pcsr.data import bicubic, images
+from pcsr.data.images import to_tensor
+from pcsr.data.test_images import open_images
 from pcsr.engine.parts import Held
 from pcsr.errors import UserError
-from pcsr.evaluation.sweep import Pair
+from pcsr.evaluation.measure import Pair, make_pair
+from pcsr.evaluation.upscale import original_flops
 from pcsr.methods.base import Exploration, Knob, Method
 from pcsr.methods.pcsr import PCSR
+from pcsr.options import CORES, Device, Flag, MaxMemory, Precision, Threads, WeightsFiles
 from pcsr.routing import Budget
+from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
 
@@ -32,6 +41,98 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 DEAREST = 8  # operations of a profile
 
 Run = Callable[[Tensor], Tensor]
+
+
+def bench(
+    *,
+    weights: WeightsFiles,
+    images: Annotated[list[Path], Parameter(help="HR images; the last is the one that grows")],
+    out: Annotated[Path, Parameter(help="JSON to write")],
+    fresh: Annotated[
+        Sequence[str],
+        Parameter(help="backbones without weights: time an original and a pcsr of fresh ones"),
+    ] = (),
+    knob: Annotated[Sequence[float], Parameter(help="values of PCSR's knob to run at")] = (0.0,),
+    budget: Annotated[
+        Sequence[float], Parameter(help="operating points: shares of the original's FLOPs")
+    ] = (),
+    steps: Annotated[
+        int, Parameter(help="sizes from 960x540 on, each twice the last in both directions")
+    ] = 0,
+    rounds: Annotated[
+        int,
+        Parameter(
+            validator=Number(gte=0), help="times that everything is run; 0: growing images alone"
+        ),
+    ] = 3,
+    max_memory: MaxMemory = None,
+    profile: Annotated[
+        bool, Flag, Parameter(help="also measure which operations take the time")
+    ] = False,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    threads: Threads = CORES,
+) -> None:
+    """Time originals, PCSR as published and by the engine, and tile methods, in one run.
+
+    PCSR runs at the operating points asked for, tile methods at their default. Nothing else should
+    run on the machine. All cases take turns; the ratios of their times are what counts.
+
+    Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
+    --out bench.json`.
+    """
+    runtime.setup_logging()
+    files.require_suffix(out, ".json", "--out")
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    plan = Plan(
+        knob,
+        budget,
+        rounds,
+        runtime.dtype_of(precision, picked),
+        profile,
+        steps,
+        runtime.read_bytes(max_memory),
+    )
+    methods = [load_method(path)[0] for path in weights]
+    for backbone in fresh:
+        models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
+        methods += [registry.build(model).eval() for model in models]
+    methods = [runtime.move(method, picked) for method in methods]
+    rows: list[dict[str, Any]] = []
+    growing: list[dict[str, Any]] = []
+    for path in images if plan.rounds else ():
+        for group in _by_backbone(methods):
+            scale = group[0].config.scale
+            pair = make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))
+            pair = replace(pair, lr=pair.lr.to(picked))
+            rows += compare(group, pair, scale, original_flops(group[0], scale), plan)
+    for method in methods if plan.steps else ():
+        lr = _sixteenth(open_images(images[-1])[0].hr, method.config.scale).to(picked)
+        growing += grow(method, lr, method.config.scale, plan)
+    facts = files.provenance(
+        device=runtime.describe(picked),
+        threads=threads,
+        fresh=list(fresh),
+        rounds=plan.rounds,
+        precision=precision,
+    )
+    files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
+
+
+def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
+    names = dict.fromkeys(method.config.backbone for method in methods)
+    return [[m for m in methods if m.config.backbone == name] for name in names]
+
+
+def _sixteenth(hr: metrics.Picture, scale: float) -> Tensor:
+    """Return a picture of 240 x 135 pixels, whose SR is an eighth of 8K in each direction."""
+    size = (135, 240)
+    whole = geometry.hr_size(size, scale)
+    if min(have - want for have, want in zip(hr.shape, whole, strict=False)) < 0:
+        raise UserError(f"--images: the last one must have {whole[1]} x {whole[0]} pixels or more.")
+    lr = bicubic.resize(to_tensor(hr).double(), size)
+    return lr.clamp(0, 1).float()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import seaborn as sns
+from cyclopts import Parameter
 from matplotlib.figure import Figure
 
 from pcsr.errors import UserError
+from pcsr.report import figures, pages
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
 
@@ -53,6 +55,20 @@ DECIMALS = {
     "Seconds per megapixel": 4,
     "Over the first": 3,
 }
+
+
+def latency(
+    measured: Annotated[list[Path], Parameter(help="files made by `pcsr bench`")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg beside it")],
+) -> None:
+    """Draw and tabulate time ratios over FLOP ratios, of what `bench` measured."""
+    results = [read(path) for path in measured]
+    drawn = figure(results)
+    for suffix in (".svg", ".png"):
+        figures.save(drawn, out.with_suffix(suffix))
+    pages.write(markdown(results), out)
 
 
 def read(path: Path) -> Measured:

@@ -51,7 +51,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         return bicubic.degrade(hr, (self._stage.patch, self._stage.patch), self._stage.lr), hr
 
 
-class Textbook:
+class ReferenceLoop:
     """One stage of a method, step by step.
 
     Args:

@@ -1,36 +1,44 @@
-"""How fast training runs: the suite's ``loop`` beside a ``textbook`` loop, on the same batches."""
+"""How fast training runs: the suite's ``loop`` beside a ``reference_loop`` loop, on the same batches."""
 
+import json
 import logging
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import psutil
 import torch
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import profile
 
 from benchmarks import latency
-from benchmarks.reference_loop import Textbook
-from pcsr import runtime
+from benchmarks.reference_loop import ReferenceLoop
+from benchmarks.training_speed_page import markdown
+from pcsr import files, registry, runtime
+from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, unknown_name
 from pcsr.methods.base import Method
+from pcsr.options import CORES, Device, Suite, Threads
 from pcsr.training.loop import Loop
 
 log = logging.getLogger("pcsr")
 
 #: Ways to train, and what each changes in a stage.
 WAYS: Mapping[str, Mapping[str, Any] | None] = {
-    "textbook": None,
+    "reference": None,
     "suite": {},
     "suite, compiled": {"compile": True},
     "suite, tf32": {"precision": "tf32"},
@@ -45,15 +53,52 @@ ALIKE = 0.02  # of a loss: bf16 keeps 8 bits
 Step = Callable[[], Mapping[str, Tensor]]
 
 
+def training_speed(
+    experiments: Annotated[
+        Sequence[str], Parameter(help="experiments of the suite; all where none is given")
+    ] = (),
+    /,
+    *,
+    suite: Suite,
+    out: Annotated[Path, Parameter(help="JSON to write or to resume; .md beside it")],
+    data: Annotated[
+        Path | None, Parameter(help="packed store to train on; the suite's own if left out")
+    ] = None,
+    way: Annotated[
+        Sequence[str], Parameter(help="loops: reference, suite; 'suite, tf32', 'suite, bf16'")
+    ] = ("reference", "suite"),
+    seconds: Annotated[float, Parameter(help="that a loop runs at least in each round")] = 3,
+    rounds: Annotated[
+        int, Parameter(validator=Number(gte=1), help="times that the loops take turns")
+    ] = 3,
+    workers: Annotated[
+        int,
+        Parameter(validator=Number(gte=0), help="processes that make the reference loop's batches"),
+    ] = min(CORES, 8),
+    device: Device = "auto",
+    threads: Threads = CORES,
+) -> None:
+    """Measure how fast training runs, beside a reference loop, and project the suite's recipes.
+
+    Both loops train the same batches from the same weights, in turns. Nothing else should run on
+    the machine. Stages that the JSON holds are not measured again.
+
+    Example: `pcsr training-speed fsrcnn-pcsr --suite configs/suites/paper.yaml --data
+    data/prepared/embedded-train --out speed.json`.
+    """
+    plan = Plan(way, seconds, rounds, workers)
+    measure(experiments, suite, data, plan, out, device, threads)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is measured, and how.
 
     Attributes:
-        ways: keys of ``WAYS``, the textbook loop first.
+        ways: keys of ``WAYS``, the reference loop first.
         seconds: that a way runs at least in each round.
         rounds: how often all ways take turns.
-        workers: processes of the textbook loop that make batches.
+        workers: processes of the reference loop that make batches.
 
     Raises:
         UserError: there is no such way.
@@ -80,6 +125,70 @@ class Subject:
     build: Callable[[], Method]
     store: Store
     device: torch.device
+
+
+def measure(
+    experiments: Sequence[str],
+    suite: Path,
+    data: Path | None,
+    plan: Plan,
+    out: Path,
+    device_name: str,
+    threads: int,
+    seconds: float = math.inf,
+) -> int:
+    """Measure how fast experiments are trained; returns how many stages there was no time for.
+
+    What ``out`` holds is not measured again. ``seconds``: after which no stage is begun.
+
+    Raises:
+        UserError: what ``out`` holds was measured in another way or elsewhere.
+    """
+    runtime.setup_logging()
+    files.require_suffix(out, ".json", "--out")
+    started = time.monotonic()
+    study = load_study(suite)
+    for name in experiments:
+        if name not in study.experiments:
+            raise unknown_name("experiment", name, study.experiments, str(suite))
+    if data is None and study.suite.train_set is None:
+        raise UserError(f"{suite}: trains nothing, so it names no pictures; give --data.")
+    store = Store.open(data or Path(files.prepared(str(study.suite.train_set))))
+    device = runtime.pick_device(device_name)
+    runtime.set_up(0, threads)
+    how = {
+        "device": runtime.describe(device),
+        "threads": threads,
+        "suite": study.suite.suite,
+        "data": store.folder.name,
+        "plan": asdict(plan),
+    }
+    facts = files.provenance(**how)
+    rows: list[dict[str, Any]] = []
+    if out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+        for key, value in how.items():
+            if (found := before["provenance"].get(key)) != value:
+                raise UserError(
+                    f"{out}: was measured with {key} {found}, and this would be {value}; name "
+                    "another file as --out."
+                )
+        rows = before["rows"]
+    known = {(row["experiment"], row["stage"]) for row in rows}
+    commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
+    stages = [(n, s) for n in experiments or study.experiments for s in study.experiments[n].stages]
+    todo = [one for one in stages if one not in known]
+    for number, (name, stage) in enumerate(todo):
+        if time.monotonic() - started > seconds:
+            return len(todo) - number
+        setup = study.experiments[name]
+        make = partial(registry.build, setup.model)
+        subject = Subject(name, stage, setup.stages[stage], make, store, device)
+        rows += [{**row, "commit": commit} for row in compare(subject, plan)]
+        measured = {"rows": rows, "provenance": facts}
+        files.write_json(out, measured)
+        files.write_text(out.with_suffix(".md"), markdown(measured))
+    return 0
 
 
 def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
@@ -140,7 +249,7 @@ def _start(subject: Subject, way: str, workers: int) -> Step:
     changes = WAYS[way]
     if changes is None:
         method = method.to(subject.device)
-        return Textbook(method, subject.stage_name, subject.stage, subject.store, workers).step
+        return ReferenceLoop(method, subject.stage_name, subject.stage, subject.store, workers).step
     stage = subject.stage.model_copy(update=dict(changes))
     method = runtime.move(method, subject.device)
     batches = Batches(subject.store, stage, method.config.scale, 0, subject.device)

@@ -10,10 +10,10 @@ from pcsr.report.tables import rounded
 
 DECIMALS = {
     "Steps/s": 2,
-    "Times the textbook's": 2,
+    "Times the reference loop": 2,
     "Busy (%)": 0,
     "Step takes (MiB)": 0,
-    "Textbook (hours)": 1,
+    "Reference (hours)": 1,
     "Suite (hours)": 1,
     "Fastest (hours)": 1,
 }
@@ -21,11 +21,11 @@ EXACT = "suite"  # the way that gives the same weights again
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Lay rows of ``pcsr.pace`` out, with ratios to the textbook loop of the same stage."""
+    """Lay rows of ``pcsr.pace`` out, with ratios to the reference loop of the same stage."""
     frame = pd.DataFrame(rows)
     stage = ["experiment", "stage"]
-    textbook = frame[frame["way"] == "textbook"].set_index(stage)["steps_per_second"]
-    base = frame.set_index(stage).index.map(textbook)
+    reference = frame[frame["way"] == "reference"].set_index(stage)["steps_per_second"]
+    base = frame.set_index(stage).index.map(reference)
     return pd.DataFrame(
         {
             "Model": frame["experiment"],
@@ -33,7 +33,7 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "Batch": frame["batch"],
             "Loop": frame["way"],
             "Steps/s": frame["steps_per_second"],
-            "Times the textbook's": frame["steps_per_second"] / base,
+            "Times the reference loop": frame["steps_per_second"] / base,
             "Busy (%)": 100 * frame["busy"],
             "Step takes (MiB)": frame["peak_bytes"] / 2**20,
         }
@@ -47,7 +47,7 @@ def projected(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     fastest = frame.groupby(["experiment", "stage"], sort=False)["hours"].min()
     of_way = {
         title: frame[frame["way"] == way].groupby("experiment", sort=False)["hours"].sum()
-        for way, title in (("textbook", "Textbook (hours)"), (EXACT, "Suite (hours)"))
+        for way, title in (("reference", "Reference (hours)"), (EXACT, "Suite (hours)"))
     }
     sums = {**of_way, "Fastest (hours)": fastest.groupby("experiment", sort=False).sum()}
     return pd.DataFrame(sums).rename_axis("Model").reset_index()
@@ -66,7 +66,7 @@ def markdown(measured: dict[str, Any]) -> str:
             f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
             f"pictures `{facts['data']}`.\n",
             f"Both loops trained the same batches, in turns, in one run: {plan['rounds']} rounds "
-            f"of at least {plan['seconds']:g} s each, the median counts. *Textbook*: "
+            f"of at least {plan['seconds']:g} s each, the median counts. *Reference loop*: "
             f"{plan['workers']} worker processes read, turn and shrink crops one by one; the "
             "network runs as it is defined; the loss is read after every step. What its "
             "workers made during another loop's turn is used up before its own. *Suite*: `pcsr "

@@ -11,10 +11,9 @@ import importlib
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcsr.config.load import Study, parse
+from pcsr.config.load import Study
 from pcsr.config.models import ModelConfig
 from pcsr.errors import UserError, unknown_name
 
@@ -89,23 +88,3 @@ def build(config: ModelConfig, where: str = "model") -> Method:
         make = partial(backbone, batch_norm=False)
     built: Method = method(config, make)
     return built
-
-
-def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
-    """Build a method and fill it with the weights in ``path``, ours or a known release.
-
-    Returns:
-        The method in eval mode on the CPU, and what is known about its training.
-    """
-    from pcsr.weights import checkpoint, released  # noqa: PLC0415 - keep torch out of dry runs
-
-    if path.suffix in (".pth", ".pt", ".ckpt"):
-        release = released.read(path)
-        method = build(release.model, str(path))
-        checkpoint.fill(method, release.tensors, str(path))
-        return method.eval(), {"released": release.recognised, "iterations": release.iterations}
-    tensors, facts = checkpoint.load(path)
-    model = parse(ModelConfig, facts.get("model", {}), f"{path}: model")
-    method = build(model, str(path))
-    checkpoint.fill(method, tensors, str(path))
-    return method.eval(), facts

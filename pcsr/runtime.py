@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import psutil
 import torch
+from pydantic import ByteSize, TypeAdapter
 from rich import get_console, reconfigure
 from rich.logging import RichHandler
 from rich.progress import track
@@ -97,6 +98,33 @@ def give_back_memory() -> None:
     """Return freed memory to the system, which closes the gaps between blocks in use."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """Return the type of a precision.
+
+    Raises:
+        UserError: the device is slower in it.
+    """
+    if name == "float32":
+        return torch.float32
+    if device.type == "cpu":
+        raise UserError(f"--precision {name}: it is for GPUs; a CPU computes in float32.")
+    return torch.float16
+
+
+def read_bytes(text: str | None) -> int | None:
+    """Read a number of bytes such as 2GiB.
+
+    Raises:
+        UserError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValueError:
+        raise UserError(f"--max-memory {text}: give a size such as 2GiB or 800MiB.") from None
 
 
 def describe(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import torch
 from workspace import Workspace
 
 from pcsr.config.models import DatasetConfig, WheelsSource
-from pcsr.data.prepare import prepare
+from pcsr.data.prepare import make_store
 from pcsr.data.store import Store
 
 # Kernels are interpreted where no GPU can run them; triton reads this when it is imported.
@@ -54,5 +54,5 @@ def cat(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A packed store of one photograph."""
     folder = tmp_path_factory.mktemp("cat")
     source = WheelsSource(kind="wheels", images=("skimage/data/chelsea.png",))
-    prepare("cat", DatasetConfig(source=source), folder)
+    make_store("cat", DatasetConfig(source=source), folder)
     return Store.open(folder)

@@ -14,6 +14,7 @@ from pcsr.backbones.carn import MEAN_RGB
 from pcsr.config.models import ModelConfig
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 from pcsr.weights.released import rename, rename_classsr, rename_pcsr
 
 
@@ -51,13 +52,13 @@ def _formula(j: int, name: str, shape: list[int]) -> Tensor:
 
 def released(shared: Path, name: str) -> Method:
     """A released PCSR or original model."""
-    method, _ = registry.load_method(shared / f"mirror/released/PCSR/save/{name}/iter_last.pth")
+    method, _ = load_method(shared / f"mirror/released/PCSR/save/{name}/iter_last.pth")
     return method
 
 
 def arm(shared: Path, backbone: str) -> ARM:
     """A released ARM model."""
-    method, _ = registry.load_method(shared / f"mirror/released/ARM-Net/ckpt/arm-{backbone}.pth")
+    method, _ = load_method(shared / f"mirror/released/ARM-Net/ckpt/arm-{backbone}.pth")
     assert isinstance(method, ARM)
     return method
 
@@ -69,7 +70,7 @@ def classsr_release(shared: Path, backbone: str) -> Path:
 
 def classsr(shared: Path, backbone: str) -> ClassSR:
     """A released ClassSR joint model."""
-    method, _ = registry.load_method(classsr_release(shared, backbone))
+    method, _ = load_method(classsr_release(shared, backbone))
     assert isinstance(method, ClassSR)
     return method
 

@@ -26,8 +26,9 @@ from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.bicubic import levels
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
-from pcsr.evaluation import sweep
+from pcsr.evaluation.measure import make_pair
 from pcsr.methods.base import Method, Ready
+from pcsr.weights.load import load_method
 
 SCALE = 4
 SIZES = {"1K": (540, 960), "2K": (1080, 1920), "4K": (2160, 3840), "8K": (4320, 7680)}
@@ -64,7 +65,7 @@ def load(weights: Path, backbone: str, method: str, device: torch.device) -> Met
     """Return a model from ``weights``, or a fresh one where there is none."""
     file = weights / f"{backbone}-{method}" / "released" / "weights.safetensors"
     if file.exists():
-        model, _ = registry.load_method(file)
+        model, _ = load_method(file)
     else:
         torch.manual_seed(0)
         model = registry.build(ModelConfig(backbone=backbone, method=method)).eval()
@@ -74,7 +75,7 @@ def load(weights: Path, backbone: str, method: str, device: torch.device) -> Met
 def picture(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.Picture]:
     """Return LR (1, 3, h, w) and HR: the middle of a picture, mirrored where it is too small."""
     (image,) = open_images(path)
-    pair = sweep.make_pair(image, SCALE, ProtocolConfig(crop="none"))
+    pair = make_pair(image, SCALE, ProtocolConfig(crop="none"))
     height, width = (side // SCALE for side in SIZES[size])
     lr, hr = pair.lr.to(device), torch.from_numpy(pair.hr).permute(2, 0, 1)
     while lr.shape[-1] < width or lr.shape[-2] < height:
@@ -115,7 +116,7 @@ def graphed(run: Run, lr: Tensor) -> Run:
     return replay
 
 
-def measure(case: Case, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def row_of(case: Case, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Return a row."""
     method = load(arguments.weights, case.backbone, case.method, device)
     lr, hr = picture(arguments.picture, case.size, device)
@@ -176,7 +177,7 @@ def main() -> None:
                 print(f"{len(todo) - number} rows are left: run it again.")
                 break
             try:
-                row = measure(case, arguments, device)
+                row = row_of(case, arguments, device)
             except (UserError, RuntimeError) as error:
                 row = {"error": str(error)[:300]}
             known.append({"case": astuple(case), "commit": facts["commit"], **row})

@@ -1,4 +1,4 @@
-"""Time training on a GPU: a textbook loop, and the suite's in all precisions, compiled or not.
+"""Time training on a GPU: a reference loop, and the suite's in all precisions, compiled or not.
 
 Every stage is written once it is measured; run again, the script goes on where it was, and it
 begins no stage when its time is over. A page with the projected time of each recipe stands beside
@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 
 from benchmarks import training_speed
-from pcsr import verbs
 
 # What is missed most first: the one that has a target, then one method after the other.
 ORDER = [
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=400, help="after which no stage is begun")
     arguments = parser.parse_args()
     plan = training_speed.Plan(arguments.ways, arguments.turn, 3, arguments.workers)
-    left = verbs.measure_pace(
+    left = training_speed.measure(
         arguments.experiments,
         arguments.suite,
         arguments.data,

@@ -8,11 +8,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from cyclopts import Parameter
 from pydantic import ValidationError
 
+from pcsr import files
 from pcsr.config.models import (
     PUBLISHED,
     Config,
@@ -248,6 +250,14 @@ def fingerprint(*parts: Any) -> str:
 
     text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_schemas(
+    *, out: Annotated[Path, Parameter(help="folder to write")] = Path("configs/schema")
+) -> None:
+    """Write the JSON schemas of the configuration files from their typed models."""
+    for name, text in schemas().items():
+        files.write_text(out / name, text)
 
 
 def schemas() -> dict[str, str]:

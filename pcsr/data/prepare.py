@@ -12,18 +12,21 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 import torch
+from cyclopts import Parameter
 
-from pcsr import files
+from pcsr import files, runtime
+from pcsr.config.load import find_dataset, load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.data import images
 from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Picture, Store, sha256
 from pcsr.errors import UserError
+from pcsr.options import LogFile
 from pcsr.runtime import progress
 
 INDEX = "index.jsonl.part"
@@ -32,8 +35,25 @@ LOG_EVERY = 25  # pictures
 log = logging.getLogger("pcsr")
 
 
-def prepare(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:
-    """Make the store of a data set, go on making it, or find it made.
+def prepare(
+    name: Annotated[str, Parameter(help="a data set of configs/datasets.yaml")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="folder of the packed store")] = None,
+    raw: Annotated[Path, Parameter(help="where downloads are kept")] = Path("data/raw"),
+    log_file: LogFile = None,
+) -> None:
+    """Turn the raw images of a data set into a packed store with a manifest.
+
+    Example: `pcsr prepare embedded-train`. Set `PCSR_MIRROR` to take downloads from a local folder.
+    """
+    runtime.setup_logging(log_file)
+    dataset = find_dataset(name, load_datasets(), "prepare")
+    make_store(name, dataset, out or Path(files.prepared(name)), raw)
+
+
+def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:
+    """Make the store of a data set, resume making it, or find it made.
 
     Args:
         name: the data set's name, for messages and the manifest.

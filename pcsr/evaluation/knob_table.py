@@ -7,20 +7,61 @@ dB. With it ``pcsr upscale --psnr-drop 0.02`` finds the knob for a quality inste
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from pcsr import runtime
+from pcsr import files, runtime
 from pcsr.config.models import ProtocolConfig
-from pcsr.data.test_images import TestImages
+from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError
-from pcsr.evaluation import sweep
+from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
 from pcsr.metrics import psnr_rgb
+from pcsr.options import CORES, Device, HRImages, LogFile, Threads, WeightsFile
+from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
+
+
+def calibrate_knob(
+    *,
+    weights: WeightsFile,
+    images: HRImages,
+    out: Annotated[Path, Parameter(help="weights file to write, with the table in it")],
+    knob: Annotated[
+        Sequence[float], Parameter(help="values of the knob; left out, a range that fits most")
+    ] = (),
+    device: Device = "auto",
+    threads: Threads = CORES,
+    log_file: LogFile = None,
+) -> list[str]:
+    """Measure what the knob costs in PSNR, for `upscale --psnr-drop`.
+
+    Example: `pcsr calibrate-knob --weights carn-pcsr.safetensors --images data/prepared/div2k-valid
+    --out carn-pcsr-calibrated.safetensors`.
+    """
+    runtime.setup_logging(log_file)
+    files.require_suffix(out, ".safetensors", "--out")
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    method, facts = load_method(weights)
+    runtime.move(method, picked)
+    pictures = open_images(images)
+    with files.locked(out):
+        points = measure(method, pictures, knob or method.calibrated or method.knobs)
+        table = {
+            "points": [point.model_dump() for point in points],
+            "images": pictures.digest,
+            "provenance": files.provenance(device=runtime.describe(picked)),
+        }
+        model = method.config.model_dump(mode="json")
+        checkpoint.save_weights(out, method, {**facts, "model": model, "knob_table": table})
+    return [f"{p.knob:g}: -{p.drop:.3f} dB, {100 * p.share:.1f} % of the FLOPs" for p in points]
 
 
 class Point(BaseModel):
@@ -45,9 +86,9 @@ def measure(method: Method, pictures: TestImages, knobs: Sequence[float]) -> lis
     psnr: list[list[float]] = []
     flops: list[list[float]] = []
     for number in runtime.progress(range(len(pictures)), "calibrate-knob"):
-        pair = sweep.make_pair(pictures[number], scale, protocol)
+        pair = measuring.make_pair(pictures[number], scale, protocol)
         measures = {"psnr_rgb": psnr_rgb}
-        rows = list(sweep.measure(method, pair, scale, knobs, [protocol], measures))
+        rows = list(measuring.measure(method, pair, scale, knobs, [protocol], measures))
         psnr.append([row["psnr_rgb"] for row in rows])
         flops.append([row["flops_engine"] for row in rows])
         log.info("%d/%d %s", number + 1, len(pictures), pair.name)

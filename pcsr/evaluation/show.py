@@ -3,16 +3,107 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from cyclopts import Parameter
 
-from pcsr import files, metrics
-from pcsr.data import bicubic, images
+from pcsr import files, metrics, runtime
+from pcsr.config.models import ProtocolConfig
+from pcsr.data import bicubic
+from pcsr.data.images import to_uint8, write
+from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
-from pcsr.evaluation.sweep import Pair
-from pcsr.methods.base import Knob, Method
+from pcsr.evaluation.measure import Pair, make_pair
+from pcsr.methods.base import Knob as KnobValue
+from pcsr.methods.base import Method
+from pcsr.options import (
+    CORES,
+    LR,
+    Adaptive,
+    Crop,
+    Device,
+    HRImages,
+    Knob,
+    Refine,
+    Scale,
+    Threads,
+    WeightsFiles,
+)
 from pcsr.routing import Budget
+from pcsr.weights.load import load_method
+
+
+def demo(
+    image: Annotated[Path, Parameter(help="HR image")],
+    /,
+    *,
+    weights: WeightsFiles,
+    out: Annotated[Path, Parameter(help="folder for the images")],
+    k: Knob = None,
+    adaptive: Adaptive = False,
+    refine: Refine = False,
+    lr: LR = "float",
+    crop: Crop = "none",
+    scale: Scale = None,
+    device: Device = "auto",
+    threads: Threads = CORES,
+) -> list[str]:
+    """Write HR, LR, SR and coloured routing images of one photograph, with dB, GFLOPs, percent.
+
+    Float LR, no crop and no refinement are how the published demo measures.
+
+    Example: `pcsr demo 1232.png --weights carn-x4.safetensors carn-pcsr.safetensors --adaptive
+    --out demo`.
+    """
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    methods = _load(weights, device, threads)
+    scale = scale or methods[0].config.scale
+    pair = make_pair(open_images(image)[0], scale, protocol)
+    point: KnobValue = "adaptive" if adaptive else k
+    shown = [show(method, pair, scale, point, refine) for method in methods]
+    return write_demo(pair, shown, out)
+
+
+def showcase(
+    *,
+    images: HRImages,
+    weights: WeightsFiles,
+    routing: Annotated[Path, Parameter(help="routing-map PNG to write")],
+    comparison: Annotated[Path, Parameter(help="comparison PNG to write")],
+    image: Annotated[
+        int, Parameter(name=("--image", "--picture"), help="number of the image in the set")
+    ] = 0,
+    k: Knob = None,
+    lr: LR = "8bit",
+    crop: Crop = "tiles",
+    refine: Refine = True,
+    threads: Threads = CORES,
+) -> None:
+    """Draw which pixel went where, and crops of HR, LR, bicubic, original and method.
+
+    `--weights` takes the original's file first, then the method's.
+    """
+    if len(weights) != 2:
+        raise UserError(
+            f"--weights: give two files, the original's and the method's, not {len(weights)}."
+        )
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    original, method = _load(weights, "cpu", threads)
+    scale = method.config.scale
+    test = open_images(images)
+    if not 0 <= image < len(test):
+        raise UserError(f"--image {image}: {images} has images 0 to {len(test) - 1}.")
+    pair = make_pair(test[image], scale, protocol)
+    first, shown = (show(m, pair, scale, k, refine) for m in (original, method))
+    draw(pair, first, shown, routing, comparison)
+
+
+def _load(weights: Sequence[Path], device: str, threads: int) -> list[Method]:
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    return [runtime.move(load_method(path)[0], picked) for path in weights]
 
 
 @dataclass(frozen=True)
@@ -41,12 +132,12 @@ class Shown:
 
 
 @torch.no_grad()
-def show(method: Method, pair: Pair, scale: float, knob: Knob, refine: bool) -> Shown:
+def show(method: Method, pair: Pair, scale: float, knob: KnobValue, refine: bool) -> Shown:
     """Super-resolve a test picture along the sparse path and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
     knob = usable_knob(method, knob)
     restored = method.restore(lr, scale, knob, refine)
-    sr = images.to_uint8(restored.sr)
+    sr = to_uint8(restored.sr)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     lr_size = (pair.lr.shape[-2], pair.lr.shape[-1])
     return Shown(
@@ -59,7 +150,7 @@ def show(method: Method, pair: Pair, scale: float, knob: Knob, refine: bool) -> 
     )
 
 
-def usable_knob(method: Method, knob: Knob) -> Knob:
+def usable_knob(method: Method, knob: KnobValue) -> KnobValue:
     """Return the knob that a method is run with, given what was asked for (None: nothing)."""
     if not method.knobs:
         return None
@@ -77,17 +168,17 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     """
     from pcsr.report import showcase  # noqa: PLC0415 - heavy, and upscaling draws nothing
 
-    images.write(out / "HR.png", pair.hr)
-    images.write(out / "LR.png", images.to_uint8(pair.lr))
+    write(out / "HR.png", pair.hr)
+    write(out / "LR.png", to_uint8(pair.lr))
     reference = next((s for s in shown if not s.method.knobs), shown[0]).gflops
     titles = [one.title for one in shown]
     lines = []
     for number, one in enumerate(shown):
         title = one.title if titles.count(one.title) == 1 else f"{one.title}-{number + 1}"
-        images.write(out / f"{title}.png", one.sr)
+        write(out / f"{title}.png", one.sr)
         if one.method.branches > 1:
             coloured = showcase.routing_picture(one.labels, one.method.branches, one.sr)
-            images.write(out / f"{title}-routing.png", coloured)
+            write(out / f"{title}-routing.png", coloured)
         percent = 100 * one.gflops / reference
         lines.append(f"{title}: {one.psnr_rgb:.2f} dB | {one.gflops:.2f} G ({percent:.0f} %)")
     files.write_text(out / "log.txt", "\n".join(lines) + "\n")
@@ -97,7 +188,7 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
 def bicubic_enlarged(pair: Pair) -> metrics.Picture:
     """Return LR enlarged by bicubic interpolation, uint8 (H, W, 3)."""
     height, width = pair.hr.shape[:2]
-    return images.to_uint8(bicubic.resize(pair.lr.double(), (height, width)))
+    return to_uint8(bicubic.resize(pair.lr.double(), (height, width)))
 
 
 def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
@@ -111,7 +202,7 @@ def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: 
     enlarged = bicubic_enlarged(pair)
     panels = [
         ("HR", pair.hr),
-        ("LR", images.to_uint8(pair.lr)),
+        ("LR", to_uint8(pair.lr)),
         ("bicubic", enlarged),
         (original.title, original.sr),
         (method.title, method.sr),

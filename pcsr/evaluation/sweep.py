@@ -1,151 +1,114 @@
-"""Measuring: one dense pass per picture, then every knob value as a routing decision.
-
-Every method is measured here and by the same pictures, degradation, PSNR and FLOP count; a method
-never scores itself.
-"""
+"""Sweeps: every image, operating point and protocol of some weights, resumably, as one CSV."""
 
 import json
 import logging
-import time
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from cyclopts import Parameter
 
-from pcsr import files, geometry, metrics, runtime
+from pcsr import files, registry, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.models import ProtocolConfig
-from pcsr.data import bicubic, images
-from pcsr.data.test_images import TestImage, TestImages
+from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
-from pcsr.methods.base import Knob, Method
+from pcsr.evaluation.measure import Row, knobs_of, make_pair, measure
+from pcsr.methods.base import Method
 from pcsr.metrics import Metric
+from pcsr.options import (
+    CORES,
+    LR,
+    Adaptive,
+    Crop,
+    Device,
+    HRImages,
+    LogFile,
+    Refine,
+    Scale,
+    Threads,
+    WeightsFiles,
+)
+from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 
-Row = dict[str, Any]
 ROWS = 3  # raised when rows of a cut sweep no longer mean what new ones do
 log = logging.getLogger("pcsr")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A test picture: LR (1, 3, h, w) float32 in [0, 1], HR uint8 (H, W, 3) of scale times that."""
+def sweep(
+    *,
+    weights: WeightsFiles,
+    images: HRImages,
+    out: Annotated[Path, Parameter(help="CSV to write, one row per image and operating point")],
+    lr_images: Annotated[Path | None, Parameter(help="folder of ready LR images")] = None,
+    knob: Annotated[
+        Sequence[float], Parameter(help="values of the knob; left out, each method's default sweep")
+    ] = (),
+    adaptive: Adaptive = False,
+    lr: LR = "8bit",
+    crop: Crop = "tiles",
+    refine: Refine = True,
+    both_ways: Annotated[
+        Sequence[str],
+        Parameter(
+            help="choices to measure the other way, too: lr, crop, refine; lr,refine for each and "
+            "both"
+        ),
+    ] = (),
+    scale: Scale = None,
+    device: Device = "auto",
+    threads: Threads = CORES,
+    log_file: LogFile = None,
+) -> None:
+    """Measure weights on images over values of the knob; one dense pass gives the whole curve.
 
-    name: str
-    lr: Tensor
-    hr: metrics.Picture
-
-
-def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
-    """Degrade (or take the ready LR picture) and crop, as the protocol says.
-
-    HR is first cut to a multiple of the scale, then degraded as a whole; ``crop: tiles`` cuts LR
-    to whole tiles and HR to match, all from the top left. ``lr: float`` always degrades HR,
-    because a ready LR picture is 8 bit.
-
-    Raises:
-        UserError: names the picture that is too small, or whose LR picture has another size.
+    Example: `pcsr sweep --weights carn.safetensors --images Urban100/HR --knob 0 1 2 --out u.csv`.
     """
-    height, width = image.hr.shape[:2]
-    size = geometry.lr_size((height, width), scale)
-    whole = geometry.hr_size(size, scale)
-    hr = image.hr[: whole[0], : whole[1]]
-    if image.lr is None or protocol.lr == "float":
-        exact = torch.from_numpy(hr.transpose(2, 0, 1).astype(np.float64))[None] / 255
-        lr = bicubic.degrade(exact, size, protocol.lr).float()
-    elif image.lr.shape[:2] != size:
-        found = f"{image.lr.shape[1]}x{image.lr.shape[0]}"
+    runtime.setup_logging(log_file)
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    files.require_suffix(out, ".csv", "--out")
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
+    if not all(math.isfinite(k) for k in options.knobs):
+        raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
+    if lr_images is not None and options.protocol.lr == "float":
         raise UserError(
-            f"{image.name}: the LR picture is {found}, but HR {width}x{height} at x{scale:g} needs "
-            f"{size[1]}x{size[0]}; give the LR picture of this scale."
+            f"--lr-images {lr_images}: ready LR pictures are 8 bit; use --lr 8bit, or drop it."
         )
-    else:
-        lr = images.to_tensor(image.lr)
-    if protocol.crop == "tiles":
-        size = geometry.tile_crop(*size)
-        if 0 in size:
-            raise UserError(
-                f"{image.name}: {width}x{height} is smaller than one tile of {geometry.TILE} LR "
-                f"pixels a side at x{scale:g}; use a larger picture, or measure with --crop none."
-            )
-        whole = geometry.hr_size(size, scale)
-    if min(whole) < metrics.smallest_side(scale):
-        raise UserError(
-            f"{image.name}: {width}x{height} is too small to be measured; at x{scale:g} a side "
-            f"needs {metrics.smallest_side(scale)} pixels."
-        )
-    return Pair(image.name, lr[..., : size[0], : size[1]], hr[: whole[0], : whole[1]])
+    subjects: list[Subject] = []
+    known: dict[str, dict[str, Any]] = {}
+    for path in weights:
+        method, facts = load_method(path)
+        name = _name(path, facts, known)
+        # By its tensors, because a release may be in two files.
+        digest = checkpoint.digest_tensors(method.state_dict())
+        subjects.append(Subject(runtime.move(method, picked), name, digest))
+        known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
+    test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
+    facts = files.provenance(
+        protocol=options.protocol.model_dump(mode="json"),
+        both_ways=options.both_ways,
+        weights=known,
+        iterations=next(iter(known.values()))["iterations"],
+        released=any(facts["released"] is not None for facts in known.values()),
+        complete=test.complete,
+        data={str(images): test.digest},
+        device=runtime.describe(picked),
+        threads=threads,
+    )
+    with files.locked(out):
+        measure_all(subjects, test, options, registry.metrics(), out, facts)
 
 
-def knobs_of(method: Method, values: Sequence[float], adaptive: bool) -> list[Knob]:
-    """Return the operating points at which a method is measured; no values: its own choice."""
-    if not method.knobs:
-        return [None]
-    chosen: list[Knob] = [*(values or sorted(method.knobs))]
-    return [*chosen, "adaptive"] if adaptive and method.has_adaptive else chosen
-
-
-@torch.no_grad()
-def measure(
-    method: Method,
-    pair: Pair,
-    scale: float,
-    knobs: Sequence[Knob],
-    protocols: Sequence[ProtocolConfig],
-    measures: Mapping[str, Metric],
-    own: ProtocolConfig | None = None,
-) -> Iterator[Row]:
-    """Yield one row per operating point of one picture and protocol.
-
-    The protocols share the pair, so they differ in refinement alone, and share one dense pass.
-    With ``own``, all measures are taken under that protocol, and PSNR-RGB alone under others.
-    ``seconds`` is the time of the dense pass, which all rows of the picture share; it is no
-    latency. ``share_j`` is the share of units that branch j computes, ``lr_pixels`` the number of
-    LR pixels that are processed: more than the picture has, where tiles overlap.
-    """
-    device = next(method.parameters()).device
-    started = time.perf_counter()
-    lr = pair.lr.to(device)
-    exploration = method.explore(lr, scale)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
-    height, width = pair.lr.shape[-2:]
-    costs = method.costs((height, width), scale)
-    for knob in knobs:
-        labels = method.route(exploration.scores, knob, scale)
-        units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
-        flops = costs.total(units)
-        for protocol in protocols:
-            sr = images.to_uint8(method.compose(exploration, labels, protocol.refine))
-            every = own in (None, protocol)
-            yield {
-                "image": pair.name,
-                "method": method.config.method,
-                "backbone": method.config.backbone,
-                "scale": scale,
-                "knob": knob if isinstance(knob, int | float) else None,
-                "adaptive": knob == "adaptive",
-                **protocol.model_dump(),
-                **{
-                    name: metric(sr, pair.hr, metrics.shave_for(scale))
-                    if every or name == "psnr_rgb"
-                    else None
-                    for name, metric in measures.items()
-                },
-                "flops_paper": flops.paper,
-                "flops_algorithmic": flops.algorithmic,
-                "flops_engine": flops.engine,
-                **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
-                "units": sum(units),
-                "lr_pixels": method.lr_pixels((height, width)),
-                "lr_height": height,
-                "lr_width": width,
-                "seconds": seconds,
-            }
+def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
+    """Return a name for a weights file that tells it from the others of a sweep."""
+    generic = path.stem in ("weights", "iter_last")
+    name = str(facts.get("experiment") or (path.parent.name if generic else path.stem))
+    return name if name not in taken else str(path)
 
 
 @dataclass(frozen=True)
@@ -177,7 +140,7 @@ class SweepOptions:
     scale: float | None = None
 
 
-def sweep(
+def measure_all(
     subjects: Sequence[Subject],
     pictures: TestImages,
     options: SweepOptions,
@@ -205,7 +168,7 @@ def sweep(
     if not rows:
         part.unlink(missing_ok=True)
     done = {(row["weights"], row["image"]) for row in rows}
-    for measured in _measure_all(subjects, pictures, options, measures, done):
+    for measured in _measured(subjects, pictures, options, measures, done):
         if not part.exists():
             files.append_line(part, identity)
         files.append_line(part, json.dumps(measured))
@@ -218,7 +181,7 @@ def sweep(
     part.unlink()
 
 
-def _measure_all(
+def _measured(
     subjects: Sequence[Subject],
     pictures: TestImages,
     options: SweepOptions,
@@ -286,22 +249,3 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     """Return the columns of all rows; a row of the method with most branches has them all."""
     widest = max(len(row) for row in rows)
     return next(list(row) for row in rows if len(row) == widest)
-
-
-@torch.no_grad()
-def validate(
-    method: Method, stage: str, pairs: Sequence[Pair], scale: float, refine: bool
-) -> dict[str, float]:
-    """Return the mean PSNR-RGB and the mean share of the dearest branch, as a stage is validated.
-
-    Every branch is run: stages train branches that the finished method may not choose.
-    """
-    device = next(method.parameters()).device
-    psnr, heavy = [], []
-    for pair in pairs:
-        exploration = method.explore(pair.lr.to(device), scale)
-        labels = method.validation_labels(stage, exploration.scores, scale)
-        sr = images.to_uint8(method.compose(exploration, labels, refine))
-        psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
-        heavy.append(float((labels == method.branches - 1).double().mean()))
-    return {"psnr_rgb": float(np.mean(psnr)), "heavy_share": float(np.mean(heavy))}

@@ -1,29 +1,135 @@
 """Upscaling of images that have no HR: a file or a folder, in as much memory as is allowed."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from cyclopts import Parameter
 
-from pcsr import files, geometry, metrics, runtime
+from pcsr import files, geometry, metrics, registry, runtime
+from pcsr.config.models import ModelConfig
 from pcsr.data import images
 from pcsr.errors import UserError
+from pcsr.evaluation import knob_table
 from pcsr.evaluation.show import usable_knob
-from pcsr.methods.base import Knob, Method, Ready
+from pcsr.methods.base import Knob as KnobValue
+from pcsr.methods.base import Method, Ready
+from pcsr.options import (
+    CORES,
+    Adaptive,
+    Device,
+    Knob,
+    MaxMemory,
+    Precision,
+    Refine,
+    Scale,
+    Threads,
+    WeightsFile,
+)
+from pcsr.routing import Budget
+from pcsr.weights.load import load_method
 
 LIMIT_SHARE = 0.85  # of a limit that is planned with; a process's memory is known no better
-FREE_SHARE = 0.7  # of the memory that is free, which a picture may take where no limit is given
+FREE_SHARE = 0.7  # of the memory that is free, which an image may take where no limit is given
 log = logging.getLogger("pcsr")
 
 
-@torch.no_grad()
 def upscale(
+    source: Annotated[Path, Parameter(help="image, or folder of images")],
+    target: Annotated[Path, Parameter(help="PNG file, or folder")],
+    /,
+    *,
+    weights: WeightsFile,
+    k: Knob = None,
+    adaptive: Adaptive = False,
+    budget: Annotated[
+        float | None,
+        Parameter(help="share of the original's FLOPs to spend on each image, e.g. 0.5"),
+    ] = None,
+    psnr_drop: Annotated[
+        float | None,
+        Parameter(
+            help="dB to lose at most, on average, against the full computation, e.g. 0.02; needs "
+            "weights from `pcsr calibrate-knob`"
+        ),
+    ] = None,
+    refine: Refine = True,
+    scale: Scale = None,
+    max_memory: MaxMemory = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    threads: Threads = CORES,
+) -> None:
+    """Super-resolve an image, or a folder of images, that has no HR.
+
+    Example: `pcsr upscale photo.png photo_x4.png --weights carn-pcsr.safetensors --budget 0.5`.
+    """
+    runtime.setup_logging()
+    limit = runtime.read_bytes(max_memory)
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    method, facts = load_method(weights)
+    scale = scale or method.config.scale
+    wanted = Wanted("adaptive" if adaptive else k, budget, psnr_drop)
+    point = _point(wanted, method, facts, scale, weights)
+    runtime.move(method, picked)
+    dtype = runtime.dtype_of(precision, picked)
+    upscale_files(method, source, target, scale, point, refine, limit, dtype)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How much is to be computed, in one of several ways.
+
+    Attributes:
+        knob: a value of the method's knob, or "adaptive".
+        budget: share of the original's FLOPs.
+        psnr_drop: dB below the dearest branch everywhere.
+    """
+
+    knob: KnobValue = None
+    budget: float | None = None
+    psnr_drop: float | None = None
+
+
+def _point(
+    wanted: Wanted, method: Method, facts: Mapping[str, Any], scale: float, where: Path
+) -> KnobValue:
+    ways = [way for way in (wanted.knob, wanted.budget, wanted.psnr_drop) if way is not None]
+    if len(ways) > 1:
+        raise UserError("give one of --k, --adaptive, --budget and --psnr-drop, not several.")
+    if wanted.budget is not None:
+        if not wanted.budget > 0:
+            raise UserError(f"--budget {wanted.budget:g}: give a share above 0, such as 0.5.")
+        return Budget(wanted.budget * original_flops(method, scale))
+    if wanted.psnr_drop is not None:
+        return knob_table.for_drop(knob_table.read(facts, str(where)), wanted.psnr_drop)
+    return wanted.knob
+
+
+def original_flops(method: Method, scale: float) -> float:
+    """Return what the original of a method's backbone executes per LR pixel."""
+    model = ModelConfig(
+        backbone=method.config.backbone,
+        method="original",
+        scale=scale,
+        batch_norm=method.config.batch_norm,
+    )
+    original = registry.build(model, "--budget: the original that it is a share of")
+    return original.costs((1, 1), scale).total([1]).engine
+
+
+@torch.no_grad()
+def upscale_files(
     method: Method,
     source: Path,
     target: Path,
     scale: float,
-    knob: Knob,
+    knob: KnobValue,
     refine: bool,
     max_memory: int | None = None,
     precision: torch.dtype = torch.float32,
@@ -81,7 +187,7 @@ def _in_pieces(
     device: torch.device,
     picture: metrics.Picture,
     scale: float,
-    knob: Knob,
+    knob: KnobValue,
     refine: bool,
     max_memory: int | None,
 ) -> metrics.Picture:

@@ -1,16 +1,21 @@
 """Every published number beside what was measured, with a verdict."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from cyclopts import Parameter
 
-from pcsr.report import audit
-from pcsr.report.published import Claims, PublishedModel, as_published
+from pcsr.options import MarkdownOut, Results
+from pcsr.report import audit, pages
+from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
     common_pictures,
     knob_text,
+    load,
     lr_text,
     protocol_text,
     summarise,
@@ -31,6 +36,17 @@ BESIDE_DECIMALS = {
     "Ours (% of FLOPs)": 1,
 }
 TEXT = ("Test set", "Model", "Experiment", "Knob", "LR")
+
+
+def claims(
+    results: Results,
+    /,
+    *,
+    out: MarkdownOut,
+    published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
+) -> None:
+    """Set every published cell beside ours, with the difference and a verdict."""
+    pages.write(claims_markdown(load(results), load_claims(published)), out)
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:

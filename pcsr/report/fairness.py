@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pcsr.report import curves
+from pcsr.options import MarkdownOut, Results
+from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
 from pcsr.report.tables import PLACE, markdown, rounded
 from pcsr.report.tidy import (
@@ -18,6 +19,7 @@ from pcsr.report.tidy import (
     common_pictures,
     knob_text,
     labels,
+    load,
     protocol_text,
     summarise,
 )
@@ -41,17 +43,22 @@ FLOP_DECIMALS = {
 }
 
 
+def fairness(results: Results, /, *, out: MarkdownOut) -> None:
+    """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
+    pages.write(fairness_markdown(load(results)), out)
+
+
 def fairness_markdown(results: pd.DataFrame) -> str:
     """Return the page: three sections for every test set, backbone and scale; how to read them.
 
     Args:
         results: of a suite, all protocols (``tidy.collect``).
     """
-    pages = [_head(results)]
+    sections = [_head(results)]
     for (test_set, backbone, scale), of_place in results.groupby(PLACE):
-        pages.append(f"## {backbone} on {test_set}, x{scale:g}\n")
-        pages += _place(of_place.assign(curve=labels(of_place)))
-    return "\n".join([*pages, _how_to_read()])
+        sections.append(f"## {backbone} on {test_set}, x{scale:g}\n")
+        sections += _place(of_place.assign(curve=labels(of_place)))
+    return "\n".join([*sections, _how_to_read()])
 
 
 def _place(measured: pd.DataFrame) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from cyclopts import Parameter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,13 +17,36 @@ from matplotlib.transforms import Bbox
 
 from pcsr import files
 from pcsr.errors import unknown_name
-from pcsr.report.tidy import CONVENTIONS, REFERENCE, knob_text, labels, protocol_text
+from pcsr.options import Results
+from pcsr.report.tidy import (
+    CONVENTIONS,
+    REFERENCE,
+    knob_text,
+    labels,
+    load,
+    protocol_text,
+    summarise,
+)
 
 Colours = dict[str, tuple[float, float, float]]
 
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
 REFERENCE_COLOUR = "0.25"
 KNOB_POINTS = 7.5  # type size of the knob values beside the markers
+
+
+def figure(
+    results: Results,
+    /,
+    *,
+    test_set: Annotated[str, Parameter(help="data set")],
+    backbone: Annotated[str, Parameter(help="backbone")],
+    out: Annotated[Path, Parameter(help="PNG to write; an SVG is written beside it")],
+) -> None:
+    """Draw PSNR over GFLOPs in both conventions: one curve per method."""
+    drawn = psnr_flops(summarise(load(results)), test_set, backbone)
+    for suffix in (".svg", ".png"):
+        save(drawn, out.with_suffix(suffix))
 
 
 def psnr_flops(summary: pd.DataFrame, test_set: str, backbone: str) -> Figure:

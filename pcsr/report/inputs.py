@@ -9,9 +9,11 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 
 from pcsr import files
-from pcsr.config.load import Study
+from pcsr.config.load import Study, load_study
 from pcsr.config.models import Config
 from pcsr.data.store import MANIFEST
+from pcsr.options import MarkdownOut, Suite
+from pcsr.report import pages
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import read_facts
 from pcsr.weights import available
@@ -55,6 +57,12 @@ class ManifestFacts(_Read):
     expected: int | None
     complete: bool
     images: tuple[PictureName, ...] = Field(min_length=1)
+
+
+def inputs(*, suite: Suite, out: MarkdownOut) -> None:
+    """List the weights and images that a suite was measured with, and what was not available."""
+    study = load_study(suite)
+    pages.write(inputs_markdown(study, available.present(study)), out)
 
 
 def inputs_markdown(study: Study, present: Present) -> str:

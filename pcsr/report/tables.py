@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from cyclopts import Parameter
 
 from pcsr import files
 from pcsr.errors import unknown_name
+from pcsr.options import Results
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
     COUNTS,
@@ -15,6 +17,8 @@ from pcsr.report.tidy import (
     heavy_share,
     knob_text,
     labels,
+    load,
+    summarise,
     write_csv,
 )
 
@@ -36,6 +40,18 @@ DECIMALS = {
     "Units": 0,
     "LR pixels": 0,
 }
+
+
+def table(
+    results: Results,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Markdown to write; .html, .tex and .csv beside it")],
+) -> None:
+    """Write the operating points: what each method and knob value gives and costs."""
+    points = operating_points(summarise(load(results)))
+    for suffix in (".csv", ".tex", ".md", ".html"):
+        write(points, out.with_suffix(suffix))
 
 
 def operating_points(summary: pd.DataFrame) -> pd.DataFrame:

@@ -8,9 +8,10 @@ rows over the pictures.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from cyclopts import Parameter
 from pydantic import ConfigDict, Field
 
 from pcsr import files
@@ -87,6 +88,17 @@ class Sidecar(Config):
             "released": self.released,
             "commit": f"{commit} with changes" if self.modified else commit,
         }
+
+
+def write_results(
+    *,
+    sweeps: Annotated[list[Path], Parameter(help="sweep.csv files")],
+    out: Annotated[Path, Parameter(help="CSV to write")],
+) -> None:
+    """Join sweeps to one tidy table: a row per experiment, test set, image and operating point."""
+    write_csv(collect(sweeps), out)
+    facts = files.provenance(sweeps=[str(path) for path in sweeps])
+    files.write_json(files.sidecar(out), facts)
 
 
 def collect(paths: Sequence[Path]) -> pd.DataFrame:

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from torch import Tensor
 
 from pcsr import files, geometry, metrics, runtime
@@ -15,7 +17,9 @@ from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
+from pcsr.options import CORES, Device, LogFile, Threads, WeightsFile
 from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
 
@@ -23,8 +27,45 @@ BATCH = 64  # crops measured together
 LINES = 20  # of the log, over a whole calibration
 
 
+def classify_crops(
+    *,
+    weights: WeightsFile,
+    data: Annotated[Path, Parameter(help="packed store of training images")],
+    out: Annotated[Path, Parameter(help="safetensors file to write; a JSON stands beside it")],
+    patch: Annotated[
+        int, Parameter(validator=Number(gte=8), help="side of a crop in LR pixels")
+    ] = 32,
+    classes: Annotated[
+        int, Parameter(validator=Number(gte=2, lte=255), help="classes of equal size")
+    ] = 3,
+    device: Device = "auto",
+    threads: Threads = CORES,
+    log_file: LogFile = None,
+) -> None:
+    """Sort all training crops into classes by the PSNR that a trained model gives them.
+
+    ClassSR trains each of its networks on one class. A run that was cut is resumed.
+
+    Example: `pcsr classify-crops --weights srresnet.safetensors --data data/prepared/div2k-train
+    --out classes.safetensors`.
+    """
+    runtime.setup_logging(log_file)
+    files.require_suffix(out, ".safetensors", "--out")
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    method = runtime.move(load_method(weights)[0], picked)
+    store = Store.open(data)
+    facts = {
+        "weights": checkpoint.digest(weights),
+        "model": method.config.model_dump(mode="json"),
+        "provenance": files.provenance(data={str(data): store.digest}),
+    }
+    with files.locked(out):
+        classify(method, store, patch, classes, out, facts)
+
+
 @torch.no_grad()
-def calibrate(
+def classify(
     method: Method, store: Store, patch: int, classes: int, out: Path, facts: Mapping[str, Any]
 ) -> None:
     """Measure every training crop of a store and part the crops into classes of equal size.
@@ -52,7 +93,9 @@ def calibrate(
     psnr[: len(done)] = done
     starts = range(len(done), len(crops), BATCH)
     with part.open("ab") as file:
-        for number, start in enumerate(runtime.progress(starts, "calibrate", len(done) // BATCH)):
+        for number, start in enumerate(
+            runtime.progress(starts, "classify-crops", len(done) // BATCH)
+        ):
             some = np.arange(start, min(start + BATCH, len(crops)))
             levels = crops.cut(crops.places(some))
             psnr[some] = _measure(method, reduce(levels.float() / 255), levels)
@@ -97,7 +140,7 @@ def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarr
     if facts.get("data") != store.digest or facts.get("crop") != size:
         raise UserError(
             f"{path}: was made for other pictures or crops than these ({store.folder}, {size} "
-            "pixels a side); run `pcsr calibrate` again."
+            "pixels a side); run `pcsr classify-crops` again."
         )
     numbers = np.flatnonzero(tensors["class"].numpy() == wanted)
     if not len(numbers):

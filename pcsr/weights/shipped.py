@@ -4,19 +4,35 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from torch import Tensor
 
-from pcsr import files
-from pcsr.config.load import Study
+from pcsr import files, runtime
+from pcsr.config.load import Study, load_study
 from pcsr.errors import UserError
+from pcsr.options import Suite
 from pcsr.weights import available, checkpoint
 
 log = logging.getLogger("pcsr")
 
 
-def ship(study: Study, licence: str, folder: Path) -> list[Path]:
+def ship(
+    *,
+    suite: Suite,
+    licence: Annotated[str, Parameter(help="under which the weights may be used, in a line")],
+    out: Annotated[Path, Parameter(help="folder to put <experiment>.safetensors into")],
+) -> None:
+    """Collect the weights that a suite trained, with their licence and validation curves.
+
+    Example: `pcsr ship --suite configs/suites/weights.yaml --licence "MIT" --out weights`.
+    """
+    runtime.setup_logging()
+    copy_trained(load_study(suite), licence, out)
+
+
+def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     """Copy the final weights of every experiment of a study into a folder; returns the files.
 
     The description of each says in addition under which licence it is, and how the validation PSNR

@@ -12,14 +12,14 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data import images
 from pcsr.data.test_images import open_images
 from pcsr.engine import parts
-from pcsr.evaluation import sweep
+from pcsr.evaluation import measure
 from pcsr.methods.base import Knob
 from pcsr.methods.pcsr import PCSR
 
 
 def lr_of_1232(shared: Path, side: int | None = None) -> torch.Tensor:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
-    lr = sweep.make_pair(image, 4, ProtocolConfig(crop="none")).lr
+    lr = measure.make_pair(image, 4, ProtocolConfig(crop="none")).lr
     return lr if side is None else lr[..., 60 : 60 + side, 100 : 100 + side]
 
 

@@ -14,8 +14,8 @@ from pcsr.backbones.srresnet import SRResNet
 from pcsr.config.models import ProtocolConfig
 from pcsr.data import images
 from pcsr.data.test_images import open_images
-from pcsr.evaluation import show, sweep
-from pcsr.evaluation.sweep import Pair
+from pcsr.evaluation import measure, show
+from pcsr.evaluation.measure import Pair
 
 FLOAT = ProtocolConfig(lr="float", crop="none", refine=False)
 BOTH = FLOAT.also(["refine"])
@@ -24,7 +24,7 @@ BOTH = FLOAT.also(["refine"])
 @pytest.fixture(scope="module")
 def pair(shared: Path) -> Pair:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
-    return sweep.make_pair(image, 4, FLOAT)
+    return measure.make_pair(image, 4, FLOAT)
 
 
 @pytest.mark.shared
@@ -39,7 +39,7 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
 
     # One dense pass gives the same points as the sparse path, and the others of the protocol.
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    rows = list(sweep.measure(pcsr, pair, 4, ["adaptive", 0.0], BOTH, measures))
+    rows = list(measure.measure(pcsr, pair, 4, ["adaptive", 0.0], BOTH, measures))
     raw, refined = rows[::2], rows[1::2]
     assert [row["refine"] for row in raw + refined] == [False, False, True, True]
     assert refined[0]["psnr_rgb"] == pytest.approx(29.459, abs=5e-4)
@@ -59,9 +59,9 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
 @pytest.mark.shared
 def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pair) -> None:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    (fsrcnn,) = sweep.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], [FLOAT], measures)
+    (fsrcnn,) = measure.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], [FLOAT], measures)
     pcsr = released(shared, "fsrcnn-pcsr-phase1")
-    (routed,) = sweep.measure(pcsr, pair, 4, [0.0], [FLOAT], measures)
+    (routed,) = measure.measure(pcsr, pair, 4, [0.0], [FLOAT], measures)
     assert fsrcnn["psnr_rgb"] == pytest.approx(28.500, abs=5e-4)
     assert routed["psnr_rgb"] == pytest.approx(28.467, abs=5e-4)
     giga = [
@@ -74,7 +74,7 @@ def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pa
 def test_our_lr_picture_is_the_authors(shared: Path) -> None:
     results = shared / "mirror/released/PCSR/results"
     (image,) = open_images(results / "HR.png")
-    ours = sweep.make_pair(image, 4, ProtocolConfig(lr="8bit", crop="none")).lr
+    ours = measure.make_pair(image, 4, ProtocolConfig(lr="8bit", crop="none")).lr
     difference = np.abs(images.read(results / "LRx4.png").astype(int) - images.to_uint8(ours))
     assert difference.max() <= 1 and (difference == 0).mean() > 0.999
 

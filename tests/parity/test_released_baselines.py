@@ -15,8 +15,8 @@ from pcsr import metrics
 from pcsr.backbones.carn import CARN
 from pcsr.config.models import ProtocolConfig
 from pcsr.data.test_images import open_images
-from pcsr.evaluation import show, sweep
-from pcsr.evaluation.sweep import Pair
+from pcsr.evaluation import measure, show
+from pcsr.evaluation.measure import Pair
 from pcsr.methods.base import Knob, Method
 from pcsr.weights import released
 
@@ -30,15 +30,15 @@ PRELU = {"fsrcnn": [0, *(1024 * (2 * width + 24) for width in (16, 36, 56))], "c
 @pytest.fixture(scope="module")
 def picture_1232(shared: Path) -> Pair:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
-    return sweep.make_pair(image, 4, PROTOCOL)
+    return measure.make_pair(image, 4, PROTOCOL)
 
 
-def measure(method: Method, pair: Pair, knobs: Sequence[Knob]) -> list[sweep.Row]:
+def measure(method: Method, pair: Pair, knobs: Sequence[Knob]) -> list[measure.Row]:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    return list(sweep.measure(method, pair, 4, knobs, [PROTOCOL], measures))
+    return list(measure.measure(method, pair, 4, knobs, [PROTOCOL], measures))
 
 
-def tiles_per_branch(method: Method, row: sweep.Row) -> list[float]:
+def tiles_per_branch(method: Method, row: measure.Row) -> list[float]:
     return [row["units"] * row[f"share_{j}"] for j in range(method.branches)]
 
 
@@ -99,7 +99,7 @@ def test_classsr_is_the_plain_computation(shared: Path, backbone: str) -> None:
     classes = []
     for name in ("img_008", "img_011", "img_001"):
         (image,) = open_images(shared / f"mirror/Urban100/HR/{name}.png")
-        pair = sweep.make_pair(image, 4, PROTOCOL)
+        pair = measure.make_pair(image, 4, PROTOCOL)
         plain, tiles = plainly_restored(method, pair.lr)
         error = np.square(plain[4:-4, 4:-4].astype(float) - pair.hr[4:-4, 4:-4]).mean()
         (row,) = measure(method, pair, [0.0])
@@ -137,7 +137,7 @@ def test_all_urban100_pictures_can_be_measured(shared: Path) -> None:
     methods = [classsr(shared, "fsrcnn"), arm(shared, "fsrcnn")]
     pictures = open_images(shared / "mirror/Urban100/HR")
     assert len(pictures) == 25
-    pairs = (sweep.make_pair(image, 4, PROTOCOL) for image in pictures)
+    pairs = (measure.make_pair(image, 4, PROTOCOL) for image in pictures)
     shown = [[show.show(one, pair, 4, None, refine=False) for one in methods] for pair in pairs]
     for of_method in zip(*shown, strict=True):
         psnr = np.mean([one.psnr_rgb for one in of_method])

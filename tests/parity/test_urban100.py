@@ -13,10 +13,8 @@ import plain
 import pytest
 import torch
 
-from pcsr import verbs
-from pcsr.config.models import ProtocolConfig
 from pcsr.data import images
-from pcsr.evaluation.sweep import SweepOptions
+from pcsr.evaluation.sweep import sweep
 
 pytestmark = pytest.mark.shared
 
@@ -64,11 +62,19 @@ def test_every_point_agrees(
 ) -> None:
     saved, out = shared / "mirror/released/PCSR/save", tmp_path / "sweep.csv"
     weights = [saved / f"{backbone}-{name}/iter_last.pth" for name in ("x4", "pcsr-phase1")]
-    protocol = ProtocolConfig.model_validate({"lr": lr})
-    options = SweepOptions(KNOBS, True, protocol, ("refine",))
     for name in names:
         picture = shared / f"mirror/Urban100/HR/{name}.png"
-        verbs.sweep(weights, picture, None, options, out, "cpu", torch.get_num_threads(), None)
+        sweep(
+            weights=weights,
+            images=picture,
+            out=out,
+            knob=KNOBS,
+            adaptive=True,
+            lr=lr,  # type: ignore[arg-type]
+            both_ways=("refine",),
+            device="cpu",
+            threads=torch.get_num_threads(),
+        )
         assert json.loads(out.with_suffix(".json").read_text())["released"]
         table = pd.read_csv(out)
         expected = plainly_measured(saved, backbone, images.read(picture), lr == "8bit")

@@ -61,7 +61,7 @@ def method() -> Method:
 def made(method: Method, cat: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibration in one go."""
     out = tmp_path_factory.mktemp("made") / "classes.safetensors"
-    crop_classes.calibrate(method, cat, PATCH, 3, out, FACTS)
+    crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
     return out
 
 
@@ -110,7 +110,7 @@ def test_a_run_that_was_cut_twice_ends_with_the_same_file(
             return measure(method, lr, hr)
 
         monkeypatch.setattr(crop_classes, "_measure", count)
-        crop_classes.calibrate(method, cat, PATCH, 3, out, FACTS)
+        crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
 
     monkeypatch.setattr(crop_classes, "BATCH", 32)
     for most in (1, 2):
@@ -140,7 +140,7 @@ def test_progress_after_a_cut_is_counted_in_batches(
     out.with_name(f"{out.name}.part").write_bytes(identity + measured)
     monkeypatch.setattr(crop_classes, "BATCH", 32)
     monkeypatch.setattr(crop_classes.runtime, "progress", progress)
-    crop_classes.calibrate(method, cat, PATCH, 3, out, FACTS)
+    crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
     assert shown == [(2, 2)]  # of the four batches of 104 crops
 
 
@@ -150,7 +150,7 @@ def test_what_other_weights_measured_is_not_gone_on_from(
     out = tmp_path / made.name
     values = np.full(70, 12.5, np.float32).tobytes()
     out.with_name(f"{out.name}.part").write_bytes(b"ba9876543210" + values)
-    crop_classes.calibrate(method, cat, PATCH, 3, out, FACTS)
+    crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
     assert out.read_bytes() == made.read_bytes()
 
 
@@ -166,7 +166,7 @@ def test_a_calibration_that_does_not_fit_is_refused(cat: Store, made: Path, tmp_
     with pytest.raises(UserError, match=f"{missing}: no such weights file"):
         crops_of_class(missing, 0, cat, SIZE)
     with pytest.raises(
-        UserError, match=f"{made}: was made for other .* run `pcsr calibrate` again"
+        UserError, match=f"{made}: was made for other .* run `pcsr classify-crops` again"
     ):
         crops_of_class(made, 0, cat, SIZE // 2)
     tensors, facts = checkpoint.load(made)
@@ -177,5 +177,5 @@ def test_a_calibration_that_does_not_fit_is_refused(cat: Store, made: Path, tmp_
     with pytest.raises(UserError, match="no crop is of class 3; give more training pictures"):
         crops_of_class(made, 3, cat, SIZE)
     checkpoint.save_weights(other, build("fsrcnn", "original", width=8), {"model": {}})
-    with pytest.raises(UserError, match="run `pcsr calibrate` again"):
+    with pytest.raises(UserError, match="run `pcsr classify-crops` again"):
         crops_of_class(other, 0, cat, SIZE)

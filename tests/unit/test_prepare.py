@@ -19,7 +19,7 @@ from pcsr.config.load import load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.data import images
 from pcsr.data.bicubic import resize
-from pcsr.data.prepare import prepare, reduced
+from pcsr.data.prepare import make_store, reduced
 from pcsr.data.store import Store
 from pcsr.errors import UserError
 
@@ -63,7 +63,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_is_packed_in_natural_order(tmp_path: Path, hr: Path) -> None:
-    prepare("set", folder(hr, expected=6), tmp_path / "out")
+    make_store("set", folder(hr, expected=6), tmp_path / "out")
     store = Store.open(tmp_path / "out")
     assert store.names == ["img_1", "img_2", "img_3", "img_8", "img_9", "img_10"]
     assert all(np.array_equal(store.hr(i), photo(i)) for i in range(6))
@@ -80,15 +80,15 @@ def test_a_folder_is_packed_in_natural_order(tmp_path: Path, hr: Path) -> None:
 
 
 def test_first_and_last_are_inclusive_and_natural(tmp_path: Path, hr: Path) -> None:
-    prepare("set", folder(hr, first="img_3", last="img_9"), tmp_path / "out")
+    make_store("set", folder(hr, first="img_3", last="img_9"), tmp_path / "out")
     assert Store.open(tmp_path / "out").names == ["img_3", "img_8", "img_9"]
     with pytest.raises(UserError, match=r"no picture of .* lies between first 'img_4'"):
-        prepare("set", folder(hr, first="img_4", last="img_7"), tmp_path / "none")
+        make_store("set", folder(hr, first="img_4", last="img_7"), tmp_path / "none")
     assert not (tmp_path / "none" / "manifest.json").exists()
 
 
 def test_reductions_are_matlab_bicubic_rounded_once(tmp_path: Path, hr: Path) -> None:
-    prepare("set", folder(hr, reductions=(1, 0.9, 0.6), last="img_2"), tmp_path / "out")
+    make_store("set", folder(hr, reductions=(1, 0.9, 0.6), last="img_2"), tmp_path / "out")
     store = Store.open(tmp_path / "out")
     assert store.names == [f"img_{n}{suffix}" for n in (1, 2) for suffix in ("", "@0.9", "@0.6")]
     assert store.sizes[3:] == [(41, 31), (37, 28), (25, 19)]
@@ -107,18 +107,18 @@ def test_ready_lr_pictures_are_packed_beside(tmp_path: Path, hr: Path) -> None:
     for i, number in enumerate((1, 2, 3, 8, 9, 10)):
         images.write(tmp_path / "lr" / f"img_{number}x4.png", lrs[i])
     source = {"kind": "folder", "path": str(hr), "lr_path": str(tmp_path / "lr"), "get": "Ask."}
-    prepare("set", config(source), tmp_path / "out")
+    make_store("set", config(source), tmp_path / "out")
     store = Store.open(tmp_path / "out")
     for i in range(6):
         assert np.array_equal(store.hr(i), photo(i))
         assert np.array_equal(store.lr(i), lrs[i])
     # The same folder without LR: the old lr.bin must not stay.
-    prepare("set", folder(hr), tmp_path / "out")
+    make_store("set", folder(hr), tmp_path / "out")
     assert Store.open(tmp_path / "out").lr(0) is None
     assert not (tmp_path / "out" / "lr.bin").exists()
     (tmp_path / "lr" / "img_3x4.png").unlink()
     with pytest.raises(UserError, match=r"no LR picture 'img_3' .* Ask\."):
-        prepare("set", config(source), tmp_path / "out")
+        make_store("set", config(source), tmp_path / "out")
     with pytest.raises(ValueError, match="do not fit reduced"):
         config(source, reductions=(1, 0.5))
 
@@ -129,8 +129,8 @@ def test_grey_pictures_need_grey_to_rgb(tmp_path: Path) -> None:
     (tmp_path / "hr").mkdir()
     Image.fromarray(photo(0)[:, :, 0]).save(tmp_path / "hr" / "grey.png")
     with pytest.raises(UserError, match=r"grey\.png: the picture is grey; .* grey_to_rgb"):
-        prepare("set", folder(tmp_path / "hr"), tmp_path / "out")
-    prepare("set", folder(tmp_path / "hr", grey_to_rgb=True), tmp_path / "out")
+        make_store("set", folder(tmp_path / "hr"), tmp_path / "out")
+    make_store("set", folder(tmp_path / "hr", grey_to_rgb=True), tmp_path / "out")
     packed = Store.open(tmp_path / "out").hr(0)
     assert np.array_equal(packed, np.repeat(photo(0)[:, :, :1], 3, axis=2))
 
@@ -140,16 +140,16 @@ def test_grey_pictures_need_grey_to_rgb(tmp_path: Path) -> None:
 
 def test_wheels_are_found_without_importing_them(tmp_path: Path) -> None:
     table = load_datasets(ROOT / "configs" / "datasets.yaml")
-    prepare("embedded-test", table["embedded-test"], tmp_path / "out")
+    make_store("embedded-test", table["embedded-test"], tmp_path / "out")
     store = Store.open(tmp_path / "out")
     assert store.names == ["astronaut", "china"]
     assert store.sizes == [(512, 512), (427, 640)]
     for entry in ("skimage/data/none.png", "no_such_package/a.png"):
         with pytest.raises(UserError, match=f"{entry}: the Python package"):
-            prepare("set", config({"kind": "wheels", "images": [entry]}), tmp_path / "none")
+            make_store("set", config({"kind": "wheels", "images": [entry]}), tmp_path / "none")
     wrong = {"kind": "wheels", "images": ["skimage/data/coffee.png"]}
     with pytest.raises(UserError, match="set: expected 2 pictures, found 1"):
-        prepare("set", config(wrong, expected=2), tmp_path / "none")
+        make_store("set", config(wrong, expected=2), tmp_path / "none")
 
 
 def test_no_embedded_picture_is_in_two_splits() -> None:
@@ -187,14 +187,14 @@ def test_an_archive_is_read_without_being_unpacked(tmp_path: Path, hr: Path, suf
     raw = tmp_path / "raw"
     raw.mkdir()
     source = pack(raw / f"set.{suffix}", hr)
-    prepare("set", config(source, expected=6), tmp_path / "out", raw)
-    prepare("same", folder(hr), tmp_path / "same")
+    make_store("set", config(source, expected=6), tmp_path / "out", raw)
+    make_store("same", folder(hr), tmp_path / "same")
     assert Store.open(tmp_path / "out").digest == Store.open(tmp_path / "same").digest
     assert {path.name for path in raw.iterdir()} == {f"set.{suffix}", f"set.{suffix}.lock"}
     with pytest.raises(UserError, match="expected 7 pictures, found 6 in set"):
-        prepare("set", config(source, expected=7), tmp_path / "none", raw)
+        make_store("set", config(source, expected=7), tmp_path / "none", raw)
     with pytest.raises(UserError, match=r"holds no picture 'x/\*\.png'"):
-        prepare("set", config(source | {"members": "x/*.png"}), tmp_path / "none", raw)
+        make_store("set", config(source | {"members": "x/*.png"}), tmp_path / "none", raw)
 
 
 def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
     source = {"kind": "archive", "url": "http://127.0.0.1:9/set.zip", "members": "*"}
     source["md5"] = hashlib.md5(b"hello").hexdigest()
     with pytest.raises(UserError, match="neither a zip nor a tar"):
-        prepare("set", config(source), tmp_path / "out", tmp_path)
+        make_store("set", config(source), tmp_path / "out", tmp_path)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -213,7 +213,7 @@ def test_the_archive_comes_from_the_mirror(
     place.mkdir(parents=True)
     source = pack(place / "set.zip", hr) | {"mirror": "sets/set.zip" if named else "set/HR"}
     monkeypatch.setenv("PCSR_MIRROR", str(tmp_path / "mirror"))
-    prepare("set", config(source, expected=6), tmp_path / "out", tmp_path / "raw")
+    make_store("set", config(source, expected=6), tmp_path / "out", tmp_path / "raw")
     assert len(Store.open(tmp_path / "out")) == 6
     assert (tmp_path / "raw" / "set.zip").read_bytes() == (place / "set.zip").read_bytes()
 
@@ -223,25 +223,25 @@ def test_a_folder_of_the_mirror_may_be_incomplete(
 ) -> None:
     source = pack(tmp_path / "set.zip", hr) | {"mirror": "hr"}
     monkeypatch.setenv("PCSR_MIRROR", str(tmp_path))
-    prepare("set", config(source, expected=9), tmp_path / "out", tmp_path / "raw")
+    make_store("set", config(source, expected=9), tmp_path / "out", tmp_path / "raw")
     assert not Store.open(tmp_path / "out").complete
     assert "expected 9 pictures, found 6" in caplog.text
     assert not (tmp_path / "raw").exists()
-    prepare("set", config(source, expected=6), tmp_path / "out", tmp_path / "raw")
+    make_store("set", config(source, expected=6), tmp_path / "out", tmp_path / "raw")
     assert Store.open(tmp_path / "out").complete
 
 
 def test_a_missing_folder_says_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none: no such folder; .* Ask the museum\."):
-        prepare("set", folder(tmp_path / "none"), tmp_path / "out")
+        make_store("set", folder(tmp_path / "none"), tmp_path / "out")
 
 
 def test_no_two_pictures_of_one_name(tmp_path: Path, hr: Path) -> None:
     with pytest.raises(UserError, match=r"set: two pictures are called 'img_1@0\.5'"):
-        prepare("set", folder(hr, reductions=(1, 0.5, 0.5)), tmp_path / "out")
+        make_store("set", folder(hr, reductions=(1, 0.5, 0.5)), tmp_path / "out")
     (hr / "img_1.jpg").touch()
     with pytest.raises(UserError, match="set: two pictures are called 'img_1'"):
-        prepare("set", folder(hr), tmp_path / "out")
+        make_store("set", folder(hr), tmp_path / "out")
 
 
 # -- stopping and going on ------------------------------------------------------------------------
@@ -265,11 +265,11 @@ def test_a_second_call_does_nothing_and_says_so(
     tmp_path: Path, hr: Path, reads: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "pcsr")
-    prepare("set", folder(hr, expected=7), tmp_path / "out")
+    make_store("set", folder(hr, expected=7), tmp_path / "out")
     before = (tmp_path / "out" / "manifest.json").stat()
     reads.clear()
     caplog.clear()
-    prepare("set", folder(hr, expected=7), tmp_path / "out")
+    make_store("set", folder(hr, expected=7), tmp_path / "out")
     assert reads == []
     assert (tmp_path / "out" / "manifest.json").stat() == before
     assert "set: already prepared" in caplog.text
@@ -279,14 +279,14 @@ def test_a_second_call_does_nothing_and_says_so(
 def test_another_configuration_or_a_damaged_file_makes_it_again(
     tmp_path: Path, hr: Path, reads: list[str]
 ) -> None:
-    prepare("set", folder(hr), tmp_path / "out")
-    prepare("set", folder(hr, last="img_3"), tmp_path / "out")
+    make_store("set", folder(hr), tmp_path / "out")
+    make_store("set", folder(hr, last="img_3"), tmp_path / "out")
     assert len(Store.open(tmp_path / "out")) == 3
     whole = contents(tmp_path / "out")
     with (tmp_path / "out" / "hr.bin").open("ab") as file:
         file.write(b"!")
     reads.clear()
-    prepare("set", folder(hr, last="img_3"), tmp_path / "out")
+    make_store("set", folder(hr, last="img_3"), tmp_path / "out")
     assert reads == ["img_1", "img_2", "img_3"]
     assert contents(tmp_path / "out") == whole
 
@@ -325,15 +325,15 @@ def test_a_restart_goes_on_and_gives_the_same_store(
     tmp_path: Path, hr: Path, reads: list[str], tail: str
 ) -> None:
     made = folder(hr, reductions=(1, 0.7))
-    prepare("set", made, tmp_path / "at-once")
+    make_store("set", made, tmp_path / "at-once")
     out = tmp_path / "out"
     with stopped_at("img_8"):
-        prepare("set", made, out)
+        make_store("set", made, out)
     assert not (out / "manifest.json").exists()
     assert not (out / "hr.bin").exists()
     TAILS[tail](out)
     reads.clear()
-    prepare("set", made, out)
+    make_store("set", made, out)
     assert reads == ["img_8", "img_9", "img_10"]
     assert contents(out) == contents(tmp_path / "at-once")
 
@@ -341,11 +341,11 @@ def test_a_restart_goes_on_and_gives_the_same_store(
 def test_lost_bytes_are_made_again(tmp_path: Path, hr: Path, reads: list[str]) -> None:
     out = tmp_path / "out"
     with stopped_at("img_8"):
-        prepare("set", folder(hr), out)
+        make_store("set", folder(hr), out)
     data = (out / "hr.bin.part").read_bytes()
     (out / "hr.bin.part").write_bytes(data[:-1])
     reads.clear()
-    prepare("set", folder(hr), out)
+    make_store("set", folder(hr), out)
     assert reads == ["img_3", "img_8", "img_9", "img_10"]
     assert all(np.array_equal(Store.open(out).hr(i), photo(i)) for i in range(6))
 
@@ -356,20 +356,20 @@ def test_a_restart_with_another_configuration_starts_afresh(
 ) -> None:
     out = tmp_path / "out"
     with stopped_at("img_8"):
-        prepare("set", folder(hr), out)
+        make_store("set", folder(hr), out)
     reads.clear()
-    prepare("set", folder(hr, **change), out)
+    make_store("set", folder(hr, **change), out)
     assert reads[-5:] == ["img_2", "img_3", "img_8", "img_9", "img_10"]
     assert len(reads) == (5 if "first" in change else 6)
-    prepare("set", folder(hr, **change), tmp_path / "at-once")
+    make_store("set", folder(hr, **change), tmp_path / "at-once")
     assert contents(out) == contents(tmp_path / "at-once")
 
 
 def test_an_old_store_stays_usable_until_the_new_one_is_whole(tmp_path: Path, hr: Path) -> None:
     out = tmp_path / "out"
-    prepare("set", folder(hr, last="img_2"), out)
+    make_store("set", folder(hr, last="img_2"), out)
     with stopped_at("img_8"):
-        prepare("set", folder(hr), out)
+        make_store("set", folder(hr), out)
     assert Store.open(out).names == ["img_1", "img_2"]
 
 
@@ -381,13 +381,13 @@ def test_a_full_disk_stops_it_and_it_goes_on_later(
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # room for two pictures and a bit
     try:
         with pytest.raises(OSError, match="File too large"):
-            prepare("set", folder(hr), out)
+            make_store("set", folder(hr), out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (out / "hr.bin.part").stat().st_size > 0
     assert not (out / "manifest.json").exists()
     reads.clear()
-    prepare("set", folder(hr), out)
+    make_store("set", folder(hr), out)
     assert reads == ["img_3", "img_8", "img_9", "img_10"]
     assert all(np.array_equal(Store.open(out).hr(i), photo(i)) for i in range(6))
 
@@ -398,8 +398,8 @@ def test_an_unreadable_picture_is_named_and_the_rest_is_kept(
     good = (hr / "img_9.png").read_bytes()
     (hr / "img_9.png").write_bytes(good[:200])
     with pytest.raises(UserError, match=r"img_9\.png: the picture is damaged"):
-        prepare("set", folder(hr), tmp_path / "out")
+        make_store("set", folder(hr), tmp_path / "out")
     (hr / "img_9.png").write_bytes(good)
     reads.clear()
-    prepare("set", folder(hr), tmp_path / "out")
+    make_store("set", folder(hr), tmp_path / "out")
     assert reads == ["img_9", "img_10"]

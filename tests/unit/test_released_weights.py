@@ -13,10 +13,12 @@ from models import photograph_like
 from reference import formula_weights
 from workspace import Runs, Workspace
 
-from pcsr import registry, verbs
 from pcsr.data import images
 from pcsr.errors import UserError
+from pcsr.training.tabulate import tabulate
 from pcsr.weights import checkpoint, released
+from pcsr.weights.convert import import_released
+from pcsr.weights.load import load_method
 
 pytestmark = pytest.mark.shared
 
@@ -50,9 +52,9 @@ PCSR_FILES = {
 def test_the_whole_pcsr_release_is_recognised(mirror: Path, tmp_path: Path, name: str) -> None:
     what, iterations = PCSR_FILES[name]
     out = tmp_path / "w.safetensors"
-    said = verbs.import_released(mirror / name, out)
+    said = import_released(mirror / name, out=out)
     assert said == f"PCSR release, {what}, {iterations} iterations -> {out}"
-    _, facts = registry.load_method(out)
+    _, facts = load_method(out)
     assert facts["iterations"] == iterations
     assert facts["source"]["sha256"] == checkpoint.sha256(mirror / name)
 
@@ -75,10 +77,10 @@ def test_srresnet_of_the_pcsr_release(
     shared: Path, tmp_path: Path, name: str, knob: float | None, expected: str
 ) -> None:
     out = tmp_path / "w.safetensors"
-    said = verbs.import_released(srresnet(shared, tmp_path, name), out)
+    said = import_released(srresnet(shared, tmp_path, name), out=out)
     kind = {"original": "original", "sr_k0_refined": "pcsr"}[expected]
     assert said.startswith(f"PCSR release, srresnet {kind} x4, width ")
-    method, _ = registry.load_method(out)
+    method, _ = load_method(out)
     with np.load(shared / "golden/pcsr_srresnet_formula.npz") as golden:
         lr = torch.from_numpy(golden["lr_input"])[None]
         sr = method.restore(lr, 4, knob, refine=True).sr[0]
@@ -88,10 +90,10 @@ def test_srresnet_of_the_pcsr_release(
 def test_srresnet_of_the_classsr_release(shared: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "ClassSR_SRResNet.pth", tmp_path / "w.safetensors"
     torch.save(formula_weights(shared, "classsr-srresnet"), file)
-    said = verbs.import_released(file, out)
+    said = import_released(file, out=out)
     assert said.startswith("ClassSR release, srresnet joint model x4, widths 36, 52, 64")
     expected = released.rename_classsr("srresnet", formula_weights(shared, "classsr-srresnet"))
-    ours = registry.load_method(out)[0].state_dict()
+    ours = load_method(out)[0].state_dict()
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[key], expected[key]) for key in expected)
 
@@ -101,9 +103,9 @@ def test_srresnet_of_the_arm_release(shared: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "arm-srresnet.pth", tmp_path / "w.safetensors"
     torch.save(formula_weights(shared, "srresnet-x4"), file)
     copy(shared / "mirror/released/ARM-Net/ckpt/arm-carn.state", file.with_suffix(".state"))
-    said = verbs.import_released(file, out)
+    said = import_released(file, out=out)
     assert said.startswith("ARM release, srresnet x4, full width 64, 2000002 iterations")
-    method, _ = registry.load_method(out)
+    method, _ = load_method(out)
     full = method.restore(photograph_like(40, 56), 4, 50.0, refine=False)
     assert full.labels.max() == 3 and torch.isfinite(full.sr).all()
 
@@ -144,7 +146,7 @@ def test_a_number_of_iterations_that_is_none_is_not_taken(shared: Path, tmp_path
     model = {"name": "srresnet", "args": {}, "sd": formula_weights(shared, "srresnet-x4")}
     for count in (10**30, True, -1, "many"):
         torch.save({"model": model, "iter": count}, file)
-        assert "unknown length" in verbs.import_released(file, out)
+        assert "unknown length" in import_released(file, out=out)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -172,9 +174,9 @@ def test_converted_weights_route_and_restore_like_the_file(
 ) -> None:
     out = tmp_path / "w.safetensors"
     kind, width, recognised = FILES[name]
-    assert verbs.import_released(mirror / name, out).startswith(recognised)
-    theirs, _ = registry.load_method(mirror / name)
-    ours, facts = registry.load_method(out)
+    assert import_released(mirror / name, out=out).startswith(recognised)
+    theirs, _ = load_method(mirror / name)
+    ours, facts = load_method(out)
     assert ours.config == theirs.config and ours.config.method == kind
     assert width in (ours.config.width, ours.config.widths)
     assert facts["source"]["sha256"] == checkpoint.sha256(mirror / name)
@@ -193,10 +195,10 @@ def test_a_table_built_anew_for_a_released_file(mirror: Path, tmp_path: Path) ->
     image, out = tmp_path / "image.png", tmp_path / "w.safetensors"
     images.write(image, images.to_uint8(photograph_like(4 * 40, 4 * 56)))
     released = mirror / "ARM-Net/ckpt/arm-fsrcnn.pth"
-    verbs.tabulate(released, image, out, "cpu", 1, None)
-    method, facts = registry.load_method(out)
+    tabulate(weights=released, images=image, out=out, device="cpu", threads=1)
+    method, facts = load_method(out)
     assert facts["table"]["tiles"] == 1 and facts["table"]["weights"] == checkpoint.digest(released)
-    assert not torch.equal(method.psnr, registry.load_method(released)[0].psnr)  # type: ignore[arg-type]
+    assert not torch.equal(method.psnr, load_method(released)[0].psnr)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -208,7 +210,7 @@ def carn(mirror: Path, tmp_path: Path) -> Path:
 def refused(file: Path) -> str:
     out = file.with_name("out.safetensors")
     with pytest.raises(UserError) as error:
-        verbs.import_released(file, out)
+        import_released(file, out=out)
     assert not out.exists() and not out.with_suffix(".json").exists()
     return str(error.value)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcsr import cli
 from pcsr.report import curves, fairness, tidy
 from pcsr.report.curves import Curve
 
@@ -223,7 +222,7 @@ def test_the_page_ends_with_the_meaning_of_every_column():
 
 def test_the_verb_writes_markdown_and_html(tmp_path):
     tidy.write_csv(table(original(), routed()), tmp_path / "results.csv")
-    cli.fairness(tmp_path / "results.csv", tmp_path / "reports" / "fairness.md")
+    fairness.fairness(tmp_path / "results.csv", out=tmp_path / "reports" / "fairness.md")
     page = (tmp_path / "reports" / "fairness.md").read_text()
     assert page.startswith("# Fair comparisons\n")
     html = (tmp_path / "reports" / "fairness.html").read_text()

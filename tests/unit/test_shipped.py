@@ -14,7 +14,7 @@ from pcsr import files
 from pcsr.config.load import Study, load_study
 from pcsr.errors import UserError
 from pcsr.weights import checkpoint
-from pcsr.weights.shipped import ship
+from pcsr.weights.shipped import copy_trained
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def trained(stage: str, **provenance: Any) -> Path:
 def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) -> None:
     trained("stage0")
     source = trained("stage1")
-    (file,) = ship(study, "free", tmp_path / "weights")
+    (file,) = copy_trained(study, "free", tmp_path / "weights")
     assert file.name == "fsrcnn-pcsr.safetensors"
     tensors, facts = checkpoint.load(file)
     assert facts == {"format": "pcsr-1", **json.loads(files.sidecar(file).read_text())}
@@ -59,16 +59,16 @@ def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) ->
 def test_weights_that_no_commit_explains_are_not_shipped(study: Study, tmp_path: Path) -> None:
     trained("stage0")
     with pytest.raises(UserError, match=r"stage1/weights.safetensors: no such weights file"):
-        ship(study, "free", tmp_path / "weights")
+        copy_trained(study, "free", tmp_path / "weights")
     trained("stage1")
     for unknown in ({"modified": True}, {"commit": None}):
         for stage in ("stage0", "stage1"):
             trained(stage, **unknown)
             with pytest.raises(UserError, match=f"{stage}/weights.* code that no commit holds"):
-                ship(study, "free", tmp_path / "weights")
+                copy_trained(study, "free", tmp_path / "weights")
             trained(stage)
     for kept in Path(files.weights("weights", "fsrcnn-pcsr", "stage0")).parent.glob("*.jsonl"):
         kept.unlink()
     with pytest.raises(UserError, match="stage0: has no log of a training"):
-        ship(study, "free", tmp_path / "weights")
+        copy_trained(study, "free", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()

@@ -1,4 +1,4 @@
-"""The textbook loop trains what the suite's loop trains."""
+"""The reference loop trains what the suite's loop trains."""
 
 import time
 from types import SimpleNamespace
@@ -55,19 +55,19 @@ def subject(cat: Store, name: str, stage_name: str) -> training_speed.Subject:
 
 
 def test_both_loops_are_measured_in_turns(cat: Store) -> None:
-    plan = training_speed.Plan(["textbook", "suite"], 0.01, 2, workers=1)
+    plan = training_speed.Plan(["reference", "suite"], 0.01, 2, workers=1)
     rows = [
         row
         for name, stage_name in (("pcsr", "stage0"), ("pcsr", "stage1"), ("arm", "train"))
         for row in training_speed.compare(subject(cat, name, stage_name), plan)
     ]
-    assert [row["way"] for row in rows] == ["textbook", "suite"] * 3
+    assert [row["way"] for row in rows] == ["reference", "suite"] * 3
     for usual, suite in zip(rows[::2], rows[1::2], strict=True):
         assert suite["first_loss"] == pytest.approx(usual["first_loss"], rel=1e-3)
     for row in rows:
         assert row["steps_per_second"] > 0 and row["peak_bytes"] > 0
     table = page.table(rows)
-    assert table["Times the textbook's"].tolist()[::2] == [1, 1, 1]
+    assert table["Times the reference loop"].tolist()[::2] == [1, 1, 1]
     hours = page.projected(rows).set_index("Model")
     of_suite = sum(row["iterations"] / row["steps_per_second"] / 3600 for row in rows[1:4:2])
     assert hours.loc["fsrcnn-pcsr", "Suite (hours)"] == pytest.approx(of_suite)
@@ -84,7 +84,7 @@ def test_a_loop_that_trains_something_else_is_refused(
     def loss(method: Method, how: tuple[object, ...]) -> torch.Tensor:
         return method.losses(*how)["loss"]  # type: ignore[arg-type]
 
-    plan = training_speed.Plan(["textbook", "suite"], 0.01, 1, workers=0)
+    plan = training_speed.Plan(["reference", "suite"], 0.01, 1, workers=0)
     with pytest.raises(UserError, match=r"the first loss is .* by the way 'suite'"):
         training_speed.compare(subject(cat, "original", "train"), plan)
 

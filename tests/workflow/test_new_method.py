@@ -9,9 +9,9 @@ import yaml
 from models import build
 from workspace import Workspace
 
-from pcsr import registry
 from pcsr.errors import UserError
 from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 
 SOURCE = '''
 """Flat tiles are enlarged by bicubic interpolation, the others by the backbone."""
@@ -125,4 +125,4 @@ def test_one_class_and_one_entry_point_are_a_method(workspace: Workspace, packag
     assert "contrast" in figure.with_suffix(".svg").read_text()
     # Where the package is not installed, as here, its name is unknown.
     with pytest.raises(UserError, match="unknown method 'contrast'"):
-        registry.load_method(contrast)
+        load_method(contrast)

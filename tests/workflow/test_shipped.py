@@ -15,8 +15,9 @@ from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data import bicubic
 from pcsr.data.images import to_uint8
 from pcsr.data.test_images import open_images
-from pcsr.evaluation import sweep
+from pcsr.evaluation import measure
 from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 
 SHIPPED = sorted((ROOT / "weights").glob("*.safetensors"))
 NAMES = [path.stem for path in SHIPPED]
@@ -32,7 +33,7 @@ def test_what_the_suites_name_is_there() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
 def test_each_says_where_it_comes_from(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    method, facts = registry.load_method(path)
+    method, facts = load_method(path)
     study = load_study(Path("configs/suites/weights.yaml"))
     setup = study.experiments[path.stem]
     whole = registry.build(ModelConfig.model_validate(setup.model.model_dump())).config
@@ -51,15 +52,15 @@ def test_each_says_where_it_comes_from(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def picture(workspace: Workspace) -> sweep.Pair:
+def picture(workspace: Workspace) -> measure.Pair:
     folder = workspace.path("data/prepared/embedded-smoke")
-    return sweep.make_pair(open_images(folder)[0], 4, ProtocolConfig())
+    return measure.make_pair(open_images(folder)[0], 4, ProtocolConfig())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
-def test_each_is_better_than_bicubic(path: Path, picture: sweep.Pair) -> None:
-    method, _ = registry.load_method(path)
+def test_each_is_better_than_bicubic(path: Path, picture: measure.Pair) -> None:
+    method, _ = load_method(path)
     sr = method.restore(picture.lr, 4, method.default_knob, refine=True).sr
     size = (picture.hr.shape[0], picture.hr.shape[1])
     enlarged = bicubic.resize(picture.lr.double(), size).float()

@@ -264,12 +264,12 @@ def test_pace_is_measured_once(workspace: Workspace) -> None:
     out = workspace.path("pace/cpu.json")
     data = workspace.path("data/prepared/embedded-smoke")
     quickly = ("--seconds", "0.01", "--rounds", "1", "--workers", "1", "--data", data)
-    command = ("pace", "fsrcnn-pcsr", "--suite", suite, "--out", out, *quickly, "--device", "cpu")
+    command = ("training-speed", "fsrcnn-pcsr", "--suite", suite, "--out", out, *quickly, "--device", "cpu")
     assert "fsrcnn-pcsr stage1, suite" in workspace.succeed(*command)
     assert "steps/s" not in workspace.succeed(*command)
     rows = json.loads(out.read_text())["rows"]
     assert [(row["stage"], row["way"]) for row in rows] == [
-        (stage, way) for stage in ("stage0", "stage1") for way in ("textbook", "suite")
+        (stage, way) for stage in ("stage0", "stage1") for way in ("reference", "suite")
     ]
     assert "| fsrcnn-pcsr | stage1 |" in out.with_suffix(".md").read_text()
     assert "unknown way 'suit'" in workspace.refuse(*command, "--way", "suit")
@@ -278,7 +278,7 @@ def test_pace_is_measured_once(workspace: Workspace) -> None:
     out = workspace.path("pace/script.json")
     script = Path(__file__).parents[2] / "benchmarks/gpu/training.py"
     how = ["--device", "cpu", "--suite", suite, "--data", data, "--out", out, "--turn", "0.01"]
-    which = ["--experiments", "fsrcnn-pcsr", "fsrcnn-original", "--ways", "textbook", "suite"]
+    which = ["--experiments", "fsrcnn-pcsr", "fsrcnn-original", "--ways", "reference", "suite"]
     arguments = [sys.executable, script, *how, *which]
     subprocess.run(arguments, env=workspace.environment(), cwd=workspace.folder, check=True)
     models = [row["experiment"] for row in json.loads(out.read_text())["rows"]]

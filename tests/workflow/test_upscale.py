@@ -13,12 +13,12 @@ from models import build
 from PIL import Image
 from workspace import Workspace
 
-from pcsr import registry
 from pcsr.data.images import read, to_tensor
 from pcsr.engine import parts
 from pcsr.evaluation import knob_table
 from pcsr.routing import Budget
 from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
 
 
 def save(path: Path, backbone: str, method: str) -> Path:
@@ -57,8 +57,8 @@ def test_a_budget_is_kept_and_spent(
     out = tmp_path / "sr.png"
     weights = ("--weights", files["pcsr"])
     sr = upscaled(here, out, files["cat"], out, *weights, "--budget", "0.6")
-    method, _ = registry.load_method(files["pcsr"])
-    original, _ = registry.load_method(files["original"])
+    method, _ = load_method(files["pcsr"])
+    original, _ = load_method(files["original"])
     lr = to_tensor(read(files["cat"]))
     whole = original.costs((150, 200), 4).total([1]).engine
     with torch.no_grad():

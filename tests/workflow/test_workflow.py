@@ -56,7 +56,7 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
         "pcsr": ["stage0", "stage1"],
     }
     assert counts["train"] == 3 * sum(map(len, stages.values()))
-    assert counts["calibrate"] == 1
+    assert counts["classify_crops"] == 1
     assert counts["tabulate"] == 3
     assert counts["sweep"] == 3 * 4 * 4
     assert counts["prepare"] == 6
@@ -71,7 +71,7 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
     }
     # Three networks of each backbone train on their classes; a table is measured with, not without.
     assert done.stdout.count("--calibration results/paper/calibration/classes.safetensors") == 9
-    assert "pcsr calibrate --weights results/paper/srresnet-original/train/weights" in done.stdout
+    assert "pcsr classify-crops --weights results/paper/srresnet-original/train/weights" in done.stdout
     assert "pcsr sweep --weights results/paper/carn-arm/table/weights.safetensors" in done.stdout
 
 
@@ -81,7 +81,7 @@ def test_the_suite_that_is_run_by_default(workspace: Workspace) -> None:
     # All four methods are measured with the weights that come with the suite.
     assert counts["sweep"] == 4 and counts["figure"] == 1
     assert "pcsr sweep --weights weights/fsrcnn-arm.safetensors" in output
-    assert not counts.keys() & {"train", "calibrate", "tabulate"}
+    assert not counts.keys() & {"train", "classify_crops", "tabulate"}
 
 
 @pytest.mark.parametrize("profile", ["slurm", "smoke"])

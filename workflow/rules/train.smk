@@ -30,16 +30,16 @@ rule train:
 
 
 # Training crops -> classes of equal size, by the PSNR that a trained model gives them.
-rule calibrate:
+rule classify_crops:
     input:
         weights=measuring_weights,
         train_set=manifest(suite.train_set),
     output:
         "results/{suite}/calibration/classes.safetensors",
     log:
-        "results/{suite}/logs/calibrate.log",
+        "results/{suite}/logs/classify-crops.log",
     benchmark:
-        "results/{suite}/benchmarks/calibrate.tsv"
+        "results/{suite}/benchmarks/classify-crops.tsv"
     threads: suite.threads
     resources:
         gpu=ONE_GPU,
@@ -48,7 +48,7 @@ rule calibrate:
         options=calibration_options,
         device=DEVICE,
     shell:
-        "pcsr calibrate --weights {input.weights} --data {params.data} {params.options}"
+        "pcsr classify-crops --weights {input.weights} --data {params.data} {params.options}"
         " --device {params.device} --threads {threads} --out {output} --log {log}"
 
 

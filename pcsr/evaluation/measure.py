@@ -1,0 +1,161 @@
+"""Measuring: one dense pass per image, then every operating point as a routing decision.
+
+Every method is measured here and by the same images, degradation, PSNR and FLOP count; a method
+never scores itself.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcsr import geometry, metrics
+from pcsr.config.models import ProtocolConfig
+from pcsr.data import bicubic, images
+from pcsr.data.test_images import TestImage
+from pcsr.errors import UserError
+from pcsr.methods.base import Knob, Method
+from pcsr.metrics import Metric
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A test picture: LR (1, 3, h, w) float32 in [0, 1], HR uint8 (H, W, 3) of scale times that."""
+
+    name: str
+    lr: Tensor
+    hr: metrics.Picture
+
+
+def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
+    """Degrade (or take the ready LR picture) and crop, as the protocol says.
+
+    HR is first cut to a multiple of the scale, then degraded as a whole; ``crop: tiles`` cuts LR
+    to whole tiles and HR to match, all from the top left. ``lr: float`` always degrades HR,
+    because a ready LR picture is 8 bit.
+
+    Raises:
+        UserError: names the picture that is too small, or whose LR picture has another size.
+    """
+    height, width = image.hr.shape[:2]
+    size = geometry.lr_size((height, width), scale)
+    whole = geometry.hr_size(size, scale)
+    hr = image.hr[: whole[0], : whole[1]]
+    if image.lr is None or protocol.lr == "float":
+        exact = torch.from_numpy(hr.transpose(2, 0, 1).astype(np.float64))[None] / 255
+        lr = bicubic.degrade(exact, size, protocol.lr).float()
+    elif image.lr.shape[:2] != size:
+        found = f"{image.lr.shape[1]}x{image.lr.shape[0]}"
+        raise UserError(
+            f"{image.name}: the LR picture is {found}, but HR {width}x{height} at x{scale:g} needs "
+            f"{size[1]}x{size[0]}; give the LR picture of this scale."
+        )
+    else:
+        lr = images.to_tensor(image.lr)
+    if protocol.crop == "tiles":
+        size = geometry.tile_crop(*size)
+        if 0 in size:
+            raise UserError(
+                f"{image.name}: {width}x{height} is smaller than one tile of {geometry.TILE} LR "
+                f"pixels a side at x{scale:g}; use a larger picture, or measure with --crop none."
+            )
+        whole = geometry.hr_size(size, scale)
+    if min(whole) < metrics.smallest_side(scale):
+        raise UserError(
+            f"{image.name}: {width}x{height} is too small to be measured; at x{scale:g} a side "
+            f"needs {metrics.smallest_side(scale)} pixels."
+        )
+    return Pair(image.name, lr[..., : size[0], : size[1]], hr[: whole[0], : whole[1]])
+
+
+def knobs_of(method: Method, values: Sequence[float], adaptive: bool) -> list[Knob]:
+    """Return the operating points at which a method is measured; no values: its own choice."""
+    if not method.knobs:
+        return [None]
+    chosen: list[Knob] = [*(values or sorted(method.knobs))]
+    return [*chosen, "adaptive"] if adaptive and method.has_adaptive else chosen
+
+
+@torch.no_grad()
+def measure(
+    method: Method,
+    pair: Pair,
+    scale: float,
+    knobs: Sequence[Knob],
+    protocols: Sequence[ProtocolConfig],
+    measures: Mapping[str, Metric],
+    own: ProtocolConfig | None = None,
+) -> Iterator[Row]:
+    """Yield one row per operating point of one picture and protocol.
+
+    The protocols share the pair, so they differ in refinement alone, and share one dense pass.
+    With ``own``, all measures are taken under that protocol, and PSNR-RGB alone under others.
+    ``seconds`` is the time of the dense pass, which all rows of the picture share; it is no
+    latency. ``share_j`` is the share of units that branch j computes, ``lr_pixels`` the number of
+    LR pixels that are processed: more than the picture has, where tiles overlap.
+    """
+    device = next(method.parameters()).device
+    started = time.perf_counter()
+    lr = pair.lr.to(device)
+    exploration = method.explore(lr, scale)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    height, width = pair.lr.shape[-2:]
+    costs = method.costs((height, width), scale)
+    for knob in knobs:
+        labels = method.route(exploration.scores, knob, scale)
+        units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
+        flops = costs.total(units)
+        for protocol in protocols:
+            sr = images.to_uint8(method.compose(exploration, labels, protocol.refine))
+            every = own in (None, protocol)
+            yield {
+                "image": pair.name,
+                "method": method.config.method,
+                "backbone": method.config.backbone,
+                "scale": scale,
+                "knob": knob if isinstance(knob, int | float) else None,
+                "adaptive": knob == "adaptive",
+                **protocol.model_dump(),
+                **{
+                    name: metric(sr, pair.hr, metrics.shave_for(scale))
+                    if every or name == "psnr_rgb"
+                    else None
+                    for name, metric in measures.items()
+                },
+                "flops_paper": flops.paper,
+                "flops_algorithmic": flops.algorithmic,
+                "flops_engine": flops.engine,
+                **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
+                "units": sum(units),
+                "lr_pixels": method.lr_pixels((height, width)),
+                "lr_height": height,
+                "lr_width": width,
+                "seconds": seconds,
+            }
+
+
+@torch.no_grad()
+def validate(
+    method: Method, stage: str, pairs: Sequence[Pair], scale: float, refine: bool
+) -> dict[str, float]:
+    """Return the mean PSNR-RGB and the mean share of the dearest branch, as a stage is validated.
+
+    Every branch is run: stages train branches that the finished method may not choose.
+    """
+    device = next(method.parameters()).device
+    psnr, heavy = [], []
+    for pair in pairs:
+        exploration = method.explore(pair.lr.to(device), scale)
+        labels = method.validation_labels(stage, exploration.scores, scale)
+        sr = images.to_uint8(method.compose(exploration, labels, refine))
+        psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
+        heavy.append(float((labels == method.branches - 1).double().mean()))
+    return {"psnr_rgb": float(np.mean(psnr)), "heavy_share": float(np.mean(heavy))}

@@ -1,0 +1,62 @@
+"""The table that a method decides by, filled from validation images after its training."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from torch import Tensor
+
+from pcsr import files, runtime
+from pcsr.config.models import ProtocolConfig
+from pcsr.data.images import to_tensor
+from pcsr.data.test_images import open_images
+from pcsr.errors import UserError
+from pcsr.evaluation.measure import make_pair
+from pcsr.options import CORES, Device, LogFile, Threads, WeightsFile
+from pcsr.weights import checkpoint
+from pcsr.weights.load import load_method
+
+log = logging.getLogger("pcsr")
+
+
+def tabulate(
+    *,
+    weights: WeightsFile,
+    images: Annotated[Path, Parameter(help="validation images (HR)")],
+    out: Annotated[Path, Parameter(help="weights file to write")],
+    device: Device = "auto",
+    threads: Threads = CORES,
+    log_file: LogFile = None,
+) -> None:
+    """Fill the table that ARM decides by: PSNR of every width by the edges of a tile.
+
+    Example: `pcsr tabulate --weights trained.safetensors --images data/prepared/div2k-valid --out
+    arm.safetensors`.
+    """
+    runtime.setup_logging(log_file)
+    files.require_suffix(out, ".safetensors", "--out")
+    if out.resolve() == weights.resolve():
+        raise UserError(f"--out {out}: give another file than --weights, which is kept.")
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    method, facts = load_method(weights)
+    runtime.move(method, picked)
+    test = open_images(images)
+    scale = method.config.scale
+
+    def pictures() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in runtime.progress(range(len(test)), "tabulate"):
+            pair = make_pair(test[number], scale, ProtocolConfig())
+            log.info("%d/%d %s", number + 1, len(test), pair.name)
+            yield pair.lr.to(picked), to_tensor(pair.hr).to(picked)
+
+    with files.locked(out):
+        recorded = method.tabulate(pictures())
+        # The facts of the training stay: they describe the weights.
+        table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
+        provenance = files.provenance(device=runtime.describe(picked))
+        model = method.config.model_dump(mode="json")
+        facts = {**facts, "model": model, "table": {**table, "provenance": provenance}}
+        checkpoint.save_weights(out, method, facts)

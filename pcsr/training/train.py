@@ -1,0 +1,127 @@
+"""The training command: a stage of an experiment of a suite, checked and put together."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from pcsr import distributed, files, geometry, registry, runtime
+from pcsr.config.load import load_study
+from pcsr.data.store import Store
+from pcsr.data.test_images import open_images
+from pcsr.errors import UserError, unknown_name
+from pcsr.evaluation import measure
+from pcsr.options import Device, LogFile, Suite
+from pcsr.training import crop_classes
+from pcsr.training import run as training
+from pcsr.weights import checkpoint
+
+
+def train(
+    experiment: Annotated[str, Parameter(help="an experiment of the suite")],
+    stage: Annotated[str, Parameter(help="one of the experiment's stages")],
+    /,
+    *,
+    suite: Suite,
+    out: Annotated[Path, Parameter(help="weights file to write")],
+    init: Annotated[Path | None, Parameter(help="weights of the stage before")] = None,
+    calibration: Annotated[
+        Path | None, Parameter(help="classes of crops, for a stage with a crop_class")
+    ] = None,
+    device: Device = "auto",
+    processes: Annotated[
+        int,
+        Parameter(
+            validator=Number(gte=0),
+            help="that share the training, each on a GPU of its own; 0 means 1",
+        ),
+    ] = 1,
+    log_file: LogFile = None,
+) -> None:
+    """Train one stage of one experiment; a run that was cut is resumed.
+
+    Any number of processes trains the same, step by step, and may resume what another began.
+
+    Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/train-quick.yaml --out
+    w.safetensors`.
+    """
+    distributed.share_among(processes, device)
+    files.require_suffix(out, ".safetensors", "--out")
+    study = load_study(suite)
+    registry.check_names(study)
+    if experiment not in study.experiments:
+        raise unknown_name("experiment", experiment, study.experiments, str(suite))
+    setup = study.experiments[experiment]
+    if study.suite.train_set is None or study.suite.valid_set is None:
+        raise UserError(
+            f"{suite}: weights: {study.suite.weights} ones are not trained; use a suite that "
+            "trains, such as configs/suites/train-quick.yaml."
+        )
+    if stage not in setup.stages:
+        raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
+    before = setup.stage_before(stage)
+    if (before is None) != (init is None):
+        need = (
+            f"starts from stage '{before}': give its weights as"
+            if before
+            else "starts afresh: drop"
+        )
+        raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
+    of_class = setup.stages[stage].crop_class
+    if (of_class is None) != (calibration is None):
+        need = "trains on all crops: drop" if of_class is None else "trains on one class: give"
+        raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")
+    picked = runtime.pick_device(device)
+    runtime.set_up(setup.seed, study.suite.threads)
+    method = registry.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
+    if tuple(setup.stages) != method.stages:
+        raise UserError(
+            f"configs/experiments/{experiment}.yaml: stages: {setup.model.method} is trained in "
+            f"{', '.join(method.stages)}; list these, in this order."
+        )
+    if setup.table != method.has_table:
+        need = "set it to true" if method.has_table else "drop it"
+        raise UserError(
+            f"configs/experiments/{experiment}.yaml: table: {setup.model.method} "
+            f"{'needs' if method.has_table else 'keeps no'} table; {need}."
+        )
+    if init is not None:
+        checkpoint.fill(method, checkpoint.load(init)[0], str(init))
+    store = Store.open(Path(files.prepared(study.suite.train_set)))
+    scale = setup.model.scale
+    only = None
+    if calibration is not None and of_class is not None:
+        patch = setup.stages[stage].patch
+        size = geometry.hr_size((patch, patch), scale)[0]
+        only = crop_classes.crops_of_class(calibration, of_class, store, size)
+    valid = open_images(Path(files.prepared(study.suite.valid_set)))
+    protocol = study.suite.protocol.model_copy(update={"lr": setup.stages[stage].lr})
+    wanted = range(min(len(valid), study.suite.valid_images))
+    pairs = [measure.make_pair(valid[i], scale, protocol) for i in wanted]
+
+    def validate() -> dict[str, float]:
+        return measure.validate(method, stage, pairs, scale, protocol.refine)
+
+    with distributed.processes(picked) as (rank, world):
+        runtime.setup_logging(log_file if rank == 0 else None, quiet=rank > 0)
+        facts = {
+            "model": method.config.model_dump(mode="json"),
+            "experiment": experiment,
+            "stage": stage,
+            "iterations": setup.iterations_up_to(stage),
+            "initial_weights": checkpoint.digest(init) if init else None,
+            "calibration": checkpoint.digest(calibration) if calibration else None,
+            "provenance": files.provenance(
+                stages={name: s.model_dump(mode="json") for name, s in setup.stages.items()},
+                seed=setup.seed,
+                data={study.suite.train_set: store.digest},
+                device=runtime.describe(picked),
+                processes=world,
+                threads=study.suite.threads,
+            ),
+        }
+        run = training.Run(
+            method, stage, setup.stages[stage], setup.seed, store, out, picked, facts, only
+        )
+        training.train(run, validate, rank, world)

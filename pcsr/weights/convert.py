@@ -1,0 +1,76 @@
+"""Published checkpoints as weights files of the suite; nothing in them is executed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pcsr import files, registry, runtime
+from pcsr.config.load import RELEASED, find_released, load_experiment, load_released
+from pcsr.errors import UserError
+from pcsr.options import LogFile
+from pcsr.weights import available, checkpoint
+from pcsr.weights.released import Released, read
+
+SafetensorsOut = Annotated[Path, Parameter(help="safetensors file to write")]
+
+
+def import_released(
+    file: Annotated[Path, Parameter(help="a published checkpoint, e.g. iter_last.pth")],
+    /,
+    *,
+    out: SafetensorsOut,
+) -> str:
+    """Convert published weights to safetensors; nothing in the file is executed.
+
+    Example: `pcsr import-released save/carn-x4/iter_last.pth --out carn-x4.safetensors`.
+    """
+    files.require_suffix(out, ".safetensors", "--out")
+    return _convert(file, read(file), out, file.name)
+
+
+def fetch_released(
+    experiment: Annotated[str, Parameter(help="an experiment of configs/released.yaml")],
+    /,
+    *,
+    out: SafetensorsOut,
+    raw: Annotated[Path, Parameter(help="where downloads are kept")] = Path("data/raw"),
+    log_file: LogFile = None,
+) -> str:
+    """Download the weights that a paper's authors published, check them, and convert them.
+
+    With `PCSR_MIRROR` set they are taken from there, and nothing is downloaded; files without a
+    download belong into `data/raw/released`. Run it in a checkout of the suite.
+
+    Example: `pcsr fetch-released carn-pcsr --out carn-pcsr.safetensors`.
+    """
+    runtime.setup_logging(log_file)
+    files.require_suffix(out, ".safetensors", "--out")
+    weights = find_released(experiment, load_released())
+    wanted = load_experiment(experiment).model
+    file = available.obtain(weights, raw)
+    release = read(file)
+    for key in ("backbone", "method", "scale"):
+        found = getattr(release.model, key)
+        if found != getattr(wanted, key):
+            raise UserError(
+                f"{file}: is no {experiment}: its {key} is {found} ({release.recognised}); mend "
+                f"{RELEASED}, or put the right file there."
+            )
+    with files.locked(out):
+        return _convert(file, release, out, weights.files[0].path, experiment=experiment)
+
+
+def _convert(file: Path, release: Released, out: Path, called: str, **known: Any) -> str:
+    method = registry.build(release.model, str(file))
+    checkpoint.fill(method, release.tensors, str(file))
+    facts = {
+        **known,
+        "model": method.config.model_dump(mode="json"),
+        "released": release.recognised,
+        "iterations": release.iterations,
+        "source": {"file": called, "sha256": checkpoint.sha256(file)},
+        "provenance": files.provenance(),
+    }
+    checkpoint.save_weights(out, method, facts)
+    return f"{release.recognised} -> {out}"
