@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from baselines.slimmable import Slimmable
 from pcsr import metrics
-from pcsr.config.models import ModelConfig
+from pcsr.config.models import ModelConfig, WidthsOptions
 from pcsr.data.bicubic import levels
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE, Tiles
-from pcsr.methods.base import Knob, MakeBackbone, complete
+from pcsr.methods.base import Loss, MakeBackbone, Stage, Tabulated
+from pcsr.methods.checks import complete, knob_of
 from pcsr.methods.tiled import Tiled, batches
+from pcsr.routing import OperatingPoint
 
 PAPER = {
     "fsrcnn": {"widths": (16, 36, 56)},
@@ -54,26 +56,26 @@ def edge_score(tiles: Tensor) -> Tensor:
     return edges.abs().clamp_max(255).double().mean(dim=(1, 2, 3))
 
 
-class ARM(Tiled):
+class ARM(Tiled, Tabulated):
     """Bicubic and the widths of one network as branches; the knob is eta over the full cost.
 
     With eta = knob * cost of the full width, a tile takes argmax_j(eta PSNR_j - cost_j): a knob of
     2 pays two full networks for one dB. Larger values spend more.
     """
 
-    stages = ("train",)
-    has_table = True
-    knobs = (2.0, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0)
+    Options = WidthsOptions
+    points = tuple(OperatingPoint(knob=k) for k in (2.0, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0))
     edges: Tensor
     psnr: Tensor
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
         nn.Module.__init__(self)
-        self.config = config = complete(config, PAPER)
-        if config.widths is None:
-            raise UserError(f"model.widths: give the widths of backbone '{config.backbone}'.")
-        self.branches = 1 + len(config.widths)
-        self.network = Slimmable(make_backbone, config.widths, config.scale)
+        options, self.config = complete(WidthsOptions, config, PAPER)
+        self.branches = 1 + len(options.widths)
+        self.network = Slimmable(make_backbone, options.widths, config.scale)
+        self.stages = (
+            Stage("train", [self.network], self._loss, labels=self._full_width, draw=self._draw),
+        )
         # Centres of the bins of edge scores, and the mean PSNR in dB of each branch in each bin.
         self.register_buffer("edges", torch.zeros(BINS, dtype=torch.float64))
         self.register_buffer("psnr", torch.zeros(self.branches, BINS, dtype=torch.float64))
@@ -89,12 +91,9 @@ class ARM(Tiled):
             return F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
         return self.network(lr, branch - 1)
 
-    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
+    def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
         """See ``Method.route``: argmax_j(eta PSNR_j - cost_j), in paper FLOPs."""
-        if not isinstance(knob, int | float):
-            raise UserError(
-                "arm decides by its knob alone: give eta, as a multiple of the full width's cost."
-            )
+        knob = knob_of(point, "arm", "eta, as a multiple of the full width's cost")
         if not self.psnr.any():
             raise UserError(
                 "arm: these weights have no PSNR table yet; build it with `pcsr tabulate`."
@@ -111,26 +110,26 @@ class ARM(Tiled):
         """FLOPs of the widths per LR pixel."""
         return self.network.costs()
 
-    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
-        """Return the shared network."""
-        return [self.network]
-
-    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
+    def _full_width(self, scores: Tensor, scale: float) -> Tensor:
         """Full width everywhere: there is no table before the training ends."""
         return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
-    def draw(self, stage: str, random: np.random.Generator) -> int:
+    def _draw(self, random: np.random.Generator) -> int:
         """Draw a width, with probability proportional to its squared cost."""
         weight = np.array([cost.paper for cost in self._flops]) ** 2
         return int(random.choice(len(weight), p=weight / weight.sum()))
 
-    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+    def _loss(self) -> Loss:
         """L1 at the width that was drawn; at the full one where none was."""
-        width = self.branches - 2 if drawn is None else drawn
-        return {"loss": F.l1_loss(self.network(lr, width), hr)}
+
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            width = self.branches - 2 if drawn is None else drawn
+            return {"loss": F.l1_loss(self.network(lr, width), hr)}
+
+        return loss
 
     @torch.no_grad()
-    def tabulate(self, pictures: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
+    def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
         """Build the table: mean PSNR of each branch over the tiles of each bin of edge scores.
 
         The bins part the range from 0 to the largest score evenly; a bin that no tile is in gets
@@ -139,7 +138,7 @@ class ARM(Tiled):
         scale = int(self.config.scale)
         measured: list[Tensor] = []
         scores: list[Tensor] = []
-        for lr, hr in pictures:
+        for lr, hr in images:
             tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
             for numbers in batches(torch.arange(len(tiles)), lr.device):
                 cut, target = tiles.cut(lr, numbers), levels(tiles.cut(hr, numbers, scale))

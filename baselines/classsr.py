@@ -4,7 +4,7 @@ The networks are the backbone at three widths, each trained on crops of its own 
 classifier is trained afterwards, with the networks frozen.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 
@@ -14,20 +14,22 @@ from torch import Tensor, nn
 
 from pcsr import flops, routing
 from pcsr.backbones.base import Backbone, initialise
-from pcsr.config.models import ModelConfig
+from pcsr.config.models import ModelConfig, WidthsOptions
 from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE
-from pcsr.methods.base import Knob, MakeBackbone, complete
+from pcsr.methods.base import Loss, MakeBackbone, Stage
+from pcsr.methods.checks import complete, knob_of
 from pcsr.methods.tiled import Tiled
+from pcsr.routing import OperatingPoint
 
 PAPER = {
     "fsrcnn": {"widths": (16, 36, 56)},
     "carn": {"widths": (36, 52, 64)},
     "srresnet": {"widths": (36, 52, 64)},
 }
-JOINT = "joint"
+BRANCHES = ("simple", "medium", "hard")  # the stages that train them
 L1_WEIGHT = 1000.0
 CLASS_WEIGHT = 0.5
 AVERAGE_WEIGHT = 3.0
@@ -58,21 +60,28 @@ class ClassSR(Tiled):
     probabilities by cost as PCSR does, so that ClassSR draws a curve, too.
     """
 
-    stages = ("simple", "medium", "hard", JOINT)
-    knobs = (0.0, 0.5, 1.0)
+    Options = WidthsOptions
+    points = tuple(OperatingPoint(knob=k) for k in (0.0, 0.5, 1.0))
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
         nn.Module.__init__(self)
-        self.config = config = complete(config, PAPER)
-        if config.widths is None or len(config.widths) != len(self.stages) - 1:
-            raise UserError(f"model.widths: give three widths of backbone '{config.backbone}'.")
-        self.branches = len(config.widths)
+        options, self.config = complete(WidthsOptions, config, PAPER)
+        if len(options.widths) != len(BRANCHES):
+            raise UserError(f"model.options.widths: give three widths of {config.backbone}.")
+        self.branches = len(options.widths)
         self.networks: Sequence[Backbone] = nn.ModuleList(  # type: ignore[assignment]
-            make_backbone(width=width, scale=config.scale) for width in config.widths
+            make_backbone(width=width, scale=config.scale) for width in options.widths
         )
         self.classifier = Classifier(self.branches)
-        # In a tuple: copies for speed while the joint stage is trained, no part of the weights.
-        self._frozen: tuple[nn.Module, ...] = ()
+        self.stages = (
+            *(self._stage_of(branch) for branch in range(self.branches)),
+            Stage(
+                "joint",
+                [self.classifier],
+                self._joint,
+                labels=lambda scores, scale: self.route(scores, self.points[0], scale),
+            ),
+        )
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the log-probability of each branch (n, M).
@@ -87,10 +96,9 @@ class ClassSR(Tiled):
         sr: Tensor = self.networks[branch](lr)
         return sr
 
-    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
+    def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
         """See ``Method.route``: argmax_j p_j / c_j^k, c_j a network's share of all their FLOPs."""
-        if not isinstance(knob, int | float):
-            raise UserError("classsr decides by its knob alone: give k; 0 is the published method.")
+        knob = knob_of(point, "classsr", "k; 0 is the published method")
         costs = [cost.paper for cost in self.tile_costs()[1]]
         return routing.by_cost_ratio(scores, [cost / sum(costs) for cost in costs], knob)
 
@@ -104,33 +112,31 @@ class ClassSR(Tiled):
         networks = tuple(flops.per_lr_pixel(network) * TILE**2 for network in self.networks)
         return flops.count(self.classifier, tile), networks
 
-    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
-        """Return one network, or the classifier in the joint stage."""
-        return [self.classifier if stage == JOINT else self.networks[self.stages.index(stage)]]
+    def _stage_of(self, branch: int) -> Stage:
+        """Return the stage of one network: L1, validated with every tile on it."""
 
-    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
-        """The joint stage: the likeliest branch. Before it: the network that is trained."""
-        if stage == JOINT:
-            return self.route(scores, 0.0, scale)
-        return torch.full_like(scores[:, 0], self.stages.index(stage), dtype=torch.long)
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            return {"loss": F.l1_loss(self.upscale(branch, lr), hr)}
 
-    def start_stage(self, stage: str) -> None:
-        """See ``Method.start_stage``."""
-        super().start_stage(stage)
-        if stage == JOINT:
-            self._frozen = tuple(network.inference() for network in self.networks)
+        def labels(scores: Tensor, scale: float) -> Tensor:
+            return torch.full_like(scores[:, 0], branch, dtype=torch.long)
 
-    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
-        """L1 of one network; in the joint stage that of the soft mixture, with two class losses."""
-        if stage != JOINT:
-            return {"loss": F.l1_loss(self.upscale(self.stages.index(stage), lr), hr)}
-        with torch.no_grad():
-            outputs = torch.stack([network(lr) for network in self._frozen], dim=1)
-        probability = self.score(lr).exp()
-        l1 = F.l1_loss((probability[..., None, None, None] * outputs).sum(dim=1), hr)
-        of_class, average = class_loss(probability), average_loss(probability)
-        loss = L1_WEIGHT * l1 + CLASS_WEIGHT * of_class + AVERAGE_WEIGHT * average
-        return {"loss": loss, "l1": l1, "class": of_class, "average": average}
+        return Stage(BRANCHES[branch], [self.networks[branch]], lambda: loss, labels)
+
+    def _joint(self) -> Loss:
+        """L1 of the soft mixture of the frozen networks, with Class-Loss and Average-Loss."""
+        networks = [network.inference() for network in self.networks]
+
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            with torch.no_grad():
+                outputs = torch.stack([network(lr) for network in networks], dim=1)
+            probability = self.score(lr).exp()
+            l1 = F.l1_loss((probability[..., None, None, None] * outputs).sum(dim=1), hr)
+            of_class, average = class_loss(probability), average_loss(probability)
+            total = L1_WEIGHT * l1 + CLASS_WEIGHT * of_class + AVERAGE_WEIGHT * average
+            return {"loss": total, "l1": l1, "class": of_class, "average": average}
+
+        return loss
 
 
 def class_loss(probability: Tensor) -> Tensor:

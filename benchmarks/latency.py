@@ -26,13 +26,14 @@ from pcsr.data import bicubic, images
 from pcsr.data.images import to_tensor
 from pcsr.data.test_images import open_images
 from pcsr.engine.parts import Held
+from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.upscale import original_flops
-from pcsr.methods.base import Exploration, Knob, Method
+from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.options import CORES, Device, Flag, MaxMemory, Precision, Threads, WeightsFiles
-from pcsr.routing import Budget
+from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
@@ -157,10 +158,13 @@ class Plan:
     steps: int = 0
     limit: float | None = None
 
-    def points(self, original_flops: float) -> dict[str, Knob]:
+    def points(self, original_flops: float) -> dict[str, OperatingPoint]:
         """Return the operating points by name; ``original_flops`` are those of an LR pixel."""
-        knobs: dict[str, Knob] = {f"{value:g}": value for value in self.knobs}
-        return knobs | {f"budget {s:g}": Budget(s * original_flops) for s in self.budgets}
+        knobs = {f"{k:g}": OperatingPoint(knob=k, refine=True) for k in self.knobs}
+        return knobs | {
+            f"budget {s:g}": OperatingPoint(budget=s * original_flops, refine=True)
+            for s in self.budgets
+        }
 
 
 @dataclass(frozen=True)
@@ -197,10 +201,10 @@ def cases(
     points = plan.points(original_flops)
     for method in methods:
         explored = method.explore(pair.lr, scale)
-        own = {"" if method.default_knob is None else "default": method.default_knob}
-        for text, knob in (own if method.by_tiles or not method.knobs else points).items():
+        own = {"default" if method.knobs else "": method.points[0]}
+        for text, point in (points if method.unit == "pixel" else own).items():
             try:
-                yield from _cases(method, pair, explored, scale, text, knob, plan.precision)
+                yield from _cases(method, pair, explored, scale, text, point, plan.precision)
             except UserError as error:  # a budget or a precision that it does not take
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
@@ -211,27 +215,27 @@ def _cases(
     explored: Exploration,
     scale: float,
     text: str,
-    knob: Knob,
+    point: OperatingPoint,
     precision: torch.dtype,
 ) -> Iterator[Case]:
-    restored = method.ready(precision).restore(pair.lr, scale, knob, True)
+    restored = runner(method, precision).run(pair.lr, scale, point)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
     names = method.config.backbone, method.config.method
     share = units[-1] / sum(units)
-    labels = method.route(explored.scores, knob, scale)
-    exact = images.to_uint8(method.compose(explored, labels, True))
+    labels = method.route(explored.scores, point, scale)
+    exact = images.to_uint8(method.compose(explored, labels, point))
 
     def fast() -> Run:
-        ready = method.ready(precision)
-        return lambda lr: ready.restore(lr, scale, knob, True).sr
+        fastest = runner(method, precision)
+        return lambda lr: fastest.run(lr, scale, point).sr
 
-    path = "tiles" if method.by_tiles else "engine" if method.knobs else "original"
+    path = {"tile": "tiles", "pixel": "engine", "image": "original"}[method.unit]
     yield Case(*names, path, text, fast, cost, share, exact)
-    if isinstance(method, PCSR) and not isinstance(knob, Budget):
+    if isinstance(method, PCSR) and point.budget is None:
 
         def slow() -> Run:
-            return lambda lr: reference_pcsr.restore(method, lr, scale, knob, True)
+            return lambda lr: reference_pcsr.restore(method, lr, scale, point)
 
         yield Case(*names, "definition", text, slow, cost, share, exact)
 
@@ -398,9 +402,11 @@ def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str,
     Mirroring keeps what is in the picture, so that every size has the same shares of branches. The
     knob is the plan's first, where the method has one.
     """
-    knob = plan.knobs[0] if method.knobs and plan.knobs else method.default_knob
+    point = replace(method.points[0], refine=True)
+    if method.knobs and plan.knobs:
+        point = replace(point, knob=plan.knobs[0])
     try:
-        ready = method.ready(plan.precision)
+        fast = runner(method, plan.precision)
     except UserError as error:
         log.info("%s: left out, because %s", method.config.method, error)
         return []
@@ -408,7 +414,7 @@ def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str,
     for _ in range(plan.steps):
 
         def run(lr: Tensor = lr) -> int:
-            pieces = ready.pieces(lr, scale, knob, True, plan.limit)
+            pieces = fast.pieces(lr, scale, point, plan.limit)
             return sum(images.to_uint8(piece.sr).size for piece in pieces)
 
         fastest = min(seconds(run, lr.device) for _ in range(3))

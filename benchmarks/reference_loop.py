@@ -19,8 +19,9 @@ from pcsr.data import bicubic
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
-from pcsr.methods.base import Method
+from pcsr.methods.base import Method, Stage
 from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, picture
+from pcsr.training.loop import Step
 
 EPOCH = 1 << 20  # steps, more than are ever measured
 
@@ -56,17 +57,17 @@ class ReferenceLoop:
 
     Args:
         method: fresh, on its device.
-        name: of the stage, one of ``method.stages``.
-        stage: its configuration.
+        part: one of ``method.stages``.
+        stage: how it is trained.
         store: prepared HR pictures.
         workers: processes that make batches.
     """
 
     def __init__(
-        self, method: Method, name: str, stage: StageConfig, store: Store, workers: int
+        self, method: Method, part: Stage, stage: StageConfig, store: Store, workers: int
     ) -> None:
         self._method = method
-        self._name = name
+        self._part = part
         self._device = next(method.parameters()).device
         # Crops stay on the CPU: workers cut them there.
         self._batches = Batches(store, stage, method.config.scale, 0, torch.device("cpu"))
@@ -75,7 +76,7 @@ class ReferenceLoop:
         self._loader = iter(
             DataLoader(samples, stage.batch, num_workers=workers, pin_memory=on_gpu)
         )
-        method.start_stage(name)
+        self._loss = Step(method, part)
         trained = [p for p in method.parameters() if p.requires_grad]
         self._optimiser = torch.optim.Adam(trained, lr=stage.learning_rate, betas=stage.betas)
         self._scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -86,8 +87,12 @@ class ReferenceLoop:
     def step(self) -> Mapping[str, Tensor]:
         """Take the next step."""
         lr, hr = (crops.to(self._device) for crops in next(self._loader))
-        drawn = self._method.draw(self._name, self._batches.random(self._number))
-        losses = plain_losses(self._method, self._name, lr, hr, drawn)
+        draw = self._part.draw
+        drawn = draw(self._batches.random(self._number)) if draw else None
+        if isinstance(self._method, PCSR):
+            losses = plain_losses(self._method, self._part.name, lr, hr)
+        else:
+            losses = self._loss(lr, hr, drawn)
         self._optimiser.zero_grad()
         losses["loss"].backward()
         self._optimiser.step()
@@ -95,18 +100,14 @@ class ReferenceLoop:
         self._number += 1
         if not math.isfinite(losses["loss"].item()):
             raise UserError(
-                f"{self._name}: the loss is not finite at step {self._number}; lower "
+                f"{self._part.name}: the loss is not finite at step {self._number}; lower "
                 "learning_rate of this stage."
             )
         return losses
 
 
-def plain_losses(
-    method: Method, stage: str, lr: Tensor, hr: Tensor, drawn: int | None
-) -> Mapping[str, Tensor]:
-    """Return ``Method.losses``, for PCSR by a query for every HR pixel as it is defined."""
-    if not isinstance(method, PCSR):
-        return method.losses(stage, lr, hr, drawn)
+def plain_losses(method: PCSR, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
+    """Return the losses of a stage, by a query for every HR pixel as PCSR is defined."""
     size = (hr.shape[-2], hr.shape[-1])
     queries = Queries(method.encoder(lr), size)
     (pixels,) = queries.blocks(len(queries))

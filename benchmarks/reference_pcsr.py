@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcsr import geometry
-from pcsr.methods.base import Knob
 from pcsr.methods.pcsr import PCSR, picture
+from pcsr.routing import OperatingPoint
 
 QUERIES = 300_000  # HR pixels that the published code runs together
 
 
-def restore(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Tensor:
+def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Tensor:
     """Super-resolve, every HR pixel sampling what it asks for.
 
     Queries are sampled for the classifier, and again class by class for the heads; the bilinear
@@ -21,8 +21,7 @@ def restore(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) ->
         method: the model.
         lr: (1, 3, h, w).
         scale: HR size / LR size.
-        knob: k, or "adaptive".
-        refine: whether cheap pixels beside dear ones are smoothed.
+        point: operating point.
 
     Returns:
         SR (1, 3, H, W), not clipped.
@@ -32,7 +31,7 @@ def restore(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) ->
     asked = _centres(height, width, lr.device).split(QUERIES)
     cell = lr.new_tensor([2 / height, 2 / width])
     scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in asked]
-    labels = method.route(picture(scores, (1, height, width)), knob, scale)
+    labels = method.route(picture(scores, (1, height, width)), point, scale)
     colours = []
     for at, mine in zip(asked, labels.flatten().split(QUERIES), strict=True):
         colours.append(lr.new_zeros(len(at), 3))
@@ -42,7 +41,7 @@ def restore(method: PCSR, lr: Tensor, scale: float, knob: Knob, refine: bool) ->
                 colours[-1][pixels] = head(_queries(features, at[pixels], cell))
         colours[-1] += _sample(lr, at, "bilinear")
     sr = picture(colours, (1, height, width))
-    return _unfolded(sr, labels[:, None]) if refine else sr
+    return _unfolded(sr, labels[:, None]) if point.refine else sr
 
 
 def _centres(height: int, width: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""How fast training runs: the suite's ``loop`` beside a ``reference_loop`` loop, on the same batches."""
+"""How fast training runs: the suite's loop beside the reference loop, on the same batches."""
 
 import json
 import logging
@@ -246,14 +246,15 @@ def _start(subject: Subject, way: str, workers: int) -> Step:
     """Return what takes one step after the other, from fresh weights."""
     torch.manual_seed(0)
     method = subject.build()
+    part = next(one for one in method.stages if one.name == subject.stage_name)
     changes = WAYS[way]
     if changes is None:
         method = method.to(subject.device)
-        return ReferenceLoop(method, subject.stage_name, subject.stage, subject.store, workers).step
+        return ReferenceLoop(method, part, subject.stage, subject.store, workers).step
     stage = subject.stage.model_copy(update=dict(changes))
     method = runtime.move(method, subject.device)
     batches = Batches(subject.store, stage, method.config.scale, 0, subject.device)
-    loop = Loop(method, subject.stage_name, stage, batches)
+    loop = Loop(method, part, stage, batches)
     numbers: Iterator[int] = iter(range(stage.iterations))
     return lambda: loop.step(next(numbers))
 

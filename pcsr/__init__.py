@@ -1,3 +1,21 @@
-"""PCSR and adaptive-compute baselines for super-resolution: reproduced, audited, measured alike."""
+"""PCSR and adaptive-compute baselines for super-resolution: reproduced, audited, measured alike.
+
+``pcsr.load`` reads weights; what it returns upscales images (``pcsr.api``).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcsr.api import Model, Result, load
 
 __version__ = "0.1.0"
+__all__ = ["Model", "Result", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python interface when it is first used: the command line must not wait for it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pcsr' has no attribute '{name}'")
+    from pcsr import api  # noqa: PLC0415 - imports torch
+
+    return getattr(api, name)

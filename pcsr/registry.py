@@ -13,12 +13,12 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from pcsr.config.load import Study
+from pcsr.config.load import Study, parse
 from pcsr.config.models import ModelConfig
-from pcsr.errors import UserError, unknown_name
+from pcsr.errors import unknown_name
 
 if TYPE_CHECKING:
-    from pcsr.methods.base import MakeBackbone, Method
+    from pcsr.methods.base import Method
 
 BACKBONES = {
     "fsrcnn": "pcsr.backbones.fsrcnn:FSRCNN",
@@ -79,12 +79,6 @@ def build(config: ModelConfig, where: str = "model") -> Method:
     """Build the method that ``config`` describes, with fresh weights."""
     backbone = resolve("backbone", config.backbone, f"{where}: backbone")
     method = resolve("method", config.method, f"{where}: method")
-    make: MakeBackbone = backbone
-    if not config.batch_norm:
-        if config.backbone != "carn":
-            raise UserError(
-                f"{where}: batch_norm: {config.backbone} has no BatchNorm; drop the key."
-            )
-        make = partial(backbone, batch_norm=False)
-    built: Method = method(config, make)
+    options = parse(backbone.Options, config.backbone_options, f"{where}: backbone_options")
+    built: Method = method(config, partial(backbone, **dict(options)))
     return built

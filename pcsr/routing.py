@@ -24,13 +24,29 @@ CERTAIN = -1e4  # stands for the logarithm of a probability that float32 rounds 
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A knob value: spend at most so many FLOPs, as the engine executes them, on an LR pixel.
+class OperatingPoint:
+    """Where on its PSNR-FLOP curve a method runs: by its knob, adaptively, or within a budget.
 
-    It holds for the mean of a picture: each picture gets the smallest k that keeps to it.
+    Attributes:
+        knob: value of the method's knob; None for a method without one, and for the other two ways.
+        adaptive: the method decides without a knob (PCSR's ADM).
+        budget: FLOPs per LR pixel, as the engine executes them, that an image may take in the mean;
+            each image gets the smallest k that keeps to it.
+        refine: smooth pixels of cheaper branches beside more expensive ones.
     """
 
-    per_lr_pixel: float
+    knob: float | None = None
+    adaptive: bool = False
+    budget: float | None = None
+    refine: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse several ways at once."""
+        if (self.knob is not None) + self.adaptive + (self.budget is not None) > 1:
+            raise UserError(
+                "give one of --k, --adaptive and --budget (in Python k, adaptive, budget), not "
+                "several."
+            )
 
 
 def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -> Tensor:

@@ -145,10 +145,10 @@ def set_up(seed: int, threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads memory that it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _keep_memory()
+    keep_memory()
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let this process keep the memory that it frees, where the C library is glibc.
 
     By default large blocks go back to the system at once and are cleared page by page when they

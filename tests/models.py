@@ -1,6 +1,7 @@
 """Methods with invented weights that make every branch do something, and a picture for them."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,9 +10,12 @@ from baselines.arm import ARM
 from baselines.classsr import ClassSR
 from pcsr import registry
 from pcsr.config.models import ModelConfig
+from pcsr.engine.runners import Restored, runner
 from pcsr.geometry import Tiles
-from pcsr.methods.base import Knob, Method
+from pcsr.methods.base import Method, Stage
+from pcsr.routing import OperatingPoint
 
+Knob = float | Literal["adaptive"] | None
 WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per picture
 # By how much fresh convolutions are enlarged, so that 8-bit pictures show something.
 GAIN = {"fsrcnn": 8.0, "carn": 1.5, "srresnet": 6.0}
@@ -23,6 +27,28 @@ KNOBS: dict[str, list[Knob]] = {
     "classsr": [-25.0, 25.0, 0.0],
     "arm": [0.0, 50.0, 2.0],
 }
+
+
+def at(
+    knob: "Knob | OperatingPoint" = None, refine: bool = False, budget: float | None = None
+) -> OperatingPoint:
+    """An operating point, in few words."""
+    if isinstance(knob, OperatingPoint):
+        return replace(knob, refine=refine)
+    adaptive = knob == "adaptive"
+    return OperatingPoint(None if adaptive else knob, adaptive, budget, refine)  # type: ignore[arg-type]
+
+
+def restored(
+    method: Method, lr: Tensor, scale: float, knob: "Knob | OperatingPoint", refine: bool = False
+) -> Restored:
+    """What a method's runner gives at an operating point."""
+    return runner(method).run(lr, scale, at(knob, refine))
+
+
+def stage_of(method: Method, name: str) -> Stage:
+    """A stage by its name."""
+    return next(stage for stage in method.stages if stage.name == name)
 
 
 def photograph_like(height: int, width: int) -> Tensor:

@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from pcsr import files, metrics, registry, runtime
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.bicubic import levels
 from pcsr.data.test_images import open_images
+from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
-from pcsr.methods.base import Method, Ready
+from pcsr.methods.base import Method
 from pcsr.weights.load import load_method
 
 SCALE = 4
@@ -87,15 +88,15 @@ def picture(path: Path, size: str, device: torch.device) -> tuple[Tensor, metric
     return lr.contiguous(), hr.permute(1, 2, 0).contiguous().numpy()
 
 
-def made(method: Method, case: Case) -> tuple[Ready, Run]:
-    """Return a method ready, and what is timed of it."""
-    ready = method.ready(PRECISIONS[case.precision])
-    knob = method.default_knob
+def made(method: Method, case: Case) -> tuple[Runner, Run]:
+    """Return the runner of a method, and what is timed of it."""
+    fast = runner(method, PRECISIONS[case.precision])
+    point = replace(method.points[0], refine=True)
 
     def run(lr: Tensor) -> Tensor:
-        return levels(ready.restore(lr, SCALE, knob, True).sr)
+        return levels(fast.run(lr, SCALE, point).sr)
 
-    return ready, run
+    return fast, run
 
 
 def graphed(run: Run, lr: Tensor) -> Run:
@@ -121,14 +122,14 @@ def row_of(case: Case, arguments: argparse.Namespace, device: torch.device) -> d
     method = load(arguments.weights, case.backbone, case.method, device)
     lr, hr = picture(arguments.picture, case.size, device)
     lr_size = (lr.shape[-2], lr.shape[-1])
-    ready, run = made(method, case)
-    labels = ready.restore(lr, SCALE, method.default_knob, True).labels
+    fast, run = made(method, case)
+    labels = fast.run(lr, SCALE, method.points[0]).labels
     units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs(lr_size, SCALE).total(units)
     if case.way == "graph":
         run = graphed(run, lr)
     elif case.way == "compiled":
-        ready.compile()
+        fast.compile()
     for _ in range(3):
         run(lr)
     times = [latency.seconds(lambda: run(lr), device) for _ in range(ROUNDS)]

@@ -3,12 +3,13 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcsr.config.models import Config
 from pcsr.errors import UserError
 
 
@@ -16,12 +17,15 @@ class Backbone(nn.Module, ABC):
     """A super-resolution network split into features and tail.
 
     Attributes:
+        Options: model of the backbone's own options, ``model.backbone_options`` in an experiment;
+            they are arguments of the constructor.
         width: channels of the features.
         scale: integer HR size / LR size of the tail, or None for an encoder.
         halo: LR pixels on each side of a place that its feature depends on.
         tail_halo: features on each side of a place that its SR depends on.
     """
 
+    Options: ClassVar[type[Config]] = Config
     width: int
     scale: int | None
     halo: int

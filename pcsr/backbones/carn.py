@@ -4,11 +4,13 @@ import copy
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone, padded, sixteens, whole_scale
+from pcsr.config.models import Config
 from pcsr.errors import UserError
 from pcsr.products import product, product_added
 
@@ -131,9 +133,16 @@ def _fuse(width_in: int, width: int, batch_norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width_in, width, 1, bias=not batch_norm), *norm, nn.ReLU())
 
 
+class CARNOptions(Config):
+    """Options of CARN."""
+
+    batch_norm: bool = Field(default=True, description="BatchNorm after the fusing conv1")
+
+
 class CARN(Backbone):
     """CARN-M with ``width`` channels, 4 groups and 3 cascaded blocks."""
 
+    Options = CARNOptions
     halo = 1 + 2 * STEPS * STEPS
     tail_halo = 2
     mean: Tensor

@@ -9,11 +9,13 @@ Unknown keys are refused everywhere.
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pcsr.errors import unknown_name
 
 TABLE = "table"  # the step after the training stages, where there is one
+# Options that version 0.1 had beside the names of backbone and method.
+FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
 PUBLISHED = "released"  # the step that takes the place of training
 
 LRBits = Literal["8bit", "float"]
@@ -41,27 +43,57 @@ class HeadConfig(Config):
         return self
 
 
+Width = Annotated[int, Field(ge=1, description="channels of the network or encoder")]
+
+
+class WidthOptions(Config):
+    """Options of a method with one network."""
+
+    width: Width
+
+
+class WidthsOptions(Config):
+    """Options of a method with a network of several widths, or several networks."""
+
+    widths: tuple[Width, ...] = Field(
+        min_length=1, description="channels of each branch, narrowest first"
+    )
+
+    @field_validator("widths")
+    @classmethod
+    def _rise(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if list(widths) != sorted(set(widths)):
+            raise ValueError("widths must rise: list them narrowest first")
+        return widths
+
+
 class ModelConfig(Config):
-    """What is built. Every value left out takes the paper's value for the backbone and method."""
+    """What is built. Options left out take the paper's value for the backbone and method.
 
-    backbone: str = Field(description="name in the catalog of backbones")
-    method: str = Field(description="name in the catalog of methods")
+    Options are checked by the method's and the backbone's own models when they are built, so that
+    a dry run imports neither.
+    """
+
+    backbone: str = Field(description="name in the registry of backbones")
+    method: str = Field(description="name in the registry of methods")
     scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
-    width: int | None = Field(default=None, ge=1, description="channels of the network or encoder")
-    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        default=None, min_length=1, description="ClassSR, ARM: channels of each branch, rising"
-    )
-    heads: tuple[HeadConfig, ...] | None = Field(
-        default=None, min_length=2, description="PCSR upsamplers, cheapest first"
-    )
-    classifier: HeadConfig | None = Field(default=None, description="PCSR pixel classifier")
-    batch_norm: bool = Field(default=True, description="CARN: BatchNorm after the fusing conv1")
+    options: dict[str, Any] = Field(default={}, description="the method's own options")
+    backbone_options: dict[str, Any] = Field(default={}, description="the backbone's own options")
 
-    @model_validator(mode="after")
-    def _widths_rise(self) -> "ModelConfig":
-        if self.widths is not None and list(self.widths) != sorted(set(self.widths)):
-            raise ValueError("widths must rise: list them cheapest first")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        """Nest options that weights of version 0.1 hold beside the names."""
+        if not isinstance(values, dict):
+            return values
+        nested = {key: value for key, value in values.items() if key not in FLAT}
+        flat = {key: values[key] for key in FLAT if values.get(key) is not None}
+        norm = flat.pop("batch_norm", None)
+        if flat:
+            nested["options"] = {**flat, **values.get("options", {})}
+        if norm is False:
+            nested["backbone_options"] = {"batch_norm": norm, **values.get("backbone_options", {})}
+        return nested
 
 
 class StageConfig(Config):

@@ -131,24 +131,3 @@ def _kind(device: torch.device, precision: torch.dtype) -> type[Heads]:
 
         return Fused
     return Banded
-
-
-def flops(
-    classifier: nn.Sequential, heads: Sequence[nn.Sequential], channels: int
-) -> tuple[int, tuple[int, ...]]:
-    """Return what the engine executes beside the encoder; biases are free, as everywhere.
-
-    Args:
-        classifier, heads, channels: of an encoder's features.
-
-    Returns:
-        FLOPs per LR pixel, the features' part of all first layers; and per HR pixel of each branch,
-        classifier and cheapest head included.
-    """
-    linear = [[one for one in each if isinstance(one, nn.Linear)] for each in (classifier, *heads)]
-    per_lr_pixel = 2 * channels * sum(layers[0].out_features for layers in linear)
-    asked, cheapest, *others = (
-        2 * sum(layer.in_features * layer.out_features for layer in layers[1:]) for layers in linear
-    )
-    always = asked + cheapest
-    return per_lr_pixel, (always, *(always + other for other in others))

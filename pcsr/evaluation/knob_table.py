@@ -22,6 +22,7 @@ from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
 from pcsr.metrics import psnr_rgb
 from pcsr.options import CORES, Device, HRImages, LogFile, Threads, WeightsFile
+from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
@@ -53,7 +54,7 @@ def calibrate_knob(
     runtime.move(method, picked)
     pictures = open_images(images)
     with files.locked(out):
-        points = measure(method, pictures, knob or method.calibrated or method.knobs)
+        points = measure(method, pictures, knob or method.fine_knobs or method.knobs)
         table = {
             "points": [point.model_dump() for point in points],
             "images": pictures.digest,
@@ -83,12 +84,13 @@ def measure(method: Method, pictures: TestImages, knobs: Sequence[float]) -> lis
     if not method.knobs:
         raise UserError(f"{method.config.method} has no knob to calibrate.")
     scale, protocol = method.config.scale, ProtocolConfig()
+    points = [OperatingPoint(knob=k) for k in knobs]
     psnr: list[list[float]] = []
     flops: list[list[float]] = []
     for number in runtime.progress(range(len(pictures)), "calibrate-knob"):
         pair = measuring.make_pair(pictures[number], scale, protocol)
         measures = {"psnr_rgb": psnr_rgb}
-        rows = list(measuring.measure(method, pair, scale, knobs, [protocol], measures))
+        rows = list(measuring.measure(method, pair, scale, points, [protocol], measures))
         psnr.append([row["psnr_rgb"] for row in rows])
         flops.append([row["flops_engine"] for row in rows])
         log.info("%d/%d %s", number + 1, len(pictures), pair.name)

@@ -6,7 +6,7 @@ never scores itself.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data import bicubic, images
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
-from pcsr.methods.base import Knob, Method
+from pcsr.methods.base import Method, Stage
 from pcsr.metrics import Metric
+from pcsr.routing import OperatingPoint
 
 Row = dict[str, Any]
 
@@ -74,12 +75,12 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
     return Pair(image.name, lr[..., : size[0], : size[1]], hr[: whole[0], : whole[1]])
 
 
-def knobs_of(method: Method, values: Sequence[float], adaptive: bool) -> list[Knob]:
-    """Return the operating points at which a method is measured; no values: its own choice."""
+def points_of(method: Method, knobs: Sequence[float], adaptive: bool) -> list[OperatingPoint]:
+    """Return the operating points at which a method is measured; no knobs: its default sweep."""
     if not method.knobs:
-        return [None]
-    chosen: list[Knob] = [*(values or sorted(method.knobs))]
-    return [*chosen, "adaptive"] if adaptive and method.has_adaptive else chosen
+        return [method.points[0]]
+    swept = [OperatingPoint(knob=k) for k in knobs or sorted(method.knobs)]
+    return swept + [point for point in method.points if adaptive and point.adaptive]
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def measure(
     method: Method,
     pair: Pair,
     scale: float,
-    knobs: Sequence[Knob],
+    points: Sequence[OperatingPoint],
     protocols: Sequence[ProtocolConfig],
     measures: Mapping[str, Metric],
     own: ProtocolConfig | None = None,
@@ -109,20 +110,21 @@ def measure(
     seconds = time.perf_counter() - started
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
-    for knob in knobs:
-        labels = method.route(exploration.scores, knob, scale)
+    for point in points:
+        labels = method.route(exploration.scores, point, scale)
         units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
         flops = costs.total(units)
         for protocol in protocols:
-            sr = images.to_uint8(method.compose(exploration, labels, protocol.refine))
+            refined = replace(point, refine=protocol.refine)
+            sr = images.to_uint8(method.compose(exploration, labels, refined))
             every = own in (None, protocol)
             yield {
                 "image": pair.name,
                 "method": method.config.method,
                 "backbone": method.config.backbone,
                 "scale": scale,
-                "knob": knob if isinstance(knob, int | float) else None,
-                "adaptive": knob == "adaptive",
+                "knob": point.knob,
+                "adaptive": point.adaptive,
                 **protocol.model_dump(),
                 **{
                     name: metric(sr, pair.hr, metrics.shave_for(scale))
@@ -144,18 +146,22 @@ def measure(
 
 @torch.no_grad()
 def validate(
-    method: Method, stage: str, pairs: Sequence[Pair], scale: float, refine: bool
+    method: Method, stage: Stage, pairs: Sequence[Pair], scale: float, refine: bool
 ) -> dict[str, float]:
     """Return the mean PSNR-RGB and the mean share of the dearest branch, as a stage is validated.
 
     Every branch is run: stages train branches that the finished method may not choose.
     """
     device = next(method.parameters()).device
+    point = replace(method.points[0], refine=refine)
     psnr, heavy = [], []
     for pair in pairs:
         exploration = method.explore(pair.lr.to(device), scale)
-        labels = method.validation_labels(stage, exploration.scores, scale)
-        sr = images.to_uint8(method.compose(exploration, labels, refine))
+        if stage.labels is None:
+            labels = method.route(exploration.scores, point, scale)
+        else:
+            labels = stage.labels(exploration.scores, scale)
+        sr = images.to_uint8(method.compose(exploration, labels, point))
         psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
         heavy.append(float((labels == method.branches - 1).double().mean()))
     return {"psnr_rgb": float(np.mean(psnr)), "heavy_share": float(np.mean(heavy))}

@@ -1,7 +1,7 @@
 """Pictures of what a method does: one photograph super-resolved, routed, compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +14,11 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data import bicubic
 from pcsr.data.images import to_uint8, write
 from pcsr.data.test_images import open_images
+from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
-from pcsr.methods.base import Knob as KnobValue
 from pcsr.methods.base import Method
+from pcsr.methods.pcsr import PCSR
 from pcsr.options import (
     CORES,
     LR,
@@ -31,7 +32,7 @@ from pcsr.options import (
     Threads,
     WeightsFiles,
 )
-from pcsr.routing import Budget
+from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 
 
@@ -61,8 +62,8 @@ def demo(
     methods = _load(weights, device, threads)
     scale = scale or methods[0].config.scale
     pair = make_pair(open_images(image)[0], scale, protocol)
-    point: KnobValue = "adaptive" if adaptive else k
-    shown = [show(method, pair, scale, point, refine) for method in methods]
+    point = OperatingPoint(k, adaptive, refine=refine)
+    shown = [show(method, pair, scale, point) for method in methods]
     return write_demo(pair, shown, out)
 
 
@@ -96,7 +97,8 @@ def showcase(
     if not 0 <= image < len(test):
         raise UserError(f"--image {image}: {images} has images 0 to {len(test) - 1}.")
     pair = make_pair(test[image], scale, protocol)
-    first, shown = (show(m, pair, scale, k, refine) for m in (original, method))
+    point = OperatingPoint(knob=k, refine=refine)
+    first, shown = (show(m, pair, scale, point) for m in (original, method))
     draw(pair, first, shown, routing, comparison)
 
 
@@ -132,11 +134,10 @@ class Shown:
 
 
 @torch.no_grad()
-def show(method: Method, pair: Pair, scale: float, knob: KnobValue, refine: bool) -> Shown:
+def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Shown:
     """Super-resolve a test picture along the sparse path and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
-    knob = usable_knob(method, knob)
-    restored = method.restore(lr, scale, knob, refine)
+    restored = runner(method).run(lr, scale, usable_point(method, point))
     sr = to_uint8(restored.sr)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     lr_size = (pair.lr.shape[-2], pair.lr.shape[-1])
@@ -150,13 +151,18 @@ def show(method: Method, pair: Pair, scale: float, knob: KnobValue, refine: bool
     )
 
 
-def usable_knob(method: Method, knob: KnobValue) -> KnobValue:
-    """Return the knob that a method is run with, given what was asked for (None: nothing)."""
+def usable_point(method: Method, point: OperatingPoint) -> OperatingPoint:
+    """Return where a method is run, given what the user asked for; nothing: its first point.
+
+    Raises:
+        UserError: the method keeps to no budget.
+    """
     if not method.knobs:
-        return None
-    if isinstance(knob, Budget) and not method.has_budget:
+        return replace(method.points[0], refine=point.refine)
+    if point.budget is not None and not isinstance(method, PCSR):
         raise UserError(f"--budget: {method.config.method} keeps to no budget; give --k.")
-    return method.default_knob if knob is None else knob
+    asked = point.adaptive or point.budget is not None or point.knob is not None
+    return point if asked else replace(point, knob=method.points[0].knob)
 
 
 def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:

@@ -15,7 +15,7 @@ from pcsr.config.load import fingerprint
 from pcsr.config.models import ProtocolConfig
 from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
-from pcsr.evaluation.measure import Row, knobs_of, make_pair, measure
+from pcsr.evaluation.measure import Row, make_pair, measure, points_of
 from pcsr.methods.base import Method
 from pcsr.metrics import Metric
 from pcsr.options import (
@@ -213,17 +213,17 @@ def _measure_one(
 ) -> Iterator[Row]:
     """Yield all rows of one method on one picture, under every protocol that makes a difference."""
     scale = options.scale or method.config.scale
-    knobs = knobs_of(method, options.knobs, options.adaptive)
+    points = points_of(method, options.knobs, options.adaptive)
     sharing: dict[tuple[str, str], list[ProtocolConfig]] = {}
     own = options.protocol
     for protocol in own.also(options.both_ways):
-        refinable = method.has_refinement or protocol.refine == own.refine
-        uncropped = not method.by_tiles or protocol.crop == own.crop
+        refinable = method.refines or protocol.refine == own.refine
+        uncropped = method.unit != "tile" or protocol.crop == own.crop
         if refinable and uncropped:
             sharing.setdefault((protocol.lr, protocol.crop), []).append(protocol)
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
-        yield from measure(method, pair, scale, knobs, protocols, measures, own)
+        yield from measure(method, pair, scale, points, protocols, measures, own)
 
 
 def _resume(part: Path, identity: str) -> list[Row]:

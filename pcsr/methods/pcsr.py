@@ -4,32 +4,24 @@ A backbone without its tail encodes the LR picture once. A classifier then sends
 one of M multilayer perceptrons, which read the nearest LR feature and the pixel's place and size.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from pcsr import flops, geometry, routing
-from pcsr.config.models import HeadConfig, ModelConfig
+from pcsr.config.models import Config, HeadConfig, ModelConfig, Width
 from pcsr.distributed import sum_over_processes
-from pcsr.engine import on_grid, sparse
-from pcsr.engine.parts import Piece
-from pcsr.engine.sparse import Engine
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import axis
-from pcsr.methods.base import (
-    Exploration,
-    Knob,
-    MakeBackbone,
-    Method,
-    Ready,
-    Restored,
-    complete,
-)
-from pcsr.routing import Budget, Rule
+from pcsr.methods import on_grid
+from pcsr.methods.base import Exploration, Loss, MakeBackbone, Method, Stage
+from pcsr.methods.checks import complete
+from pcsr.routing import OperatingPoint, Rule
 
 # Encoder width, heads (light, heavy) and classifier of the paper's models at x4.
 PAPER = {
@@ -107,6 +99,14 @@ class Queries:
         return torch.cat([feature, place], dim=1)
 
 
+class PCSROptions(Config):
+    """Options of PCSR."""
+
+    width: Width
+    heads: tuple[HeadConfig, ...] = Field(min_length=2, description="upsamplers, cheapest first")
+    classifier: HeadConfig = Field(description="pixel classifier")
+
+
 class PCSR(Method):
     """Pixel-level routing between M heads over one encoder; M = 2 in the paper.
 
@@ -114,33 +114,37 @@ class PCSR(Method):
     for at test time; the costs and with them the routing follow the scale.
     """
 
-    stages = ("stage0", "stage1")
-    knobs = (0.0, 0.5, 1.0)
-    calibrated = (-25.0, *(step / 4 for step in range(-8, 17)), 25.0)
-    has_adaptive = True
-    has_budget = True
-    has_refinement = True
+    Options = PCSROptions
+    points = (
+        *(OperatingPoint(knob=k, refine=True) for k in (0.0, 0.5, 1.0)),
+        OperatingPoint(adaptive=True, refine=True),
+    )
+    fine_knobs = (-25.0, *(step / 4 for step in range(-8, 17)), 25.0)
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
         nn.Module.__init__(self)
-        self.config = config = complete(config, PAPER)
-        if config.width is None or config.heads is None or config.classifier is None:
-            raise UserError(
-                f"model: backbone '{config.backbone}' is not in the paper, so pcsr needs width, "
-                "heads and classifier."
-            )
-        self.branches = len(config.heads)
-        self.encoder = make_backbone(width=config.width, scale=None)
-        inputs = config.width + PLACE
+        options, self.config = complete(PCSROptions, config, PAPER)
+        self.branches = len(options.heads)
+        self.encoder = make_backbone(width=options.width, scale=None)
+        inputs = options.width + PLACE
         self.heads: Sequence[Head] = nn.ModuleList(  # type: ignore[assignment]
-            Head(inputs, head, 3) for head in config.heads
+            Head(inputs, head, 3) for head in options.heads
         )
-        self.classifier = Head(inputs, config.classifier, self.branches)
-        # In a tuple: a copy for speed while stage 1 is trained, no part of the weights.
-        self._frozen: tuple[nn.Module, ...] = ()
+        self.classifier = Head(inputs, options.classifier, self.branches)
+        self.stages = (
+            Stage("stage0", [self.encoder, self.heads[-1]], self._stage0, labels=self._all_heavy),
+            Stage(
+                "stage1",
+                [self.classifier, *self.heads[:-1]],
+                self._stage1,
+                labels=lambda scores, scale: self.route(scores, OperatingPoint(knob=0.0), scale),
+            ),
+        )
         sizes = [sum(p.numel() for p in head.parameters()) for head in self.heads]
         if sizes != sorted(set(sizes)):
-            raise UserError("model.heads: list them cheapest first, each larger than the last.")
+            raise UserError(
+                "model.options.heads: list them cheapest first, each larger than the last."
+            )
 
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``.
@@ -161,47 +165,39 @@ class PCSR(Method):
         candidates = torch.stack([picture(rows, queries.shape) + base for rows in outputs])
         return Exploration(candidates, picture(probabilities, queries.shape), lr_size)
 
-    def route(self, scores: Tensor, knob: Knob, scale: float) -> Tensor:
-        """See ``Method.route``: cost ratio with k, or ADM."""
-        if isinstance(knob, int | float):
-            return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), knob)
+    def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
+        """See ``Method.route``: cost ratio with k, within a budget, or ADM."""
+        if point.knob is not None:
+            return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), point.knob)
         size = geometry.lr_size((scores.shape[-2], scores.shape[-1]), scale)
-        return routing.decide(self.rule(knob, size, scale), scores.log())
+        return routing.decide(self.rule(point, size, scale), scores.log())
 
-    def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
+    def compose(self, exploration: Exploration, labels: Tensor, point: OperatingPoint) -> Tensor:
         """See ``Method.compose``."""
         sr = exploration.candidates[0]
         for branch in range(1, self.branches):
             chosen = (labels == branch)[:, None]
             sr = torch.where(chosen, exploration.candidates[branch], sr)
-        return routing.refine(sr, labels) if refine else sr
+        return routing.refine(sr, labels) if point.refine else sr
 
-    def rule(self, knob: Knob, lr_size: tuple[int, int], scale: float) -> Rule:
-        """Return how a knob decides pictures of a size: by k, by a budget, or adaptively."""
-        if knob == "adaptive":
+    def rule(self, point: OperatingPoint, lr_size: tuple[int, int], scale: float) -> Rule:
+        """Return how images of a size are decided: by k, within a budget, or adaptively."""
+        if point.adaptive:
             return routing.Adaptive(self.branches)
         shares = tuple(self.cost_shares(scale))
-        if isinstance(knob, Budget):
+        if point.budget is not None:
             costs = self.costs(lr_size, scale)
             flops = tuple(branch.engine for branch in costs.branch)
-            allowed = knob.per_lr_pixel * (lr_size[0] * lr_size[1]) - costs.shared.engine
+            allowed = point.budget * (lr_size[0] * lr_size[1]) - costs.shared.engine
             return routing.WithinBudget(shares, 0.0, flops, allowed)
-        if knob is None:
+        if point.knob is None:
             raise UserError("pcsr: give a knob value k, or ask for the adaptive decision.")
-        return routing.CostRatio(shares, knob)
-
-    def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
-        """See ``Method.restore``: the engine's path."""
-        return self.ready().restore(lr, scale, knob, refine)
-
-    def ready(self, precision: torch.dtype = torch.float32) -> Ready:
-        """See ``Method.ready``."""
-        return _Ready(self, precision)
+        return routing.CostRatio(shares, point.knob)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
         encoder, classifier, heads = self._flops
-        per_lr, per_hr = sparse.flops(self.classifier, self.heads, self.encoder.width)
+        per_lr, per_hr = executed_flops(self.classifier, self.heads, self.encoder.width)
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
         per_lr_pixel = encoder.run_as(encoder.engine + per_lr)
         shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
@@ -225,43 +221,41 @@ class PCSR(Method):
             per_pixel[1:],
         )
 
-    def trained_modules(self, stage: str) -> Iterable[nn.Module]:
-        """Stage 0: encoder and heavy head. Stage 1: classifier and the cheaper heads."""
-        if stage == "stage0":
-            return [self.encoder, self.heads[-1]]
-        return [self.classifier, *self.heads[:-1]]
+    def _all_heavy(self, scores: Tensor, scale: float) -> Tensor:
+        """Send every pixel to the heavy head: stage 0 trains no router."""
+        return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
-    def validation_labels(self, stage: str, scores: Tensor, scale: float) -> Tensor:
-        """Stage 0 has no trained router: all heavy. Stage 1: the likeliest head."""
-        if stage == "stage0":
-            return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
-        return self.route(scores, 0.0, scale)
+    def _stage0(self) -> Loss:
+        """L1 of the heavy head."""
 
-    def start_stage(self, stage: str) -> None:
-        """See ``Method.start_stage``."""
-        super().start_stage(stage)
-        if stage == "stage1":
-            self._frozen = (self.encoder.inference(),)
-
-    def losses(self, stage: str, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
-        """Stage 0: L1 of the heavy head. Stage 1: L1 of the soft mixture, and balance (eq. 5-7)."""
-        size = (hr.shape[-2], hr.shape[-1])
-        base = bilinear(lr, size)
-        if stage == "stage0":
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            size = (hr.shape[-2], hr.shape[-1])
             run = AllPixels(self.encoder(lr), size)
-            return {"loss": F.l1_loss(run(self.heads[-1]) + base, hr)}
-        with torch.no_grad():
-            run = AllPixels(self._frozen[0](lr), size)
-            heavy = run(self.heads[-1])
-        probability = run(self.classifier).softmax(dim=1)
-        outputs = [*(run(head) for head in self.heads[:-1]), heavy]
-        mixture = sum(
-            (probability[:, [j]] * output for j, output in enumerate(outputs)),
-            torch.zeros_like(heavy),
-        )
-        l1 = F.l1_loss(mixture + base, hr)
-        balance = _imbalance(probability)
-        return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
+            return {"loss": F.l1_loss(run(self.heads[-1]) + bilinear(lr, size), hr)}
+
+        return loss
+
+    def _stage1(self) -> Loss:
+        """L1 of the soft mixture, and balance (eq. 5-7), with encoder and heavy head frozen."""
+        encoder = self.encoder.inference()
+
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            size = (hr.shape[-2], hr.shape[-1])
+            base = bilinear(lr, size)
+            with torch.no_grad():
+                run = AllPixels(encoder(lr), size)
+                heavy = run(self.heads[-1])
+            probability = run(self.classifier).softmax(dim=1)
+            outputs = [*(run(head) for head in self.heads[:-1]), heavy]
+            mixture = sum(
+                (probability[:, [j]] * output for j, output in enumerate(outputs)),
+                torch.zeros_like(heavy),
+            )
+            l1 = F.l1_loss(mixture + base, hr)
+            balance = _imbalance(probability)
+            return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
+
+        return loss
 
 
 class AllPixels:
@@ -314,17 +308,22 @@ def picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
 
 
-class _Ready(Ready):
-    """The engine, and what the method decides by."""
+def executed_flops(
+    classifier: nn.Sequential, heads: Sequence[nn.Sequential], channels: int
+) -> tuple[int, tuple[int, ...]]:
+    """Return what the engine executes beside the encoder; biases are free, as everywhere.
 
-    def __init__(self, method: PCSR, precision: torch.dtype) -> None:
-        self._rule = method.rule
-        self._engine = Engine(method.encoder, method.classifier, method.heads, precision)
-        self.networks = [self._engine.encoder]  # the heads' kernels are compiled in any case
+    Args:
+        classifier, heads, channels: of an encoder's features.
 
-    def pieces(
-        self, lr: Tensor, scale: float, knob: Knob, refine: bool, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """See ``Ready.pieces``."""
-        rule = self._rule(knob, (lr.shape[-2], lr.shape[-1]), scale)
-        return self._engine.pieces(lr, scale, rule, refine, limit)
+    Returns:
+        FLOPs per LR pixel, the features' part of all first layers; and per HR pixel of each branch,
+        classifier and cheapest head included.
+    """
+    linear = [[one for one in each if isinstance(one, nn.Linear)] for each in (classifier, *heads)]
+    per_lr_pixel = 2 * channels * sum(layers[0].out_features for layers in linear)
+    asked, cheapest, *others = (
+        2 * sum(layer.in_features * layer.out_features for layer in layers[1:]) for layers in linear
+    )
+    always = asked + cheapest
+    return per_lr_pixel, (always, *(always + other for other in others))

@@ -9,7 +9,9 @@ from torch import Tensor
 from pcsr.data.bicubic import levels
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import TILE, Mosaic, Tiles
-from pcsr.methods.base import Exploration, Knob, Method, Restored, require_scale
+from pcsr.methods.base import Exploration, Method
+from pcsr.methods.checks import require_scale
+from pcsr.routing import OperatingPoint
 
 # Tiles that run together. A CPU is fastest while CARN's activations stay near its caches; on a GPU
 # SRResNet's take 1.7 GB.
@@ -30,7 +32,7 @@ class Tiled(Method):
     ARM do. A subclass says what a tile scores and what each branch makes of it.
     """
 
-    by_tiles = True
+    unit = "tile"
 
     @abstractmethod
     def score(self, tiles: Tensor) -> Tensor:
@@ -60,9 +62,9 @@ class Tiled(Method):
             scores.append(self.score(cut))
             for branch in range(self.branches):
                 candidates[branch, numbers] = levels(self.upscale(branch, cut))
-        return Exploration(candidates, _grid(scores, tiles), tiles.lr_size)
+        return Exploration(candidates, grid(scores, tiles), tiles.lr_size)
 
-    def compose(self, exploration: Exploration, labels: Tensor, refine: bool) -> Tensor:
+    def compose(self, exploration: Exploration, labels: Tensor, point: OperatingPoint) -> Tensor:
         """Put the chosen tiles together; there are no pixels to refine."""
         tiles = Tiles(len(labels), exploration.lr_size)
         numbers = torch.arange(len(tiles))
@@ -70,19 +72,6 @@ class Tiled(Method):
         mosaic = Mosaic(tiles, chosen.shape[-1] // TILE, chosen.device)
         mosaic.add(numbers, chosen)
         return mosaic.pictures()
-
-    def restore(self, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
-        """See ``Method.restore``: tiles of one branch run together, a few at a time."""
-        tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
-        mosaic = Mosaic(tiles, require_scale(self.config, scale), lr.device)
-        everything = batches(torch.arange(len(tiles)), lr.device)
-        scores = [self.score(tiles.cut(lr, numbers)) for numbers in everything]
-        labels = self.route(_grid(scores, tiles), knob, scale)
-        of_tile = labels.flatten().cpu()
-        for branch in range(self.branches):
-            for numbers in batches((of_tile == branch).nonzero()[:, 0], lr.device):
-                mosaic.add(numbers, levels(self.upscale(branch, tiles.cut(lr, numbers))))
-        return Restored(mosaic.pictures(), labels)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: scoring every tile, then one branch per tile."""
@@ -100,6 +89,6 @@ class Tiled(Method):
         return labels[:, rows.to(labels.device)][:, :, columns.to(labels.device)]
 
 
-def _grid(rows: list[Tensor], tiles: Tiles) -> Tensor:
+def grid(rows: list[Tensor], tiles: Tiles) -> Tensor:
     """Lay values per tile, [(n, M), ...] in order, out as (N, M, rows, columns)."""
     return torch.cat(rows).view(*tiles.shape, -1).permute(0, 3, 1, 2)

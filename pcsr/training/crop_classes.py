@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pcsr import files, geometry, metrics, runtime
 from pcsr.config.load import fingerprint
 from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
+from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.options import CORES, Device, LogFile, Threads, WeightsFile
@@ -151,7 +153,7 @@ def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarr
 def _measure(method: Method, lr: Tensor, hr: Tensor) -> np.ndarray:
     """Return the PSNR-RGB (n,) in dB of LR crops, given the 8-bit levels of their HR crops."""
     scale = method.config.scale
-    sr = method.restore(lr, scale, method.default_knob, refine=False).sr
+    sr = runner(method).run(lr, scale, replace(method.points[0], refine=False)).sr
     return metrics.psnr_rgb_each(bicubic.levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()
 
 

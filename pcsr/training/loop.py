@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pcsr import distributed
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
-from pcsr.methods.base import Method
+from pcsr.methods.base import Method, Stage
 
 #: What an optimiser keeps, by number of the parameter and name.
 Moments = Mapping[int, Mapping[str, Tensor]]
@@ -27,13 +27,36 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     return stage.learning_rate_end + share * (stage.learning_rate - stage.learning_rate_end)
 
 
+class Step(nn.Module):
+    """The forward pass of a step, as a module: so it can be shared by processes, and compiled.
+
+    Everything but what the stage trains is frozen, BatchNorm statistics too.
+
+    Args:
+        method: with the weights that the stage starts from.
+        part: one of ``method.stages``.
+    """
+
+    def __init__(self, method: Method, part: Stage) -> None:
+        super().__init__()
+        method.requires_grad_(False).eval()
+        for module in part.modules:
+            module.requires_grad_(True).train()
+        self.method = method
+        self._loss = part.loss()
+
+    def forward(self, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+        """Return ``"loss"`` and its parts (``methods.base.Loss``)."""
+        return self._loss(lr, hr, drawn)
+
+
 class Loop:
     """One stage of a method, step by step, shared with all processes that ``torchrun`` started.
 
     Args:
         method: on its device, with the weights to start or to go on from.
-        name: of the stage, one of ``method.stages``.
-        stage: its configuration.
+        part: one of ``method.stages``.
+        stage: how it is trained.
         batches: made on the same device.
         moments: of an optimiser that is gone on with.
     """
@@ -41,17 +64,17 @@ class Loop:
     def __init__(
         self,
         method: Method,
-        name: str,
+        part: Stage,
         stage: StageConfig,
         batches: Batches,
         moments: Moments | None = None,
     ) -> None:
         self._method = method
-        self._name = name
+        self._part = part
         self._stage = stage
         self._batches = batches
         self._device = next(method.parameters()).device
-        method.start_stage(name)
+        step = Step(method, part)
         trained = [p for p in method.parameters() if p.requires_grad]
         self._optimiser = torch.optim.Adam(
             trained, lr=stage.learning_rate, betas=stage.betas, fused=True
@@ -60,13 +83,14 @@ class Loop:
         if stage.compile:
             # A recorded step replays without Python. Sums over processes cannot be recorded.
             recorded = self._device.type == "cuda" and distributed.place()[1] == 1
-            method.compile(dynamic=False, mode="reduce-overhead" if recorded else None)
-        self._model: nn.Module = distributed.across_processes(method, self._device)
+            step.compile(dynamic=False, mode="reduce-overhead" if recorded else None)
+        self._model: nn.Module = distributed.across_processes(step, self._device)
 
     def step(self, number: int) -> Mapping[str, Tensor]:
         """Take a step; returns the losses, on the device, which the next step may write over."""
         lr, hr = self._batches.batch(number)
-        drawn = self._method.draw(self._name, self._batches.random(number))
+        draw = self._part.draw
+        drawn = draw(self._batches.random(number)) if draw else None
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self._stage, number)
         if self._stage.compile:
@@ -74,7 +98,7 @@ class Loop:
         half = self._stage.precision == "bf16"
         with _tf32(self._stage.precision == "tf32"):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
-                losses: Mapping[str, Tensor] = self._model(self._name, lr, hr, drawn)
+                losses: Mapping[str, Tensor] = self._model(lr, hr, drawn)
             self._optimiser.zero_grad(set_to_none=True)
             losses["loss"].backward()
         self._optimiser.step()

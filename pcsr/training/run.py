@@ -29,7 +29,7 @@ from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
-from pcsr.methods.base import Method
+from pcsr.methods.base import Method, Stage
 from pcsr.training.loop import Loop, Moments, learning_rate
 from pcsr.weights import checkpoint
 
@@ -45,14 +45,15 @@ class Run:
 
     Attributes:
         method: with initial weights (fresh, or of the stage before).
-        stage_name: one of ``method.stages``.
+        part: one of ``method.stages``.
+        stage: how it is trained.
         out: the weights file; log, TensorBoard events and resumable state go beside it.
         facts: provenance, stored with the weights.
         only: numbers of the training crops that are used; None is all.
     """
 
     method: Method
-    stage_name: str
+    part: Stage
     stage: StageConfig
     seed: int
     store: Store
@@ -69,7 +70,7 @@ class Run:
         """
         return fingerprint(
             self.method.config,
-            self.stage_name,
+            self.part.name,
             self.stage.identity(),
             self.seed,
             self.store.digest,
@@ -93,7 +94,7 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
     Raises:
         UserError: the loss stopped being finite, or the run was asked to stop (its state is kept).
     """
-    log.info("%s is run %s", run.stage_name, run.identity)
+    log.info("%s is run %s", run.part.name, run.identity)
     with ExitStack() as stack:
         if rank == 0:  # the other processes must not wait for one that waits for days
             stack.enter_context(files.locked(run.out, wait=world == 1))
@@ -109,11 +110,11 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         run.store, stage, method.config.scale, run.seed, device, distributed.place(), run.only
     )
     start, elapsed, moments = _resume(run.state, method)
-    loop = Loop(method, run.stage_name, stage, batches, moments)
+    loop = Loop(method, run.part, stage, batches, moments)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
-    log.info("%s: steps %d to %d on %s", run.stage_name, start, stage.iterations, device)
+    log.info("%s: steps %d to %d on %s", run.part.name, start, stage.iterations, device)
     began = time.perf_counter() - elapsed
-    for step in runtime.progress(range(start, stage.iterations), run.stage_name, done=start):
+    for step in runtime.progress(range(start, stage.iterations), run.part.name, done=start):
         losses = loop.step(step)
         done = step + 1
         last = done == stage.iterations
@@ -127,7 +128,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
             if not math.isfinite(values["loss"]):
                 raise UserError(
                     f"{run.out}: the loss is {values['loss']} at step {done}; lower learning_rate "
-                    f"of stage '{run.stage_name}' (the last state is kept)."
+                    f"of stage '{run.part.name}' (the last state is kept)."
                 )
         if logging_now:
             values["learning_rate"] = learning_rate(stage, step)

@@ -14,6 +14,7 @@ from pcsr.data.images import to_tensor
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
+from pcsr.methods.base import Tabulated
 from pcsr.options import CORES, Device, LogFile, Threads, WeightsFile
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -42,6 +43,11 @@ def tabulate(
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     method, facts = load_method(weights)
+    if not isinstance(method, Tabulated):
+        raise UserError(
+            f"{weights}: {method.config.method} keeps no table; drop `table: true` from the "
+            "experiment."
+        )
     runtime.move(method, picked)
     test = open_images(images)
     scale = method.config.scale

@@ -12,6 +12,7 @@ from pcsr.data.store import Store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, unknown_name
 from pcsr.evaluation import measure
+from pcsr.methods.base import Tabulated
 from pcsr.options import Device, LogFile, Suite
 from pcsr.training import crop_classes
 from pcsr.training import run as training
@@ -75,16 +76,18 @@ def train(
     picked = runtime.pick_device(device)
     runtime.set_up(setup.seed, study.suite.threads)
     method = registry.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
-    if tuple(setup.stages) != method.stages:
+    stages = {one.name: one for one in method.stages}
+    if list(setup.stages) != list(stages):
         raise UserError(
             f"configs/experiments/{experiment}.yaml: stages: {setup.model.method} is trained in "
-            f"{', '.join(method.stages)}; list these, in this order."
+            f"{', '.join(stages)}; list these, in this order."
         )
-    if setup.table != method.has_table:
-        need = "set it to true" if method.has_table else "drop it"
+    has_table = isinstance(method, Tabulated)
+    if setup.table != has_table:
+        need = "set it to true" if has_table else "drop it"
         raise UserError(
             f"configs/experiments/{experiment}.yaml: table: {setup.model.method} "
-            f"{'needs' if method.has_table else 'keeps no'} table; {need}."
+            f"{'needs' if has_table else 'keeps no'} table; {need}."
         )
     if init is not None:
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
@@ -101,7 +104,7 @@ def train(
     pairs = [measure.make_pair(valid[i], scale, protocol) for i in wanted]
 
     def validate() -> dict[str, float]:
-        return measure.validate(method, stage, pairs, scale, protocol.refine)
+        return measure.validate(method, stages[stage], pairs, scale, protocol.refine)
 
     with distributed.processes(picked) as (rank, world):
         runtime.setup_logging(log_file if rank == 0 else None, quiet=rank > 0)
@@ -122,6 +125,6 @@ def train(
             ),
         }
         run = training.Run(
-            method, stage, setup.stages[stage], setup.seed, store, out, picked, facts, only
+            method, stages[stage], setup.stages[stage], setup.seed, store, out, picked, facts, only
         )
         training.train(run, validate, rank, world)

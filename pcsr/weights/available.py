@@ -7,14 +7,16 @@ one is set, stands for all of it. Needs no torch.
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from pcsr import files
-from pcsr.config.load import Study
+from pcsr.config.load import Study, parse
 from pcsr.config.models import (
     ArchiveSource,
     DatasetConfig,
     ExperimentConfig,
+    ModelConfig,
     ReleasedWeights,
     WheelsSource,
 )
@@ -99,14 +101,23 @@ def _require_shipped(study: Study, experiment: str) -> None:
             f"suite {study.suite.suite}: {path} does not exist: no weights of {experiment} are "
             "shipped. Drop it from experiments, or set weights: trained."
         )
-    shipped = json.loads(description.read_text(encoding="utf-8"))["model"]
-    wanted = study.experiments[experiment].model.model_dump(mode="json", exclude_unset=True)
-    for key, value in wanted.items():
-        if shipped[key] != value:
+    known = json.loads(description.read_text(encoding="utf-8"))["model"]
+    shipped = _flat(parse(ModelConfig, known, str(description)))
+    for key, value in _flat(study.experiments[experiment].model).items():
+        if shipped.get(key) != value:
             raise UserError(
                 f"configs/experiments/{experiment}.yaml: model.{key} is {value}, but {path} has "
-                f"{shipped[key]}; set it back, or train: set weights: trained in the suite."
+                f"{shipped.get(key)}; set it back, or train: set weights: trained in the suite."
             )
+
+
+def _flat(model: ModelConfig) -> dict[str, Any]:
+    """Return what is set of a model, options under ``options.<name>``."""
+    values = model.model_dump(mode="json", exclude_unset=True)
+    for group in ("options", "backbone_options"):
+        of_group = values.pop(group, {})
+        values |= {f"{group}.{name}": value for name, value in of_group.items()}
+    return values
 
 
 def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:

@@ -244,14 +244,16 @@ def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor])
         config = ModelConfig(
             backbone=backbone,
             method="pcsr",
-            width=width,
-            heads=tuple(_head(path, name, weights) for name in reversed(PARTS)),
-            classifier=_head(path, CLASSIFIER, weights),
+            options={
+                "width": width,
+                "heads": [_head(path, name, weights) for name in reversed(PARTS)],
+                "classifier": _head(path, CLASSIFIER, weights),
+            },
         )
         tensors = rename_pcsr(backbone, weights)
     else:
         scale = _scale(content["model"])
-        config = ModelConfig(backbone=backbone, method="original", width=width, scale=scale)
+        config = _original(backbone, width, scale)
         tensors = {f"network.{name}": t for name, t in rename(backbone, weights).items()}
     trained = f"{iterations} iterations" if iterations else "unknown length"
     what = f"PCSR release, {backbone} {config.method} x{config.scale:g}, width {width}, {trained}"
@@ -262,7 +264,7 @@ def _classsr(path: Path, weights: Mapping[str, Tensor]) -> Released:
     """Read a joint model of the ClassSR release: three networks and the classifier."""
     found = [_backbone(path, _under(f"net{j}.", weights)) for j in (1, 2, 3)]
     backbone, widths = found[0][0], tuple(width for _, width in found)
-    config = ModelConfig(backbone=backbone, method="classsr", widths=widths)
+    config = ModelConfig(backbone=backbone, method="classsr", options={"widths": widths})
     what = f"ClassSR release, {backbone} joint model x4, widths {', '.join(map(str, widths))}"
     return Released(config, rename_classsr(backbone, weights), None, what)
 
@@ -275,7 +277,7 @@ def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
             f"{path}: these are weights of an ARM release, whose PSNR tables are in another file; "
             f"put {path.with_suffix('.state').name} beside it."
         )
-    config = ModelConfig(backbone=backbone, method="original", width=width)
+    config = _original(backbone, width)
     tensors = {f"network.{name}": tensor for name, tensor in rename(backbone, weights).items()}
     what = (
         f"one network of the ClassSR release (or of ARM's, without its .state file), {backbone} "
@@ -297,12 +299,17 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     fits = centres.shape == psnr.shape and not (centres != centres[0]).any() and psnr.any()
     if not fits or not np.isfinite([centres, psnr]).all():
         raise UserError(f"{tables}: its tables do not fit together; get the file again.")
-    config = ModelConfig(backbone=backbone, method="arm", batch_norm=backbone != "carn")
+    norm = {"batch_norm": False} if backbone == "carn" else {}
+    config = ModelConfig(backbone=backbone, method="arm", backbone_options=norm)
     tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}
     tensors |= {"edges": torch.from_numpy(centres[0]), "psnr": torch.from_numpy(psnr)}
     trained = f"{iterations} iterations" if iterations else "unknown length"
     what = f"ARM release, {backbone} x4, full width {width}, {trained}, tables of {tables.name}"
     return Released(config, tensors, iterations, what)
+
+
+def _original(backbone: str, width: int, scale: float = 4) -> ModelConfig:
+    return ModelConfig(backbone=backbone, method="original", scale=scale, options={"width": width})
 
 
 def _under(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import KNOBS, SEVERAL_TILES, build, photograph_like
+from models import KNOBS, SEVERAL_TILES, Knob, at, build, photograph_like, restored
 from torch import Tensor
 from torch.nn import Linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcsr import registry
 from pcsr.config.models import HeadConfig
+from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.geometry import TILE
-from pcsr.methods.base import Knob, Method
+from pcsr.methods.base import Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.methods.tiled import Tiled
+from pcsr.training.loop import Step
 
 BACKBONES = list(registry.BACKBONES)
 METHODS = list(registry.METHODS)
@@ -46,9 +48,9 @@ def assert_paths_agree(
 ) -> Tensor:
     """Compose what explore gives, and restore; returns the picture."""
     exploration = method.explore(lr, scale)
-    labels = method.route(exploration.scores, knob, scale)
-    dense = method.compose(exploration, labels, refine)
-    sparse = method.restore(lr, scale, knob, refine)
+    labels = method.route(exploration.scores, at(knob), scale)
+    dense = method.compose(exploration, labels, at(refine=refine))
+    sparse = restored(method, lr, scale, knob, refine=refine)
     assert torch.equal(sparse.labels.long(), labels)
     assert_same_picture(method, sparse.sr, dense)
     return dense
@@ -59,7 +61,7 @@ def assert_paths_agree(
 def test_routed_work_gives_the_composed_picture(backbone: str, name: str) -> None:
     method = build(backbone, name)
     lr = photograph_like(40, 56) if name in TILED else photograph_like(17, 22)
-    refinements = (False, True) if method.has_refinement else (True,)
+    refinements = (False, True) if method.refines else (True,)
     pictures = [
         assert_paths_agree(method, lr, knob, refine)
         for knob in KNOBS[name]
@@ -135,11 +137,11 @@ def test_flops_are_those_executed(backbone: str, name: str) -> None:
     sizes = {(19, 23): 1, **({SEVERAL_TILES: 12} if name in TILED else {})}
     for size, tiles in sizes.items():
         lr = photograph_like(*size)
-        costs, ready = method.costs(size, 4), method.ready()
+        costs, fast = method.costs(size, 4), runner(method)
         for knob in KNOBS[name]:
             with Executed() as executed:
-                restored = ready.restore(lr, 4, knob, refine=True)
-            units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
+                found = fast.run(lr, 4, at(knob, True))
+            units = torch.bincount(found.labels.flatten(), minlength=method.branches).tolist()
             expected = costs.total(units).engine + not_counted(method, units, tiles)
             assert executed.get_total_flops() == expected
     assert name == "original" or min(units) > 0  # the last knob really goes all ways
@@ -153,8 +155,8 @@ def test_flops_at_a_fractional_scale_and_with_three_heads() -> None:
     costs = method.costs((19, 23), 2.7)  # counted here once, not while the executed ones are
     for knob in (-1.0, 0.0, "adaptive"):
         with Executed() as executed:
-            restored = method.restore(lr, 2.7, knob, refine=True)
-        units = torch.bincount(restored.labels.flatten(), minlength=3).tolist()
+            found = restored(method, lr, 2.7, knob, refine=True)
+        units = torch.bincount(found.labels.flatten(), minlength=3).tolist()
         expected = costs.total(units).engine + not_counted(method, units, 0)
         assert expected == executed.get_total_flops()
 
@@ -171,7 +173,7 @@ def test_any_scale(scale: float) -> None:
         return
     for backbone in BACKBONES:
         original = build(backbone, "original", scale=scale)
-        assert original.restore(lr, scale, None, False).sr.shape == (1, 3, *size)
+        assert restored(original, lr, scale, None, refine=False).sr.shape == (1, 3, *size)
         for name in TILED:
             tiled = build(backbone, name, scale=scale)
             sr = assert_paths_agree(tiled, lr, KNOBS[name][-1], refine=False, scale=scale)
@@ -181,7 +183,7 @@ def test_any_scale(scale: float) -> None:
 @pytest.mark.parametrize("name", ["original", *TILED])
 def test_a_tail_has_one_scale(name: str) -> None:
     with pytest.raises(UserError, match=f"this fsrcnn-{name} was built for x4"):
-        build("fsrcnn", name).restore(photograph_like(32, 32), 3, KNOBS[name][-1], refine=False)
+        restored(build("fsrcnn", name), photograph_like(32, 32), 3, KNOBS[name][-1], refine=False)
     with pytest.raises(UserError, match=r"fsrcnn has no tail for x2\.5"):
         build("fsrcnn", name, scale=2.5)
 
@@ -197,9 +199,9 @@ def test_more_than_two_heads() -> None:
     for knob in KNOBS["pcsr"]:
         assert_paths_agree(method, lr, knob, refine=True)
     scores = method.explore(lr, 4).scores
-    assert (method.route(scores, 25.0, 4) == 0).all()
-    assert (method.route(scores, -25.0, 4) == 3).all()
-    assert len(method.route(scores, "adaptive", 4).unique()) > 1
+    assert (method.route(scores, at(25.0), 4) == 0).all()
+    assert (method.route(scores, at(-25.0), 4) == 3).all()
+    assert len(method.route(scores, at("adaptive"), 4).unique()) > 1
 
 
 @all_models
@@ -209,8 +211,8 @@ def test_a_batch_is_its_pictures(backbone: str, name: str) -> None:
     picture = photograph_like(40, 56) if name in TILED else photograph_like(12, 9)
     pictures = [picture, picture.flip(-1)]
     batch = torch.cat(pictures)
-    together = method.restore(batch, 4, knob, refine=True)
-    apart = [method.restore(picture, 4, knob, refine=True) for picture in pictures]
+    together = restored(method, batch, 4, knob, refine=True)
+    apart = [restored(method, picture, 4, knob, refine=True) for picture in pictures]
     assert torch.equal(together.labels, torch.cat([one.labels for one in apart]))
     assert_same_picture(method, together.sr, torch.cat([one.sr for one in apart]))
     assert_paths_agree(method, batch, knob, refine=True)
@@ -221,11 +223,11 @@ def test_a_batch_is_its_pictures(backbone: str, name: str) -> None:
 def test_every_tile_is_restored_as_if_it_were_alone(name: str) -> None:
     method, knob = build("fsrcnn", name), KNOBS[name][-1]
     lr = photograph_like(*SEVERAL_TILES)
-    whole = method.restore(lr, 4, knob, refine=False)
+    whole = restored(method, lr, 4, knob, refine=False)
     sums, counts = torch.zeros_like(whole.sr), torch.zeros_like(whole.sr)
     places = product(enumerate((0, 28, 32)), enumerate((0, 28, 56, 60)))
     for (row, y), (column, x) in places:
-        alone = method.restore(lr[..., y : y + 32, x : x + 32], 4, knob, refine=False)
+        alone = restored(method, lr[..., y : y + 32, x : x + 32], 4, knob, refine=False)
         assert whole.labels[0, row, column] == alone.labels
         here = (..., slice(4 * y, 4 * y + 128), slice(4 * x, 4 * x + 128))
         sums[here] += alone.sr
@@ -238,7 +240,7 @@ def test_every_tile_is_restored_as_if_it_were_alone(name: str) -> None:
 def test_labels_of_units_become_labels_of_pixels(name: str) -> None:
     method = build("fsrcnn", name)
     lr = photograph_like(*SEVERAL_TILES)
-    labels = method.restore(lr, 4, KNOBS[name][-1], refine=False).labels
+    labels = restored(method, lr, 4, KNOBS[name][-1], refine=False).labels
     pixels = method.pixel_labels(labels, SEVERAL_TILES, 4)
     assert pixels.shape == (1, 256, 368)
     assert set(pixels.unique().tolist()) == set(labels.unique().tolist())
@@ -255,18 +257,18 @@ def test_each_stage_trains_its_part_and_no_other(backbone: str, name: str) -> No
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
     trained_so_far: set[str] = set()
     for step, stage in enumerate(method.stages):
-        method.start_stage(stage)
+        step_of = Step(method, stage)
         before = weights_and_statistics(method)
         trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
         optimiser = torch.optim.Adam(trained.values(), lr=1e-3)
-        drawn = method.draw(stage, np.random.default_rng(step))
-        losses = method(stage, lr, hr, drawn)
+        drawn = stage.draw(np.random.default_rng(step)) if stage.draw else None
+        losses = step_of(lr, hr, drawn)
         losses["loss"].backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
         optimiser.step()
         after = weights_and_statistics(method)
         changed = {key for key, value in after.items() if not value.equal(before[key])}
-        ids = {id(module) for module in method.trained_modules(stage)}
+        ids = {id(module) for module in stage.modules}
         parts = tuple(f"{n}." for n, module in method.named_modules() if id(module) in ids)
         assert trained.keys() <= changed
         assert all(key.startswith(parts) for key in changed)
@@ -282,11 +284,10 @@ def test_statistics_of_frozen_networks_stay_and_of_trained_ones_move() -> None:
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
     for number, stage in enumerate(method.stages):
         before = weights_and_statistics(method)
-        method.start_stage(stage)
-        method(stage, lr, hr, None)
+        Step(method, stage)(lr, hr, None)
         moved = {key for key, value in method.state_dict().items() if not value.equal(before[key])}
         assert all(key.startswith(f"networks.{number}.") for key in moved)
-        assert any("running_mean" in key for key in moved) == (stage != "joint")
+        assert any("running_mean" in key for key in moved) == (stage.name != "joint")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -294,9 +295,11 @@ def test_every_stage_can_be_validated(name: str) -> None:
     method = build("fsrcnn", name)
     with torch.no_grad():
         scores = method.explore(photograph_like(40, 56), 4).scores
-    decided = method.route(scores, method.default_knob, 4)
+    decided = method.route(scores, at(method.points[0]), 4)
     for stage in method.stages:
-        labels = method.validation_labels(stage, scores, 4)
+        if stage.labels is None:  # decides as the method's default point does
+            continue
+        labels = stage.labels(scores, 4)
         assert labels.shape == decided.shape and labels.dtype == decided.dtype
         assert labels.min() >= 0 and labels.max() < method.branches
 
@@ -307,12 +310,12 @@ def test_pcsr_losses_are_their_formulas(branches: int, scale: float) -> None:
     method = build("fsrcnn", "pcsr", heads=heads)
     side = round(6 * scale)
     lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, side, side)
-    method.start_stage("stage1")
+    stage0, stage1 = (Step(method, stage) for stage in method.stages)
     with torch.no_grad():
         dense = method.explore(lr, scale)
-        stage0 = method("stage0", lr, hr, None)["loss"]
-        stage1 = method("stage1", lr, hr, None)
-    torch.testing.assert_close(stage0, (dense.candidates[-1] - hr).abs().mean())
+        all_heavy = stage0(lr, hr, None)["loss"]
+        mixed = stage1(lr, hr, None)
+    torch.testing.assert_close(all_heavy, (dense.candidates[-1] - hr).abs().mean())
     probability = dense.scores.movedim(1, 0)[:, :, None]
     mixture = (probability * dense.candidates).sum(dim=0)
     l1 = (mixture - hr).abs().mean()
@@ -321,6 +324,6 @@ def test_pcsr_losses_are_their_formulas(branches: int, scale: float) -> None:
     off = (dense.scores.sum(dim=(0, 2, 3)) - even).abs() / even
     # The paper's term is the heavy head's; with two heads both have the same.
     balance = off[-1] if branches == 2 else off.mean()
-    torch.testing.assert_close(stage1["l1"], l1)
-    torch.testing.assert_close(stage1["balance"], balance)
-    torch.testing.assert_close(stage1["loss"], 1000 * l1 + 3 * balance)
+    torch.testing.assert_close(mixed["l1"], l1)
+    torch.testing.assert_close(mixed["balance"], balance)
+    torch.testing.assert_close(mixed["loss"], 1000 * l1 + 3 * balance)

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import at
 from numpy.typing import NDArray
 from reference import arm, classsr_formula
 from torch import Tensor
 
 from baselines.arm import ARM, edge_score
 from baselines.classsr import ClassSR, average_loss, class_loss
+from pcsr.training.loop import Step
 
 pytestmark = pytest.mark.shared
 
@@ -66,11 +68,10 @@ def test_classsr_logits_branches_mixture_and_choice(
     mixed = sum(probability[:, j, None, None, None] * output for j, output in enumerate(outputs))
     close(mixed, mixture)
     # What the joint stage trains is this mixture: its L1 to the golden one is nothing.
-    classsr.start_stage("joint")
-    trained = classsr("joint", tiles, torch.from_numpy(mixture), None)
+    trained = Step(classsr, classsr.stages[-1])(tiles, torch.from_numpy(mixture), None)
     assert trained["l1"] < 1e-4 * max(1, np.abs(mixture).max())
 
-    labels = classsr.route(scores[:, :, None, None], 0.0, 4).flatten()
+    labels = classsr.route(scores[:, :, None, None], at(0.0), 4).flatten()
     assert len(labels.unique()) > 1
     hard = torch.stack([outputs[int(label)][i] for i, label in enumerate(labels)])
     close(hard, formula[f"{backbone}_test_hard"])
@@ -91,8 +92,8 @@ def model(request: pytest.FixtureRequest, shared: Path) -> ARM:
 @torch.no_grad()
 def test_arm_widths_and_bicubic(model: ARM, released: Golden, tiles: Tensor) -> None:
     close(model.upscale(0, tiles), released["bicubic_width0"])
-    assert model.config.widths is not None
-    for branch, width in enumerate(model.config.widths, start=1):
+    assert model.config.options["widths"] is not None
+    for branch, width in enumerate(model.config.options["widths"], start=1):
         close(model.upscale(branch, tiles), released[f"{model.config.backbone}_width{width}"])
 
 
@@ -107,7 +108,7 @@ def test_arm_costs(model: ARM, released: Golden) -> None:
     """Equal but for PReLU: the release counts one FLOP per layer, the suite one per element."""
     expected = released[f"{model.config.backbone}_cost"].copy()
     if model.config.backbone == "fsrcnn":
-        assert model.config.widths is not None
-        per_lr_pixel = np.array([2 * width + 2 * 12 for width in model.config.widths])
+        assert model.config.options["widths"] is not None
+        per_lr_pixel = np.array([2 * width + 2 * 12 for width in model.config.options["widths"]])
         expected[1:] += 32 * 32 * per_lr_pixel - PRELUS
     assert [cost.paper for cost in model.tile_costs()[1]] == expected.tolist()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import Knob, at, restored
 from reference import released, srresnet
 
 from benchmarks import reference_pcsr
@@ -12,8 +13,8 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data import images
 from pcsr.data.test_images import open_images
 from pcsr.engine import parts
+from pcsr.engine.runners import runner
 from pcsr.evaluation import measure
-from pcsr.methods.base import Knob
 from pcsr.methods.pcsr import PCSR
 
 
@@ -45,12 +46,12 @@ def test_same_picture_as_defined(shared: Path, backbone: str) -> None:
     knobs: list[Knob] = [0.0, 1.0, "adaptive"]
     explored = method.explore(lr, 4)
     for knob in knobs:
-        ours = images.to_uint8(method.restore(lr, 4, knob, refine=True).sr)
-        labels = method.route(explored.scores, knob, 4)
-        dense = images.to_uint8(method.compose(explored, labels, refine=True))
+        ours = images.to_uint8(restored(method, lr, 4, knob, refine=True).sr)
+        labels = method.route(explored.scores, at(knob), 4)
+        dense = images.to_uint8(method.compose(explored, labels, at(refine=True)))
         assert_same_levels(ours, dense, 0.9999)
         if knob == 0.0:
-            theirs = images.to_uint8(reference_pcsr.restore(method, lr, 4, knob, refine=True))
+            theirs = images.to_uint8(reference_pcsr.restore(method, lr, 4, at(knob, True)))
             assert (ours == theirs).mean() > 0.999
 
 
@@ -58,13 +59,13 @@ def test_same_picture_as_defined(shared: Path, backbone: str) -> None:
 @torch.no_grad()
 def test_parts_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = released(shared, "carn-pcsr-phase1"), lr_of_1232(shared)
-    whole = method.restore(lr, 4, "adaptive", refine=True)
+    whole = restored(method, lr, 4, "adaptive", refine=True)
     cut = parts.cut
     monkeypatch.setattr(
         parts, "cut", lambda count, size, halo, *_: cut(count, size, halo, lambda o, i: o, 40_000)
     )
     sr = torch.full_like(whole.sr, torch.nan)
-    pieces = list(method.ready().pieces(lr, 4, "adaptive", True, 1e12))
+    pieces = list(runner(method).pieces(lr, 4, at("adaptive", True), 1e12))
     assert len(pieces) > 3
     for piece in pieces:
         rows, columns = piece.sr.shape[-2:]

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import Knob, at, restored
 from reference import released, srresnet
 from torch import Tensor
 
 from pcsr.backbones.carn import MEAN_RGB
-from pcsr.methods.base import Knob, Method
+from pcsr.methods.base import Method
 
 pytestmark = pytest.mark.shared
 
@@ -57,20 +58,22 @@ def test_features_heads_and_probabilities(golden: Golden) -> None:
     golden.close(exploration.scores[:, 1], "prob_heavy", shifted=False)
     golden.close(exploration.candidates[0], "light")
     golden.close(exploration.candidates[1], "heavy")
-    golden.close(golden.original.restore(golden.lr, 4, None, refine=False).sr, "original")
+    golden.close(restored(golden.original, golden.lr, 4, None, refine=False).sr, "original")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("knob", KNOBS)
 def test_masks_and_outputs(golden: Golden, knob: Knob) -> None:
     exploration = golden.pcsr.explore(golden.lr, 4)
-    labels = golden.pcsr.route(exploration.scores, knob, 4)
+    labels = golden.pcsr.route(exploration.scores, at(knob), 4)
     name = "adaptive" if knob == "adaptive" else f"k{knob:g}"
     np.testing.assert_array_equal(labels[0].numpy(), golden.values[f"heavy_mask_{name}"])
     outputs = 0
     for suffix, refine in (("raw", False), ("refined", True)):
         if f"sr_{name}_{suffix}" in golden.values:
-            golden.close(golden.pcsr.compose(exploration, labels, refine), f"sr_{name}_{suffix}")
+            golden.close(
+                golden.pcsr.compose(exploration, labels, at(refine=refine)), f"sr_{name}_{suffix}"
+            )
             outputs += 1
     assert outputs
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import at
 from reference import released
 
 from pcsr import flops, metrics
@@ -29,17 +30,17 @@ def pair(shared: Path) -> Pair:
 
 @pytest.mark.shared
 def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
-    original = show.show(released(shared, "carn-x4"), pair, 4, None, refine=False)
+    original = show.show(released(shared, "carn-x4"), pair, 4, at())
     assert f"{original.psnr_rgb:.2f} dB {original.gflops:.2f} G" == "29.49 dB 130.91 G"
     pcsr = released(shared, "carn-pcsr-phase1")
-    adaptive = show.show(pcsr, pair, 4, "adaptive", refine=False)
+    adaptive = show.show(pcsr, pair, 4, at("adaptive"))
     assert f"{adaptive.psnr_rgb:.2f} dB {adaptive.gflops:.2f} G" == "29.48 dB 74.03 G"
     assert adaptive.psnr_rgb == pytest.approx(29.477, abs=5e-4)
     assert adaptive.shares[1] == pytest.approx(0.1447, abs=5e-5)
 
     # One dense pass gives the same points as the sparse path, and the others of the protocol.
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    rows = list(measure.measure(pcsr, pair, 4, ["adaptive", 0.0], BOTH, measures))
+    rows = list(measure.measure(pcsr, pair, 4, [at("adaptive"), at(0.0)], BOTH, measures))
     raw, refined = rows[::2], rows[1::2]
     assert [row["refine"] for row in raw + refined] == [False, False, True, True]
     assert refined[0]["psnr_rgb"] == pytest.approx(29.459, abs=5e-4)
@@ -59,9 +60,9 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
 @pytest.mark.shared
 def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pair) -> None:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    (fsrcnn,) = measure.measure(released(shared, "fsrcnn-x4"), pair, 4, [None], [FLOAT], measures)
+    (fsrcnn,) = measure.measure(released(shared, "fsrcnn-x4"), pair, 4, [at()], [FLOAT], measures)
     pcsr = released(shared, "fsrcnn-pcsr-phase1")
-    (routed,) = measure.measure(pcsr, pair, 4, [0.0], [FLOAT], measures)
+    (routed,) = measure.measure(pcsr, pair, 4, [at(0.0)], [FLOAT], measures)
     assert fsrcnn["psnr_rgb"] == pytest.approx(28.500, abs=5e-4)
     assert routed["psnr_rgb"] == pytest.approx(28.467, abs=5e-4)
     giga = [

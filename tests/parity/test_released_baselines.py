@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from models import Knob, at
 from numpy.typing import NDArray
 from reference import arm, classsr, classsr_release
 from torch import Tensor
@@ -17,7 +18,7 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure, show
 from pcsr.evaluation.measure import Pair
-from pcsr.methods.base import Knob, Method
+from pcsr.methods.base import Method
 from pcsr.weights import released
 
 pytestmark = pytest.mark.shared
@@ -33,9 +34,10 @@ def picture_1232(shared: Path) -> Pair:
     return measure.make_pair(image, 4, PROTOCOL)
 
 
-def measure(method: Method, pair: Pair, knobs: Sequence[Knob]) -> list[measure.Row]:
+def rows_of(method: Method, pair: Pair, knobs: Sequence[Knob]) -> list[measure.Row]:
     measures = {"psnr_rgb": metrics.psnr_rgb}
-    return list(measure.measure(method, pair, 4, knobs, [PROTOCOL], measures))
+    points = [at(knob) for knob in knobs]
+    return list(measure.measure(method, pair, 4, points, [PROTOCOL], measures))
 
 
 def tiles_per_branch(method: Method, row: measure.Row) -> list[float]:
@@ -58,7 +60,7 @@ def test_arms_own_log_of_picture_1232(shared: Path, picture_1232: Pair, backbone
         },
     }[backbone]
     method = arm(shared, backbone)
-    rows = measure(method, picture_1232, list(log))
+    rows = rows_of(method, picture_1232, list(log))
     for row, (psnr, megaflops, tiles) in zip(rows, log.values(), strict=True):
         assert row["units"] == 126
         assert tiles_per_branch(method, row) == pytest.approx(tiles)
@@ -102,7 +104,7 @@ def test_classsr_is_the_plain_computation(shared: Path, backbone: str) -> None:
         pair = measure.make_pair(image, 4, PROTOCOL)
         plain, tiles = plainly_restored(method, pair.lr)
         error = np.square(plain[4:-4, 4:-4].astype(float) - pair.hr[4:-4, 4:-4]).mean()
-        (row,) = measure(method, pair, [0.0])
+        (row,) = rows_of(method, pair, [0.0])
         assert row["psnr_rgb"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
         assert tiles_per_branch(method, row) == pytest.approx(tiles)
         classes.append(tiles)
@@ -138,7 +140,7 @@ def test_all_urban100_pictures_can_be_measured(shared: Path) -> None:
     pictures = open_images(shared / "mirror/Urban100/HR")
     assert len(pictures) == 25
     pairs = (measure.make_pair(image, 4, PROTOCOL) for image in pictures)
-    shown = [[show.show(one, pair, 4, None, refine=False) for one in methods] for pair in pairs]
+    shown = [[show.show(one, pair, 4, at()) for one in methods] for pair in pairs]
     for of_method in zip(*shown, strict=True):
         psnr = np.mean([one.psnr_rgb for one in of_method])
         assert np.isfinite(psnr) and 15 < psnr < 30

@@ -1,11 +1,12 @@
 """ARM: widths drawn by cost, the edge score, the table of PSNR by edges, and the choice by it."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from models import SEVERAL_TILES, build, photograph_like, tiles_of
+from models import SEVERAL_TILES, at, build, photograph_like, restored, tiles_of
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -15,6 +16,9 @@ from pcsr import metrics, registry
 from pcsr.config.models import ModelConfig
 from pcsr.data import bicubic
 from pcsr.errors import UserError
+from pcsr.training.loop import Step
+from pcsr.training.tabulate import tabulate
+from pcsr.weights import checkpoint
 
 
 @pytest.fixture
@@ -26,23 +30,26 @@ def arm() -> ARM:
 
 def test_a_width_is_drawn_in_proportion_to_its_squared_cost(arm: ARM) -> None:
     times = 4000
-    drawn = [arm.draw("train", np.random.default_rng((0, step))) for step in range(times)]
+    draw = arm.stages[0].draw
+    assert draw is not None
+    drawn = [draw(np.random.default_rng((0, step))) for step in range(times)]
     squared = np.array([cost.paper for cost in arm.network.costs()]) ** 2
     expected = times * squared / squared.sum()
     assert expected.min() > 100
     apart = np.abs([Counter(drawn)[width] for width in range(3)] - expected)
     assert (apart < 4 * np.sqrt(expected)).all()  # four standard deviations of a count
     # The generator is the only source of chance.
-    assert [arm.draw("train", np.random.default_rng((0, s))) for s in range(50)] == drawn[:50]
+    assert [draw(np.random.default_rng((0, s))) for s in range(50)] == drawn[:50]
 
 
 @torch.no_grad()
 def test_the_loss_is_l1_at_the_drawn_width(arm: ARM) -> None:
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    step = Step(arm, arm.stages[0])
     for width in range(3):
         expected = (arm.upscale(width + 1, lr) - hr).abs().mean()
-        torch.testing.assert_close(arm("train", lr, hr, width)["loss"], expected)
-    assert torch.equal(arm("train", lr, hr, None)["loss"], arm("train", lr, hr, 2)["loss"])
+        torch.testing.assert_close(step(lr, hr, width)["loss"], expected)
+    assert torch.equal(step(lr, hr, None)["loss"], step(lr, hr, 2)["loss"])
 
 
 def test_edge_score_is_its_definition() -> None:
@@ -150,8 +157,8 @@ def test_choice_is_its_formula(arm: ARM) -> None:
     for knob in (0.0, 0.3, 2.0, 40.0):
         eta = knob * costs[-1]
         worth = [eta * scores[:, j] - cost for j, cost in enumerate(costs)]
-        assert torch.equal(arm.route(scores, knob, 4), torch.stack(worth).argmax(dim=0))
-    assert (arm.route(scores, 0.0, 4) == 0).all()
+        assert torch.equal(arm.route(scores, at(knob), 4), torch.stack(worth).argmax(dim=0))
+    assert (arm.route(scores, at(0.0), 4) == 0).all()
 
 
 def test_the_nearest_bin_centre_is_read(arm: ARM) -> None:
@@ -165,15 +172,19 @@ def test_no_table_and_no_knob_are_refused(arm: ARM) -> None:
     lr = photograph_like(32, 32)
     for knob in ("adaptive", None):
         with pytest.raises(UserError, match="arm decides by its knob alone"):
-            arm.restore(lr, 4, knob, refine=False)
+            restored(arm, lr, 4, knob, refine=False)
     fresh = registry.build(ModelConfig(backbone="fsrcnn", method="arm", widths=(8, 16)))
     with pytest.raises(UserError, match="no PSNR table yet; build it with `pcsr tabulate`"):
-        fresh.restore(lr, 4, 2.0, refine=False)
+        restored(fresh, lr, 4, 2.0, refine=False)
     # Its training can be validated all the same: by the full width.
     scores = fresh.explore(lr, 4).scores
-    assert fresh.validation_labels("train", scores, 4).tolist() == [[[2]]]
+    (train,) = fresh.stages
+    assert train.labels and train.labels(scores, 4).tolist() == [[[2]]]
 
 
-def test_other_methods_keep_no_table() -> None:
+def test_other_methods_keep_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "classsr.safetensors"
+    method = build("fsrcnn", "classsr")
+    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
     with pytest.raises(UserError, match="classsr keeps no table; drop `table: true`"):
-        build("fsrcnn", "classsr").tabulate([])
+        tabulate(weights=path, images=path, out=tmp_path / "out.safetensors", device="cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import build
+from models import build, stage_of
 
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
@@ -68,7 +68,7 @@ def test_processes_share_the_crops_of_a_class(cat: Store) -> None:
 def test_a_state_of_other_crops_is_another_run(cat: Store, tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
     method = build("fsrcnn", "original", width=8)
-    run = Run(method, "train", stage(), 0, cat, out, CPU, facts={})
+    run = Run(method, stage_of(method, "train"), stage(), 0, cat, out, CPU, facts={})
     others = [replace(run, only=np.array(only)) for only in ([1, 2], [1, 3], [2, 1])]
     assert len({run.state, *(other.state for other in others)}) == 4
     assert replace(run, only=np.array([1, 2])).state == others[0].state

@@ -5,13 +5,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from models import build, photograph_like, tiles_of
+from models import at, build, photograph_like, tiles_of
 from torch import Tensor
 
 from baselines.classsr import ClassSR, average_loss, class_loss
 from pcsr import registry
 from pcsr.config.models import ModelConfig
 from pcsr.errors import UserError
+from pcsr.routing import OperatingPoint
+from pcsr.training.loop import Step
 
 
 @pytest.fixture
@@ -63,13 +65,14 @@ def test_average_loss(branches: int) -> None:
 @torch.no_grad()
 def test_losses_are_their_formulas(classsr: ClassSR) -> None:
     lr, hr = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 32, 32)
-    classsr.start_stage("joint")
+    *stages, joint_stage = classsr.stages
     outputs = [network(lr) for network in classsr.networks]
-    for stage, sr in zip(("simple", "medium", "hard"), outputs, strict=True):
-        torch.testing.assert_close(classsr(stage, lr, hr, None)["loss"], (sr - hr).abs().mean())
+    for stage, sr in zip(stages, outputs, strict=True):
+        loss = Step(classsr, stage)(lr, hr, None)["loss"]
+        torch.testing.assert_close(loss, (sr - hr).abs().mean())
     p = classsr.classifier(lr).softmax(dim=1)
     mixture = sum(p[:, j].view(-1, 1, 1, 1) * sr for j, sr in enumerate(outputs))
-    joint = classsr("joint", lr, hr, None)
+    joint = Step(classsr, joint_stage)(lr, hr, None)
     torch.testing.assert_close(joint["l1"], (mixture - hr).abs().mean())
     torch.testing.assert_close(joint["class"], class_loss(p))
     torch.testing.assert_close(joint["average"], average_loss(p))
@@ -79,16 +82,16 @@ def test_losses_are_their_formulas(classsr: ClassSR) -> None:
 
 @torch.no_grad()
 def test_the_published_choice_is_k_0(classsr: ClassSR) -> None:
-    assert classsr.default_knob == 0
+    assert classsr.points[0] == OperatingPoint(knob=0.0)
     torch.manual_seed(0)
     p = torch.rand(2, 3, 4, 5, dtype=torch.float64)
-    assert torch.equal(classsr.route(p.log(), 0.0, 4), p.argmax(dim=1))
+    assert torch.equal(classsr.route(p.log(), at(0.0), 4), p.argmax(dim=1))
     for k in (-1.5, 0.4, 2.0):
-        chosen = classsr.route(p.log(), k, 4)
+        chosen = classsr.route(p.log(), at(k), 4)
         assert torch.equal(chosen, (p / shares(classsr) ** k).argmax(dim=1))
     for knob in ("adaptive", None):
         with pytest.raises(UserError, match="give k; 0 is the published method"):
-            classsr.route(p, knob, 4)
+            classsr.route(p, at(knob), 4)
 
 
 def shares(classsr: ClassSR) -> Tensor:
@@ -109,20 +112,21 @@ def test_a_classifier_may_be_certain_beyond_float32(classsr: ClassSR) -> None:
     torch.testing.assert_close(scores, logits - logits.logsumexp(dim=1, keepdim=True))
     for k in (-200.0, 0.0, 90.0, 400.0):
         expected = (logits.double() - k * shares(classsr).log()[..., 0, 0]).argmax(dim=1)
-        assert torch.equal(classsr.route(scores[..., None, None], k, 4).flatten(), expected)
-    assert (classsr.route(scores[..., None, None], 1e5, 4) == 0).all()
+        assert torch.equal(classsr.route(scores[..., None, None], at(k), 4).flatten(), expected)
+    assert (classsr.route(scores[..., None, None], at(1e5), 4) == 0).all()
 
 
 @torch.no_grad()
 def test_a_stage_is_validated_by_the_network_it_trains(classsr: ClassSR) -> None:
     scores = classsr.explore(photograph_like(64, 92), 4).scores
-    for number, stage in enumerate(("simple", "medium", "hard")):
-        assert (classsr.validation_labels(stage, scores, 4) == number).all()
-    joint = classsr.validation_labels("joint", scores, 4)
+    assert [stage.name for stage in classsr.stages] == ["simple", "medium", "hard", "joint"]
+    *decided, joint = (stage.labels(scores, 4) for stage in classsr.stages if stage.labels)
+    for number, labels in enumerate(decided):
+        assert (labels == number).all()
     assert torch.equal(joint, scores.argmax(dim=1)) and len(joint.unique()) == 3
 
 
 @pytest.mark.parametrize("widths", [(8, 16), (8, 12, 16, 20)])
 def test_other_numbers_of_widths_are_refused(widths: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"model\.widths: give three widths of backbone 'fsrcnn'"):
+    with pytest.raises(UserError, match=r"model\.options\.widths: give three widths of fsrcnn"):
         registry.build(ModelConfig(backbone="fsrcnn", method="classsr", widths=widths))

@@ -10,7 +10,7 @@ from workspace import ROOT
 
 from pcsr import registry
 from pcsr.config.load import Study, fingerprint, load_study, merge, parse
-from pcsr.config.models import DatasetsConfig, ExperimentConfig, ProtocolConfig
+from pcsr.config.models import DatasetsConfig, ExperimentConfig, ModelConfig, ProtocolConfig
 from pcsr.errors import UserError
 
 EXPERIMENT = {
@@ -32,7 +32,7 @@ def test_merge() -> None:
     ("path", "value", "said"),
     [
         (("modle",), {}, "modle: unknown key. Did you mean 'model'?"),
-        (("model", "widht"), 3, "model.widht: unknown key. Did you mean 'width'?"),
+        (("model", "widht"), 3, "model.widht: unknown key. Available: backbone, "),
         (("stages", "stage0", "learnig_rate"), 1, "Did you mean 'learning_rate'?"),
         (("stages", "stage0", "batch"), 0, "stages.stage0.batch: Input should be greater"),
         (("stages", "stage0", "batch"), "many", "valid integer"),
@@ -73,8 +73,8 @@ def test_suites_of_the_repository(suite: str, monkeypatch: pytest.MonkeyPatch) -
     study = load_study(Path(f"configs/suites/{suite}.yaml"))
     registry.check_names(study)
     for experiment in study.experiments.values():
-        method = registry.resolve("method", experiment.model.method)
-        assert tuple(experiment.stages) == method.stages
+        method = registry.build(experiment.model)
+        assert list(experiment.stages) == [stage.name for stage in method.stages]
 
 
 def test_paper_suite_is_the_published_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +159,19 @@ def test_a_table_is_the_last_step() -> None:
 
 @pytest.mark.parametrize("widths", [(16, 8), (8, 8, 16), ()])
 def test_widths_rise(widths: tuple[int, ...]) -> None:
-    values = merge(EXPERIMENT, {"model": {"widths": list(widths)}})
-    with pytest.raises(UserError, match=r"my.yaml: model"):
-        parse(ExperimentConfig, values, "my.yaml")
+    model = ModelConfig(backbone="carn", method="arm", options={"widths": widths})
+    with pytest.raises(UserError, match=r"model.options of carn-arm: widths: "):
+        registry.build(model)
+
+
+def test_options_of_version_0_1_are_nested() -> None:
+    flat = {"backbone": "carn", "method": "original", "width": 64, "heads": None}
+    assert ModelConfig.model_validate({**flat, "batch_norm": True}) == ModelConfig(
+        backbone="carn", method="original", options={"width": 64}
+    )
+    assert ModelConfig.model_validate({**flat, "batch_norm": False}).backbone_options == {
+        "batch_norm": False
+    }
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import build, photograph_like
+from models import Knob, at, build, photograph_like, restored
 from torch import Tensor, nn
 
 from pcsr import registry
@@ -13,9 +13,10 @@ from pcsr.backbones.base import Backbone
 from pcsr.data.bicubic import levels
 from pcsr.engine import banded, parts
 from pcsr.engine.parts import Part
+from pcsr.engine.runners import runner
 from pcsr.errors import UserError
-from pcsr.methods.base import Knob, Method
-from pcsr.routing import Budget
+from pcsr.methods.base import Method
+from pcsr.routing import OperatingPoint
 
 BACKBONES = list(registry.BACKBONES)
 
@@ -24,7 +25,7 @@ def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float,
     """Put the pieces of one picture together: SR, labels and the number of pieces."""
     size = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
     sr, labels = torch.full((3, *size), torch.nan), torch.full(size, -1)
-    pieces = list(method.ready().pieces(lr, scale, knob, refine, **how))
+    pieces = list(runner(method).pieces(lr, scale, at(knob, refine), **how))
     for piece in pieces:
         rows, columns = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + rows), slice(piece.left, piece.left + columns)
@@ -59,7 +60,9 @@ def test_parts_give_the_whole_picture(
 ) -> None:
     method, lr = build(backbone, "pcsr", scale=scale), photograph_like(47, 52)
     costs = method.costs((47, 52), scale)
-    budget = Budget(costs.total([int(0.6 * 47 * 52 * scale**2), 900]).engine / (47 * 52))
+    budget = OperatingPoint(
+        budget=costs.total([int(0.6 * 47 * 52 * scale**2), 900]).engine / (47 * 52)
+    )
     for knob in (0.0, "adaptive", budget):
         for refine in (False, True):
             whole, of_whole, one = together(method, lr, knob, refine, scale)
@@ -78,10 +81,10 @@ def test_parts_give_the_whole_picture(
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_parts_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = build(backbone, "original"), photograph_like(47, 52)
-    whole = method.restore(lr, 4, None, False).sr[0]
+    whole = restored(method, lr, 4, None, refine=False).sr[0]
     monkeypatch.setattr(parts, "cut", six_parts)
     sr, count = torch.full_like(whole, torch.nan), 0
-    for piece in method.ready().pieces(lr, 4, None, False, 1e9):
+    for piece in runner(method).pieces(lr, 4, at(None, False), 1e9):
         height, width = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
         sr[:, *here] = piece.sr[0]
@@ -95,10 +98,10 @@ def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
 ) -> None:
     method = build("fsrcnn", "pcsr")
     lr = torch.cat([photograph_like(30, 34), photograph_like(30, 34).flip(-1)])
-    whole = method.restore(lr, 4, "adaptive", True)
+    whole = restored(method, lr, 4, "adaptive", refine=True)
     monkeypatch.setattr(parts, "cut", six_parts)
     sr = torch.full_like(whole.sr, torch.nan)
-    for piece in method.ready().pieces(lr, 4, "adaptive", True, 1e9):
+    for piece in runner(method).pieces(lr, 4, at("adaptive", True), 1e9):
         height, width = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
         sr[piece.picture, :, *here] = piece.sr[0]
@@ -181,7 +184,11 @@ def test_a_budget_is_met_to_the_pixel() -> None:
     heavy = costs.branch[1].engine - costs.branch[0].engine
     for pixels in (0, 1, 777, 16 * 24 * 31):
         allowed = costs.total([16 * 24 * 31 - pixels, pixels]).engine
-        restored = method.restore(lr, 4, Budget((allowed + 0.5 * heavy) / (24 * 31)), True)
-        assert int(restored.labels.long().sum()) == pixels
+        found = restored(
+            method, lr, 4, OperatingPoint(budget=(allowed + 0.5 * heavy) / (24 * 31)), refine=True
+        )
+        assert int(found.labels.long().sum()) == pixels
     with pytest.raises(UserError, match=r"the budget is below the cheapest branch everywhere"):
-        method.restore(lr, 4, Budget(0.9 * costs.shared.engine / (24 * 31)), True)
+        restored(
+            method, lr, 4, OperatingPoint(budget=0.9 * costs.shared.engine / (24 * 31)), refine=True
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import build, photograph_like
+from models import Knob, at, build, photograph_like, restored
 from torch import Tensor
 
 pytest.importorskip("triton", reason="there is no triton for this system")
@@ -18,8 +18,9 @@ from pcsr.backbones.base import Backbone
 from pcsr.config.models import HeadConfig
 from pcsr.engine import parts, sparse
 from pcsr.engine.fused import Fused, _compacted, _halves
+from pcsr.engine.runners import Restored, runner
 from pcsr.errors import UserError
-from pcsr.methods.base import Knob, Method, Restored
+from pcsr.methods.base import Method
 
 SHARED = 227 * 1024  # bytes of shared memory that a program may take on an H100 or H200
 BACKBONES = list(registry.BACKBONES)
@@ -38,10 +39,10 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse, "_kind", lambda *_: Fused)
 
 
-def restored(method: Method, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
+def dense(method: Method, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
     explored = method.explore(lr, scale)
-    labels = method.route(explored.scores, knob, scale)
-    return Restored(method.compose(explored, labels, refine), labels)
+    labels = method.route(explored.scores, at(knob), scale)
+    return Restored(method.compose(explored, labels, at(refine=refine)), labels)
 
 
 @pytest.mark.parametrize("scale", [4, 2.7])
@@ -49,8 +50,8 @@ def restored(method: Method, lr: Tensor, scale: float, knob: Knob, refine: bool)
 def test_kernels_give_the_definition(fused: None, backbone: str, scale: float) -> None:
     method, lr = build(backbone, "pcsr", scale=scale), photograph_like(21, 30)
     for knob, refine in ((0.0, True), ("adaptive", False)):
-        defined = restored(method, lr, scale, knob, refine)
-        found = method.restore(lr, scale, knob, refine)
+        defined = dense(method, lr, scale, knob, refine)
+        found = restored(method, lr, scale, knob, refine=refine)
         assert len(defined.labels.unique()) == 2
         assert torch.equal(found.labels.long(), defined.labels)
         torch.testing.assert_close(found.sr, defined.sr, rtol=0, atol=1e-6)
@@ -60,10 +61,10 @@ def test_kernels_of_four_heads_in_parts(fused: None, monkeypatch: pytest.MonkeyP
     heads = tuple(HeadConfig(width=8 * n, depth=n) for n in (1, 2, 3, 5))
     method = build("fsrcnn", "pcsr", width=12, heads=heads, classifier=HeadConfig(width=6, depth=1))
     lr = photograph_like(24, 26)
-    defined = restored(method, lr, 4, "adaptive", True)
+    defined = dense(method, lr, 4, "adaptive", True)
     halves = [parts.Part(0, top, top + 12, 0, 26) for top in (0, 12)]
     monkeypatch.setattr(parts, "cut", lambda *_: halves)
-    pieces = list(method.ready().pieces(lr, 4, "adaptive", True, 1e9))
+    pieces = list(runner(method).pieces(lr, 4, at("adaptive", True), 1e9))
     assert len(pieces) == 2 and len(defined.labels.unique()) > 2
     sr = torch.cat([piece.sr for piece in pieces], dim=2)
     torch.testing.assert_close(sr, defined.sr, rtol=0, atol=1e-6)
@@ -73,8 +74,8 @@ def test_kernels_of_four_heads_in_parts(fused: None, monkeypatch: pytest.MonkeyP
 def test_half_precision_is_close(fused: None, backbone: str) -> None:
     """Decisions may tip where two heads are level; elsewhere only rounding differs."""
     method, lr = build(backbone, "pcsr"), photograph_like(21, 30)
-    exact = method.restore(lr, 4, 0.0, False)
-    half = method.ready(torch.float16).restore(lr, 4, 0.0, False)
+    exact = restored(method, lr, 4, 0.0, refine=False)
+    half = runner(method, torch.float16).run(lr, 4, at(0.0, False))
     same = (half.labels == exact.labels)[:, None]
     assert half.sr.dtype == torch.float32 and same.double().mean() > 0.999
     torch.testing.assert_close(half.sr * same, exact.sr * same, rtol=0, atol=2e-3)
@@ -83,7 +84,7 @@ def test_half_precision_is_close(fused: None, backbone: str) -> None:
 
 def test_half_precision_without_the_kernels_is_an_error() -> None:
     with pytest.raises(UserError, match="half precision needs a GPU"):
-        build("fsrcnn", "pcsr").ready(torch.float16)
+        runner(build("fsrcnn", "pcsr"), torch.float16)
 
 
 @pytest.mark.parametrize("tail", [False, True])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import build
+from models import build, stage_of
 from torch._dynamo.utils import counters
 
 from pcsr import runtime
@@ -22,7 +22,9 @@ def stage(**changes: object) -> StageConfig:
 def loop(cat: Store, backbone: str, method: str, name: str, **changes: object) -> Loop:
     torch.manual_seed(0)
     made = runtime.move(build(backbone, method), CPU)
-    return Loop(made, name, stage(**changes), Batches(cat, stage(**changes), 4, 0, CPU))
+    return Loop(
+        made, stage_of(made, name), stage(**changes), Batches(cat, stage(**changes), 4, 0, CPU)
+    )
 
 
 def losses(cat: Store, backbone: str, method: str, name: str, **changes: object) -> list[float]:
@@ -56,7 +58,7 @@ def test_float32_is_exact_outside_of_a_step(cat: Store) -> None:
     seen = []
     running = loop(cat, "fsrcnn", "original", "train", precision="tf32")
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    running._method.register_forward_hook(lambda *_: seen.append([b.allow_tf32 for b in backends]))
+    running._model.register_forward_hook(lambda *_: seen.append([b.allow_tf32 for b in backends]))
     running.step(0)
     assert seen == [[True, True]]
     assert not any(backend.allow_tf32 for backend in backends)
@@ -87,7 +89,7 @@ def test_moments_go_on_in_the_order_of_their_parameters(cat: Store, method: str)
     torch.manual_seed(1)
     other = runtime.move(build("carn", method), CPU)
     other.load_state_dict(weights)
-    again = Loop(other, name, stage(), Batches(cat, stage(), 4, 0, CPU), moments)
+    again = Loop(other, stage_of(other, name), stage(), Batches(cat, stage(), 4, 0, CPU), moments)
     again.step(1)
     for key, value in whole._method.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key

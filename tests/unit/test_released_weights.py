@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import photograph_like
+from models import photograph_like, restored
 from reference import formula_weights
 from workspace import Runs, Workspace
 
@@ -83,7 +83,7 @@ def test_srresnet_of_the_pcsr_release(
     method, _ = load_method(out)
     with np.load(shared / "golden/pcsr_srresnet_formula.npz") as golden:
         lr = torch.from_numpy(golden["lr_input"])[None]
-        sr = method.restore(lr, 4, knob, refine=True).sr[0]
+        sr = restored(method, lr, 4, knob, refine=True).sr[0]
         np.testing.assert_allclose(sr.numpy(), golden[expected], rtol=0, atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_srresnet_of_the_arm_release(shared: Path, tmp_path: Path) -> None:
     said = import_released(file, out=out)
     assert said.startswith("ARM release, srresnet x4, full width 64, 2000002 iterations")
     method, _ = load_method(out)
-    full = method.restore(photograph_like(40, 56), 4, 50.0, refine=False)
+    full = restored(method, photograph_like(40, 56), 4, 50.0, refine=False)
     assert full.labels.max() == 3 and torch.isfinite(full.sr).all()
 
 
@@ -178,14 +178,14 @@ def test_converted_weights_route_and_restore_like_the_file(
     theirs, _ = load_method(mirror / name)
     ours, facts = load_method(out)
     assert ours.config == theirs.config and ours.config.method == kind
-    assert width in (ours.config.width, ours.config.widths)
+    assert width in [ours.config.options.get("width"), tuple(ours.config.options.get("widths", ()))]
     assert facts["source"]["sha256"] == checkpoint.sha256(mirror / name)
     assert facts["iterations"] == (2_000_002 if kind == "arm" else None)
     lr = photograph_like(40, 56)
-    for knob in (theirs.default_knob, 0.4):
-        one, other = (method.restore(lr, 4, knob, refine=False) for method in (theirs, ours))
+    for knob in (theirs.points[0], 0.4):
+        one, other = (restored(method, lr, 4, knob, refine=False) for method in (theirs, ours))
         assert torch.equal(one.labels, other.labels) and torch.equal(one.sr, other.sr)
-    sr = theirs.restore(lr, 4, theirs.default_knob, refine=False).sr
+    sr = restored(theirs, lr, 4, theirs.points[0], refine=False).sr
     small = torch.nn.functional.avg_pool2d(sr, 4)
     assert (small - lr).abs().mean() < 0.05  # it is the picture
 

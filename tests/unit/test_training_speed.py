@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from models import build
+from models import build, stage_of
 from torch.autograd import DeviceType
 from torch.utils.data import DataLoader
 
@@ -18,6 +18,7 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
+from pcsr.training.loop import Step
 
 CPU = torch.device("cpu")
 
@@ -41,10 +42,10 @@ def test_samples_are_the_batches(cat: Store) -> None:
 def test_losses_are_those_of_the_method(name: str, branches: int) -> None:
     heads = tuple(HeadConfig(width=4 * (j + 1), depth=j + 1) for j in range(branches))
     method = build("fsrcnn", "pcsr", heads=heads)
-    method.start_stage(name)
+    step = Step(method, stage_of(method, name))
     lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, 24, 24)
-    found = reference_loop.plain_losses(method, name, lr, hr, None)["loss"]
-    torch.testing.assert_close(found, method.losses(name, lr, hr, None)["loss"])
+    found = reference_loop.plain_losses(method, name, lr, hr)["loss"]
+    torch.testing.assert_close(found, step(lr, hr, None)["loss"])
 
 
 def subject(cat: Store, name: str, stage_name: str) -> training_speed.Subject:
@@ -77,16 +78,13 @@ def test_both_loops_are_measured_in_turns(cat: Store) -> None:
 def test_a_loop_that_trains_something_else_is_refused(
     cat: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plain = reference_loop.plain_losses
     monkeypatch.setattr(
-        reference_loop, "plain_losses", lambda method, *how: {"loss": 2 * loss(method, how)}
+        reference_loop, "plain_losses", lambda *how: {"loss": 2 * plain(*how)["loss"]}
     )
-
-    def loss(method: Method, how: tuple[object, ...]) -> torch.Tensor:
-        return method.losses(*how)["loss"]  # type: ignore[arg-type]
-
     plan = training_speed.Plan(["reference", "suite"], 0.01, 1, workers=0)
     with pytest.raises(UserError, match=r"the first loss is .* by the way 'suite'"):
-        training_speed.compare(subject(cat, "original", "train"), plan)
+        training_speed.compare(subject(cat, "pcsr", "stage0"), plan)
 
 
 def test_busy_is_the_time_that_is_computed_in() -> None:

@@ -16,41 +16,46 @@ from pcsr.weights.load import load_method
 SOURCE = '''
 """Flat tiles are enlarged by bicubic interpolation, the others by the backbone."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pcsr.config.models import WidthOptions
 from pcsr.flops import Flops, per_lr_pixel
+from pcsr.methods.base import Stage
+from pcsr.methods.checks import complete
 from pcsr.methods.tiled import Tiled
+from pcsr.routing import OperatingPoint
+
+
+class Options(WidthOptions):
+    gain: float = 1.0
 
 
 class Contrast(Tiled):
-    stages = ("train",)
-    knobs = (0.165, 0.0, 1.0)
+    Options = Options
+    points = tuple(OperatingPoint(knob=k) for k in (0.33, 0.0, 2.0))
     branches = 2
 
     def __init__(self, config, make_backbone):
         nn.Module.__init__(self)
-        self.config = config
-        self.network = make_backbone(width=config.width, scale=config.scale)
+        self.options, self.config = complete(Options, config, {})
+        self.network = make_backbone(width=self.options.width, scale=config.scale)
+        self.stages = (Stage("train", [self.network], lambda: self.loss),)
 
     def score(self, tiles):
-        return tiles.std(dim=(1, 2, 3))[:, None].expand(-1, 2)
+        return self.options.gain * tiles.std(dim=(1, 2, 3))[:, None].expand(-1, 2)
 
     def upscale(self, branch, lr):
         bicubic = F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
         return bicubic + self.network(lr) if branch else bicubic
 
-    def route(self, scores, knob, scale):
-        return (scores[:, 0] >= knob).long()
+    def route(self, scores, point, scale):
+        return (scores[:, 0] >= point.knob).long()
 
     def tile_costs(self):
         return Flops(), (Flops(), per_lr_pixel(self.network) * 32**2)
 
-    def trained_modules(self, stage):
-        return [self.network]
-
-    def losses(self, stage, lr, hr, drawn):
+    def loss(self, lr, hr, drawn):
         return {"loss": F.l1_loss(self.upscale(1, lr), hr)}
 '''
 ENTRY_POINT = "[pcsr.methods]\ncontrast = elsewhere:Contrast\n"
@@ -78,12 +83,16 @@ def test_one_class_and_one_entry_point_are_a_method(workspace: Workspace, packag
     ]
     before = files(workspace.path("configs"))
     experiment = {
-        "model": {"backbone": "fsrcnn", "method": "contrast", "width": 8},
+        "model": {
+            "backbone": "fsrcnn",
+            "method": "contrast",
+            "options": {"width": 8, "gain": 2.0},
+        },
         "stages": {"train": {"iterations": 1, "learning_rate": 1e-3}},
     }
     path = workspace.path("configs/experiments/fsrcnn-contrast.yaml")
     path.write_text(yaml.safe_dump(experiment))
-    suite = workspace.suite("elsewhere", experiments=["fsrcnn-contrast"], knobs={"contrast": [0.2]})
+    suite = workspace.suite("elsewhere", experiments=["fsrcnn-contrast"], knobs={"contrast": [0.4]})
     assert files(workspace.path("configs")) - before == {
         "experiments/fsrcnn-contrast.yaml",
         "suites/elsewhere.yaml",
@@ -112,9 +121,9 @@ def test_one_class_and_one_entry_point_are_a_method(workspace: Workspace, packag
     collected = pd.read_csv(table)
     assert set(collected.method) == {"original", "contrast"}
     curve = collected[collected.method == "contrast"]
-    assert sorted(set(curve.knob)) == [0.0, 0.165, 1.0]
+    assert sorted(set(curve.knob)) == [0.0, 0.33, 2.0]
     shares = curve.groupby("knob").share_1.mean()
-    assert shares[0.0] == 1 and 0 < shares[0.165] < 1 and shares[1.0] == 0
+    assert shares[0.0] == 1 and 0 < shares[0.33] < 1 and shares[2.0] == 0
     assert curve.groupby("knob").flops_paper.mean().is_monotonic_decreasing
     assert curve.groupby("knob").psnr_rgb.mean().nunique() == 3
 

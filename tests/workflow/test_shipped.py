@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from models import restored
 from workspace import ROOT, Workspace
 
 from pcsr import files, metrics, registry
@@ -61,7 +62,7 @@ def picture(workspace: Workspace) -> measure.Pair:
 @pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
 def test_each_is_better_than_bicubic(path: Path, picture: measure.Pair) -> None:
     method, _ = load_method(path)
-    sr = method.restore(picture.lr, 4, method.default_knob, refine=True).sr
+    sr = restored(method, picture.lr, 4, method.points[0], refine=True).sr
     size = (picture.hr.shape[0], picture.hr.shape[1])
     enlarged = bicubic.resize(picture.lr.double(), size).float()
     ours, plain = (metrics.psnr_rgb(to_uint8(x), picture.hr, 4) for x in (sr, enlarged))
@@ -81,7 +82,7 @@ def test_weights_that_are_not_shipped_are_named(workspace: Workspace) -> None:
     done = workspace.snakemake("-n")
     experiment.write_text(text)
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    assert "model.width is 40, but weights/fsrcnn-pcsr.safetensors has 48" in done.stdout
+    assert "model.options.width is 40, but weights/fsrcnn-pcsr.safetensors has 48" in done.stdout
     other = ("train", "fsrcnn-pcsr", "stage0", "--out", workspace.path("w.safetensors"))
     message = workspace.refuse(*other, "--suite", "configs/suites/quick.yaml")
     assert "shipped ones are not trained; use a suite that trains" in message

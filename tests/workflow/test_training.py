@@ -264,7 +264,17 @@ def test_pace_is_measured_once(workspace: Workspace) -> None:
     out = workspace.path("pace/cpu.json")
     data = workspace.path("data/prepared/embedded-smoke")
     quickly = ("--seconds", "0.01", "--rounds", "1", "--workers", "1", "--data", data)
-    command = ("training-speed", "fsrcnn-pcsr", "--suite", suite, "--out", out, *quickly, "--device", "cpu")
+    command = (
+        "training-speed",
+        "fsrcnn-pcsr",
+        "--suite",
+        suite,
+        "--out",
+        out,
+        *quickly,
+        "--device",
+        "cpu",
+    )
     assert "fsrcnn-pcsr stage1, suite" in workspace.succeed(*command)
     assert "steps/s" not in workspace.succeed(*command)
     rows = json.loads(out.read_text())["rows"]

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import build
+from models import build, restored
 from PIL import Image
 from workspace import Workspace
 
 from pcsr.data.images import read, to_tensor
 from pcsr.engine import parts
 from pcsr.evaluation import knob_table
-from pcsr.routing import Budget
+from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
@@ -62,11 +62,13 @@ def test_a_budget_is_kept_and_spent(
     lr = to_tensor(read(files["cat"]))
     whole = original.costs((150, 200), 4).total([1]).engine
     with torch.no_grad():
-        restored = method.restore(lr, 4, Budget(0.6 * whole / (150 * 200)), True)
-    units = torch.bincount(restored.labels.flatten(), minlength=2).tolist()
+        found = restored(
+            method, lr, 4, OperatingPoint(budget=0.6 * whole / (150 * 200)), refine=True
+        )
+    units = torch.bincount(found.labels.flatten(), minlength=2).tolist()
     spent = method.costs((150, 200), 4).total(units).engine
     assert 0.6 * whole - 1e5 < spent <= 0.6 * whole  # a pixel costs less than 1e5
-    mine = restored.sr[0].clamp(0, 1).mul(255).add(0.5).floor().permute(1, 2, 0).numpy()
+    mine = found.sr[0].clamp(0, 1).mul(255).add(0.5).floor().permute(1, 2, 0).numpy()
     assert (sr != mine).mean() < 1e-4
     for share in ("0.1", "0", "-1", "nan"):
         error = here.refuse("upscale", files["cat"], out, *weights, "--budget", share)
@@ -203,5 +205,5 @@ def test_the_script_for_gpus_goes_on_where_it_was(
 
 def test_held_memory_is_what_bench_reports() -> None:
     with parts.Held() as held, torch.no_grad():
-        build("fsrcnn", "original").restore(torch.rand(1, 3, 16, 16), 4, None, False)
+        restored(build("fsrcnn", "original"), torch.rand(1, 3, 16, 16), 4, None, refine=False)
     assert held.peak > 56 * 16 * 16 * 4

@@ -71,7 +71,9 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
     }
     # Three networks of each backbone train on their classes; a table is measured with, not without.
     assert done.stdout.count("--calibration results/paper/calibration/classes.safetensors") == 9
-    assert "pcsr classify-crops --weights results/paper/srresnet-original/train/weights" in done.stdout
+    assert (
+        "pcsr classify-crops --weights results/paper/srresnet-original/train/weights" in done.stdout
+    )
     assert "pcsr sweep --weights results/paper/carn-arm/table/weights.safetensors" in done.stdout
 
 
