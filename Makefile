@@ -13,12 +13,12 @@ TORCH := 2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 REPORT := reports/$(SUITE)
-# What `make bench` measures: these pictures, with the weights that `make released` got.
+# What `make bench` measures: these images, with the weights that `make released` got.
 LATENCY := reports/latency
 ROUNDS ?= 3
 # Of the weights that `make weights` trains.
 LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
-PICTURES := $(sort $(wildcard data/raw/bench/*.png))
+IMAGES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
 # No lock: training holds its own, and one left behind by a killed run must not stop the next.
 SNAKEMAKE := $(BIN)/snakemake --configfile configs/suites/$(SUITE).yaml --nolock
@@ -38,7 +38,7 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 	@printf 'Tables:\n  %s\n' $(REPORT)/operating_points.md
 	@printf 'Fair comparisons:\n  %s\n' $(REPORT)/fairness.md
 	@printf 'Claims, checked:\n  %s\n' $(REPORT)/claims.md
-	@printf 'Weights and pictures, and what was not there:\n  %s\n' $(REPORT)/inputs.md
+	@printf 'Weights and images, and what was not there:\n  %s\n' $(REPORT)/inputs.md
 	@printf 'All of it in one page:\n  %s\n' $(REPORT)/report.html
 
 released: ## the published numbers from released weights (PCSR_MIRROR=folder instead of downloads)
@@ -48,10 +48,10 @@ weights: ## train what weights/ holds (hours; photographs as configs/datasets.ya
 	@$(MAKE) --no-print-directory reproduce SUITE=weights
 	$(BIN)/pcsr ship --suite configs/suites/weights.yaml --out weights --licence "$(LICENCE)"
 
-# A file per picture, made once, in a run of its own: delete it to measure again. SRResNet has no
+# A file per image, made once, in a run of its own: delete it to measure again. SRResNet has no
 # published weights; its time hardly depends on them.
-bench: $(PICTURES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes.json ## time the engine on data/raw/bench/*.png, quiet machine
-	@$(if $(PICTURES),,$(error put HR pictures into data/raw/bench))
+bench: $(IMAGES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes.json ## time the engine on data/raw/bench/*.png, quiet machine
+	@$(if $(IMAGES),,$(error put HR images into data/raw/bench))
 	@$(if $(RELEASED),,$(error make the published weights first: make released))
 	$(BIN)/pcsr latency $^ --out $(LATENCY)/cpu.md
 	@printf 'Times over FLOPs:\n  %s\n' $(LATENCY)/cpu.html
@@ -63,7 +63,7 @@ $(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
 $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \
 	  %-pcsr/released/weights.safetensors,$(RELEASED)) --fresh srresnet \
-	  --images $(lastword $(PICTURES)) --knob 0 --rounds 0 --steps 4 --max-memory 2GiB --out $@
+	  --images $(lastword $(IMAGES)) --knob 0 --rounds 0 --steps 4 --max-memory 2GiB --out $@
 
 # A process per core, each with one thread; the tests of a file stay together, because they share
 # what a workflow made.
@@ -82,7 +82,7 @@ check: setup ## formatting, lint, types, import layers, and dry runs of the work
 	for suite in configs/suites/*.yaml; do \
 	  env -u PCSR_MIRROR $(BIN)/snakemake --dry-run --quiet --configfile $$suite || exit 1; done
 
-format: setup ## format the code and mend what ruff can
+format: setup ## format the code and fix what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile workflow

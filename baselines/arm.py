@@ -32,7 +32,7 @@ PAPER = {
 }
 BINS = 30
 PSNR_OF_EQUAL = 100.0  # dB that an exact tile counts in a mean; one wrong level gives at most 95
-# BT.601 luma in 1/2^14, and the Laplacian of side 3, as the field's picture library has them.
+# BT.601 luma in 1/2^14, and the Laplacian of side 3, as the field's image library has them.
 GREY = (4899, 9617, 1868)
 LAPLACIAN = ((2, 0, 2), (0, -8, 0), (2, 0, 2))
 

@@ -1,12 +1,11 @@
 """How long methods take, side by side in one run: the original, a definition, the engine.
 
-Absolute times say little on a shared CPU, so that all cases of a picture take turns and what counts
-is their ratio to the original's. Each method is held to its definition: the same picture comes out.
+Absolute times say little on a shared CPU, so that all cases of an image take turns and what counts
+is their ratio to the original's. Each method is held to its definition: the same image comes out.
 """
 
 import logging
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,15 +16,14 @@ import torch
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from torch import Tensor
-from torch.profiler import profile
 
 from benchmarks import reference_pcsr
+from benchmarks.timing import peak, profiled, seconds
 from pcsr import files, flops, geometry, metrics, registry, runtime
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data import bicubic, images
 from pcsr.data.images import to_tensor
 from pcsr.data.test_images import open_images
-from pcsr.engine.parts import Held
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
@@ -39,7 +37,6 @@ from pcsr.weights.load import load_method
 log = logging.getLogger("pcsr")
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-DEAREST = 8  # operations of a profile
 
 Run = Callable[[Tensor], Tensor]
 
@@ -126,8 +123,8 @@ def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
     return [[m for m in methods if m.config.backbone == name] for name in names]
 
 
-def _sixteenth(hr: metrics.Picture, scale: float) -> Tensor:
-    """Return a picture of 240 x 135 pixels, whose SR is an eighth of 8K in each direction."""
+def _sixteenth(hr: metrics.Image, scale: float) -> Tensor:
+    """Return an image of 240 x 135 pixels, whose SR is an eighth of 8K in each direction."""
     size = (135, 240)
     whole = geometry.hr_size(size, scale)
     if min(have - want for have, want in zip(hr.shape, whole, strict=False)) < 0:
@@ -146,8 +143,8 @@ class Plan:
         rounds: how often everything is run.
         precision: of the networks; the definition is in float32.
         profiled: whether it is measured which operations take the time.
-        steps: sizes of the growing picture.
-        limit: bytes that the growing picture may take.
+        steps: sizes of the growing image.
+        limit: bytes that the growing image may take.
     """
 
     knobs: Sequence[float] = (0.0,)
@@ -176,8 +173,8 @@ class Case:
         path: "original", "definition" or "engine"; "tiles" for methods by tiles, as published.
         knob: operating point, for people.
         ready: lays the weights out, and returns LR (1, 3, h, w) -> SR (1, 3, H, W).
-        flops: that one picture costs at this operating point.
-        share: of the units that the dearest branch computes.
+        flops: that one image costs at this operating point.
+        share: of the units that the most expensive branch computes.
         exact: 8-bit levels of what the method is defined to give, all branches computed everywhere.
     """
 
@@ -188,13 +185,13 @@ class Case:
     ready: Callable[[], Run]
     flops: flops.Flops
     share: float
-    exact: metrics.Picture
+    exact: metrics.Image
 
 
 def cases(
     methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> Iterator[Case]:
-    """Yield what is measured on a picture.
+    """Yield what is measured on an image.
 
     Methods by tiles have knobs of their own kinds, and run at their default.
     """
@@ -248,14 +245,14 @@ class Timed:
         seconds: the fastest round; ``median`` of the rounds beside it.
         peak_bytes: of the tensors that are alive at once (on a GPU: what its allocator held).
         sr: 8-bit levels.
-        profile: (operation, share of the time, calls), the dearest first; empty if not asked for.
+        profile: (operation, share of the time, calls), longest first; empty if not asked for.
     """
 
     seconds: float
     median: float
     memory_format: str
     peak_bytes: int
-    sr: metrics.Picture
+    sr: metrics.Image
     profile: list[tuple[str, float, int]]
 
 
@@ -296,47 +293,14 @@ def _lay_out(networks: Sequence[torch.nn.Module], name: str) -> None:
         network.to(memory_format=FORMATS[name])  # type: ignore[call-overload]
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return how long ``run`` takes, until the device is done."""
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
-    """Return what comes out, and the bytes that were held at once beside what was held before."""
-    if device.type == "cpu":
-        with Held() as held:
-            return run(), held.peak
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    return run(), torch.cuda.max_memory_allocated(device) - before
-
-
-def profiled(run: Callable[[], object], device: torch.device) -> list[tuple[str, float, int]]:
-    """Return operations with their share of the time and number of calls, the dearest first."""
-    with profile() as profiler:
-        seconds(run, device)
-    spent = [
-        (event.key, float(getattr(event, f"self_{where}_time_total")), event.count)
-        for where in ["device" if device.type == "cuda" else "cpu"]
-        for event in profiler.key_averages()
-    ]
-    total = sum(time for _, time, _ in spent)
-    spent.sort(key=lambda one: -one[1])
-    return [(name, time / total, count) for name, time, count in spent[:DEAREST]]
-
-
 @torch.no_grad()
 def compare(
     methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> list[dict[str, Any]]:
-    """Measure every method on a picture, refined; returns one row per case.
+    """Measure every method on an image, refined; returns one row per case.
 
     Ratios are to the original of the same backbone. ``max_levels`` and ``identical`` compare the
-    8-bit picture with ``Case.exact``, ``psnr_rgb`` with HR.
+    8-bit image with ``Case.exact``, ``psnr_rgb`` with HR.
 
     Args:
         methods: originals among them.
@@ -397,9 +361,9 @@ def compare(
 
 @torch.no_grad()
 def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str, Any]]:
-    """Time a method on a picture mirrored to 1, 4, 16, ... times its pixels.
+    """Time a method on an image mirrored to 1, 4, 16, ... times its pixels.
 
-    Mirroring keeps what is in the picture, so that every size has the same shares of branches. The
+    Mirroring keeps what is in the image, so that every size has the same shares of branches. The
     knob is the plan's first, where the method has one.
     """
     point = replace(method.points[0], refine=True)

@@ -21,11 +21,11 @@ MARKERS = {"engine": "o", "definition": "X", "tiles": "s"}
 ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
 SHOWN = 0.03  # of the time: operations that take less are left out
 CASES = {
-    "image": "Picture",
+    "image": "Image",
     "model": "Model",
     "path": "Path",
     "knob": "Knob",
-    "dear": "Dearest branch (%)",
+    "expensive": "Most expensive branch (%)",
     "gflops_algorithmic": "GFLOPs",
     "gflops_engine": "GFLOPs (engine)",
     "flops_ratio": "FLOP ratio",
@@ -39,7 +39,7 @@ CASES = {
     "identical": "Identical values (%)",
 }
 DECIMALS = {
-    "Dearest branch (%)": 1,
+    "Most expensive branch (%)": 1,
     "GFLOPs": 2,
     "GFLOPs (engine)": 2,
     "FLOP ratio": 3,
@@ -88,7 +88,7 @@ def cases(measured: Measured) -> pd.DataFrame:
     """Return one row per case with ratios to the original and to the definition."""
     rows = pd.DataFrame(measured["cases"])
     rows["model"] = rows["backbone"] + "-" + rows["method"]
-    rows["dear"] = 100 * rows["dear_share"]
+    rows["expensive"] = 100 * rows["dear_share"]
     rows["peak"] = rows["peak_bytes"] / 2**20
     rows["over"] = (rows["time_ratio"] / rows["flops_ratio"]).mask(rows["path"] == "original")
     for count in ("algorithmic", "engine"):
@@ -137,8 +137,8 @@ def figure(results: Sequence[Measured]) -> Figure:
             axis.set_ticks([], minor=True)
         panel.set_xlabel("FLOPs / the original's (algorithmic)")
         panel.set_ylabel("time / the original's")
-        pictures = ", ".join(rows["image"].unique())
-        panel.set_title(f"{pictures}\n{_machine(measured)}", fontsize="small")
+        images = ", ".join(rows["image"].unique())
+        panel.set_title(f"{images}\n{_machine(measured)}", fontsize="small")
         panel.legend(frameon=False, fontsize="small")
         sns.despine(ax=panel)
     return drawn
@@ -209,5 +209,5 @@ def _sizes(rows: pd.DataFrame) -> str:
             "Over the first": each / each.groupby(model).transform("first"),
         }
     )
-    note = "The same picture, mirrored to 4, 16 and 64 times its pixels.\n"
+    note = "The same image, mirrored to 4, 16 and 64 times its pixels.\n"
     return f"{note}\n{table_markdown(rounded(table, DECIMALS), DECIMALS)}"

@@ -20,7 +20,7 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method, Stage
-from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, picture
+from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, image
 from pcsr.training.loop import Step
 
 EPOCH = 1 << 20  # steps, more than are ever measured
@@ -59,7 +59,7 @@ class ReferenceLoop:
         method: fresh, on its device.
         part: one of ``method.stages``.
         stage: how it is trained.
-        store: prepared HR pictures.
+        store: prepared HR images.
         workers: processes that make batches.
     """
 
@@ -115,11 +115,11 @@ def plain_losses(method: PCSR, stage: str, lr: Tensor, hr: Tensor) -> Mapping[st
     base = bilinear(lr, size)
     heavy = method.heads[-1](query)
     if stage == "stage0":
-        return {"loss": F.l1_loss(picture([heavy], queries.shape) + base, hr)}
+        return {"loss": F.l1_loss(image([heavy], queries.shape) + base, hr)}
     probability = method.classifier(query).softmax(dim=1)
     outputs = torch.stack([*(head(query) for head in method.heads[:-1]), heavy], dim=1)
     mixture = (probability[..., None] * outputs).sum(dim=1)
-    l1 = F.l1_loss(picture([mixture], queries.shape) + base, hr)
+    l1 = F.l1_loss(image([mixture], queries.shape) + base, hr)
     even = len(query) / method.branches
     balance = ((probability.sum(dim=0) - even).abs() / even).mean()
     return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance}

@@ -1,11 +1,11 @@
-"""PCSR by the steps of the published code: what the engine's time and picture are held against."""
+"""PCSR by the steps of the published code: what the engine's time and image are held against."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pcsr import geometry
-from pcsr.methods.pcsr import PCSR, picture
+from pcsr.methods.pcsr import PCSR, image
 from pcsr.routing import OperatingPoint
 
 QUERIES = 300_000  # HR pixels that the published code runs together
@@ -15,7 +15,7 @@ def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Te
     """Super-resolve, every HR pixel sampling what it asks for.
 
     Queries are sampled for the classifier, and again class by class for the heads; the bilinear
-    picture is sampled pixel by pixel, and neighbourhoods are unfolded to refine.
+    image is sampled pixel by pixel, and neighbourhoods are unfolded to refine.
 
     Args:
         method: the model.
@@ -31,7 +31,7 @@ def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Te
     asked = _centres(height, width, lr.device).split(QUERIES)
     cell = lr.new_tensor([2 / height, 2 / width])
     scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in asked]
-    labels = method.route(picture(scores, (1, height, width)), point, scale)
+    labels = method.route(image(scores, (1, height, width)), point, scale)
     colours = []
     for at, mine in zip(asked, labels.flatten().split(QUERIES), strict=True):
         colours.append(lr.new_zeros(len(at), 3))
@@ -40,7 +40,7 @@ def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Te
             if len(pixels):
                 colours[-1][pixels] = head(_queries(features, at[pixels], cell))
         colours[-1] += _sample(lr, at, "bilinear")
-    sr = picture(colours, (1, height, width))
+    sr = image(colours, (1, height, width))
     return _unfolded(sr, labels[:, None]) if point.refine else sr
 
 

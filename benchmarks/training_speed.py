@@ -21,7 +21,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import profile
 
-from benchmarks import latency
+from benchmarks import timing
 from benchmarks.reference_loop import ReferenceLoop
 from benchmarks.training_speed_page import markdown
 from pcsr import files, registry, runtime
@@ -86,7 +86,7 @@ def training_speed(
     Example: `pcsr training-speed fsrcnn-pcsr --suite configs/suites/paper.yaml --data
     data/prepared/embedded-train --out speed.json`.
     """
-    plan = Plan(way, seconds, rounds, workers)
+    plan = Plan(list(way), seconds, rounds, workers)
     measure(experiments, suite, data, plan, out, device, threads)
 
 
@@ -152,7 +152,7 @@ def measure(
         if name not in study.experiments:
             raise unknown_name("experiment", name, study.experiments, str(suite))
     if data is None and study.suite.train_set is None:
-        raise UserError(f"{suite}: trains nothing, so it names no pictures; give --data.")
+        raise UserError(f"{suite}: trains nothing, so it names no images; give --data.")
     store = Store.open(data or Path(files.prepared(str(study.suite.train_set))))
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
@@ -261,7 +261,7 @@ def _start(subject: Subject, way: str, workers: int) -> Step:
 
 def _peak(step: Step, device: torch.device) -> int:
     """Return the bytes that a step takes beside what stays."""
-    return latency.peak(lambda: step()["loss"], device)[1]
+    return timing.peak(lambda: step()["loss"], device)[1]
 
 
 def _count(step: Step, seconds: float, device: torch.device) -> int:

@@ -64,7 +64,7 @@ def markdown(measured: dict[str, Any]) -> str:
             "# Pace of training\n",
             f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
             f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
-            f"pictures `{facts['data']}`.\n",
+            f"images `{facts['data']}`.\n",
             f"Both loops trained the same batches, in turns, in one run: {plan['rounds']} rounds "
             f"of at least {plan['seconds']:g} s each, the median counts. *Reference loop*: "
             f"{plan['workers']} worker processes read, turn and shrink crops one by one; the "
@@ -72,7 +72,7 @@ def markdown(measured: dict[str, Any]) -> str:
             "workers made during another loop's turn is used up before its own. *Suite*: `pcsr "
             "train`. *Busy* is the part of all cores' time that is computed in, workers included; "
             "on a GPU the part of the time in which a kernel runs. What a step *takes* is memory "
-            "beside weights, optimiser and pictures.\n",
+            "beside weights, optimiser and images.\n",
             table_markdown(rounded(table(measured["rows"]), DECIMALS), DECIMALS),
             "## The full recipes\n",
             "All iterations of the suite at these paces, stage after stage; *fastest* takes the "

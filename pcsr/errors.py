@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake the user can fix.
 
-    The message is one sentence or two: which file or key, what is wrong, and how to mend it. The
+    The message is one sentence or two: which file or key, what is wrong, and how to fix it. The
     command line prints it without a traceback and exits with status 2.
     """
 

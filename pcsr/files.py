@@ -44,7 +44,7 @@ def calibration(suite: str) -> str:
 
 
 def sweep(suite: str, experiment: str, test_set: str) -> str:
-    """One row per picture and knob value."""
+    """One row per image and knob value."""
     return f"results/{suite}/{experiment}/{test_set}/sweep.csv"
 
 

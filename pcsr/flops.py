@@ -45,13 +45,13 @@ class Flops:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a picture costs: always ``shared``, and ``branch[j]`` for each unit routed to j."""
+    """What an image costs: always ``shared``, and ``branch[j]`` for each unit routed to j."""
 
     shared: Flops
     branch: tuple[Flops, ...]
 
     def total(self, units: Sequence[int]) -> Flops:
-        """Return the FLOPs of a picture that sends ``units[j]`` units to branch j."""
+        """Return the FLOPs of an image that sends ``units[j]`` units to branch j."""
         return sum((b * n for b, n in zip(self.branch, units, strict=True)), start=self.shared)
 
 
@@ -114,7 +114,7 @@ def _shape(value: Any) -> list[int]:
 def per_lr_pixel(network: nn.Module, as_run: nn.Module | None = None) -> Flops:
     """Count a convolutional network's FLOPs per LR pixel.
 
-    All its layers keep or multiply the size of their input, so that the count of any picture is
+    All its layers keep or multiply the size of their input, so that the count of any image is
     this number times its LR pixels, exactly.
 
     Args:

@@ -1,6 +1,6 @@
-"""Where HR pixels lie on the LR picture, and where tiles lie on a picture.
+"""Where HR pixels lie on the LR image, and where tiles lie on an image.
 
-Coordinates follow LIIF (Chen et al., CVPR 2021): a picture spans [-1, 1] on each axis and a pixel
+Coordinates follow LIIF (Chen et al., CVPR 2021): an image spans [-1, 1] on each axis and a pixel
 stands at its centre.
 """
 
@@ -74,13 +74,13 @@ def crop_origins(length: int, size: int, step: int, keep_over: int) -> list[int]
 
 @dataclass(frozen=True)
 class Tiles:
-    """The test tiles of pictures of one size: side 32 and step 28 LR pixels, numbered row by row.
+    """The test tiles of images of one size: side 32 and step 28 LR pixels, numbered row by row.
 
     A size that is no whole number of tiles has a last tile at its border, and a side shorter than
-    a tile is continued by its last pixel, so that the tiles cover every picture.
+    a tile is continued by its last pixel, so that the tiles cover every image.
 
     Attributes:
-        count: number of pictures.
+        count: number of images.
         lr_size: their height and width in LR pixels.
     """
 
@@ -99,36 +99,36 @@ class Tiles:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Pictures, rows and columns of tiles."""
+        """Images, rows and columns of tiles."""
         return self.count, len(self.rows), len(self.columns)
 
     def __len__(self) -> int:
         return self.count * len(self.rows) * len(self.columns)
 
     def place(self, number: int) -> tuple[int, int, int]:
-        """Return picture, LR row and LR column at which a tile starts."""
+        """Return image, LR row and LR column at which a tile starts."""
         line, column = divmod(number, len(self.columns))
-        picture, row = divmod(line, len(self.rows))
-        return picture, self.rows[row], self.columns[column]
+        image, row = divmod(line, len(self.rows))
+        return image, self.rows[row], self.columns[column]
 
-    def cut(self, pictures: Tensor, numbers: Tensor, scale: int = 1) -> Tensor:
-        """Return tiles (n, C, 32 * scale, 32 * scale) of pictures, given the tiles' numbers (n,).
+    def cut(self, images: Tensor, numbers: Tensor, scale: int = 1) -> Tensor:
+        """Return tiles (n, C, 32 * scale, 32 * scale) of images, given the tiles' numbers (n,).
 
         Args:
-            pictures: (N, C, h * scale, w * scale).
+            images: (N, C, h * scale, w * scale).
             numbers: (n,) int64.
-            scale: 1 cuts LR pictures, more cuts their HR pictures.
+            scale: 1 cuts LR images, more cuts their HR images.
         """
         places = torch.tensor([self.place(number) for number in numbers.tolist()])
-        picture, row, column = places.to(pictures.device).view(-1, 3).T
-        inside = torch.arange(TILE * scale, device=pictures.device)
-        ys = (row[:, None] * scale + inside).clamp_max(pictures.shape[-2] - 1)
-        xs = (column[:, None] * scale + inside).clamp_max(pictures.shape[-1] - 1)
-        tiles = pictures.movedim(1, -1)[picture[:, None, None], ys[:, :, None], xs[:, None, :]]
+        image, row, column = places.to(images.device).view(-1, 3).T
+        inside = torch.arange(TILE * scale, device=images.device)
+        ys = (row[:, None] * scale + inside).clamp_max(images.shape[-2] - 1)
+        xs = (column[:, None] * scale + inside).clamp_max(images.shape[-1] - 1)
+        tiles = images.movedim(1, -1)[image[:, None, None], ys[:, :, None], xs[:, None, :]]
         return tiles.movedim(-1, 1).contiguous()
 
     def nearest(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return, for each row and column of HR pictures, the row and column of tiles it is in.
+        """Return, for each row and column of HR images, the row and column of tiles it is in.
 
         Where tiles overlap, it is the tile whose centre is nearest.
         """
@@ -143,14 +143,14 @@ class Tiles:
 
 
 class Mosaic:
-    """SR pictures put together from their tiles; where tiles overlap, their values are averaged.
+    """SR images put together from their tiles; where tiles overlap, their values are averaged.
 
     Tiles come as 8-bit levels, so that sums are exact and their order does not matter.
 
     Args:
         tiles: where the tiles lie.
         scale: HR size / LR size.
-        device: where the pictures are put together.
+        device: where the images are put together.
     """
 
     def __init__(self, tiles: Tiles, scale: int, device: torch.device) -> None:
@@ -164,13 +164,13 @@ class Mosaic:
         """Add the tiles with the given numbers (n,): uint8 (n, 3, 32 * scale, 32 * scale)."""
         side = TILE * self._scale
         for number, tile in zip(numbers.tolist(), sr, strict=True):
-            picture, row, column = self._tiles.place(number)
+            image, row, column = self._tiles.place(number)
             top, left = row * self._scale, column * self._scale
-            under = self._sums[picture, :, top : top + side, left : left + side]
+            under = self._sums[image, :, top : top + side, left : left + side]
             under += tile[:, : under.shape[-2], : under.shape[-1]]
 
-    def pictures(self) -> Tensor:
-        """Return the pictures (N, 3, H, W), float32 in [0, 1], once all tiles were added."""
+    def images(self) -> Tensor:
+        """Return the images (N, 3, H, W), float32 in [0, 1], once all tiles were added."""
         rows, columns = (
             self._covered(origins, length)
             for origins, length in (
@@ -199,5 +199,5 @@ def lr_size(hr_size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def hr_size(lr_size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the HR size that an LR picture has at ``scale``."""
+    """Return the HR size that an LR image has at ``scale``."""
     return round(lr_size[0] * scale), round(lr_size[1] * scale)

@@ -1,6 +1,6 @@
-"""Picture quality: PSNR and SSIM on 8-bit pictures with the border shaved.
+"""Image quality: PSNR and SSIM on 8-bit images with the border shaved.
 
-Every metric is a function of two uint8 pictures (H, W, 3) and a border in pixels.
+Every metric is a function of two uint8 images (H, W, 3) and a border in pixels.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 LUMA = np.array([65.481, 128.553, 24.966])  # BT.601, of R, G, B in [0, 1]
 SSIM_WINDOW = 11  # side in pixels
-Metric = Callable[[Picture, Picture, int], float]
+Metric = Callable[[Image, Image, int], float]
 
 
 def shave_for(scale: float) -> int:
@@ -26,37 +26,37 @@ def smallest_side(scale: float) -> int:
     return SSIM_WINDOW + 2 * shave_for(scale)
 
 
-def _shaved(sr: Picture, hr: Picture, shave: int) -> tuple[Picture, Picture]:
+def _shaved(sr: Image, hr: Image, shave: int) -> tuple[Image, Image]:
     if sr.shape != hr.shape:
         raise ValueError(f"SR is {sr.shape}, HR is {hr.shape}")
     inside = slice(shave, -shave or None)
     return sr[inside, inside], hr[inside, inside]
 
 
-def psnr_rgb(sr: Picture, hr: Picture, shave: int) -> float:
-    """PSNR in dB over all values of the three channels; infinite for equal pictures."""
+def psnr_rgb(sr: Image, hr: Image, shave: int) -> float:
+    """PSNR in dB over all values of the three channels; infinite for equal images."""
     sr, hr = _shaved(sr, hr, shave)
     error = np.square(sr.astype(np.float64) - hr.astype(np.float64)).mean()
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
 def psnr_rgb_each(sr: Tensor, hr: Tensor, shave: int) -> Tensor:
-    """PSNR-RGB in dB of each picture of a batch: uint8 (n, 3, H, W) -> float64 (n,)."""
+    """PSNR-RGB in dB of each image of a batch: uint8 (n, 3, H, W) -> float64 (n,)."""
     inside = slice(shave, -shave or None)
     difference = sr[..., inside, inside].double() - hr[..., inside, inside].double()
     return 10 * torch.log10(255.0**2 / difference.square().mean(dim=(1, 2, 3)))
 
 
-def _luma(picture: Picture) -> NDArray[np.float64]:
+def _luma(image: Image) -> NDArray[np.float64]:
     """Return BT.601 luma in [16, 235], as MATLAB's rgb2ycbcr without its final rounding.
 
     scikit-image's function gives the same and takes eight times as long, because it makes chroma.
     """
-    luma: NDArray[np.float64] = 16 + picture @ (LUMA / 255)
+    luma: NDArray[np.float64] = 16 + image @ (LUMA / 255)
     return luma
 
 
-def psnr_y(sr: Picture, hr: Picture, shave: int) -> float:
+def psnr_y(sr: Image, hr: Image, shave: int) -> float:
     """PSNR in dB of the luma, by scikit-image."""
     from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415 - training needs none
 
@@ -66,7 +66,7 @@ def psnr_y(sr: Picture, hr: Picture, shave: int) -> float:
     return float(peak_signal_noise_ratio(_luma(hr), _luma(sr), data_range=255))
 
 
-def ssim(sr: Picture, hr: Picture, shave: int) -> float:
+def ssim(sr: Image, hr: Image, shave: int) -> float:
     """SSIM of the luma with the Gaussian window of its authors (11x11, sigma 1.5), in [-1, 1]."""
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - training needs none
 

@@ -1,7 +1,7 @@
 """From scores to decisions: which branch computes which unit.
 
-Branches are ordered cheapest first everywhere. Scores are probabilities (N, M, ...): batch,
-branch, then the units of one picture.
+Branches are ordered cheapest first everywhere. The rules here take probabilities (N, M, ...):
+batch, branch, then the units of one image.
 """
 
 import math
@@ -95,7 +95,7 @@ def adaptive(probabilities: Tensor) -> Tensor:
     """Choose branches with no knob: ADM (PCSR section 3.4), see ``Adaptive``.
 
     Args:
-        probabilities: (N, M, ...) in [0, 1]; pass a whole picture, not a part of one.
+        probabilities: (N, M, ...) in [0, 1]; pass a whole image, not a part of one.
 
     Returns:
         (N, ...) int64 branch numbers.
@@ -104,20 +104,20 @@ def adaptive(probabilities: Tensor) -> Tensor:
 
 
 def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
-    """Decide a whole picture, or several, by a rule: (N, M, ...) -> (N, ...) int64."""
+    """Decide a whole image, or several, by a rule: (N, M, ...) -> (N, ...) int64."""
     measured = rule.measure(log_probabilities.clamp_min(CERTAIN))
     return rule.settle([measured]).decide(measured).long()
 
 
 class Rule(ABC):
-    """A way to decide that can be taken a part of a picture at a time.
+    """A way to decide that can be taken a part of an image at a time.
 
     ``measure`` says what counts about each pixel; ``settle`` looks at all that was measured on the
-    picture and gives the rule that ``decide`` is then asked of. Log-probabilities are (N, M, ...),
+    image and gives the rule that ``decide`` is then asked of. Log-probabilities are (N, M, ...),
     measures (N, K, ...) of a K of the rule's own, labels (N, ...) uint8.
     """
 
-    #: Whether ``settle`` has to be called, because decisions depend on the whole picture.
+    #: Whether ``settle`` has to be called, because decisions depend on the whole image.
     whole: ClassVar[bool]
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Rule(ABC):
         """
 
     def settle(self, measured: Sequence[Tensor]) -> "Rule":
-        """Return the rule for a picture, given the measures of all its parts."""
+        """Return the rule for an image, given the measures of all its parts."""
         return self
 
     @abstractmethod
@@ -140,9 +140,9 @@ class Rule(ABC):
 class CostRatio(Rule):
     """``by_cost_ratio``, turned round: for each pixel the values of k at which its branch changes.
 
-    As k falls, a pixel goes from the cheapest branch to dearer ones. With c rising in j, it takes
-    branch i or a dearer one where k < b_i, and b_i = max_{j >= i} min_{h < i} k_hj, with k_hj =
-    log(p_j / p_h) / log(c_j / c_h) the k at which the branches h and j are level.
+    As k falls, a pixel goes from the cheapest branch to more expensive ones. With c rising in j, it
+    takes branch i or a more expensive one where k < b_i, and b_i = max_{j >= i} min_{h < i} k_hj,
+    with k_hj = log(p_j / p_h) / log(c_j / c_h) the k at which the branches h and j are level.
 
     Attributes:
         costs: M relative costs, cheapest first.
@@ -168,13 +168,13 @@ class CostRatio(Rule):
         ]
         return changes[0][:, None] if len(changes) == 1 else torch.stack(changes, dim=1)
 
-    def _level(self, logs: Sequence[Tensor], cheap: int, dear: int) -> Tensor:
-        return (logs[dear] - logs[cheap]) / math.log(self.costs[dear] / self.costs[cheap])
+    def _level(self, logs: Sequence[Tensor], cheap: int, expensive: int) -> Tensor:
+        return (logs[expensive] - logs[cheap]) / math.log(self.costs[expensive] / self.costs[cheap])
 
     def decide(self, measured: Tensor) -> Tensor:
         """See ``Rule.decide``."""
-        dearer = (one > self.k for one in measured.unbind(dim=1))
-        return reduce(torch.add, (over.view(torch.uint8) for over in dearer))
+        costlier = (one > self.k for one in measured.unbind(dim=1))
+        return reduce(torch.add, (over.view(torch.uint8) for over in costlier))
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class WithinBudget(CostRatio):
                 f"the budget is below the cheapest branch everywhere by {-left / 1e9:.2f} GFLOPs; "
                 "give more."
             )
-        steps = [dear - cheap for cheap, dear in pairwise(self.flops)]
+        steps = [expensive - cheap for cheap, expensive in pairwise(self.flops)]
         lowest, highest = measured[0].new_tensor([-math.inf, math.inf])
         low, high = _rank(lowest), _rank(highest)
         for _ in range(32):  # halves all floats to one
@@ -274,7 +274,7 @@ class Adaptive(Rule):
 
     def decide(self, measured: Tensor) -> Tensor:
         """Not before it is settled."""
-        raise ValueError("ADM decides a whole picture: settle it first")
+        raise ValueError("ADM decides a whole image: settle it first")
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,18 @@ def read_bytes(text: str | None) -> int | None:
         raise UserError(f"--max-memory {text}: give a size such as 2GiB or 800MiB.") from None
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16; elsewhere it is emulated, slower than float32.
+
+    On a CPU it takes AVX-512 BF16 or AMX: without them a training step takes four to five times as
+    long as in float32.
+    """
+    if device.type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def describe(device: torch.device) -> str:
     """Return the device's name for provenance, e.g. ``NVIDIA H200`` or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

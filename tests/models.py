@@ -1,4 +1,4 @@
-"""Methods with invented weights that make every branch do something, and a picture for them."""
+"""Methods with invented weights that make every branch do something, and an image for them."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,11 +16,11 @@ from pcsr.methods.base import Method, Stage
 from pcsr.routing import OperatingPoint
 
 Knob = float | Literal["adaptive"] | None
-WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per picture
-# By how much fresh convolutions are enlarged, so that 8-bit pictures show something.
+WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per image
+# By how much fresh convolutions are enlarged, so that 8-bit images show something.
 GAIN = {"fsrcnn": 8.0, "carn": 1.5, "srresnet": 6.0}
 SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, and no whole number of them
-# Operating points of a method; the last sends the picture of several tiles to all branches.
+# Operating points of a method; the last sends the image of several tiles to all branches.
 KNOBS: dict[str, list[Knob]] = {
     "original": [None],
     "pcsr": [-25.0, 1.0, 25.0, "adaptive", 0.0],
@@ -61,14 +61,14 @@ def photograph_like(height: int, width: int) -> Tensor:
 
 
 def tiles_of(lr: Tensor) -> Tensor:
-    """All test tiles of pictures (n, 3, 32, 32)."""
+    """All test tiles of images (n, 3, 32, 32)."""
     tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
     return tiles.cut(lr, torch.arange(len(tiles)))
 
 
 @torch.no_grad()
 def build(backbone: str, method: str, **options: Any) -> Method:
-    """A method in eval mode that sends pictures several ways; fresh weights send them one way."""
+    """A method in eval mode that sends images several ways; fresh weights send them one way."""
     torch.manual_seed(1)
     if method in ("classsr", "arm"):
         norm = method == "classsr" or backbone != "carn"
@@ -97,7 +97,7 @@ def _divide(classsr: ClassSR) -> None:
 
 
 def fill_table(arm: ARM) -> None:
-    """Promise more from the dearer branches where there are more edges; a knob of 2 uses all."""
+    """Promise more from larger branches where there are more edges; a knob of 2 uses all."""
     costs = torch.tensor([cost.paper for cost in arm.tile_costs()[1]], dtype=torch.float64)
     arm.edges.copy_(torch.linspace(0, 125, len(arm.edges)))
     gain = ((arm.edges - 20) / 90).clamp_min(0)  # dB for the full width

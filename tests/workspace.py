@@ -51,7 +51,7 @@ class Workspace:
         )
 
     def pcsr(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end, whatever that is."""
+        """Run a command to its end, whatever that is."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -77,13 +77,13 @@ class Workspace:
         )
 
     def succeed(self, *arguments: str | Path, **environment: str) -> str:
-        """Run a verb that must succeed; returns what it printed."""
+        """Run a command that must succeed; returns what it printed."""
         done = self.pcsr(*arguments, **environment)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
     def refuse(self, *arguments: str | Path, **environment: str) -> str:
-        """Run a verb that must end with one clear line and a failing status; returns the line."""
+        """Run a command that must fail with one clear line; returns the line."""
         done = self.pcsr(*arguments, **environment)
         assert done.returncode in (1, 2), (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr

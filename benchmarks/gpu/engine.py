@@ -1,10 +1,10 @@
 """Time the engine beside the originals on a GPU: 1K to 8K, both precisions, graphs, compiled.
 
 Times are from LR values on the device to 8-bit SR levels on it. Every row is written once it is
-measured; run again, the script goes on where it was, and it begins no row when its time is over.
+measured; run again, the script is resumed where it was, and it begins no row when its time is over.
 Backbones without published weights have fresh ones.
 
-Example: python benchmarks/gpu/engine.py --picture data/raw/bench/4k.png --out
+Example: python benchmarks/gpu/engine.py --image data/raw/bench/4k.png --out
 reports/gpu/engine.json
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import latency
+from benchmarks import timing
 from pcsr import files, metrics, registry, runtime
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.bicubic import levels
@@ -73,10 +73,10 @@ def load(weights: Path, backbone: str, method: str, device: torch.device) -> Met
     return runtime.move(model, device)
 
 
-def picture(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.Picture]:
-    """Return LR (1, 3, h, w) and HR: the middle of a picture, mirrored where it is too small."""
-    (image,) = open_images(path)
-    pair = make_pair(image, SCALE, ProtocolConfig(crop="none"))
+def image(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.Image]:
+    """Return LR (1, 3, h, w) and HR: the middle of an image, mirrored where it is too small."""
+    (source,) = open_images(path)
+    pair = make_pair(source, SCALE, ProtocolConfig(crop="none"))
     height, width = (side // SCALE for side in SIZES[size])
     lr, hr = pair.lr.to(device), torch.from_numpy(pair.hr).permute(2, 0, 1)
     while lr.shape[-1] < width or lr.shape[-2] < height:
@@ -120,7 +120,7 @@ def graphed(run: Run, lr: Tensor) -> Run:
 def row_of(case: Case, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Return a row."""
     method = load(arguments.weights, case.backbone, case.method, device)
-    lr, hr = picture(arguments.picture, case.size, device)
+    lr, hr = image(arguments.image, case.size, device)
     lr_size = (lr.shape[-2], lr.shape[-1])
     fast, run = made(method, case)
     labels = fast.run(lr, SCALE, method.points[0]).labels
@@ -132,8 +132,8 @@ def row_of(case: Case, arguments: argparse.Namespace, device: torch.device) -> d
         fast.compile()
     for _ in range(3):
         run(lr)
-    times = [latency.seconds(lambda: run(lr), device) for _ in range(ROUNDS)]
-    sr, peak = latency.peak(lambda: run(lr), device)
+    times = [timing.seconds(lambda: run(lr), device) for _ in range(ROUNDS)]
+    sr, peak = timing.peak(lambda: run(lr), device)
     found = sr[0].permute(1, 2, 0).cpu().numpy()
     seconds = statistics.median(times)
     return {
@@ -145,14 +145,14 @@ def row_of(case: Case, arguments: argparse.Namespace, device: torch.device) -> d
         "flops_engine": cost.engine,
         "teraflops_per_second": cost.engine / seconds / 1e12,
         "psnr_rgb": metrics.psnr_rgb(found, hr, metrics.shave_for(SCALE)),
-        "profile": latency.profiled(lambda: run(lr), device),
+        "profile": timing.profiled(lambda: run(lr), device),
     }
 
 
 def main() -> None:
     """Measure what is missing, as long as there is time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--picture", type=Path, required=True, help="HR picture, 3840x2160 or more")
+    parser.add_argument("--image", type=Path, required=True, help="HR image, 3840x2160 or more")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write and go on with")
     parser.add_argument("--weights", type=Path, default=Path("results/released"))
     parser.add_argument("--backbones", nargs="+", default=["carn", "fsrcnn", "srresnet"])

@@ -1,6 +1,6 @@
 """Time training on a GPU: a reference loop, and the suite's in all precisions, compiled or not.
 
-Every stage is written once it is measured; run again, the script goes on where it was, and it
+Every stage is written once it is measured; run again, the script is resumed where it was, and it
 begins no stage when its time is over. A page with the projected time of each recipe stands beside
 the JSON.
 

@@ -33,16 +33,16 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def features(self, lr: Tensor) -> Tensor:
-        """Map LR pictures (N, 3, h, w) in [0, 1] to features (N, width, h, w)."""
+        """Map LR images (N, 3, h, w) in [0, 1] to features (N, width, h, w)."""
 
     @abstractmethod
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
-        """Map features and their LR pictures to HR pictures (N, 3, h*scale, w*scale)."""
+        """Map features and their LR images to HR images (N, 3, h*scale, w*scale)."""
 
     def forward(self, lr: Tensor) -> Tensor:
         """Super-resolve, or encode when built without a tail.
 
-        Pictures have the precision of ``lr`` on both sides, whatever that of the weights is.
+        Images have the precision of ``lr`` on both sides, whatever that of the weights is.
         """
         x = lr.to(next(self.parameters()).dtype)
         features = self.features(x)
@@ -74,7 +74,7 @@ class Backbone(nn.Module, ABC):
         """Return a copy with full convolutions for grouped ones and channels in sixteens.
 
         Tensor cores are idle on few channels: they compute the added zeros in less time than they
-        would need without them. Pictures keep their 3 channels.
+        would need without them. Images keep their 3 channels.
         """
         wide = copy.deepcopy(self)
         for module in wide.modules():

@@ -17,7 +17,7 @@ from pcsr.products import product, product_added
 GROUPS = 4
 STEPS = 3
 ROWS = 1 << 14  # pixels whose sums are made together on a CPU, so that they stay in cache
-# Mean RGB of DIV2K; the network sees pictures with it subtracted.
+# Mean RGB of DIV2K; the network sees images with it subtracted.
 MEAN_RGB = (0.4488, 0.4371, 0.4040)
 
 

@@ -65,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({reason}); mend that line.") from None
+        raise UserError(f"{path}: not valid YAML ({reason}); fix that line.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a mapping of keys to values.")
     return values

@@ -114,7 +114,8 @@ class StageConfig(Config):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",
         description="of products: float32 gives the same weights again; the others are faster on "
-        "GPUs with tensor cores (tf32 changes nothing on a CPU)",
+        "GPUs with tensor cores, bf16 also on CPUs with AVX-512 BF16 or AMX (tf32 changes nothing "
+        "on a CPU)",
     )
     compile: bool = Field(
         default=False, description="compile the step, and on a single GPU record it as CUDA graphs"
@@ -168,7 +169,7 @@ class ExperimentConfig(Config):
 
 
 class ProtocolConfig(Config):
-    """How a test picture is measured (docs/protocol.md)."""
+    """How a test image is measured (docs/protocol.md)."""
 
     lr: LRBits = "8bit"
     crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
@@ -222,7 +223,7 @@ class SuiteConfig(Config):
     )
     train_set: str | None = None
     valid_set: str | None = None
-    valid_images: int = Field(default=10, ge=1, description="pictures used by a validation")
+    valid_images: int = Field(default=10, ge=1, description="images used by a validation")
     test_sets: tuple[str, ...] = Field(min_length=1)
     leave_out_absent: bool = Field(
         default=False,
@@ -252,7 +253,7 @@ class SuiteConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _training_has_pictures(self) -> "SuiteConfig":
+    def _training_has_images(self) -> "SuiteConfig":
         for_training = ("train_set", "valid_set", "calibration")
         given = [key for key in for_training if getattr(self, key) is not None]
         if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
@@ -267,20 +268,20 @@ class WheelsSource(Config):
     """Photographs carried inside installed Python packages."""
 
     kind: Literal["wheels"]
-    images: tuple[str, ...] = Field(min_length=1, description="package/path/picture")
+    images: tuple[str, ...] = Field(min_length=1, description="package/path/image")
 
 
 class ArchiveSource(Config):
-    """Pictures inside a zip or tar archive that is downloaded once and checked."""
+    """Images inside a zip or tar archive that is downloaded once and checked."""
 
     kind: Literal["archive"]
     url: str
     bytes: int | None = Field(default=None, ge=1)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
-    members: str = Field(description="glob of the pictures inside the archive")
+    members: str = Field(description="glob of the images inside the archive")
     mirror: str | None = Field(
-        default=None, description="folder of the pictures, or the archive, under PCSR_MIRROR"
+        default=None, description="folder of the images, or the archive, under PCSR_MIRROR"
     )
 
     @model_validator(mode="after")
@@ -291,35 +292,35 @@ class ArchiveSource(Config):
 
 
 class FolderSource(Config):
-    """Pictures that the user puts into a folder."""
+    """Images that the user puts into a folder."""
 
     kind: Literal["folder"]
-    path: str = Field(description="folder of HR pictures")
-    lr_path: str | None = Field(default=None, description="folder of ready LR pictures, same names")
-    mirror: str | None = Field(default=None, description="folder of HR pictures under PCSR_MIRROR")
-    get: str = Field(default="", description="where the user gets the pictures")
+    path: str = Field(description="folder of HR images")
+    lr_path: str | None = Field(default=None, description="folder of ready LR images, same names")
+    mirror: str | None = Field(default=None, description="folder of HR images under PCSR_MIRROR")
+    get: str = Field(default="", description="where the user gets the images")
 
 
 class DatasetConfig(Config):
-    """Where a set of pictures comes from and what is done to them before they are packed."""
+    """Where a set of images comes from and what is done to them before they are packed."""
 
     source: WheelsSource | ArchiveSource | FolderSource = Field(discriminator="kind")
-    expected: int | None = Field(default=None, ge=1, description="pictures in the complete set")
-    first: str | None = Field(default=None, description="first picture name that is taken")
-    last: str | None = Field(default=None, description="last picture name that is taken")
+    expected: int | None = Field(default=None, ge=1, description="images in the complete set")
+    first: str | None = Field(default=None, description="first image name that is taken")
+    last: str | None = Field(default=None, description="last image name that is taken")
     reductions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(1.0,), min_length=1, description="bicubic copies of each picture; 1 is itself"
+        default=(1.0,), min_length=1, description="bicubic copies of each image; 1 is itself"
     )
-    grey_to_rgb: bool = Field(default=False, description="repeat a grey picture's channel")
+    grey_to_rgb: bool = Field(default=False, description="repeat a grey image's channel")
 
     @model_validator(mode="after")
     def _ready_lr_as_is(self) -> "DatasetConfig":
         if getattr(self.source, "lr_path", None) is not None and self.reductions != (1.0,):
-            raise ValueError("ready LR pictures (lr_path) do not fit reduced HR pictures")
+            raise ValueError("ready LR images (lr_path) do not fit reduced HR images")
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what the prepared pictures depend on: all but the ways to get them."""
+        """Return what the prepared images depend on: all but the ways to get them."""
         return self.model_dump(mode="json", exclude={"source": {"get", "mirror", "url"}})
 
 

@@ -15,7 +15,7 @@ class Batches:
     """Training batches; all work on pixels is done for a whole batch at once.
 
     Args:
-        store: prepared HR pictures.
+        store: prepared HR images.
         stage: batch size, crop size and LR bits.
         scale: HR size / LR size.
         seed: of the experiment.

@@ -1,7 +1,7 @@
 """MATLAB's bicubic ``imresize``, and the one degradation that makes LR from HR everywhere.
 
 Kernel: cubic convolution with a = -0.5 (Keys 1981), widened by the scale when shrinking
-(antialiasing), pixel centres at half-integers, picture continued by reflection that repeats the
+(antialiasing), pixel centres at half-integers, image continued by reflection that repeats the
 border pixel.
 """
 
@@ -40,7 +40,7 @@ def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize pictures as MATLAB's ``imresize(x, size, 'bicubic')`` does.
+    """Resize images as MATLAB's ``imresize(x, size, 'bicubic')`` does.
 
     Args:
         x: (..., H, W), floating point, any value range.
@@ -80,12 +80,12 @@ def round_8bit(x: Tensor) -> Tensor:
 
 
 def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits) -> Tensor:
-    """Make LR pictures from HR pictures: bicubic reduction, then 8 bit unless ``bits`` is float.
+    """Make LR images from HR images: bicubic reduction, then 8 bit unless ``bits`` is float.
 
     Args:
         hr: (..., H, W) with values in [0, 1]. float64 makes the 8-bit result MATLAB's; float32 may
             differ by one level where a value lies at a rounding border.
-        size: rows and columns of the LR pictures.
+        size: rows and columns of the LR images.
         bits: ``"8bit"`` rounds and clamps; ``"float"`` keeps what bicubic gives.
     """
     lr = resize(hr, size)

@@ -38,7 +38,7 @@ def mirror_folder() -> Path | None:
     if not value:
         return None
     if not Path(value).is_dir():
-        raise UserError(f"PCSR_MIRROR: {value}: no such folder; mend or unset the variable.")
+        raise UserError(f"PCSR_MIRROR: {value}: no such folder; fix or unset the variable.")
     return Path(value)
 
 
@@ -77,7 +77,7 @@ def fetch(
         OSError: the disk is full; the part stays, and a later call goes on from it.
     """
     if url is not None and urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"{url}: not an http or https address; mend the url.")
+        raise UserError(f"{url}: not an http or https address; fix the url.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination):
         problem = "no such file"
@@ -93,7 +93,7 @@ def fetch(
             problem = found
         part = _beside(destination, ".part")
         if copy is not None and copy.is_file():
-            origin, mend = str(copy), "put the right file there, or unset PCSR_MIRROR."
+            origin, fix = str(copy), "put the right file there, or unset PCSR_MIRROR."
             log.info("copying %s", copy)
             _state(part).unlink(missing_ok=True)
             shutil.copyfile(copy, part)
@@ -102,13 +102,13 @@ def fetch(
                 f"{destination}: {problem}; put the right file there, or into PCSR_MIRROR. {get}"
             )
         else:
-            origin, mend = url, f"the download was removed: try again, or {MIRROR}."
+            origin, fix = url, f"the download was removed: try again, or {MIRROR}."
             _download(url, part, pause)
         found = _problem(part, bytes, sha256, md5)
         _state(part).unlink(missing_ok=True)
         if found is not None:
             part.unlink()
-            raise UserError(f"{origin}: {found}; {mend}")
+            raise UserError(f"{origin}: {found}; {fix}")
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(destination)

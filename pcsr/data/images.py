@@ -1,4 +1,4 @@
-"""Reading and writing pictures: 8-bit RGB in, 8-bit RGB out, and nothing converted in silence.
+"""Reading and writing images: 8-bit RGB in, 8-bit RGB out, and nothing converted in silence.
 
 Pixels are taken as the file stores them: an EXIF orientation is not applied, a colour profile is
 not applied, and of a file with several frames the first is read.
@@ -24,14 +24,14 @@ from pcsr.errors import UserError
 from pcsr.files import atomic
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 2**29  # twice a 16384 x 16384 picture, 1.6 GB as 8-bit RGB
+MAX_PIXELS = 2**29  # twice a 16384 x 16384 image, 1.6 GB as 8-bit RGB
 
 MODES = {
     "1": "black and white",
     "L": "grey",
     "LA": "grey with transparency",
-    "P": "a palette picture",
-    "PA": "a palette picture",
+    "P": "a palette image",
+    "PA": "a palette image",
     "RGBA": "RGB with transparency (RGBA)",
     "I": "grey of more than 8 bits",
     "F": "grey of more than 8 bits",
@@ -43,35 +43,35 @@ _limit = threading.Lock()
 def read(
     source: Path | bytes | BinaryIO, grey_to_rgb: bool = False, *, name: str = ""
 ) -> np.ndarray:
-    """Read a picture.
+    """Read an image.
 
     Args:
         source: a file, its bytes, or an open binary file.
-        grey_to_rgb: repeat the channel of an 8-bit grey picture instead of refusing it.
-        name: what errors call the picture; needed where ``source`` is not a path.
+        grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it.
+        name: what errors call the image; needed where ``source`` is not a path.
 
     Returns:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        UserError: the file is missing, empty, damaged, no picture, larger than ``MAX_PIXELS``, or
+        UserError: the file is missing, empty, damaged, no image, larger than ``MAX_PIXELS``, or
             not 8-bit RGB.
     """
-    name = name or (str(source) if isinstance(source, Path) else "picture")
+    name = name or (str(source) if isinstance(source, Path) else "image")
     data = _bytes(source, name)
     if not data:
         raise UserError(f"{name}: the file is empty; get it again.")
     try:
-        with _without_pillows_limit(), Image.open(io.BytesIO(data)) as picture:
-            _check(picture, grey_to_rgb, name)
-            array = np.array(picture)
+        with _without_pillows_limit(), Image.open(io.BytesIO(data)) as image:
+            _check(image, grey_to_rgb, name)
+            array = np.array(image)
     except UnidentifiedImageError:
         known = ", ".join(extension[1:] for extension in EXTENSIONS)
         raise UserError(
-            f"{name}: not a picture, or damaged at its start; get it again, as one of {known}."
+            f"{name}: not an image, or damaged at its start; get it again, as one of {known}."
         ) from None
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
-        raise UserError(f"{name}: the picture is damaged ({error}); get it again.") from None
+        raise UserError(f"{name}: the image is damaged ({error}); get it again.") from None
     return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 
@@ -84,13 +84,13 @@ def _bytes(source: Path | bytes | BinaryIO, name: str) -> bytes:
         raise UserError(f"{name}: no such file; check the path.") from None
     except OSError as error:
         raise UserError(
-            f"{name}: cannot be read ({error.strerror}); give a readable picture file."
+            f"{name}: cannot be read ({error.strerror}); give a readable image file."
         ) from None
 
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Lift Pillow's own limit on the size of a picture, which lies below 16K.
+    """Lift Pillow's own limit on the size of an image, which lies below 16K.
 
     It is a variable of Pillow's module, read while a file is opened and again while some formats
     are decoded; the lock keeps two threads from restoring each other's value.
@@ -104,53 +104,53 @@ def _without_pillows_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check(picture: Image.Image, grey_to_rgb: bool, name: str) -> None:
+def _check(image: Image.Image, grey_to_rgb: bool, name: str) -> None:
     """Refuse what is not 8-bit RGB, before any pixel is decoded."""
-    width, height = picture.size
+    width, height = image.size
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} that are read; "
             "cut it into parts."
         )
     # Pillow calls 16-bit RGB "RGB" too and drops the low byte; only the coding tells them apart.
-    coding: Any = getattr(picture, "tile", [])
-    if picture.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in coding):
+    coding: Any = getattr(image, "tile", [])
+    if image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in coding):
         kind = "16 bits per channel"
-    elif picture.mode == "RGB" or (picture.mode == "L" and grey_to_rgb):
+    elif image.mode == "RGB" or (image.mode == "L" and grey_to_rgb):
         return
     else:
-        kind = MODES.get(picture.mode, picture.mode)
-    hint = " (or set grey_to_rgb for its data set)" if picture.mode == "L" else ""
-    raise UserError(f"{name}: the picture is {kind}; convert it to 8-bit RGB{hint}.")
+        kind = MODES.get(image.mode, image.mode)
+    hint = " (or set grey_to_rgb for its data set)" if image.mode == "L" else ""
+    raise UserError(f"{name}: the image is {kind}; convert it to 8-bit RGB{hint}.")
 
 
-def write(path: Path, picture: np.ndarray) -> None:
+def write(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB as PNG, atomically.
 
     Raises:
         ValueError: the array has another type or shape.
     """
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"not uint8 (H, W, 3): {picture.dtype} {picture.shape}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"not uint8 (H, W, 3): {image.dtype} {image.shape}")
     with atomic(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG")
+        Image.fromarray(np.ascontiguousarray(image)).save(temporary, format="PNG")
 
 
-def to_tensor(picture: np.ndarray) -> Tensor:
+def to_tensor(image: np.ndarray) -> Tensor:
     """Turn uint8 (H, W, 3) into float32 (1, 3, H, W) in [0, 1]."""
-    planes = np.divide(picture.transpose(2, 0, 1), 255, dtype=np.float32, order="C")
+    planes = np.divide(image.transpose(2, 0, 1), 255, dtype=np.float32, order="C")
     return torch.from_numpy(planes)[None]
 
 
-def to_uint8(picture: Tensor) -> np.ndarray:
+def to_uint8(image: Tensor) -> np.ndarray:
     """Turn (1, 3, H, W) into uint8 (H, W, 3): clamped to [0, 1], then rounded, halves upwards.
 
     Raises:
-        ValueError: the tensor does not hold exactly one RGB picture.
+        ValueError: the tensor does not hold exactly one RGB image.
     """
-    if picture.ndim != 4 or picture.shape[:2] != (1, 3):
-        raise ValueError(f"not (1, 3, H, W): {tuple(picture.shape)}")
-    return levels(picture[0].detach()).permute(1, 2, 0).contiguous().cpu().numpy()
+    if image.ndim != 4 or image.shape[:2] != (1, 3):
+        raise ValueError(f"not (1, 3, H, W): {tuple(image.shape)}")
+    return levels(image[0].detach()).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def natural_key(name: str) -> list[int | str]:
@@ -158,24 +158,24 @@ def natural_key(name: str) -> list[int | str]:
     return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def is_picture(name: str) -> bool:
-    """Tell by its name whether a file is a picture; hidden files are not."""
+def is_image(name: str) -> bool:
+    """Tell by its name whether a file is an image; hidden files are not."""
     path = Path(name)
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Return the pictures of a folder (not of its subfolders), sorted naturally by name.
+def list_images(folder: Path) -> list[Path]:
+    """Return the images of a folder (not of its subfolders), sorted naturally by name.
 
     Raises:
-        UserError: there is no such folder, or it has no picture.
+        UserError: there is no such folder, or it has no image.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path.")
-    found = [path for path in folder.iterdir() if is_picture(path.name) and path.is_file()]
+    found = [path for path in folder.iterdir() if is_image(path.name) and path.is_file()]
     if not found:
         known = ", ".join(extension[1:] for extension in EXTENSIONS)
-        raise UserError(f"{folder}: holds no picture; put pictures ({known}) into it.")
+        raise UserError(f"{folder}: holds no image; put images ({known}) into it.")
     return sorted(found, key=lambda path: (natural_key(path.name), path.name))
 
 
@@ -183,20 +183,20 @@ def unique(names: list[str], where: str) -> list[str]:
     """Return ``names``, or raise a UserError that shows the one that is there twice."""
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise UserError(f"{where}: two pictures are called '{name}'; rename or remove one.")
+        raise UserError(f"{where}: two images are called '{name}'; rename or remove one.")
     return names
 
 
-def lr_pictures(folder: Path, names: Sequence[str], scale: float = 4) -> list[Path]:
-    """Return the LR picture of each name: its stem is the name, or the name and ``x<scale>``.
+def lr_images(folder: Path, names: Sequence[str], scale: float = 4) -> list[Path]:
+    """Return the LR image of each name: its stem is the name, or the name and ``x<scale>``.
 
     Raises:
-        UserError: names the first picture that has none.
+        UserError: names the first image that has none.
     """
-    found = {path.stem: path for path in list_pictures(folder)}
+    found = {path.stem: path for path in list_images(folder)}
     mark = f"x{scale:g}"
     ready = [found.get(name, found.get(f"{name}{mark}")) for name in names]
     if None in ready:
         name = names[ready.index(None)]
-        raise UserError(f"{folder}: no LR picture '{name}' or '{name}{mark}'; put it there.")
+        raise UserError(f"{folder}: no LR image '{name}' or '{name}{mark}'; put it there.")
     return [path for path in ready if path is not None]

@@ -1,8 +1,8 @@
-"""From the raw pictures of a data set to its packed store, resumably.
+"""From the raw images of a data set to its packed store, resumably.
 
 While it grows, a store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index has
-a head line that says what is being made, and one line per source picture, written after the
-picture's bytes are on the disk: whatever lies behind the last whole line is dropped on a restart.
+a head line that says what is being made, and one line per source image, written after the
+image's bytes are on the disk: whatever lies behind the last whole line is dropped on a restart.
 """
 
 import json
@@ -24,13 +24,13 @@ from pcsr.config.models import DatasetConfig
 from pcsr.data import images
 from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
-from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Picture, Store, sha256
+from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, sha256
 from pcsr.errors import UserError
 from pcsr.options import LogFile
 from pcsr.runtime import progress
 
 INDEX = "index.jsonl.part"
-LOG_EVERY = 25  # pictures
+LOG_EVERY = 25  # images
 
 log = logging.getLogger("pcsr")
 
@@ -57,12 +57,12 @@ def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("da
 
     Args:
         name: the data set's name, for messages and the manifest.
-        config: where its pictures come from and what is done to them.
+        config: where its images come from and what is done to them.
         out: folder of the store.
         raw: folder of downloaded archives.
 
     Raises:
-        UserError: pictures are missing, unreadable, or not as many as a fixed source must have.
+        UserError: images are missing, unreadable, or not as many as a fixed source must have.
         OSError: the disk is full; what was made stays, and a later call goes on from it.
     """
     with files.locked(out):
@@ -83,17 +83,17 @@ def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> None:
             "complete": config.expected in (None, len(chosen)),
         }
         out.mkdir(parents=True, exist_ok=True)
-        pictures = _pack(name, chosen, config.reductions, head, out)
-    _finish(pictures, head, out)
-    log.info("%s: %d pictures in %s", name, len(pictures), out)
+        packed = _pack(name, chosen, config.reductions, head, out)
+    _finish(packed, head, out)
+    log.info("%s: %d images in %s", name, len(packed), out)
 
 
-def reduced(picture: np.ndarray, factor: float) -> np.ndarray:
+def reduced(image: np.ndarray, factor: float) -> np.ndarray:
     """Reduce uint8 (H, W, 3) to ceil(factor H) x ceil(factor W) as MATLAB does; round once."""
     if factor == 1:
-        return picture
-    height, width = picture.shape[:2]
-    planes = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float64))
+        return image
+    height, width = image.shape[:2]
+    planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64))
     small = resize(planes, (math.ceil(factor * height), math.ceil(factor * width)))
     levels = torch.floor(small.clamp(0, 255) + 0.5).to(torch.uint8)
     return levels.permute(1, 2, 0).contiguous().numpy()
@@ -122,50 +122,50 @@ def _pack(
     reductions: tuple[float, ...],
     head: dict[str, Any],
     out: Path,
-) -> list[Picture]:
+) -> list[Stored]:
     """Append what is missing to the part files, and return where everything lies."""
     kept = _kept(chosen, reductions, head, out)
-    lines = [head, *([picture.record() for picture in line] for line in kept)]
+    lines = [head, *([image.record() for image in line] for line in kept)]
     files.write_text(out / INDEX, "".join(json.dumps(line) + "\n" for line in lines))
-    pictures = [picture for line in kept for picture in line]
+    images = [image for line in kept for image in line]
     with ExitStack() as stack:
-        hr = stack.enter_context(_append_to(out / HR, pictures[-1].end if pictures else 0))
-        lr = stack.enter_context(_append_to(out / LR, pictures[-1].lr_end if pictures else 0))
+        hr = stack.enter_context(_append_to(out / HR, images[-1].end if images else 0))
+        lr = stack.enter_context(_append_to(out / LR, images[-1].lr_end if images else 0))
         index = stack.enter_context((out / INDEX).open("a", encoding="utf-8"))
         rest = progress(chosen[len(kept) :], name, done=len(kept))
         for done, source in enumerate(rest, len(kept) + 1):
             added = _append(source, reductions, hr, lr)
-            index.write(json.dumps([picture.record() for picture in added]) + "\n")
+            index.write(json.dumps([image.record() for image in added]) + "\n")
             index.flush()
-            pictures += added
+            images += added
             if done % LOG_EVERY == 0 or done == len(chosen):
-                log.info("%s: %d of %d pictures", name, done, len(chosen))
-    return pictures
+                log.info("%s: %d of %d images", name, done, len(chosen))
+    return images
 
 
 def _append(
     source: Source, reductions: tuple[float, ...], hr: IO[bytes], lr: IO[bytes]
-) -> list[Picture]:
-    """Write a picture's reduced copies and its LR picture, down to the disk."""
-    picture = source.hr()
+) -> list[Stored]:
+    """Write an image's reduced copies and its LR image, down to the disk."""
+    image = source.hr()
     ready = source.lr() if source.lr else None
     added = []
     for factor in reductions:
-        at = _write(hr, reduced(picture, factor))
+        at = _write(hr, reduced(image, factor))
         if ready is not None:
             at |= {f"lr_{key}": value for key, value in _write(lr, ready).items()}
-        added.append(Picture(_copy_name(source.name, factor), **at))
+        added.append(Stored(_copy_name(source.name, factor), **at))
     for file in (hr, lr):
         file.flush()
         os.fsync(file.fileno())
     return added
 
 
-def _write(file: IO[bytes], picture: np.ndarray) -> dict[str, Any]:
-    height, width, _ = picture.shape
-    checksum = sha256(picture)
+def _write(file: IO[bytes], image: np.ndarray) -> dict[str, Any]:
+    height, width, _ = image.shape
+    checksum = sha256(image)
     at = {"height": height, "width": width, "offset": file.tell(), "sha256": checksum}
-    file.write(np.ascontiguousarray(picture).data)
+    file.write(np.ascontiguousarray(image).data)
     return at
 
 
@@ -185,36 +185,36 @@ def _append_to(file: Path, size: int) -> Iterator[IO[bytes]]:
 
 def _kept(
     chosen: list[Source], reductions: tuple[float, ...], head: dict[str, Any], out: Path
-) -> list[list[Picture]]:
-    """Return what an interrupted run with the same head has finished, per source picture."""
-    kept: list[list[Picture]] = []
+) -> list[list[Stored]]:
+    """Return what an interrupted run with the same head has finished, per source image."""
+    kept: list[list[Stored]] = []
     try:
         first, *lines = (out / INDEX).read_text("utf-8", errors="replace").splitlines()
         size, lr_size = (_part(out / file).stat().st_size for file in (HR, LR))
         if json.loads(first) != head:
             return kept
         for source, line in zip(chosen, lines, strict=False):
-            pictures = [Picture(**record) for record in json.loads(line)]
-            same = pictures[0].name == _copy_name(source.name, reductions[0])
-            if not same or pictures[-1].end > size or pictures[-1].lr_end > lr_size:
+            images = [Stored(**record) for record in json.loads(line)]
+            same = images[0].name == _copy_name(source.name, reductions[0])
+            if not same or images[-1].end > size or images[-1].lr_end > lr_size:
                 break
-            kept.append(pictures)
+            kept.append(images)
     except (FileNotFoundError, ValueError, TypeError):
         pass  # nothing was begun, or the last line is torn
     return kept
 
 
-def _finish(pictures: list[Picture], head: dict[str, Any], out: Path) -> None:
+def _finish(images: list[Stored], head: dict[str, Any], out: Path) -> None:
     """Give the files their names; the manifest comes last."""
     manifest = {
         **head,
-        "images": [picture.record() for picture in pictures],
-        "bytes": pictures[-1].end + pictures[-1].lr_end,
+        "images": [image.record() for image in images],
+        "bytes": images[-1].end + images[-1].lr_end,
         "made": files.provenance(),
     }
     (out / MANIFEST).unlink(missing_ok=True)  # it would speak of the old files
     _part(out / HR).replace(out / HR)
-    if pictures[-1].lr_sha256:
+    if images[-1].lr_sha256:
         _part(out / LR).replace(out / LR)
     else:
         _part(out / LR).unlink()

@@ -1,4 +1,4 @@
-"""Where the raw pictures of a data set are: installed packages, an archive, a folder, a mirror."""
+"""Where the raw images of a data set are: installed packages, an archive, a folder, a mirror."""
 
 import logging
 import tarfile
@@ -23,7 +23,7 @@ log = logging.getLogger("pcsr")
 
 @dataclass(frozen=True)
 class Source:
-    """A raw picture that has not been read yet, and its ready LR picture."""
+    """A raw image that has not been read yet, and its ready LR image."""
 
     name: str
     hr: Callable[[], np.ndarray]
@@ -32,23 +32,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The raw pictures of a data set, in order, and where they are."""
+    """The raw images of a data set, in order, and where they are."""
 
     origin: str
-    pictures: list[Source]
+    images: list[Source]
     fixed: bool  # by a checksum or a package: a wrong count is then an error, not a warning
 
 
 @contextmanager
 def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
-    """Find the pictures of a data set; an archive stays open for as long as they are read.
+    """Find the images of a data set; an archive stays open for as long as they are read.
 
     Args:
         config: the data set.
         raw: folder of downloaded archives.
 
     Raises:
-        UserError: pictures are missing, or an archive cannot be had.
+        UserError: images are missing, or an archive cannot be had.
     """
     source, grey = config.source, config.grey_to_rgb
     if isinstance(source, WheelsSource):
@@ -58,7 +58,7 @@ def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
     mirror = mirror_folder()
     local = mirror / source.mirror if mirror and source.mirror else None
     if local is not None and local.is_dir():
-        found = _files(images.list_pictures(local), grey)
+        found = _files(images.list_images(local), grey)
         yield Sources(f"{source.mirror} in PCSR_MIRROR", found, fixed=False)
     elif isinstance(source, FolderSource):
         yield Sources(source.path, _folder(source, grey), fixed=False)
@@ -73,13 +73,13 @@ def _files(files: list[Path], grey_to_rgb: bool) -> list[Source]:
 
 
 def _in_package(entry: str) -> Path:
-    """Return the path of ``package/path/picture`` without importing the package."""
+    """Return the path of ``package/path/image`` without importing the package."""
     package, _, inside = entry.partition("/")
     spec = util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
     if not folders or not (Path(folders[0]) / inside).is_file():
         raise UserError(
-            f"{entry}: the Python package '{package}' is not installed or has no such picture; "
+            f"{entry}: the Python package '{package}' is not installed or has no such image; "
             "install the suite again with the versions of constraints.txt."
         )
     return Path(folders[0]) / inside
@@ -87,14 +87,14 @@ def _in_package(entry: str) -> Path:
 
 def _folder(source: FolderSource, grey_to_rgb: bool) -> list[Source]:
     try:
-        found = _files(images.list_pictures(Path(source.path)), grey_to_rgb)
+        found = _files(images.list_images(Path(source.path)), grey_to_rgb)
         if source.lr_path is None:
             return found
-        ready = images.lr_pictures(Path(source.lr_path), [picture.name for picture in found])
+        ready = images.lr_images(Path(source.lr_path), [image.name for image in found])
     except UserError as error:
         raise UserError(f"{error} {source.get}".strip()) from None
     pairs = zip(found, _files(ready, grey_to_rgb), strict=True)
-    return [replace(picture, lr=lr.hr) for picture, lr in pairs]
+    return [replace(image, lr=lr.hr) for image, lr in pairs]
 
 
 def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
@@ -114,7 +114,7 @@ def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
 
 @contextmanager
 def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[Source]]:
-    """Open a zip or tar archive and find its pictures; each is read in memory when asked for."""
+    """Open a zip or tar archive and find its images; each is read in memory when asked for."""
     with ExitStack() as stack:
         if tarfile.is_tarfile(archive):
             tar = stack.enter_context(tarfile.open(archive))
@@ -123,10 +123,10 @@ def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[So
             packed = stack.enter_context(zipfile.ZipFile(archive))
             read = {name: partial(packed.read, name) for name in packed.namelist()}
         else:
-            raise UserError(f"{archive}: neither a zip nor a tar archive; mend the url.")
-        names = [n for n in read if PurePosixPath(n).match(pattern) and images.is_picture(n)]
+            raise UserError(f"{archive}: neither a zip nor a tar archive; fix the url.")
+        names = [n for n in read if PurePosixPath(n).match(pattern) and images.is_image(n)]
         if not names:
-            raise UserError(f"{archive}: holds no picture '{pattern}'; mend members.")
+            raise UserError(f"{archive}: holds no image '{pattern}'; fix members.")
         yield [
             Source(PurePosixPath(n).stem, partial(_decode, read[n], f"{archive}/{n}", grey_to_rgb))
             for n in sorted(names, key=lambda n: (images.natural_key(n), n))
@@ -143,26 +143,26 @@ def _decode(data: Callable[[], bytes], name: str, grey_to_rgb: bool) -> np.ndarr
 
 
 def choose(sources: Sources, config: DatasetConfig, name: str) -> list[Source]:
-    """Take the pictures from ``first`` to ``last``, and compare their number with the expected.
+    """Take the images from ``first`` to ``last``, and compare their number with the expected.
 
     Raises:
         UserError: none is left, or a fixed source has not as many as it must have.
     """
     key = images.natural_key
     chosen = [
-        picture
-        for picture in sources.pictures
-        if (config.first is None or key(config.first) <= key(picture.name))
-        and (config.last is None or key(picture.name) <= key(config.last))
+        image
+        for image in sources.images
+        if (config.first is None or key(config.first) <= key(image.name))
+        and (config.last is None or key(image.name) <= key(config.last))
     ]
     if not chosen:
         raise UserError(
-            f"{name}: no picture of {sources.origin} lies between first '{config.first}' and last "
-            f"'{config.last}'; mend them."
+            f"{name}: no image of {sources.origin} lies between first '{config.first}' and last "
+            f"'{config.last}'; fix them."
         )
     if config.expected not in (None, len(chosen)):
-        problem = f"{name}: expected {config.expected} pictures, found {len(chosen)} in"
+        problem = f"{name}: expected {config.expected} images, found {len(chosen)} in"
         if sources.fixed:
-            raise UserError(f"{problem} {sources.origin}; mend expected, or what selects them.")
+            raise UserError(f"{problem} {sources.origin}; fix expected, or what selects them.")
         log.warning("%s %s; results on this set are not comparable", problem, sources.origin)
     return chosen

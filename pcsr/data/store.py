@@ -1,7 +1,7 @@
 """The packed store of a prepared data set, and the grid of training crops.
 
-A prepared data set is a folder of three files: ``hr.bin`` (the bytes of all HR pictures, one after
-the other), ``lr.bin`` (ready LR pictures in the same order, where the set has them) and
+A prepared data set is a folder of three files: ``hr.bin`` (the bytes of all HR images, one after
+the other), ``lr.bin`` (ready LR images in the same order, where the set has them) and
 ``manifest.json``, written last: a folder without it is not a data set.
 """
 
@@ -25,8 +25,8 @@ HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Where a picture lies in a store: sizes in pixels, offsets in bytes, sha256 of its bytes."""
+class Stored:
+    """Where an image lies in a store: sizes in pixels, offsets in bytes, sha256 of its bytes."""
 
     name: str
     height: int
@@ -40,40 +40,40 @@ class Picture:
 
     @property
     def end(self) -> int:
-        """Byte of ``hr.bin`` after the picture."""
+        """Byte of ``hr.bin`` after the image."""
         return self.offset + 3 * self.height * self.width
 
     @property
     def lr_end(self) -> int:
-        """Byte of ``lr.bin`` after the picture; 0 where there is no LR picture."""
+        """Byte of ``lr.bin`` after the image; 0 where there is no LR image."""
         return self.lr_offset + 3 * self.lr_height * self.lr_width
 
     def record(self) -> dict[str, Any]:
-        """Return the picture's entry in the manifest."""
+        """Return the image's entry in the manifest."""
         values = asdict(self)
         return {key: values[key] for key in values if self.lr_sha256 or not key.startswith("lr_")}
 
 
-def sha256(picture: np.ndarray) -> str:
-    """Return the checksum of a picture's bytes in (H, W, 3) order."""
-    return hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest()
+def sha256(image: np.ndarray) -> str:
+    """Return the checksum of an image's bytes in (H, W, 3) order."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def identity(checksums: Iterable[str]) -> str:
-    """Return one checksum for a sequence of pictures, given theirs."""
+    """Return one checksum for a sequence of images, given theirs."""
     return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
 
 class Store:
     """A prepared data set, memory-mapped and read-only. Made by :meth:`Store.open`."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], pictures: list[Picture]) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], images: list[Stored]) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.pictures = pictures
+        self.images = images
         self.complete: bool = manifest["complete"]
         self._hr = np.memmap(folder / HR, np.uint8, mode="r")
-        has_lr = bool(pictures[-1].lr_sha256)
+        has_lr = bool(images[-1].lr_sha256)
         self._lr = np.memmap(folder / LR, np.uint8, mode="r") if has_lr else None
 
     @classmethod
@@ -84,76 +84,76 @@ class Store:
             UserError: a file is missing, damaged or has another size than the manifest says.
         """
         path = folder / MANIFEST
-        mend = f"run `pcsr prepare {folder.name}`."
+        fix = f"run `pcsr prepare {folder.name}`."
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            pictures = [Picture(**record) for record in manifest["images"]]
-            sizes = {HR: pictures[-1].end, LR: pictures[-1].lr_end}
+            images = [Stored(**record) for record in manifest["images"]]
+            sizes = {HR: images[-1].end, LR: images[-1].lr_end}
             whole = manifest["format"] == FORMAT and manifest["bytes"] == sum(sizes.values())
             whole = whole and isinstance(manifest["complete"], bool)
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file, so {folder} is not prepared; {mend}") from None
+            raise UserError(f"{path}: no such file, so {folder} is not prepared; {fix}") from None
         except (OSError, ValueError, LookupError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{path}: not a readable manifest ({reason}); {mend}") from None
+            raise UserError(f"{path}: not a readable manifest ({reason}); {fix}") from None
         if not whole:
-            raise UserError(f"{path}: its entries do not fit together; {mend}")
+            raise UserError(f"{path}: its entries do not fit together; {fix}")
         for name, expected in sizes.items():
             file = folder / name
             found = file.stat().st_size if file.is_file() else 0
             if expected and found != expected:
-                raise UserError(f"{file}: expected {expected} bytes, found {found}; {mend}")
-        return cls(folder, manifest, pictures)
+                raise UserError(f"{file}: expected {expected} bytes, found {found}; {fix}")
+        return cls(folder, manifest, images)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def names(self) -> list[str]:
-        """Names of the pictures, in order."""
-        return [picture.name for picture in self.pictures]
+        """Names of the images, in order."""
+        return [image.name for image in self.images]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the HR pictures."""
-        return [(picture.height, picture.width) for picture in self.pictures]
+        """(height, width) of the HR images."""
+        return [(image.height, image.width) for image in self.images]
 
     @property
     def digest(self) -> str:
-        """Identity of the data: a checksum over the checksums of all pictures, in order."""
-        both = ((picture.sha256, picture.lr_sha256) for picture in self.pictures)
+        """Identity of the data: a checksum over the checksums of all images, in order."""
+        both = ((image.sha256, image.lr_sha256) for image in self.images)
         return identity(checksum for pair in both for checksum in pair if checksum)
 
     def packed(self) -> Tensor:
-        """Return the bytes of all HR pictures, uint8 (n,), memory-mapped."""
+        """Return the bytes of all HR images, uint8 (n,), memory-mapped."""
         path = str(self.folder / HR)
-        return torch.from_file(path, size=self.pictures[-1].end, dtype=torch.uint8)
+        return torch.from_file(path, size=self.images[-1].end, dtype=torch.uint8)
 
     def hr(self, i: int) -> np.ndarray:
-        """Return HR picture ``i``, uint8 (H, W, 3), a read-only view of the file."""
-        at = self.pictures[i]
+        """Return HR image ``i``, uint8 (H, W, 3), a read-only view of the file."""
+        at = self.images[i]
         return np.asarray(self._hr[at.offset : at.end]).reshape(at.height, at.width, 3)
 
     def lr(self, i: int) -> np.ndarray | None:
-        """Return the ready LR picture ``i``, uint8 (h, w, 3), or None where the set has none."""
-        at = self.pictures[i]
+        """Return the ready LR image ``i``, uint8 (h, w, 3), or None where the set has none."""
+        at = self.images[i]
         if self._lr is None:
             return None
         return np.asarray(self._lr[at.lr_offset : at.lr_end]).reshape(at.lr_height, at.lr_width, 3)
 
 
 def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-    """Return all training crops of pictures: int32 (n, 3), rows (picture, y, x).
+    """Return all training crops of images: int32 (n, 3), rows (image, y, x).
 
     The protocol's grid for 128-pixel crops (step 64, a border crop for more than 48 left over),
     scaled to crops of ``size`` HR pixels.
 
     Args:
-        sizes: (height, width) of each picture.
+        sizes: (height, width) of each image.
         size: side of a crop in HR pixels.
 
     Raises:
-        UserError: no picture is as large as a crop.
+        UserError: no image is as large as a crop.
     """
     step, keep_over = size // 2, 48 * size // 128
     parts = []
@@ -165,7 +165,7 @@ def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
     table = np.concatenate(parts) if parts else np.empty((0, 3), np.int32)
     if not len(table):
         raise UserError(
-            f"no picture holds a crop of {size} x {size} pixels; give larger pictures, or a "
+            f"no image holds a crop of {size} x {size} pixels; give larger images, or a "
             "smaller patch in the experiment."
         )
     return table
@@ -178,7 +178,7 @@ class Crops:
     and transposed it does, too, with another start and other steps, so that turning costs nothing.
 
     Args:
-        store: prepared HR pictures.
+        store: prepared HR images.
         size: side of a crop in HR pixels.
         device: where crops are cut. The store is copied there if half of the free memory holds it,
             else stays memory-mapped, and the crops are copied.
@@ -188,8 +188,8 @@ class Crops:
         self.table = crop_table(store.sizes, size)
         self.size = size
         self.device = device
-        self._offsets = np.array([picture.offset for picture in store.pictures])
-        self._widths = np.array([picture.width for picture in store.pictures])
+        self._offsets = np.array([image.offset for image in store.images])
+        self._widths = np.array([image.width for image in store.images])
         self._bytes = store.packed()
         if device.type != "cpu" and len(self._bytes) < runtime.free_memory(device) / 2:
             self._bytes = self._bytes.to(device)
@@ -209,9 +209,9 @@ class Crops:
         Returns:
             int64 (3, B): start, and the steps to the next row and column.
         """
-        picture, y, x = self.table[index].T.astype(np.int64)
-        down, right = 3 * self._widths[picture], np.full(len(index), 3)
-        start = self._offsets[picture] + y * down + x * right
+        image, y, x = self.table[index].T.astype(np.int64)
+        down, right = 3 * self._widths[image], np.full(len(index), 3)
+        start = self._offsets[image] + y * down + x * right
         if turns is not None:
             by_row, by_column, across = turns.T
             last = self.size - 1

@@ -16,7 +16,7 @@ LRReader = Callable[[int], np.ndarray | None]
 
 @dataclass(frozen=True)
 class TestImage:
-    """A picture to evaluate on: uint8 (H, W, 3), and its ready LR picture where there is one."""
+    """An image to evaluate on: uint8 (H, W, 3), and its ready LR image where there is one."""
 
     __test__ = False  # pytest takes classes called Test* for tests
 
@@ -26,7 +26,7 @@ class TestImage:
 
 
 class TestImages:
-    """Test pictures, each loaded when it is asked for. Made by :func:`open_images`."""
+    """Test images, each loaded when it is asked for. Made by :func:`open_images`."""
 
     __test__ = False
 
@@ -39,7 +39,7 @@ class TestImages:
         complete: bool = True,
     ) -> None:
         self.names = names
-        self.complete = complete  # False where the data set should have more or other pictures
+        self.complete = complete  # False where the data set should have more or other images
         self._hr, self._lr = hr, lr
         self._digest = known_digest
 
@@ -54,7 +54,7 @@ class TestImages:
 
     @property
     def digest(self) -> str:
-        """Identity of the data, as of a store that holds it. Reads the pictures the first time."""
+        """Identity of the data, as of a store that holds it. Reads the images the first time."""
         if not self._digest:
             both = ((image.hr, image.lr) for image in self)
             self._digest = identity(sha256(x) for pair in both for x in pair if x is not None)
@@ -65,13 +65,13 @@ def open_images(path: Path, lr_folder: Path | None = None, scale: float = 4) -> 
     """Open what a model is evaluated on.
 
     Args:
-        path: a prepared data set, a folder of pictures, or one picture.
-        lr_folder: ready LR pictures, named as the HR pictures or with ``x<scale>`` after the
+        path: a prepared data set, a folder of images, or one image.
+        lr_folder: ready LR images, named as the HR images or with ``x<scale>`` after the
             stem. They take the place of those in a prepared data set.
-        scale: HR size / LR size of the pictures in ``lr_folder``.
+        scale: HR size / LR size of the images in ``lr_folder``.
 
     Raises:
-        UserError: nothing is there, two pictures have one name, or an LR picture is missing.
+        UserError: nothing is there, two images have one name, or an LR image is missing.
     """
     hr: HRReader
     lr: LRReader | None
@@ -80,16 +80,16 @@ def open_images(path: Path, lr_folder: Path | None = None, scale: float = 4) -> 
         names, hr, lr, known = store.names, store.hr, store.lr, store.digest
         complete = store.complete
     elif path.exists():
-        files = images.list_pictures(path) if path.is_dir() else [path]
+        files = images.list_images(path) if path.is_dir() else [path]
         names = images.unique([file.stem for file in files], str(path))
         hr, lr, known, complete = _reader(files), None, "", True
     else:
         raise UserError(
-            f"{path}: no such file or folder; give a picture, a folder of pictures, or a data set "
+            f"{path}: no such file or folder; give an image, a folder of images, or a data set "
             "made by `pcsr prepare`."
         )
     if lr_folder is not None:
-        lr, known = _reader(images.lr_pictures(lr_folder, names, scale)), ""
+        lr, known = _reader(images.lr_images(lr_folder, names, scale)), ""
     return TestImages(names, hr, lr, known, complete)
 
 

@@ -12,12 +12,15 @@ from pcsr.engine import grids
 from pcsr.engine.factored import Everywhere, Factored, Gathered, Place, Projection
 from pcsr.engine.grids import Band
 from pcsr.engine.heads import Heads
-from pcsr.engine.regions import Pictures, Region
+from pcsr.engine.regions import Images, Region
 from pcsr.errors import UserError
 from pcsr.routing import Rule
 
 # How many pixels are handled together; on a GPU so many that launches do not count.
-BAND = {"cpu": 1 << 19, "cuda": 1 << 22}  # HR pixels of which those for the dearer heads are picked
+BAND = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 22,
+}  # HR pixels of which those for the more expensive heads are picked
 # Numbers in a hidden layer of the pixels that are run together, so that it stays in cache.
 SPREAD = {"cpu": 1 << 19, "cuda": 1 << 25}  # of the head that runs on all pixels
 GATHERED = {"cpu": 1 << 20, "cuda": 1 << 25}  # of a head that runs on some
@@ -47,9 +50,9 @@ class Banded(Heads):
         self._light = Projection([self._cheapest])
         self._both = Projection([self._classifier, self._cheapest])
 
-    def needs(self, pictures: Pictures) -> tuple[float, float]:
+    def needs(self, images: Images) -> tuple[float, float]:
         """See ``Heads.needs``."""
-        block = pictures.hr_pixels / pictures.lr_pixels
+        block = images.hr_pixels / images.lr_pixels
         everywhere = self._classifier, self._cheapest
         # Of an LR pixel: what is projected, and the table while it is put together.
         projected = sum(head.width for head in everywhere)
@@ -72,10 +75,10 @@ class Banded(Heads):
         """See ``Heads.inside``."""
         if not region.margin:
             return torch.cat(measured, dim=2)
-        picture = measured[0].new_empty(measured[0].shape[1], *region.size)
+        image = measured[0].new_empty(measured[0].shape[1], *region.size)
         for band, values in zip(self._bands(region), measured, strict=True):
-            band.view(picture[:, band.hr_rows]).copy_(band.shaped(values[0]))
-        return picture[:, *region.own()].flatten(1)[None]
+            band.view(image[:, band.hr_rows]).copy_(band.shaped(values[0]))
+        return image[:, *region.own()].flatten(1)[None]
 
     def finish(
         self, region: Region, features: Tensor, rule: Rule, measured: list[Tensor] | None
@@ -126,16 +129,16 @@ class Banded(Heads):
         colours: Tensor,
     ) -> None:
         """Add to ``colours`` (3, pixels) what the heads give, by the branch of each pixel."""
-        dear = []
+        expensive = []
         for branch, head in enumerate(self._others, start=1):
             table = head.table(features, band.places(once.places(band, head)))
             for pixels in head.split(self._routed(chosen, branch)):
                 first = F.embedding_bag(band.terms(pixels), table, mode="sum")
                 values = colours.index_select(1, pixels).add_(head.finish(first).T)
-                dear.append((pixels, values))
+                expensive.append((pixels, values))
         for thin, values in once.everywhere(band, self._cheapest, light):
             band.part(colours, thin).add_(thin.shaped(values))
-        for pixels, values in dear:
+        for pixels, values in expensive:
             colours.index_copy_(1, pixels, values)
 
     def _routed(self, chosen: Tensor, branch: int) -> Tensor:

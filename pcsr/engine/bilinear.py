@@ -1,6 +1,6 @@
-"""The bilinear picture that the heads add to, in the order in which they compute.
+"""The bilinear image that the heads add to, in the order in which they compute.
 
-LR pictures come with one more pixel on each side (``Region.around``), so that every HR pixel lies
+LR images come with one more pixel on each side (``Region.around``), so that every HR pixel lies
 between two of them.
 """
 

@@ -1,4 +1,4 @@
-"""Heads on a GPU: one kernel each, from the features to the picture. Importing it needs triton."""
+"""Heads on a GPU: one kernel each, from the features to the image. Importing it needs triton."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pcsr.backbones.base import padded, sixteens
 from pcsr.engine import kernels
 from pcsr.engine.heads import Heads
-from pcsr.engine.regions import Pictures, Region
+from pcsr.engine.regions import Images, Region
 from pcsr.errors import UserError
 from pcsr.routing import Rule
 
@@ -39,9 +39,9 @@ class Fused(Heads):
         given = channels if precision == torch.float32 else sixteens(channels, channels)
         self._projection = padded(projection, (len(projection), given))
 
-    def needs(self, pictures: Pictures) -> tuple[float, float]:
+    def needs(self, images: Images) -> tuple[float, float]:
         """See ``Heads.needs``."""
-        block = pictures.hr_pixels / pictures.lr_pixels
+        block = images.hr_pixels / images.lr_pixels
         branches = len(self._packed) - 1
         # Measures with what they are computed from, labels, numbers of pixels, bilinear, SR.
         each = FLOAT * (4 * branches + 1 + 3 + 3) + 1

@@ -1,7 +1,7 @@
 """HR pixels over a few rows of LR pixels, in the order in which they are computed fastest.
 
 A band numbers its HR pixels. What is computed per HR pixel is (channels, pixels) in that order, and
-``view`` shows a picture's pixels in it. Where every LR pixel has the same block of HR pixels, the
+``view`` shows an image's pixels in it. Where every LR pixel has the same block of HR pixels, the
 order is block row, block column, LR pixel: one broadcast addition makes a first layer of all
 pixels.
 """
@@ -84,14 +84,14 @@ class Band(ABC):
 
     @abstractmethod
     def bilinear(self, around: Tensor) -> Tensor:
-        """Return the bilinear picture, (C, pixels).
+        """Return the bilinear image, (C, pixels).
 
         Args:
             around: (C, rows + 2, columns + 2), the band's LR pixels and one more on each side.
         """
 
     @abstractmethod
-    def view(self, picture: Tensor) -> Tensor:
+    def view(self, image: Tensor) -> Tensor:
         """View (C, H, W) of the band's HR size with its pixels in the band's order."""
 
     @abstractmethod
@@ -139,10 +139,10 @@ class RegularBand(Band):
         """See ``Band.bilinear``."""
         return bilinear.by_block(around, self.rows, self.columns).flatten(1)
 
-    def view(self, picture: Tensor) -> Tensor:
+    def view(self, image: Tensor) -> Tensor:
         """See ``Band.view``."""
         (height, width), (down, across) = self.lr_size, self._block
-        return picture.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
+        return image.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
 
     def shaped(self, values: Tensor) -> Tensor:
         """See ``Band.shaped``."""
@@ -188,9 +188,9 @@ class AnyBand(Band):
         """See ``Band.bilinear``."""
         return bilinear.by_pixel(around, self.rows, self.columns).flatten(1)
 
-    def view(self, picture: Tensor) -> Tensor:
+    def view(self, image: Tensor) -> Tensor:
         """See ``Band.view``: as it is."""
-        return picture
+        return image
 
     def shaped(self, values: Tensor) -> Tensor:
         """See ``Band.shaped``."""

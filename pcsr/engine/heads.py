@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pcsr.engine.regions import Pictures, Region
+from pcsr.engine.regions import Images, Region
 from pcsr.routing import Rule
 
 
@@ -35,7 +35,7 @@ class Heads(ABC):
         """
 
     @abstractmethod
-    def needs(self, pictures: Pictures) -> tuple[float, float]:
+    def needs(self, images: Images) -> tuple[float, float]:
         """Return the bytes that are taken per LR pixel of a region, and in any case."""
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Heads(ABC):
     def finish(
         self, region: Region, features: Tensor, rule: Rule, measured: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """Decide, run the heads and add the bilinear picture.
+        """Decide, run the heads and add the bilinear image.
 
         Args:
             region: where the pixels lie.

@@ -85,7 +85,7 @@ def head(
     ADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Run a head on all pixels of a picture, or on chosen ones: gather, all layers, output.
+    """Run a head on all pixels of an image, or on chosen ones: gather, all layers, output.
 
     Programs go round: each takes a block of pixels, and the next that no other takes. Layers are
     A + B wide, because widths here are powers of two and a sum of two wastes less. What is
@@ -161,15 +161,15 @@ def head(
 
 @triton.jit
 def smooth(sr, labels, out, total, height, width, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Give pixels beside a dearer one the mean of their 3x3 neighbourhood.
+    """Give pixels beside a more expensive one the mean of their 3x3 neighbourhood.
 
     Args:
         sr: (CHANNELS, height, width) float32.
         labels: (height, width) uint8.
         out: of the form of ``sr``; another memory.
         total: height * width.
-        height, width: of the picture; its outermost ring is left alone.
-        CHANNELS: of the picture.
+        height, width: of the image; its outermost ring is left alone.
+        CHANNELS: of the image.
         BLOCK: pixels per program.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -178,12 +178,12 @@ def smooth(sr, labels, out, total, height, width, CHANNELS: tl.constexpr, BLOCK:
     column = at - row * width
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1) & inside
     own = tl.load(labels + at, mask=inside, other=0)
-    dearest = own
+    costliest = own
     for down in tl.static_range(-1, 2):
         for across in tl.static_range(-1, 2):
             near = tl.load(labels + at + down * width + across, mask=inner, other=0)
-            dearest = tl.maximum(dearest, near)
-    seam = inner & (dearest > own)
+            costliest = tl.maximum(costliest, near)
+    seam = inner & (costliest > own)
     for channel in tl.static_range(CHANNELS):
         here = channel * total + at.to(tl.int64)
         value = tl.load(sr + here, mask=inside, other=0.0)

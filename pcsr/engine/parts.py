@@ -1,8 +1,8 @@
-"""A picture in parts, each with the surroundings that its output depends on.
+"""An image in parts, each with the surroundings that its output depends on.
 
 A network computes a part with a halo as wide as its receptive field, and the halo is thrown away:
-what is kept equals what the whole picture gives. Where a part ends at the picture's border there is
-no halo, and the network pads as it does for the whole picture.
+what is kept equals what the whole image gives. Where a part ends at the image's border there is
+no halo, and the network pads as it does for the whole image.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,28 +19,28 @@ from torch.utils._pytree import tree_iter
 from pcsr.backbones.base import Backbone
 from pcsr.errors import UserError
 
-PROBE = 8  # side in LR pixels of the picture that memory is measured with
+PROBE = 8  # side in LR pixels of the image that memory is measured with
 # What a process takes over what its tensors hold: libraries' own, and gaps that glibc cannot fill
 # with tensors of the same size, measured at 1.5 for CARN.
 SLACK = 1.7
 # Bytes that a part takes at most, whatever the limit: on a CPU more makes nothing faster, and new
 # memory is cleared page by page.
 ENOUGH = {"cpu": 1 << 31, "cuda": 1 << 36}
-FINISHED = 2.5  # SR pictures that are there at once while 8-bit levels are made of one
+FINISHED = 2.5  # SR images that are there at once while 8-bit levels are made of one
 TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # bytes that the tail of a network takes at most
 SMALLEST = 16  # side of a part in LR pixels; below, the halo is nearly all of the work
 
 
 @dataclass(frozen=True)
 class Part:
-    """A rectangle of LR pixels of one picture.
+    """A rectangle of LR pixels of one image.
 
     Attributes:
-        picture: its number in the batch.
+        image: its number in the batch.
         top, bottom, left, right: rows and columns, the last not included.
     """
 
-    picture: int
+    image: int
     top: int
     bottom: int
     left: int
@@ -52,9 +52,9 @@ class Part:
         return self.bottom - self.top, self.right - self.left
 
     def grown(self, by: int, lr_size: tuple[int, int]) -> "Part":
-        """Return the part with ``by`` pixels more on each side, as far as the picture goes."""
+        """Return the part with ``by`` pixels more on each side, as far as the image goes."""
         return Part(
-            self.picture,
+            self.image,
             max(0, self.top - by),
             min(lr_size[0], self.bottom + by),
             max(0, self.left - by),
@@ -62,9 +62,9 @@ class Part:
         )
 
     def within(self, larger: "Part") -> "Part":
-        """Return where a part of a part lies in the picture."""
+        """Return where a part of a part lies in the image."""
         return Part(
-            larger.picture,
+            larger.image,
             larger.top + self.top,
             larger.top + self.bottom,
             larger.left + self.left,
@@ -74,11 +74,11 @@ class Part:
     def enlarged(self, scale: int) -> "Part":
         """Return the part in HR pixels."""
         sides = (self.top, self.bottom, self.left, self.right)
-        return Part(self.picture, *(side * scale for side in sides))
+        return Part(self.image, *(side * scale for side in sides))
 
-    def of(self, pictures: Tensor) -> Tensor:
+    def of(self, images: Tensor) -> Tensor:
         """Cut the part out of (N, C, h, w): (1, C, rows, columns)."""
-        here = pictures[self.picture : self.picture + 1]
+        here = images[self.image : self.image + 1]
         return here[..., self.top : self.bottom, self.left : self.right]
 
     def inside(self, larger: "Part", values: Tensor) -> Tensor:
@@ -92,16 +92,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of super-resolved pictures.
+    """A part of super-resolved images.
 
     Attributes:
-        picture: its number in the batch.
+        image: its number in the batch.
         top, left: HR row and column at which it starts.
         sr: (1, 3, rows, columns), not clipped.
         labels: branch numbers (1, rows, columns) where HR pixels are units; else (1, units...).
     """
 
-    picture: int
+    image: int
     top: int
     left: int
     sr: Tensor
@@ -109,7 +109,7 @@ class Piece:
 
 
 def whole(count: int, lr_size: tuple[int, int]) -> list[Part]:
-    """Return one part per picture of a batch."""
+    """Return one part per image of a batch."""
     return [Part(number, 0, lr_size[0], 0, lr_size[1]) for number in range(count)]
 
 
@@ -120,10 +120,10 @@ def cut(
     needed: Callable[[int, int], float],
     limit: float,
 ) -> list[Part]:
-    """Cut pictures into the parts that take least work within a limit of memory.
+    """Cut images into the parts that take least work within a limit of memory.
 
     Args:
-        count: pictures of the batch.
+        count: images of the batch.
         lr_size: their rows and columns in LR pixels.
         halo: LR pixels that a part needs around it.
         needed: bytes that a part takes, of LR pixels with its halo and without.
@@ -135,8 +135,8 @@ def cut(
 
     def parts_of(rows: int, columns: int) -> list[Part]:
         return [
-            Part(picture, top, min(top + step[0], height), left, min(left + step[1], width))
-            for picture in range(count)
+            Part(image, top, min(top + step[0], height), left, min(left + step[1], width))
+            for image in range(count)
             for step in [(ceil(height / rows), ceil(width / columns))]
             for top in range(0, height, step[0])
             for left in range(0, width, step[1])
@@ -159,7 +159,7 @@ def cut(
     if best is None:
         smallest = needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2)
         raise UserError(
-            f"the smallest parts of the picture need {smallest / 2**20:.0f} MiB beside what is "
+            f"the smallest parts of the image need {smallest / 2**20:.0f} MiB beside what is "
             f"taken already, and {max(limit, 0) / 2**20:.0f} MiB are left; give more memory."
         )
     return best[1]
@@ -199,12 +199,12 @@ def bytes_per_pixel(layers: Callable[..., Tensor], *inputs: Tensor) -> float:
 
 
 def probe(network: Backbone) -> Tensor:
-    """Return a picture that the memory of a network is measured with; any has the same result."""
+    """Return an image that the memory of a network is measured with; any has the same result."""
     return next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
 
 
 class InParts:
-    """A backbone with its tail, run on parts of pictures.
+    """A backbone with its tail, run on parts of images.
 
     The tail works on HR pixels and takes by far the most memory, but its halo is narrow: within a
     part it is run on parts of its own, even where there is no limit.
@@ -225,9 +225,9 @@ class InParts:
         self._tail = bytes_per_pixel(network.upsample, features, small)
 
     def run(self, lr: Tensor, limit: float | None) -> Iterator[tuple[Part, Tensor]]:
-        """Yield parts of the pictures (N, 3, h, w) and their SR (1, 3, H, W).
+        """Yield parts of the images (N, 3, h, w) and their SR (1, 3, H, W).
 
-        Without a limit in bytes, each picture is one part.
+        Without a limit in bytes, each image is one part.
         """
         lr_size = (lr.shape[-2], lr.shape[-1])
         halo = self._network.halo + self._network.tail_halo
@@ -261,7 +261,7 @@ class InParts:
         return [piece.within(part) for piece in pieces]
 
     def _enlarged(self, piece: Part, outer: Part, features: Tensor, x: Tensor) -> Tensor:
-        """Return SR of a piece, from the features of ``outer`` and the pictures."""
+        """Return SR of a piece, from the features of ``outer`` and the images."""
         around = piece.grown(self._network.tail_halo, (x.shape[-2], x.shape[-1]))
         made = self._network.upsample(around.inside(outer, features), around.of(x))
         scale = self._scale

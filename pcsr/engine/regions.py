@@ -1,4 +1,4 @@
-"""Where the HR pixels of a part of a picture lie, and its bilinear picture."""
+"""Where the HR pixels of a part of an image lie, and its bilinear image."""
 
 import torch
 import torch.nn.functional as F
@@ -9,19 +9,19 @@ from pcsr.engine.parts import Part, Piece
 from pcsr.geometry import Axis, axis
 
 
-class Pictures:
-    """LR pictures, and where their HR pixels lie.
+class Images:
+    """LR images, and where their HR pixels lie.
 
     Args:
         lr: (N, 3, h, w) in [0, 1].
-        size: H and W of the HR pictures.
+        size: H and W of the HR images.
 
     Attributes:
-        lr: the pictures.
+        lr: the images.
         lr_size: h and w.
         rows, columns: all HR rows and columns.
         regular: whether every LR pixel has the same block of HR pixels.
-        lr_pixels, hr_pixels: of all pictures.
+        lr_pixels, hr_pixels: of all images.
     """
 
     def __init__(self, lr: Tensor, size: tuple[int, int]) -> None:
@@ -54,7 +54,7 @@ class Region:
 
     Args:
         part: what is kept in the end.
-        pictures: where it lies.
+        images: where it lies.
 
     Attributes:
         outer: LR pixels of the region.
@@ -63,33 +63,33 @@ class Region:
         margin: whether there is more in it than the part.
     """
 
-    def __init__(self, part: Part, pictures: Pictures) -> None:
-        self.outer = part.grown(1, pictures.lr_size)
+    def __init__(self, part: Part, images: Images) -> None:
+        self.outer = part.grown(1, images.lr_size)
         self.margin = self.outer != part
         self._part = part
-        self._pictures = pictures
-        down, across = pictures.hr_ranges(self.outer)
+        self._images = images
+        down, across = images.hr_ranges(self.outer)
         self._top, self._left = down.start, across.start
-        self.rows = pictures.rows.cut(down.start, down.stop, self.outer.top)
-        self.columns = pictures.columns.cut(across.start, across.stop, self.outer.left)
+        self.rows = images.rows.cut(down.start, down.stop, self.outer.top)
+        self.columns = images.columns.cut(across.start, across.stop, self.outer.left)
         self.size = (len(self.rows.nearest), len(self.columns.nearest))
 
     def around(self) -> Tensor:
         """Return the region's LR pixels and one more on each side, (3, rows + 2, columns + 2).
 
-        Where the picture ends, its last pixels stand twice.
+        Where the image ends, its last pixels stand twice.
         """
-        lr_size = self._pictures.lr_size
+        lr_size = self._images.lr_size
         more = self.outer.grown(1, lr_size)
         ends = [self.outer.left == 0, self.outer.right == lr_size[1]]
         ends += [self.outer.top == 0, self.outer.bottom == lr_size[0]]
         padding = [int(end) for end in ends]
-        return F.pad(more.of(self._pictures.lr), padding, mode="replicate")[0]
+        return F.pad(more.of(self._images.lr), padding, mode="replicate")[0]
 
     def bilinear(self) -> Tensor:
         """Return bilinear(LR) of the region, (3, rows, columns)."""
         around = self.around()
-        if not self._pictures.regular:
+        if not self._images.regular:
             return bilinear.by_pixel(around, self.rows, self.columns)
         down, across = self.rows.block, self.columns.block
         size = around.shape[1] * down, around.shape[2] * across
@@ -98,7 +98,7 @@ class Region:
 
     def own(self) -> tuple[slice, slice]:
         """Return rows and columns of the region that are the part's own."""
-        rows, columns = self._pictures.hr_ranges(self._part)
+        rows, columns = self._images.hr_ranges(self._part)
         return (
             slice(rows.start - self._top, rows.stop - self._top),
             slice(columns.start - self._left, columns.stop - self._left),
@@ -108,7 +108,7 @@ class Region:
         """Return the part of a finished region."""
         rows, columns = self.own()
         return Piece(
-            self._part.picture,
+            self._part.image,
             self._top + rows.start,
             self._left + columns.start,
             sr[None, :, rows, columns],

@@ -123,7 +123,7 @@ class ImageRunner(Runner):
         whole = require_scale(self.method.config, scale)
         for part, sr in self._network.run(lr, limit):
             labels = self.method.route(sr, point, scale)
-            yield Piece(part.picture, part.top * whole, part.left * whole, sr, labels)
+            yield Piece(part.image, part.top * whole, part.left * whole, sr, labels)
 
 
 class _OneByOne(Runner):
@@ -156,7 +156,7 @@ class TileRunner(_OneByOne):
         for branch in range(method.branches):
             for numbers in batches((of_tile == branch).nonzero()[:, 0], lr.device):
                 mosaic.add(numbers, levels(method.upscale(branch, tiles.cut(lr, numbers))))
-        return Restored(mosaic.pictures(), labels)
+        return Restored(mosaic.images(), labels)
 
 
 class DenseRunner(_OneByOne):

@@ -1,4 +1,4 @@
-"""An encoder, a classifier and routed heads over a picture: every head on its own pixels alone."""
+"""An encoder, a classifier and routed heads over an image: every head on its own pixels alone."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -11,11 +11,11 @@ from pcsr.engine import parts
 from pcsr.engine.banded import Banded
 from pcsr.engine.heads import Heads
 from pcsr.engine.parts import Part, Piece
-from pcsr.engine.regions import Pictures, Region
+from pcsr.engine.regions import Images, Region
 from pcsr.geometry import hr_size
 from pcsr.routing import Rule
 
-KEPT = 0.4  # of the memory: features that may wait for a decision on the whole picture
+KEPT = 0.4  # of the memory: features that may wait for a decision on the whole image
 FLOAT = 4  # bytes
 
 
@@ -25,7 +25,7 @@ class Engine:
     * The first layer of each head is computed per LR pixel; BatchNorm is folded.
     * Heads run on the pixels that are routed to them (``Heads``): on a CPU a few LR rows at a
       time, on a GPU by one fused kernel each.
-    * A picture is cut into regions that fit in memory; a rule that looks at the whole picture is
+    * An image is cut into regions that fit in memory; a rule that looks at the whole image is
       settled in a pass before.
 
     Weights are read when the engine is made.
@@ -34,7 +34,7 @@ class Engine:
         encoder: (N, 3, h, w) -> (N, C, h, w).
         classifier: (n, C + 4) -> (n, M).
         heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
-        precision: of features and heads; decisions and pictures are in float32.
+        precision: of features and heads; decisions and images are in float32.
         kind: of heads; by default the one for the device of the weights.
 
     Attributes:
@@ -61,23 +61,23 @@ class Engine:
     def pieces(
         self, lr: Tensor, scale: float, rule: Rule, refine: bool, limit: float | None = None
     ) -> Iterator[Piece]:
-        """Super-resolve pictures piece by piece; without a limit, each picture is one piece.
+        """Super-resolve images piece by piece; without a limit, each image is one piece.
 
         Args:
             lr: (N, 3, h, w) in [0, 1].
             scale: HR size / LR size.
             rule: decides which head computes an HR pixel.
-            refine: whether pixels beside a dearer one are smoothed.
+            refine: whether pixels beside a more expensive one are smoothed.
             limit: bytes that may be taken beside ``lr``.
 
         Raises:
             UserError: the limit is too low, or a budget is.
         """
-        pictures = Pictures(lr, hr_size((lr.shape[-2], lr.shape[-1]), scale))
-        kept = pictures.lr_pixels * self._channels * FLOAT if rule.whole else 0
+        images = Images(lr, hr_size((lr.shape[-2], lr.shape[-1]), scale))
+        kept = images.lr_pixels * self._channels * FLOAT if rule.whole else 0
         if limit is not None and kept > KEPT * limit:
             kept = 0
-        regions = [Region(part, pictures) for part in self._cut(pictures, rule, kept, limit)]
+        regions = [Region(part, images) for part in self._cut(images, rule, kept, limit)]
         features: list[Tensor] = []
         measured: list[list[Tensor]] = []
         if rule.whole:
@@ -97,23 +97,23 @@ class Engine:
                 sr = self._heads.refine(sr, labels)
             yield region.piece(sr, labels)
 
-    def _cut(self, pictures: Pictures, rule: Rule, kept: int, limit: float | None) -> list[Part]:
-        """Cut pictures into parts that take no more than the limit, beside the kept features."""
-        count, lr_size = len(pictures.lr), pictures.lr_size
+    def _cut(self, images: Images, rule: Rule, kept: int, limit: float | None) -> list[Part]:
+        """Cut images into parts that take no more than the limit, beside the kept features."""
+        count, lr_size = len(images.lr), images.lr_size
         if limit is None:
             return parts.whole(count, lr_size)
         encoder = parts.bytes_per_pixel(self.encoder, parts.probe(self.encoder))
         features = self._channels * FLOAT
-        finished, always = self._heads.needs(pictures)
-        finished += 5 * 3 * FLOAT * pictures.hr_pixels / pictures.lr_pixels  # refinement
+        finished, always = self._heads.needs(images)
+        finished += 5 * 3 * FLOAT * images.hr_pixels / images.lr_pixels  # refinement
         # All measures, and two copies while they are settled.
         measures = (self._branches - 1) * FLOAT
-        whole = kept + 3 * measures * pictures.hr_pixels if rule.whole else 0
+        whole = kept + 3 * measures * images.hr_pixels if rule.whole else 0
 
         def needed(outer: int, inner: int) -> float:
             return whole + features * inner + max(encoder * outer, finished * inner + always)
 
-        limit = min(limit, whole + parts.ENOUGH[pictures.lr.device.type])
+        limit = min(limit, whole + parts.ENOUGH[images.lr.device.type])
         return parts.cut(count, lr_size, self._halo + 1, needed, limit)
 
     def _encode(self, region: Region, lr: Tensor) -> Tensor:

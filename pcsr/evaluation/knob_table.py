@@ -1,7 +1,8 @@
 """What a knob value costs in PSNR, measured once and kept with the weights.
 
-The *drop* of a knob value is the mean PSNR-RGB of the dearest branch everywhere, less its own, in
-dB. With it ``pcsr upscale --psnr-drop 0.02`` finds the knob for a quality instead of the reverse.
+The *drop* of a knob value is the mean PSNR-RGB of the most expensive branch everywhere, less its
+own, in dB. With it ``pcsr upscale --psnr-drop 0.02`` finds the knob for a quality instead of the
+reverse.
 """
 
 import itertools
@@ -52,12 +53,12 @@ def calibrate_knob(
     runtime.set_up(0, threads)
     method, facts = load_method(weights)
     runtime.move(method, picked)
-    pictures = open_images(images)
+    test = open_images(images)
     with files.locked(out):
-        points = measure(method, pictures, knob or method.fine_knobs or method.knobs)
+        points = measure(method, test, knob or method.fine_knobs or method.knobs)
         table = {
             "points": [point.model_dump() for point in points],
-            "images": pictures.digest,
+            "images": test.digest,
             "provenance": files.provenance(device=runtime.describe(picked)),
         }
         model = method.config.model_dump(mode="json")
@@ -66,7 +67,7 @@ def calibrate_knob(
 
 
 class Point(BaseModel):
-    """One knob value: its PSNR drop in dB, and its FLOPs over those of the dearest branch."""
+    """One knob value: its PSNR drop in dB, and its share of the most expensive branch's FLOPs."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -75,8 +76,8 @@ class Point(BaseModel):
     share: float = Field(ge=0)
 
 
-def measure(method: Method, pictures: TestImages, knobs: Sequence[float]) -> list[Point]:
-    """Measure knob values on HR pictures by the suite's own protocol, dearest first.
+def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[Point]:
+    """Measure knob values on HR images by the suite's own protocol, most expensive first.
 
     Raises:
         UserError: the method has no knob.
@@ -87,13 +88,13 @@ def measure(method: Method, pictures: TestImages, knobs: Sequence[float]) -> lis
     points = [OperatingPoint(knob=k) for k in knobs]
     psnr: list[list[float]] = []
     flops: list[list[float]] = []
-    for number in runtime.progress(range(len(pictures)), "calibrate-knob"):
-        pair = measuring.make_pair(pictures[number], scale, protocol)
+    for number in runtime.progress(range(len(images)), "calibrate-knob"):
+        pair = measuring.make_pair(images[number], scale, protocol)
         measures = {"psnr_rgb": psnr_rgb}
         rows = list(measuring.measure(method, pair, scale, points, [protocol], measures))
         psnr.append([row["psnr_rgb"] for row in rows])
         flops.append([row["flops_engine"] for row in rows])
-        log.info("%d/%d %s", number + 1, len(pictures), pair.name)
+        log.info("%d/%d %s", number + 1, len(images), pair.name)
     mean_psnr, mean_flops = np.mean(psnr, axis=0), np.mean(flops, axis=0)
     order = np.argsort(-mean_flops, kind="stable")
     best, most = mean_psnr[order[0]], mean_flops[order[0]]
@@ -117,10 +118,10 @@ def for_drop(points: Sequence[Point], drop: float) -> float:
     """
     if drop < points[0].drop:
         raise UserError(f"--psnr-drop {drop:g}: give a drop of at least {points[0].drop:g} dB.")
-    for dearer, cheaper in itertools.pairwise(points):
+    for costlier, cheaper in itertools.pairwise(points):
         if cheaper.drop > drop:
-            part = (drop - dearer.drop) / (cheaper.drop - dearer.drop)
-            return dearer.knob + part * (cheaper.knob - dearer.knob)
+            part = (drop - costlier.drop) / (cheaper.drop - costlier.drop)
+            return costlier.knob + part * (cheaper.knob - costlier.knob)
     return points[-1].knob
 
 

@@ -27,22 +27,22 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """A test picture: LR (1, 3, h, w) float32 in [0, 1], HR uint8 (H, W, 3) of scale times that."""
+    """A test image: LR (1, 3, h, w) float32 in [0, 1], HR uint8 (H, W, 3) of scale times that."""
 
     name: str
     lr: Tensor
-    hr: metrics.Picture
+    hr: metrics.Image
 
 
 def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
-    """Degrade (or take the ready LR picture) and crop, as the protocol says.
+    """Degrade (or take the ready LR image) and crop, as the protocol says.
 
     HR is first cut to a multiple of the scale, then degraded as a whole; ``crop: tiles`` cuts LR
     to whole tiles and HR to match, all from the top left. ``lr: float`` always degrades HR,
-    because a ready LR picture is 8 bit.
+    because a ready LR image is 8 bit.
 
     Raises:
-        UserError: names the picture that is too small, or whose LR picture has another size.
+        UserError: names the image that is too small, or whose LR image has another size.
     """
     height, width = image.hr.shape[:2]
     size = geometry.lr_size((height, width), scale)
@@ -54,8 +54,8 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
     elif image.lr.shape[:2] != size:
         found = f"{image.lr.shape[1]}x{image.lr.shape[0]}"
         raise UserError(
-            f"{image.name}: the LR picture is {found}, but HR {width}x{height} at x{scale:g} needs "
-            f"{size[1]}x{size[0]}; give the LR picture of this scale."
+            f"{image.name}: the LR image is {found}, but HR {width}x{height} at x{scale:g} needs "
+            f"{size[1]}x{size[0]}; give the LR image of this scale."
         )
     else:
         lr = images.to_tensor(image.lr)
@@ -64,7 +64,7 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
         if 0 in size:
             raise UserError(
                 f"{image.name}: {width}x{height} is smaller than one tile of {geometry.TILE} LR "
-                f"pixels a side at x{scale:g}; use a larger picture, or measure with --crop none."
+                f"pixels a side at x{scale:g}; use a larger image, or measure with --crop none."
             )
         whole = geometry.hr_size(size, scale)
     if min(whole) < metrics.smallest_side(scale):
@@ -93,13 +93,13 @@ def measure(
     measures: Mapping[str, Metric],
     own: ProtocolConfig | None = None,
 ) -> Iterator[Row]:
-    """Yield one row per operating point of one picture and protocol.
+    """Yield one row per operating point of one image and protocol.
 
     The protocols share the pair, so they differ in refinement alone, and share one dense pass.
     With ``own``, all measures are taken under that protocol, and PSNR-RGB alone under others.
-    ``seconds`` is the time of the dense pass, which all rows of the picture share; it is no
+    ``seconds`` is the time of the dense pass, which all rows of the image share; it is no
     latency. ``share_j`` is the share of units that branch j computes, ``lr_pixels`` the number of
-    LR pixels that are processed: more than the picture has, where tiles overlap.
+    LR pixels that are processed: more than the image has, where tiles overlap.
     """
     device = next(method.parameters()).device
     started = time.perf_counter()
@@ -148,7 +148,7 @@ def measure(
 def validate(
     method: Method, stage: Stage, pairs: Sequence[Pair], scale: float, refine: bool
 ) -> dict[str, float]:
-    """Return the mean PSNR-RGB and the mean share of the dearest branch, as a stage is validated.
+    """Return the mean PSNR-RGB and share of the most expensive branch, as a stage is validated.
 
     Every branch is run: stages train branches that the finished method may not choose.
     """

@@ -1,4 +1,4 @@
-"""Pictures of what a method does: one photograph super-resolved, routed, compared."""
+"""Images of what a method does: one photograph super-resolved, routed, compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -110,7 +110,7 @@ def _load(weights: Sequence[Path], device: str, threads: int) -> list[Method]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A super-resolved picture with its routing and what it cost.
+    """A super-resolved image with its routing and what it cost.
 
     Attributes:
         sr: uint8 (H, W, 3).
@@ -121,7 +121,7 @@ class Shown:
     """
 
     method: Method
-    sr: metrics.Picture
+    sr: metrics.Image
     labels: np.ndarray
     shares: tuple[float, ...]
     psnr_rgb: float
@@ -135,7 +135,7 @@ class Shown:
 
 @torch.no_grad()
 def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Shown:
-    """Super-resolve a test picture along the sparse path and measure the result."""
+    """Super-resolve a test image along the sparse path and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
     restored = runner(method).run(lr, scale, usable_point(method, point))
     sr = to_uint8(restored.sr)
@@ -166,7 +166,7 @@ def usable_point(method: Method, point: OperatingPoint) -> OperatingPoint:
 
 
 def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
-    """Write HR, LR, each SR and each routing picture as PNG, and ``log.txt``.
+    """Write HR, LR, each SR and each routing image as PNG, and ``log.txt``.
 
     Returns:
         The lines of the log: method, PSNR-RGB in dB, GFLOPs and percent of the first original's
@@ -183,7 +183,7 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
         title = one.title if titles.count(one.title) == 1 else f"{one.title}-{number + 1}"
         write(out / f"{title}.png", one.sr)
         if one.method.branches > 1:
-            coloured = showcase.routing_picture(one.labels, one.method.branches, one.sr)
+            coloured = showcase.routing_image(one.labels, one.method.branches, one.sr)
             write(out / f"{title}-routing.png", coloured)
         percent = 100 * one.gflops / reference
         lines.append(f"{title}: {one.psnr_rgb:.2f} dB | {one.gflops:.2f} G ({percent:.0f} %)")
@@ -191,14 +191,14 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     return lines
 
 
-def bicubic_enlarged(pair: Pair) -> metrics.Picture:
+def bicubic_enlarged(pair: Pair) -> metrics.Image:
     """Return LR enlarged by bicubic interpolation, uint8 (H, W, 3)."""
     height, width = pair.hr.shape[:2]
     return to_uint8(bicubic.resize(pair.lr.double(), (height, width)))
 
 
 def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
-    """Write the report's two pictures: which pixel went where, and crops side by side."""
+    """Write the report's two images: which pixel went where, and crops side by side."""
     from pcsr.report import figures, showcase  # noqa: PLC0415 - as above
 
     title = f"{method.title} on {pair.name}: {method.psnr_rgb:.2f} dB, {method.gflops:.2f} GFLOPs"

@@ -77,7 +77,7 @@ def sweep(
         raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
     if lr_images is not None and options.protocol.lr == "float":
         raise UserError(
-            f"--lr-images {lr_images}: ready LR pictures are 8 bit; use --lr 8bit, or drop it."
+            f"--lr-images {lr_images}: ready LR images are 8 bit; use --lr 8bit, or drop it."
         )
     subjects: list[Subject] = []
     known: dict[str, dict[str, Any]] = {}
@@ -127,7 +127,7 @@ class SweepOptions:
     Attributes:
         knobs: operating points; empty for each method's own choice.
         adaptive: whether the adaptive decision is measured, too, where a method has it.
-        protocol: how pictures are measured.
+        protocol: how images are measured.
         both_ways: choices of the protocol that are also measured the other way; those joined by a
             comma in all combinations.
         scale: if not the trained one.
@@ -142,22 +142,22 @@ class SweepOptions:
 
 def measure_all(
     subjects: Sequence[Subject],
-    pictures: TestImages,
+    images: TestImages,
     options: SweepOptions,
     measures: Mapping[str, Metric],
     out: Path,
     facts: Mapping[str, Any],
 ) -> None:
-    """Measure every subject on every picture and write one CSV, with its provenance beside it.
+    """Measure every subject on every image and write one CSV, with its provenance beside it.
 
-    Rows are kept in ``<out>.part`` as they come, so that a sweep that was cut goes on where it was;
-    the CSV appears whole at the end.
+    Rows are saved in ``<out>.part`` as they come, so that a sweep that was cut is
+    resumed; the CSV appears whole at the end.
     """
     import pandas as pd  # noqa: PLC0415 - heavy, and only writing the table needs it
 
     identity = fingerprint(
         [(subject.name, subject.digest) for subject in subjects],
-        [pictures.names, pictures.digest],
+        [images.names, images.digest],
         [options.knobs, options.adaptive, options.scale],
         options.protocol.also(options.both_ways),
         sorted(measures),
@@ -168,14 +168,14 @@ def measure_all(
     if not rows:
         part.unlink(missing_ok=True)
     done = {(row["weights"], row["image"]) for row in rows}
-    for measured in _measured(subjects, pictures, options, measures, done):
+    for measured in _measured(subjects, images, options, measures, done):
         if not part.exists():
             files.append_line(part, identity)
         files.append_line(part, json.dumps(measured))
         rows.extend(measured)
-    rows = _in_order(rows, subjects, pictures)
+    rows = _in_order(rows, subjects, images)
     # The table comes last: it says that the sweep is done.
-    files.write_json(files.sidecar(out), {**facts, "images": len(pictures)})
+    files.write_json(files.sidecar(out), {**facts, "images": len(images)})
     with files.atomic(out) as temporary:
         pd.DataFrame(rows, columns=_columns(rows)).to_csv(temporary, index=False)
     part.unlink()
@@ -183,22 +183,22 @@ def measure_all(
 
 def _measured(
     subjects: Sequence[Subject],
-    pictures: TestImages,
+    images: TestImages,
     options: SweepOptions,
     measures: Mapping[str, Metric],
     done: set[tuple[str, str]],
 ) -> Iterator[list[Row]]:
-    """Yield all rows of one subject on one picture at a time."""
-    for number, name in enumerate(runtime.progress(pictures.names, "sweep")):
+    """Yield all rows of one subject on one image at a time."""
+    for number, name in enumerate(runtime.progress(images.names, "sweep")):
         waiting = [subject for subject in subjects if (subject.name, name) not in done]
-        image = pictures[number] if waiting else None
+        image = images[number] if waiting else None
         for subject in waiting:
             method = subject.method
             rows = list(_measure_one(method, image, options, measures))  # type: ignore[arg-type]
             log.info(
                 "%d/%d %s %s-%s: %.2f dB, %.2f s",
                 number + 1,
-                len(pictures),
+                len(images),
                 name,
                 method.config.backbone,
                 method.config.method,
@@ -211,7 +211,7 @@ def _measured(
 def _measure_one(
     method: Method, image: TestImage, options: SweepOptions, measures: Mapping[str, Metric]
 ) -> Iterator[Row]:
-    """Yield all rows of one method on one picture, under every protocol that makes a difference."""
+    """Yield all rows of one method on one image, under every protocol that makes a difference."""
     scale = options.scale or method.config.scale
     points = points_of(method, options.knobs, options.adaptive)
     sharing: dict[tuple[str, str], list[ProtocolConfig]] = {}
@@ -234,15 +234,15 @@ def _resume(part: Path, identity: str) -> list[Row]:
     whole = lines[1:-1]  # what follows the last line end was cut while it was written
     if whole:
         files.write_text(part, "\n".join([identity, *whole, ""]))
-        log.info("going on after %d measured pictures of a cut run", len(whole))
+        log.info("resuming after %d measured images of a cut run", len(whole))
     return [row for line in whole for row in json.loads(line)]
 
 
-def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], pictures: TestImages) -> list[Row]:
-    """Sort rows by subject, then picture, as if they had been measured in one go."""
+def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], images: TestImages) -> list[Row]:
+    """Sort rows by subject, then image, as if they had been measured in one go."""
     subject_order = {subject.name: i for i, subject in enumerate(subjects)}
-    picture_order = {name: i for i, name in enumerate(pictures.names)}
-    return sorted(rows, key=lambda r: (subject_order[r["weights"]], picture_order[r["image"]]))
+    image_order = {name: i for i, name in enumerate(images.names)}
+    return sorted(rows, key=lambda r: (subject_order[r["weights"]], image_order[r["image"]]))
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

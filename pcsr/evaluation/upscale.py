@@ -122,48 +122,48 @@ def upscale_files(
     max_memory: int | None = None,
     precision: torch.dtype = torch.float32,
 ) -> None:
-    """Super-resolve a picture, or every picture of a folder, that has no HR.
+    """Super-resolve an image, or every image of a folder, that has no HR.
 
-    A picture of a folder that cannot be read does not stop the others.
+    An image of a folder that cannot be read does not stop the others.
 
     Args:
         method: what super-resolves.
-        source: picture or folder.
+        source: image or folder.
         target: PNG file or folder.
         scale: HR size / LR size.
         point: operating point; without a knob, the method's default one.
-        max_memory: bytes that the process may take, on a GPU those of the GPU; pictures that need
+        max_memory: bytes that the process may take, on a GPU those of the GPU; images that need
             more are computed in parts. None: most of what is free.
         precision: of the networks; a half one is for GPUs.
 
     Raises:
-        UserError: the method has no such precision here; or a picture could not be read, or needs
+        UserError: the method has no such precision here; or an image could not be read, or needs
             more memory: names them all, after the others are done.
     """
     if source.is_dir():
-        pictures = images.list_pictures(source)
-        names = images.unique([picture.stem for picture in pictures], str(source))
+        sources = images.list_images(source)
+        names = images.unique([file.stem for file in sources], str(source))
         targets = [target / f"{name}.png" for name in names]
         if target.suffix.lower() in images.EXTENSIONS:
             raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
     else:
-        pictures = [source]
+        sources = [source]
         targets = [target if target.suffix else target / f"{source.stem}.png"]
         files.require_suffix(targets[0], ".png", "OUT")
-    if any(path.resolve() in {picture.resolve() for picture in pictures} for path in targets):
+    if any(path.resolve() in {file.resolve() for file in sources} for path in targets):
         raise UserError(f"{target}: {source} would be overwritten; give another output.")
     point = usable_point(method, point)
     fast, device = runner(method, precision), next(method.parameters()).device
     problems = []
-    for number, (picture, path) in enumerate(zip(pictures, targets, strict=True)):
+    for number, (file, path) in enumerate(zip(sources, targets, strict=True)):
         try:
-            lr = images.read(picture)
+            lr = images.read(file)
             done = super_resolve(fast, images.to_tensor(lr).to(device), scale, point, max_memory)
         except UserError as error:
             text = str(error)
-            problems.append(text if text.startswith(str(picture)) else f"{picture}: {text}")
+            problems.append(text if text.startswith(str(file)) else f"{file}: {text}")
             continue
         images.write(path, done.sr)
-        log.info("%d/%d %s", number + 1, len(pictures), path)
+        log.info("%d/%d %s", number + 1, len(sources), path)
     if problems:
         raise UserError(" ".join(problems))

@@ -1,8 +1,8 @@
 """The method contract: the one interface that training, sweeps, figures and the command line know.
 
-A method super-resolves an LR image with M *branches* of rising cost. Each *unit* of the image (the
-whole image, a tile, an HR pixel) is computed by the branch that a *router* picks from the unit's
-*scores* at an *operating point*, which trades PSNR for FLOPs.
+A method super-resolves an LR image with M *branches* of rising (or equal) cost. Each *unit* of the
+image (the whole image, a tile, an HR pixel) is computed by the branch that a *router* picks from
+the unit's *scores* at an *operating point*, which trades PSNR for FLOPs.
 
 ``explore`` runs every branch once, so that each operating point of a sweep is only a routing
 decision: ``compose(explore(lr), route(scores, point))``. A runner (``pcsr.engine``) runs the routed
@@ -24,7 +24,7 @@ from pcsr.flops import Costs
 from pcsr.routing import OperatingPoint
 
 #: (LR (N, 3, h, w), HR (N, 3, H, W), what was drawn) -> ``"loss"`` to minimise, and its parts.
-#: It may be compiled and recorded: everything must be done on tensors.
+#: It may be compiled, and recorded as a CUDA graph: everything must be done on tensors.
 Loss = Callable[[Tensor, Tensor, int | None], Mapping[str, Tensor]]
 
 
@@ -72,7 +72,7 @@ class Stage:
 
 
 class Method(nn.Module, ABC):
-    """Base of all methods: four functions to write, and ``Options``, ``points`` and ``stages``.
+    """Base of all methods: four functions to write, and what is listed below.
 
     Attributes:
         Options: model of the method's own options, ``model.options`` in an experiment.
@@ -82,7 +82,8 @@ class Method(nn.Module, ABC):
             empty for those of ``points``.
         branches: M.
         stages: in the order of training.
-        config: the complete configuration; stored with the weights, it rebuilds the method.
+        config: the complete configuration, as ``checks.complete`` returns it; stored with the
+            weights, it rebuilds the method.
     """
 
     Options: ClassVar[type[Config]] = Config
@@ -104,7 +105,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """Decide: scores (N, M, units...) -> branch numbers (N, units...), cheapest 0."""
+        """Decide: scores (N, M, units...) -> int64 branch numbers (N, units...), cheapest 0."""
 
     @abstractmethod
     def compose(self, exploration: Exploration, labels: Tensor, point: OperatingPoint) -> Tensor:

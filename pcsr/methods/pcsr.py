@@ -1,6 +1,6 @@
 """PCSR: each HR pixel is computed by a light or a heavy head (Jeong et al., ECCV 2024).
 
-A backbone without its tail encodes the LR picture once. A classifier then sends every HR pixel to
+A backbone without its tail encodes the LR image once. A classifier then sends every HR pixel to
 one of M multilayer perceptrons, which read the nearest LR feature and the pixel's place and size.
 """
 
@@ -63,7 +63,7 @@ class Queries:
 
     Args:
         features: (N, C, h, w).
-        size: H and W of the HR pictures.
+        size: H and W of the HR images.
     """
 
     def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
@@ -87,7 +87,7 @@ class Queries:
         """Return the queries (n, C + 4) of the HR pixels with the given numbers (n,)."""
         _, hr_height, hr_width = self.shape
         lr_height, lr_width = self.lr_size
-        line = pixels // hr_width  # counts through all pictures
+        line = pixels // hr_width  # counts through all images
         row, column = line % hr_height, pixels % hr_width
         nearest = (line // hr_height * lr_height + self.rows.nearest[row]) * lr_width
         feature = self.features.index_select(0, nearest + self.columns.nearest[column])
@@ -162,8 +162,8 @@ class PCSR(Method):
             for collected, head in zip(outputs, self.heads, strict=True):
                 collected.append(head(query))
         base = bilinear(lr, size)
-        candidates = torch.stack([picture(rows, queries.shape) + base for rows in outputs])
-        return Exploration(candidates, picture(probabilities, queries.shape), lr_size)
+        candidates = torch.stack([image(rows, queries.shape) + base for rows in outputs])
+        return Exploration(candidates, image(probabilities, queries.shape), lr_size)
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
         """See ``Method.route``: cost ratio with k, within a budget, or ADM."""
@@ -263,7 +263,7 @@ class AllPixels:
 
     Args:
         features: (N, C, h, w).
-        size: H and W of the HR pictures.
+        size: H and W of the HR images.
     """
 
     def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
@@ -277,7 +277,7 @@ class AllPixels:
         queries = self._queries
         if self._places is None:
             (pixels,) = queries.blocks(len(queries))
-            return picture([head(queries.at(pixels))], queries.shape)
+            return image([head(queries.at(pixels))], queries.shape)
         values = on_grid.on_grid(head, queries.features, self._places)
         by_block = values.view(queries.shape[0], *queries.lr_size, *self._block, -1)
         return by_block.permute(0, 5, 1, 3, 2, 4).reshape(len(by_block), -1, *queries.shape[1:])
@@ -303,7 +303,7 @@ def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(lr, size=size, mode="bilinear")
 
 
-def picture(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
+def image(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
     """Lay values per HR pixel, [(n, C), ...] in order, out as (N, C, H, W)."""
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
 

@@ -49,7 +49,7 @@ class Tiled(Method):
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``.
 
-        Candidates are 8-bit levels (M, tiles, 3, 32 * scale, 32 * scale), all pictures' tiles in
+        Candidates are 8-bit levels (M, tiles, 3, 32 * scale, 32 * scale), all images' tiles in
         one row; scores are (N, M, rows, columns) of tiles.
         """
         side = TILE * require_scale(self.config, scale)
@@ -71,7 +71,7 @@ class Tiled(Method):
         chosen = exploration.candidates[labels.flatten(), numbers.to(labels.device)]
         mosaic = Mosaic(tiles, chosen.shape[-1] // TILE, chosen.device)
         mosaic.add(numbers, chosen)
-        return mosaic.pictures()
+        return mosaic.images()
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: scoring every tile, then one branch per tile."""

@@ -1,4 +1,4 @@
-"""Which knob and which protocol give a published operating point, picture by picture."""
+"""Which knob and which protocol give a published operating point, image by image."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -69,7 +69,7 @@ def by_protocol(
 
     Returns:
         As text, a row for the knob nearest to ``share`` and one for the adaptive decision: PSNR,
-        its difference to the original on the same LR and on 8-bit LR (means over pictures with
+        its difference to the original on the same LR and on 8-bit LR (means over images with
         their intervals), shares of the original's FLOPs in both conventions, and the share at
         which the curve loses just ``loss`` to the original on the same LR.
     """

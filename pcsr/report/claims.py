@@ -13,7 +13,7 @@ from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, 
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
-    common_pictures,
+    common_images,
     knob_text,
     load,
     lr_text,
@@ -130,16 +130,16 @@ def _verdict(
     point: pd.Series,
     delta: float,
     percent: float,
-    pictures: int,
+    images: int,
     row: PublishedModel,
     claims: Claims,
 ) -> str:
-    """Judge a point; means over a part of the pictures are not judged."""
+    """Judge a point; means over a part of the images are not judged."""
     near = abs(delta) <= claims.tolerance.psnr_db + 1e-9  # a difference of decimals is not exact
     same = near and abs(percent) <= claims.tolerance.gflops_percent + 1e-9
     verdict = ["reproduced" if same else "differs"]
-    if not point["complete"] or point["images"] != pictures:
-        verdict = [f"partial: {point['images']} of {pictures} pictures"]
+    if not point["complete"] or point["images"] != images:
+        verdict = [f"partial: {point['images']} of {images} images"]
     if not pd.isna(point["training"]) and point["training"] < claims.iterations[row.method]:
         verdict.append(f"(short training: {point['training']:,} iterations)")
     return " ".join(verdict)
@@ -147,7 +147,7 @@ def _verdict(
 
 def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     """Return the page of claims: what was compared, the rules, the count, tables per test set."""
-    shared = common_pictures(results)
+    shared = common_images(results)
     rows = compare(shared, claims)
     pages = [_head(results, claims, rows), *_left_out(results, shared)]
     of_each = list(rows.groupby("Test set", sort=False))
@@ -174,7 +174,7 @@ def _own_knobs(claims: Claims) -> str:
 
 
 def _left_out(results: pd.DataFrame, shared: pd.DataFrame) -> Iterator[str]:
-    """Say which pictures have no pair."""
+    """Say which images have no pair."""
     for (test_set, backbone), rows in results.groupby(["test_set", "backbone"]):
         here = (shared["test_set"] == test_set) & (shared["backbone"] == backbone)
         without = sorted(set(rows["image"]) - set(shared.loc[here, "image"]))
@@ -203,20 +203,20 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 - Test sets measured: {listed("test_set")}.
 - Result: {", ".join(counts)}.
 
-PSNR is RGB in dB, FLOPs are in GFLOPs per picture by the paper convention. Beside a method with a
+PSNR is RGB in dB, FLOPs are in GFLOPs per image by the paper convention. Beside a method with a
 knob stands our measured point whose share of the original's FLOPs is nearest the published one. It
 was measured on the LR that the published cell was, if the suite measured that.{_own_knobs(claims)}
 The knob is k of PCSR and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
 Below the cells stands every method under every protocol that was measured: the point of the
 published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the
 curve has just the published distance to the original on the same LR.
-`value [low, high]` is a mean over pictures with its 95 % bootstrap interval.
+`value [low, high]` is a mean over images with its 95 % bootstrap interval.
 
 | verdict | meaning |
 | :-- | :-- |
 | reproduced | within {limits.psnr_db:g} dB and {limits.gflops_percent:g} % of the GFLOPs |
 | differs | measured, and outside one of them |
 | not run | not measured on this test set; a set under another name is another set |
-| partial: n of N pictures | a part of the published set: what stands beside the original compares |
+| partial: n of N images | a part of the published set: what stands beside the original compares |
 | (short training: n iterations) | trained for less than was published; the numbers do not compare |
 """

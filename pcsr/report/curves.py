@@ -1,6 +1,6 @@
-"""Curves over pictures: interpolation, Bjontegaard deltas, and bootstrap intervals.
+"""Curves over images: interpolation, Bjontegaard deltas, and bootstrap intervals.
 
-A statistic is a function of the numbers of some pictures, so that one resample of pictures goes
+A statistic is a function of the numbers of some images, so that one resample of images goes
 through all knob values and, in a comparison, through both methods.
 """
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.intp]], float]
 
 RESAMPLES = 1000
-LEAST_PICTURES = 8  # with fewer, resamples say little about other pictures
+LEAST_IMAGES = 8  # with fewer, resamples say little about other images
 SEED = 0
 # What two curves must have in common, in PSNR and in log FLOPs: a share of the shorter one's range,
 # and 0.05 dB or 5 %, below which a sweep is one point rather than a curve.
@@ -28,7 +28,7 @@ LEAST_RANGE = 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value over all pictures, and its 95 % interval; NaN where there is none."""
+    """A value over all images, and its 95 % interval; NaN where there is none."""
 
     value: float
     low: float = np.nan
@@ -42,15 +42,15 @@ class Estimate:
         return value if np.isnan(self.low + self.high) else f"{value} [{low}, {high}]"
 
 
-def estimate(statistic: Statistic, pictures: int) -> Estimate:
-    """Return a statistic of all pictures with its percentile bootstrap interval.
+def estimate(statistic: Statistic, images: int) -> Estimate:
+    """Return a statistic of all images with its percentile bootstrap interval.
 
-    There is no interval for fewer than ``LEAST_PICTURES`` pictures, or where the statistic does
+    There is no interval for fewer than ``LEAST_IMAGES`` images, or where the statistic does
     not exist in every resample.
     """
-    everything = np.arange(pictures)
+    everything = np.arange(images)
     value = statistic(everything)
-    if pictures < LEAST_PICTURES or np.isnan(value):
+    if images < LEAST_IMAGES or np.isnan(value):
         return Estimate(value)
 
     def of_each(resamples: NDArray[np.intp], axis: int) -> Floats:
@@ -67,7 +67,7 @@ def estimate(statistic: Statistic, pictures: int) -> Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """PSNR in dB and GFLOPs of every picture at every knob value, (pictures, knob values)."""
+    """PSNR in dB and GFLOPs of every image at every knob value, (images, knob values)."""
 
     psnr: Floats
     gflops: Floats
@@ -85,26 +85,26 @@ class Curve:
         )
         return cls(psnr, flops / 1e9)
 
-    def frontier(self, pictures: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    def frontier(self, images: NDArray[np.intp]) -> tuple[Floats, Floats]:
         """Return GFLOPs and PSNR of the mean curve, without points that another one beats.
 
         Both rise strictly.
         """
-        gflops, psnr = self.gflops[pictures].mean(axis=0), self.psnr[pictures].mean(axis=0)
+        gflops, psnr = self.gflops[images].mean(axis=0), self.psnr[images].mean(axis=0)
         order = np.lexsort((-psnr, gflops))
         gflops, psnr = gflops[order], psnr[order]
         best_before = np.concatenate([[-np.inf], np.maximum.accumulate(psnr)[:-1]])
         better = psnr > best_before
         return gflops[better], psnr[better]
 
-    def gflops_at(self, psnr: float, pictures: NDArray[np.intp]) -> float:
+    def gflops_at(self, psnr: float, images: NDArray[np.intp]) -> float:
         """Return the least GFLOPs at which the mean curve has a PSNR; NaN where it never has."""
-        rate, quality = self.frontier(pictures)
+        rate, quality = self.frontier(images)
         return float(np.interp(psnr, quality, rate, right=np.nan))
 
-    def psnr_at(self, gflops: float, pictures: NDArray[np.intp]) -> float:
+    def psnr_at(self, gflops: float, images: NDArray[np.intp]) -> float:
         """Return the PSNR of the mean curve within a budget; NaN where all of it costs more."""
-        rate, quality = self.frontier(pictures)
+        rate, quality = self.frontier(images)
         return float(np.interp(gflops, rate, quality, left=np.nan))
 
 
@@ -136,17 +136,17 @@ def _common(one: Curve, other: Curve, axis: int) -> tuple[float, float]:
     return float(low), float(min(values.max(initial=-np.inf) for values in reached))
 
 
-def bd_flops(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
+def bd_flops(anchor: Curve, test: Curve, images: NDArray[np.intp]) -> float:
     """Return by how many percent ``test`` needs more FLOPs than ``anchor`` at equal PSNR.
 
     It is the Bjontegaard delta rate over the common range of PSNR; NaN where that is small.
     """
-    return _delta(bjontegaard.bd_rate, "psnr", anchor, test, pictures)
+    return _delta(bjontegaard.bd_rate, "psnr", anchor, test, images)
 
 
-def bd_psnr(anchor: Curve, test: Curve, pictures: NDArray[np.intp]) -> float:
+def bd_psnr(anchor: Curve, test: Curve, images: NDArray[np.intp]) -> float:
     """Return by how many dB ``test`` is better than ``anchor`` at equal FLOPs, as ``bd_flops``."""
-    return _delta(bjontegaard.bd_psnr, "flops", anchor, test, pictures)
+    return _delta(bjontegaard.bd_psnr, "flops", anchor, test, images)
 
 
 def _delta(
@@ -154,9 +154,9 @@ def _delta(
     over: str,
     anchor: Curve,
     test: Curve,
-    pictures: NDArray[np.intp],
+    images: NDArray[np.intp],
 ) -> float:
-    curves = [_rates(curve, pictures) for curve in (anchor, test)]
+    curves = [_rates(curve, images) for curve in (anchor, test)]
     if any(len(rate) < 2 for rate, _ in curves):
         return np.nan
     ranges = [np.log(rate) if over == "flops" else quality for rate, quality in curves]
@@ -168,7 +168,7 @@ def _delta(
     return float(measure(rate, quality, other_rate, other_quality, **options))
 
 
-def _rates(curve: Curve, pictures: NDArray[np.intp]) -> tuple[Floats, Floats]:
+def _rates(curve: Curve, images: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Return the frontier without points of no FLOPs, which have no logarithm."""
-    rate, quality = curve.frontier(pictures)
+    rate, quality = curve.frontier(images)
     return rate[rate > 0], quality[rate > 0]

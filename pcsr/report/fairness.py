@@ -16,7 +16,7 @@ from pcsr.report.tidy import (
     CONVENTIONS,
     PROTOCOL,
     REFERENCE,
-    common_pictures,
+    common_images,
     knob_text,
     labels,
     load,
@@ -29,7 +29,7 @@ BUDGETS = (0.75, 0.5)  # shares of the original's FLOPs
 CHOICES = {  # choice of the protocol -> (what it is called, value, value it is compared with)
     "lr": ("float LR instead of 8-bit LR", "float", "8bit"),
     "refine": ("refined instead of not", True, False),
-    "crop": ("whole picture instead of tiles", "none", "tiles"),
+    "crop": ("whole image instead of tiles", "none", "tiles"),
 }
 FLOP_DECIMALS = {
     "PSNR-RGB (dB)": 3,
@@ -65,10 +65,10 @@ def _place(measured: pd.DataFrame) -> Iterator[str]:
     if not (measured["method"] == REFERENCE).any():
         yield "The original was not measured, so there is nothing to compare with.\n"
         return
-    rows = common_pictures(measured)
+    rows = common_images(measured)
     left_out = measured["image"].nunique() - rows["image"].nunique()
     if left_out:
-        yield f"Pictures left out because not every method was measured on them: {left_out}.\n"
+        yield f"Images left out because not every method was measured on them: {left_out}.\n"
     if rows.empty:
         return
     points = summarise(rows)
@@ -96,7 +96,7 @@ def selected(points: pd.DataFrame) -> pd.DataFrame:
 def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
     """Part the FLOPs of selected points into what routing leaves and what overlap adds.
 
-    ``Without overlap`` is the mean of each picture's FLOPs over its overlap factor: what routing
+    ``Without overlap`` is the mean of each image's FLOPs over its overlap factor: what routing
     alone would cost. Savings are against the original's FLOPs in the same convention.
     """
     parts = []
@@ -131,7 +131,7 @@ def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
         chosen: its selected points; the adaptive decision of each method is added.
 
     Returns:
-        One row per choice that was measured both ways and point: PSNR difference per picture,
+        One row per choice that was measured both ways and point: PSNR difference per image,
         averaged, with its interval, and difference of the mean GFLOPs (paper).
     """
     adaptive = rows.loc[rows["adaptive"], ["curve", "knob", "adaptive"]].drop_duplicates()
@@ -170,20 +170,20 @@ def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
     Returns:
         One row per curve, as text; ``-`` where the curve does not reach.
     """
-    pictures = len(original.psnr)
+    images = len(original.psnr)
     table = []
     for name, curve in curves_of.items():
         needed = (curves.percent_needed, curves.gflops_needed)
         percent, gflops = (partial(f, curve, original, LOSS_DB) for f in needed)
         row = {
             "Method": name,
-            f"FLOPs for {LOSS_DB:g} dB less (%)": estimate(percent, pictures).text(1),
-            "the same in GFLOPs": estimate(gflops, pictures).text(2),
+            f"FLOPs for {LOSS_DB:g} dB less (%)": estimate(percent, images).text(1),
+            "the same in GFLOPs": estimate(gflops, images).text(2),
         }
         for share in BUDGETS:
             psnr, change = (partial(f, curve, original, share) for f in (_psnr_at, _change_at))
-            row[f"PSNR-RGB at {100 * share:g} % (dB)"] = estimate(psnr, pictures).text(2)
-            row[f"vs original at {100 * share:g} % (dB)"] = estimate(change, pictures).text(3)
+            row[f"PSNR-RGB at {100 * share:g} % (dB)"] = estimate(psnr, images).text(2)
+            row[f"vs original at {100 * share:g} % (dB)"] = estimate(change, images).text(3)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -192,16 +192,16 @@ def deltas(curves_of: dict[str, Curve]) -> pd.DataFrame:
     """Compare curves pairwise by Bjontegaard's deltas over what they have in common."""
     table = []
     for (anchor_name, anchor), (name, test) in combinations(curves_of.items(), 2):
-        pictures = len(anchor.psnr)
+        images = len(anchor.psnr)
         flops, psnr = (partial(bd, anchor, test) for bd in (curves.bd_flops, curves.bd_psnr))
         table.append(
             {
                 "Method": name,
                 "Compared with": anchor_name,
                 "Common PSNR (dB)": _range(*curves.common_psnr(anchor, test)),
-                "BD-FLOPs (%)": estimate(flops, pictures).text(1),
+                "BD-FLOPs (%)": estimate(flops, images).text(1),
                 "Common GFLOPs": _range(*curves.common_gflops(anchor, test)),
-                "BD-PSNR (dB)": estimate(psnr, pictures).text(3),
+                "BD-PSNR (dB)": estimate(psnr, images).text(3),
             }
         )
     return pd.DataFrame(table)
@@ -324,18 +324,18 @@ def _equal(rows: pd.DataFrame) -> str:
 
 def _head(results: pd.DataFrame) -> str:
     main = results[results["main"]]
-    pictures = main.groupby("test_set")["image"].nunique()
-    few = pictures[pictures < curves.LEAST_PICTURES]
+    images = main.groupby("test_set")["image"].nunique()
+    few = images[images < curves.LEAST_IMAGES]
     too_few = (
-        f"- No intervals on {', '.join(few.index)}: fewer than {curves.LEAST_PICTURES} pictures.\n"
+        f"- No intervals on {', '.join(few.index)}: fewer than {curves.LEAST_IMAGES} images.\n"
         if len(few)
         else ""
     )
     return f"""# Fair comparisons
 
 - Protocol, where nothing else is said: {protocol_text(main)}.
-- `value [low, high]` is a mean over pictures with its 95 % interval: percentiles of
-  {curves.RESAMPLES} bootstrap resamples of the pictures.
+- `value [low, high]` is a mean over images with its 95 % interval: percentiles of
+  {curves.RESAMPLES} bootstrap resamples of the images.
 {too_few}- What every column means stands at the end.
 """
 
@@ -352,30 +352,30 @@ most {LOSS_DB:g} dB to the original, else the one of highest PSNR.
 | column | meaning |
 | :-- | :-- |
 | Convention | transposed convolutions count on the output (paper) or input grid (algorithmic) |
-| GFLOPs | per picture, mean over the pictures |
-| Overlap factor | LR pixels processed over LR pixels of the picture; above 1 where tiles overlap |
-| Without overlap | GFLOPs if no pixel were processed twice: each picture's over its factor |
+| GFLOPs | per image, mean over the images |
+| Overlap factor | LR pixels processed over LR pixels of the image; above 1 where tiles overlap |
+| Without overlap | GFLOPs if no pixel were processed twice: each image's over its factor |
 | Overlap's extra | GFLOPs less those without overlap |
 | Saved by routing (%) | of the original's GFLOPs, without overlap: by decision and networks |
-| Saved in all (%) | of the original's GFLOPs, with overlap; negative: dearer than the original |
+| Saved in all (%) | of the original's GFLOPs, with overlap; below 0 it costs more than that |
 
 **What the protocol is worth.** For the point above and for ADM: one choice made the other way, all
-else as in the protocol. PSNR is the mean over pictures of the difference on each picture, GFLOPs
+else as in the protocol. PSNR is the mean over images of the difference on each image, GFLOPs
 (paper) the difference of the means. A method is missing where a choice was not measured: refinement
 changes pixel-level routing alone, and methods by tiles are measured on whole tiles alone.
 
-**At equal PSNR and at equal FLOPs.** A curve is the mean over the pictures at every knob value,
+**At equal PSNR and at equal FLOPs.** A curve is the mean over the images at every knob value,
 joined by straight lines, without points that another one beats in PSNR and FLOPs. ADM is no part of
 it. Costs and budgets are against the original's mean GFLOPs in the same convention. Where tiles
-overlap, the last tables divide each picture's FLOPs by its overlap factor: how the comparison would
+overlap, the last tables divide each image's FLOPs by its overlap factor: how the comparison would
 stand if a tile method did no work twice.
 
 | column | meaning |
 | :-- | :-- |
 | FLOPs for {LOSS_DB:g} dB less (%) | cost of the original's PSNR less {LOSS_DB:g} dB |
-| the same in GFLOPs | its mean per picture |
+| the same in GFLOPs | its mean per image |
 | PSNR-RGB at 75 % (dB) | of the curve at a budget of 75 % of the original's GFLOPs |
-| vs original at 75 % (dB) | that less the original's PSNR on the same pictures |
+| vs original at 75 % (dB) | that less the original's PSNR on the same images |
 | Common PSNR (dB) | range that both curves cover; BD-FLOPs is a mean over it |
 | BD-FLOPs (%) | FLOPs more (negative: fewer) at equal PSNR than the method compared with |
 | Common GFLOPs | range that both curves cover; BD-PSNR is a mean over it |
@@ -385,6 +385,6 @@ BD are Bjontegaard's deltas, between monotone cubic curves over log FLOPs. Point
 (bicubic everywhere) have no logarithm and are left out of them. A dash stands where the curves have
 too little in common (PSNR for BD-FLOPs, FLOPs for BD-PSNR): less than
 {100 * curves.LEAST_COMMON:g} % of the shorter one's range, {curves.LEAST_RANGE:g} dB or
-{100 * curves.LEAST_RANGE:g} % of FLOPs. Every resample takes the same pictures of both methods and
+{100 * curves.LEAST_RANGE:g} % of FLOPs. Every resample takes the same images of both methods and
 of the original. A value without an interval is one that some resample does not reach.
 """

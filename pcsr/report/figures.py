@@ -50,7 +50,7 @@ def figure(
 
 
 def psnr_flops(summary: pd.DataFrame, test_set: str, backbone: str) -> Figure:
-    """Draw PSNR-RGB (dB) against GFLOPs per picture, once per FLOP convention.
+    """Draw PSNR-RGB (dB) against GFLOPs per image, once per FLOP convention.
 
     One curve per method, a marker per knob value; a star is the adaptive decision, a diamond with
     guide lines the original.
@@ -67,7 +67,7 @@ def psnr_flops(summary: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     for convention, panel in panels.items():
         _draw(panel, points, f"gflops_{convention}", colours)
         panel.set_title(f"FLOPs counted by the {convention} convention", fontsize="small")
-        panel.set_xlabel("GFLOPs per picture")
+        panel.set_xlabel("GFLOPs per image")
         sns.despine(ax=panel)
     panels["paper"].set_ylabel("PSNR-RGB (dB)")
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
@@ -146,11 +146,11 @@ def _widen(panel: Axes, axis: str, least: float) -> None:
 def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     scales = ", ".join(f"x{scale:g}" for scale in sorted(set(points["scale"])))
     least, most = points["images"].min(), points["images"].max()
-    pictures = f"{most}" if least == most else f"{least} to {most}"
+    images = f"{most}" if least == most else f"{least} to {most}"
     part = "" if points["complete"].all() else ", a part of the published set"
     return (
         f"{backbone} on {test_set}, {scales}\n"
-        f"mean of {pictures} pictures{part}; {protocol_text(points)}"
+        f"mean of {images} images{part}; {protocol_text(points)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a suite was measured with and on: weights, pictures, and what could not be had."""
+"""What a suite was measured with and on: weights, images, and what could not be had."""
 
 import re
 from collections.abc import Sequence
@@ -44,8 +44,8 @@ class WeightsFacts(_Read):
     source: Source | None = None
 
 
-class PictureName(_Read):
-    """One picture of a prepared data set."""
+class ImageName(_Read):
+    """One image of a prepared data set."""
 
     name: str
 
@@ -56,7 +56,7 @@ class ManifestFacts(_Read):
     origin: str
     expected: int | None
     complete: bool
-    images: tuple[PictureName, ...] = Field(min_length=1)
+    images: tuple[ImageName, ...] = Field(min_length=1)
 
 
 def inputs(*, suite: Suite, out: MarkdownOut) -> None:
@@ -66,10 +66,10 @@ def inputs(*, suite: Suite, out: MarkdownOut) -> None:
 
 
 def inputs_markdown(study: Study, present: Present) -> str:
-    """Return the page, from what stands beside the weights and with the prepared pictures.
+    """Return the page, from what stands beside the weights and with the prepared images.
 
     Raises:
-        UserError: weights or pictures are not there yet; names the file.
+        UserError: weights or images are not there yet; names the file.
     """
     suite = study.suite.suite
     used, sets = [], []
@@ -88,9 +88,9 @@ def inputs_markdown(study: Study, present: Present) -> str:
 {markdown(pd.DataFrame(used).fillna("-"))}
 ## Test sets
 
-{markdown(pd.DataFrame(sets).fillna("-"), ["Pictures", "Of"])}
-What could not be had was left out; claims on it read "not run". A set with fewer pictures than the
-published one is partial: its means do not compare with published means. Where more of its pictures
+{markdown(pd.DataFrame(sets).fillna("-"), ["Images", "Of"])}
+What could not be had was left out; claims on it read "not run". A set with fewer images than the
+published one is partial: its means do not compare with published means. Where more of its images
 can be had now, remove its folder below data/prepared and run again.
 """
 
@@ -112,9 +112,9 @@ def _test_set(name: str, facts: ManifestFacts) -> dict[str, str]:
     return {
         "Test set": name,
         "State": "complete" if facts.complete else "partial",
-        "Pictures": str(len(facts.images)),
+        "Images": str(len(facts.images)),
         "Of": str(facts.expected or len(facts.images)),
-        "Which": ranges([picture.name for picture in facts.images]),
+        "Which": ranges([image.name for image in facts.images]),
         "From": facts.origin,
     }
 

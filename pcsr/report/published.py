@@ -27,7 +27,7 @@ class PublishedModel(Config):
     method: str
     params: str = Field(description="published number of parameters")
     cells: dict[str, tuple[float, float]] = Field(
-        description="test set -> PSNR-RGB in dB, GFLOPs per picture (paper convention)"
+        description="test set -> PSNR-RGB in dB, GFLOPs per image (paper convention)"
     )
 
 
@@ -38,7 +38,7 @@ class Claims(Config):
     note: str
     scale: float = Field(gt=1)
     tolerance: Tolerance
-    images: dict[str, int] = Field(description="pictures in each published test set")
+    images: dict[str, int] = Field(description="images in each published test set")
     protocols: dict[str, ProtocolConfig] = Field(
         description="method -> how its published cells were measured"
     )
@@ -66,7 +66,7 @@ class Claims(Config):
 
         Args:
             points: of one method under one protocol.
-            gflops: what the cell comes to, per picture.
+            gflops: what the cell comes to, per image.
         """
         points = points[~points["adaptive"]]
         only = self.knobs.get(points["method"].iloc[0])

@@ -1,6 +1,6 @@
-"""Pictures of pictures: where the work went, and crops side by side. Arrays in, figures out.
+"""Images of images: where the work went, and crops side by side. Arrays in, figures out.
 
-Pictures are (H, W, 3) uint8 RGB.
+Images are (H, W, 3) uint8 RGB.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from pcsr import metrics
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 Box = tuple[int, int, int, int]  # top, left, height, width in HR pixels
 
-BOX_COLOUR = "#ffb000"  # seen on dark and light pictures, and by the colour-blind
+BOX_COLOUR = "#ffb000"  # seen on dark and light images, and by the colour-blind
 
 
 def branch_colours(branches: int) -> NDArray[np.float64]:
@@ -27,8 +27,8 @@ def branch_colours(branches: int) -> NDArray[np.float64]:
     return mpl.colormaps["RdYlBu_r"](places)[:, :3]
 
 
-def routing_picture(labels: Labels, branches: int, background: Picture) -> Picture:
-    """Colour each pixel by the branch that computed it, over the greyed picture.
+def routing_image(labels: Labels, branches: int, background: Image) -> Image:
+    """Colour each pixel by the branch that computed it, over the greyed image.
 
     Args:
         labels: (H, W) branch of each pixel, 0 the cheapest.
@@ -39,7 +39,7 @@ def routing_picture(labels: Labels, branches: int, background: Picture) -> Pictu
         ValueError: the sizes differ, or a label is not one of the branches.
     """
     if labels.shape != background.shape[:2]:
-        raise ValueError(f"labels are {labels.shape}, the picture is {background.shape[:2]}")
+        raise ValueError(f"labels are {labels.shape}, the image is {background.shape[:2]}")
     if labels.min() < 0 or labels.max() >= branches:
         raise ValueError(f"labels must be 0 to {branches - 1}")
     grey = background.mean(axis=2, keepdims=True)
@@ -47,12 +47,12 @@ def routing_picture(labels: Labels, branches: int, background: Picture) -> Pictu
     return np.rint(0.4 * grey + 0.6 * colour).astype(np.uint8)
 
 
-def detailed_box(picture: NDArray[Any], side: int) -> Box:
+def detailed_box(image: NDArray[Any], side: int) -> Box:
     """Return the square of the given side whose grey values vary most; ties go to the top left.
 
-    The square is made smaller where the picture is, and moves in steps of a quarter of its side.
+    The square is made smaller where the image is, and moves in steps of a quarter of its side.
     """
-    grey = picture.mean(axis=2)
+    grey = image.mean(axis=2)
     side = min(side, *grey.shape)
     step = max(1, side // 4)
 
@@ -68,12 +68,12 @@ def detailed_box(picture: NDArray[Any], side: int) -> Box:
 
 
 def comparison(
-    panels: Sequence[tuple[str, Picture]], box: Box | None = None, side: int = 96
+    panels: Sequence[tuple[str, Image]], box: Box | None = None, side: int = 96
 ) -> Figure:
-    """Draw the whole of the first picture with a box, and the box of every picture, enlarged.
+    """Draw the whole of the first image with a box, and the box of every image, enlarged.
 
     Args:
-        panels: title and picture; the first is the reference (HR). A smaller picture, such as the
+        panels: title and image; the first is the reference (HR). A smaller image, such as the
             LR one, is shown with its own pixels over the same part of the scene; the others are
             titled with their PSNR over the crop.
         box: what is enlarged, in pixels of the reference; by default its most detailed square.
@@ -89,23 +89,23 @@ def comparison(
     for cell in cells:
         cell.set_axis_off()
     cells[0].imshow(reference, interpolation="antialiased")
-    cells[0].set_title(f"{name}, whole picture", fontsize="medium")
+    cells[0].set_title(f"{name}, whole image", fontsize="medium")
     frame = Rectangle((left - 0.5, top - 0.5), width, height, fill=False, linewidth=1.5)
     frame.set_edgecolor(BOX_COLOUR)
     cells[0].add_patch(frame)
     crop = np.s_[top : top + height, left : left + width]
     whole = (-0.5, reference.shape[1] - 0.5, reference.shape[0] - 0.5, -0.5)
-    for cell, (title, picture) in zip(cells[1:], panels, strict=False):
-        compared = picture.shape == reference.shape and picture is not reference
-        db = f", {metrics.psnr_rgb(picture[crop], reference[crop], 0):.2f} dB" if compared else ""
-        cell.imshow(picture, interpolation="nearest", extent=whole)
+    for cell, (title, image) in zip(cells[1:], panels, strict=False):
+        compared = image.shape == reference.shape and image is not reference
+        db = f", {metrics.psnr_rgb(image[crop], reference[crop], 0):.2f} dB" if compared else ""
+        cell.imshow(image, interpolation="nearest", extent=whole)
         cell.set_xlim(left - 0.5, left + width - 0.5)
         cell.set_ylim(top + height - 0.5, top - 0.5)
         cell.set_title(title + db, fontsize="medium")
     return figure
 
 
-def routing_figure(hr: Picture, sr: Picture, labels: Labels, branches: int, title: str) -> Figure:
+def routing_figure(hr: Image, sr: Image, labels: Labels, branches: int, title: str) -> Figure:
     """Draw HR, SR and the routing over it, with each branch's share of the pixels.
 
     Args:
@@ -113,7 +113,7 @@ def routing_figure(hr: Picture, sr: Picture, labels: Labels, branches: int, titl
         sr: (H, W, 3).
         labels: (H, W) branch of each pixel, 0 the cheapest.
         branches: how many there are.
-        title: method, picture, PSNR by the protocol; put over the figure.
+        title: method, image, PSNR by the protocol; put over the figure.
 
     Raises:
         ValueError: the sizes differ, or a label is not one of the branches.
@@ -121,16 +121,16 @@ def routing_figure(hr: Picture, sr: Picture, labels: Labels, branches: int, titl
     shown = (
         ("HR", hr),
         ("SR", sr),
-        ("branch of each pixel", routing_picture(labels, branches, sr)),
+        ("branch of each pixel", routing_image(labels, branches, sr)),
     )
     height = 3.6 * hr.shape[0] / hr.shape[1]
     figure = Figure(figsize=(11, height + 1.1), layout="constrained")
-    for panel, (name, picture) in zip(figure.subplots(1, 3), shown, strict=True):
-        panel.imshow(picture, interpolation="antialiased")
+    for panel, (name, image) in zip(figure.subplots(1, 3), shown, strict=True):
+        panel.imshow(image, interpolation="antialiased")
         panel.set_title(name, fontsize="medium")
         panel.set_axis_off()
     shares = 100 * np.bincount(labels.ravel(), minlength=branches) / labels.size
-    ends = {0: " (cheapest)", branches - 1: " (dearest)"} if branches > 1 else {}
+    ends = {0: " (cheapest)", branches - 1: " (most expensive)"} if branches > 1 else {}
     handles = [
         Patch(facecolor=colour, label=f"branch {j}{ends.get(j, '')}: {share:.1f} %")
         for j, (colour, share) in enumerate(zip(branch_colours(branches), shares, strict=True))

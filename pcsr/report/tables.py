@@ -25,7 +25,7 @@ from pcsr.report.tidy import (
 PLACE = ["test_set", "backbone", "scale"]
 TOLERANCES_DB = (0.02, 0.05)
 DECIMALS = {
-    "Pictures": 0,
+    "Images": 0,
     "PSNR-RGB (dB)": 3,
     "vs original (dB)": 3,
     "PSNR-Y (dB)": 3,
@@ -58,9 +58,9 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
     """List every measured point beside the original of its test set, backbone and scale.
 
     Each place starts with the original; each method with its adaptive decision, then its knob
-    values upwards. ``Heavy share`` is that of the dearest branch. The last column marks, for each
-    method, the cheapest point (paper convention) that loses at most 0.02 dB and 0.05 dB. Where a
-    place has several originals the first by experiment name is the reference; where it has none,
+    values upwards. ``Heavy share`` is that of the most expensive branch. The last column marks, for
+    each method, the cheapest point (paper convention) that loses at most 0.02 dB and 0.05 dB. Where
+    a place has several originals the first by experiment name is the reference; where it has none,
     the comparisons are blank.
     """
     points = summary.assign(curve=labels(summary), heavy=heavy_share(summary))
@@ -79,7 +79,7 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
             "Scale": points["scale"].map("x{:g}".format),
             "Method": points["curve"],
             "Knob": points.apply(knob_text, axis="columns"),
-            "Pictures": points["images"],
+            "Images": points["images"],
             "PSNR-RGB (dB)": points["psnr_rgb"],
             "vs original (dB)": points["delta"].mask(points["first"]),
             "PSNR-Y (dB)": points["psnr_y"],
@@ -155,10 +155,10 @@ def markdown(table: pd.DataFrame, numeric: Iterable[str] = ()) -> str:
 def _sections(table: pd.DataFrame) -> str:
     head = [
         "# Operating points\n",
-        "Means over the pictures of each test set. GFLOPs are per picture, in both conventions;",
-        "the heavy share is the part of the units that the dearest branch computed. Units are",
-        "what was routed (pictures, tiles or HR pixels), LR pixels what was processed: more than",
-        "the picture has, where tiles overlap. The knob is k for pcsr and classsr (more saves",
+        "Means over the images of each test set. GFLOPs are per image, in both conventions;",
+        "the heavy share is what the most expensive branch computed of the units. Units are",
+        "what was routed (images, tiles or HR pixels), LR pixels what was processed: more than",
+        "the image has, where tiles overlap. The knob is k for pcsr and classsr (more saves",
         "more) and eta over the full cost for arm (less saves more); ADM is the adaptive decision,",
         "which has none.",
     ]

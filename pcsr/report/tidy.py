@@ -1,8 +1,8 @@
 """Sweeps in, one tidy table out: every number of a report comes from it.
 
-A *sweep* has one row per picture, knob value and protocol. The *results* of a suite are all its
+A *sweep* has one row per image, knob value and protocol. The *results* of a suite are all its
 sweeps; in their *main* rows the protocol is the suite's own. A *summary* is the mean of the main
-rows over the pictures.
+rows over the images.
 """
 
 import json
@@ -23,7 +23,7 @@ REFERENCE = "original"  # the method that every other one is compared with
 CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
 COUNTS = (*CONVENTIONS, "engine")  # and what is executed
 
-# A picture called "0801" must stay text, so no type is left to a guess.
+# An image called "0801" must stay text, so no type is left to a guess.
 SWEEP_TYPES = {
     "image": "str",
     "method": "str",
@@ -59,7 +59,7 @@ FACT_TYPES = {
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
 
 PROTOCOL = ("lr", "crop", "refine")
-# All that is the same for every picture of one operating point.
+# All that is the same for every image of one operating point.
 POINT = (
     *("suite", "test_set", "backbone", "scale", "method", "experiment", "knob", "adaptive"),
     *PROTOCOL,
@@ -73,7 +73,7 @@ class Sidecar(Config):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     protocol: ProtocolConfig
-    complete: bool = Field(description="false: fewer pictures than the published set has")
+    complete: bool = Field(description="false: fewer images than the published set has")
     iterations: int | None = Field(description="training steps in all; None where nobody tells")
     released: bool = Field(default=False, description="the authors' own weights")
     commit: str | None = None
@@ -105,7 +105,7 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
     """Join sweeps, each ``.../<suite>/<experiment>/<test set>/sweep.csv`` with a JSON beside it.
 
     Returns:
-        One row per picture, knob value and protocol, whatever the order of ``paths``: the columns
+        One row per image, knob value and protocol, whatever the order of ``paths``: the columns
         of a sweep, its suite, experiment and test set, ``main``, ``complete``, ``training``
         (iterations) and ``commit``.
 
@@ -133,14 +133,14 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFrame:
-    """Average over pictures: the main rows, or those of every protocol.
+    """Average over images: the main rows, or those of every protocol.
 
     Returns:
         One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
         (dB), ``ssim``, ``share_*``, ``units``, ``lr_pixels``, ``overlap`` (LR pixels processed over
-        those of the picture) and, for each count of FLOPs, ``gflops_*`` (1e9 per picture) and
+        those of the image) and, for each count of FLOPs, ``gflops_*`` (1e9 per image) and
         ``unlapped_*``, the GFLOPs if no pixel were processed twice; and ``images``, the number of
-        pictures.
+        images.
     """
     rows = results if every_protocol else results[results["main"]]
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
@@ -159,8 +159,8 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
     return summary.reset_index()
 
 
-def common_pictures(results: pd.DataFrame) -> pd.DataFrame:
-    """Keep of each test set, backbone and scale the pictures that all its curves were measured on.
+def common_images(results: pd.DataFrame) -> pd.DataFrame:
+    """Keep of each test set, backbone and scale the images that all its curves were measured on.
 
     Others have no pair.
     """
@@ -178,7 +178,7 @@ def share_columns(table: pd.DataFrame) -> list[str]:
 
 
 def heavy_share(table: pd.DataFrame) -> pd.Series:
-    """Return each row's share of the dearest branch it has, 0 to 1."""
+    """Return each row's share of the most expensive branch it has, 0 to 1."""
     return table[share_columns(table)].ffill(axis="columns").iloc[:, -1]
 
 

@@ -74,11 +74,11 @@ def classify(
 
     Class 0 holds the crops of the highest PSNR. LR crops are 8 bit; PSNR is the suite's. Writes
     ``out`` (tensors ``psnr`` in dB and ``class``, in the order of the crop table) and, beside it, a
-    JSON with the cuts in dB and the counts. A run that was cut goes on where it was.
+    JSON with the cuts in dB and the counts. A run that was cut is resumed where it was.
 
     Args:
         method: the model that measures, at its own scale.
-        store: prepared HR pictures.
+        store: prepared HR images.
         patch: side of a crop in LR pixels.
         classes: how many.
         out: safetensors file to write.
@@ -141,12 +141,12 @@ def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarr
     tensors, facts = checkpoint.load(path)
     if facts.get("data") != store.digest or facts.get("crop") != size:
         raise UserError(
-            f"{path}: was made for other pictures or crops than these ({store.folder}, {size} "
+            f"{path}: was made for other images or crops than these ({store.folder}, {size} "
             "pixels a side); run `pcsr classify-crops` again."
         )
     numbers = np.flatnonzero(tensors["class"].numpy() == wanted)
     if not len(numbers):
-        raise UserError(f"{path}: no crop is of class {wanted}; give more training pictures.")
+        raise UserError(f"{path}: no crop is of class {wanted}; give more training images.")
     return numbers
 
 
@@ -168,5 +168,5 @@ def _resume(part: Path, identity: str) -> np.ndarray:
     whole = len(values) // (4 * BATCH) * (4 * BATCH)
     part.write_bytes(head + values[:whole])
     done = np.frombuffer(values[:whole], np.float32)
-    log.info("going on after %d measured crops of a cut run", len(done))
+    log.info("resuming after %d measured crops of a cut run", len(done))
     return done

@@ -58,7 +58,7 @@ class Loop:
         part: one of ``method.stages``.
         stage: how it is trained.
         batches: made on the same device.
-        moments: of an optimiser that is gone on with.
+        moments: of an optimiser that is resumed.
     """
 
     def __init__(

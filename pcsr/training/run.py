@@ -109,6 +109,11 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
     batches = Batches(
         run.store, stage, method.config.scale, run.seed, device, distributed.place(), run.only
     )
+    if stage.precision == "bf16" and not runtime.has_bfloat16(device):
+        log.warning(
+            "precision: bf16: this processor has no bfloat16 arithmetic (avx512_bf16 or AMX); "
+            "float32 would be several times faster"
+        )
     start, elapsed, moments = _resume(run.state, method)
     loop = Loop(method, run.part, stage, batches, moments)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
@@ -167,7 +172,7 @@ def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
         if name.startswith("optimiser."):
             _, index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = tensor
-    log.info("going on from step %d (%s)", facts["step"], path.name)
+    log.info("resuming from step %d (%s)", facts["step"], path.name)
     return facts["step"], facts["seconds"], moments
 
 

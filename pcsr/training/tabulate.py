@@ -52,14 +52,14 @@ def tabulate(
     test = open_images(images)
     scale = method.config.scale
 
-    def pictures() -> Iterator[tuple[Tensor, Tensor]]:
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for number in runtime.progress(range(len(test)), "tabulate"):
             pair = make_pair(test[number], scale, ProtocolConfig())
             log.info("%d/%d %s", number + 1, len(test), pair.name)
             yield pair.lr.to(picked), to_tensor(pair.hr).to(picked)
 
     with files.locked(out):
-        recorded = method.tabulate(pictures())
+        recorded = method.tabulate(pairs())
         # The facts of the training stay: they describe the weights.
         table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
         provenance = files.provenance(device=runtime.describe(picked))

@@ -87,7 +87,7 @@ def present(study: Study) -> Present:
             first, reason = next(iter(absent.items()))
             raise UserError(
                 f"suite {study.suite.suite}: none of its {what} can be had here ({first}: "
-                f"{reason}); mend or unset PCSR_MIRROR, or fill {RAW} as data/README.md says."
+                f"{reason}); fix or unset PCSR_MIRROR, or fill {RAW} as data/README.md says."
             )
     return Present(kept, left, missing, test_sets)
 
@@ -145,7 +145,7 @@ def absent_test_sets(study: Study, raw: Path = RAW) -> dict[str, str]:
 
 
 def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
-    """Say what is missing of a data set's pictures, or nothing."""
+    """Say what is missing of a data set's images, or nothing."""
     source = dataset.source
     if isinstance(source, WheelsSource):
         return ""

@@ -54,7 +54,7 @@ def fetch_released(
         found = getattr(release.model, key)
         if found != getattr(wanted, key):
             raise UserError(
-                f"{file}: is no {experiment}: its {key} is {found} ({release.recognised}); mend "
+                f"{file}: is no {experiment}: its {key} is {found} ({release.recognised}); fix "
                 f"{RELEASED}, or put the right file there."
             )
     with files.locked(out):

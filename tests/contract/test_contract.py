@@ -30,7 +30,7 @@ all_models = pytest.mark.parametrize(
 )
 
 
-def assert_same_picture(method: Method, ours: Tensor, expected: Tensor) -> None:
+def assert_same_image(method: Method, ours: Tensor, expected: Tensor) -> None:
     """Equal but for float rounding, which batches of other sizes change."""
     assert ours.shape == expected.shape
     if not isinstance(method, Tiled):
@@ -46,36 +46,36 @@ def assert_same_picture(method: Method, ours: Tensor, expected: Tensor) -> None:
 def assert_paths_agree(
     method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float = 4
 ) -> Tensor:
-    """Compose what explore gives, and restore; returns the picture."""
+    """Compose what explore gives, and restore; returns the image."""
     exploration = method.explore(lr, scale)
     labels = method.route(exploration.scores, at(knob), scale)
     dense = method.compose(exploration, labels, at(refine=refine))
     sparse = restored(method, lr, scale, knob, refine=refine)
     assert torch.equal(sparse.labels.long(), labels)
-    assert_same_picture(method, sparse.sr, dense)
+    assert_same_image(method, sparse.sr, dense)
     return dense
 
 
 @all_models
 @torch.no_grad()
-def test_routed_work_gives_the_composed_picture(backbone: str, name: str) -> None:
+def test_routed_work_gives_the_composed_image(backbone: str, name: str) -> None:
     method = build(backbone, name)
     lr = photograph_like(40, 56) if name in TILED else photograph_like(17, 22)
     refinements = (False, True) if method.refines else (True,)
-    pictures = [
+    images = [
         assert_paths_agree(method, lr, knob, refine)
         for knob in KNOBS[name]
         for refine in refinements
     ]
     if method.knobs:  # else agreement would say little
-        assert not torch.equal(pictures[0], pictures[-1])
+        assert not torch.equal(images[0], images[-1])
 
 
 @pytest.mark.parametrize("size", [SEVERAL_TILES, (60, 88), (33, 32), (20, 24), (9, 70)])
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
-def test_pictures_of_any_size(name: str, size: tuple[int, int]) -> None:
-    """Whole numbers of tiles and others, and pictures smaller than a tile."""
+def test_images_of_any_size(name: str, size: tuple[int, int]) -> None:
+    """Whole numbers of tiles and others, and images smaller than a tile."""
     method = build("fsrcnn", name)
     sr = assert_paths_agree(method, photograph_like(*size), KNOBS[name][-1], refine=True)
     assert sr.shape == (1, 3, 4 * size[0], 4 * size[1])
@@ -206,15 +206,15 @@ def test_more_than_two_heads() -> None:
 
 @all_models
 @torch.no_grad()
-def test_a_batch_is_its_pictures(backbone: str, name: str) -> None:
+def test_a_batch_is_its_images(backbone: str, name: str) -> None:
     method, knob = build(backbone, name), KNOBS[name][-1]
-    picture = photograph_like(40, 56) if name in TILED else photograph_like(12, 9)
-    pictures = [picture, picture.flip(-1)]
-    batch = torch.cat(pictures)
+    image = photograph_like(40, 56) if name in TILED else photograph_like(12, 9)
+    images = [image, image.flip(-1)]
+    batch = torch.cat(images)
     together = restored(method, batch, 4, knob, refine=True)
-    apart = [restored(method, picture, 4, knob, refine=True) for picture in pictures]
+    apart = [restored(method, image, 4, knob, refine=True) for image in images]
     assert torch.equal(together.labels, torch.cat([one.labels for one in apart]))
-    assert_same_picture(method, together.sr, torch.cat([one.sr for one in apart]))
+    assert_same_image(method, together.sr, torch.cat([one.sr for one in apart]))
     assert_paths_agree(method, batch, knob, refine=True)
 
 
@@ -232,7 +232,7 @@ def test_every_tile_is_restored_as_if_it_were_alone(name: str) -> None:
         here = (..., slice(4 * y, 4 * y + 128), slice(4 * x, 4 * x + 128))
         sums[here] += alone.sr
         counts[here] += 1
-    assert_same_picture(method, whole.sr, sums / counts)
+    assert_same_image(method, whole.sr, sums / counts)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "original"])

@@ -1,4 +1,4 @@
-"""What the PCSR release gives on a picture, computed plainly, apart from the suite's packages."""
+"""What the PCSR release gives on an image, computed plainly, apart from the suite's packages."""
 
 from itertools import pairwise
 
@@ -115,18 +115,18 @@ def mean_of(backbone: str) -> np.ndarray:
 
 
 def to_tensor(lr: np.ndarray, backbone: str) -> torch.Tensor:
-    """Network input (1, 3, h, w) float32 of an LR picture (h, w, 3) in [0, 1]."""
+    """Network input (1, 3, h, w) float32 of an LR image (h, w, 3) in [0, 1]."""
     return torch.from_numpy((lr - mean_of(backbone)).transpose(2, 0, 1)[None]).float()
 
 
 def to_array(x: torch.Tensor, backbone: str) -> np.ndarray:
-    """Picture (H, W, 3) float64, not clamped, of a network output (1, 3, H, W)."""
+    """Image (H, W, 3) float64, not clamped, of a network output (1, 3, H, W)."""
     return x[0].double().numpy().transpose(1, 2, 0) + mean_of(backbone)
 
 
 @torch.no_grad()
 def original(sd: StateDict, backbone: str, lr: np.ndarray) -> np.ndarray:
-    """The unchanged backbone's picture (4h, 4w, 3), not clamped, of an LR picture (h, w, 3)."""
+    """The unchanged backbone's image (4h, 4w, 3), not clamped, of an LR image (h, w, 3)."""
     x = features(sd, backbone, "", to_tensor(lr, backbone))
     if backbone == "fsrcnn":
         weight, bias = sd["tail_conv.weight"], sd["tail_conv.bias"]
@@ -161,7 +161,7 @@ def mlp(sd: StateDict, name: str, x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def pcsr(sd: StateDict, backbone: str, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Light and heavy pictures (4h, 4w, 3), not clamped, and prob_heavy (4h, 4w), of an LR."""
+    """Light and heavy images (4h, 4w, 3), not clamped, and prob_heavy (4h, 4w), of an LR."""
     h, w = lr.shape[:2]
     height, width = SCALE * h, SCALE * w
     x = to_tensor(lr, backbone)
@@ -218,7 +218,7 @@ def head_flops(backbone: str, head: str) -> int:
 
 
 def flops(backbone: str, method: str, h: int, w: int, heavy_share: float = 0.0) -> float:
-    """Paper-convention FLOPs of "original" or "pcsr" on an LR picture of h x w pixels."""
+    """Paper-convention FLOPs of "original" or "pcsr" on an LR image of h x w pixels."""
     d = WIDTH[backbone][method]
     encoder = h * w * encoder_flops(backbone, d)
     if method == "original":
@@ -267,7 +267,7 @@ def around(x: np.ndarray) -> list[np.ndarray]:
 
 
 def refine(sr: np.ndarray, heavy_mask: np.ndarray) -> np.ndarray:
-    """Picture (H, W, 3) whose inner light pixels that touch a heavy one are their 3x3 mean."""
+    """Image (H, W, 3) whose inner light pixels that touch a heavy one are their 3x3 mean."""
     heavy = heavy_mask.astype(bool)
     edge = ~heavy[1:-1, 1:-1] & np.any(around(heavy), axis=0)
     refined = sr.copy()
@@ -276,7 +276,7 @@ def refine(sr: np.ndarray, heavy_mask: np.ndarray) -> np.ndarray:
 
 
 def psnr(sr: np.ndarray, hr_uint8: np.ndarray, shave: int = 4) -> float:
-    """RGB PSNR in dB of (H, W, 3) pictures; sr is 8-bit or in [0, 1], then clamped and rounded."""
+    """RGB PSNR in dB of (H, W, 3) images; sr is 8-bit or in [0, 1], then clamped and rounded."""
     if sr.dtype != np.uint8:
         sr = np.round(sr.clip(0, 1) * 255)
     error = sr.astype(np.float64) - hr_uint8.astype(np.float64)

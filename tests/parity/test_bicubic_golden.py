@@ -13,8 +13,8 @@ from torch import Tensor
 from pcsr.data import bicubic
 
 
-def planes(picture: NDArray[np.generic]) -> Tensor:
-    values = torch.from_numpy(np.asarray(picture, dtype=np.float64))
+def planes(image: NDArray[np.generic]) -> Tensor:
+    values = torch.from_numpy(np.asarray(image, dtype=np.float64))
     return values.permute(2, 0, 1) if values.ndim == 3 else values
 
 
@@ -41,9 +41,9 @@ def test_matlab_float_outputs(shared: Path) -> None:
     for name in names:
         _, source, size = name.split("__")
         given = matlab.get(f"input_{source}")
-        picture = matlab[f"{source}_uint8"] / 255 if given is None else given
+        image = matlab[f"{source}_uint8"] / 255 if given is None else given
         height, width = (int(side) for side in size.split("x"))
-        ours = bicubic.resize(planes(picture), (height, width))
+        ours = bicubic.resize(planes(image), (height, width))
         np.testing.assert_allclose(ours, planes(matlab[name]), rtol=0, atol=1e-11, err_msg=name)
 
 
@@ -61,20 +61,20 @@ def test_matlab_8bit_outputs(shared: Path, scale: int) -> None:
 @pytest.mark.parametrize("size", [(31, 44), (17, 90), (80, 23)])
 def test_agrees_with_resize_right(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    picture = torch.rand(3, 62, 61, dtype=torch.float64)
+    image = torch.rand(3, 62, 61, dtype=torch.float64)
     factors = [1, size[0] / 62, size[1] / 61]
-    expected = oracle(picture, factors, (3, *size), cubic, antialiasing=True, pad_mode="reflect")
+    expected = oracle(image, factors, (3, *size), cubic, antialiasing=True, pad_mode="reflect")
     inside = (..., slice(4, -4), slice(4, -4))  # its borders do not repeat the border pixel
     # Its pixel grid is float32, hence the tolerance.
-    ours = bicubic.resize(picture, size)
+    ours = bicubic.resize(image, size)
     torch.testing.assert_close(ours[inside], expected[inside], rtol=0, atol=2e-5)
 
 
-def test_float32_batch_is_the_float64_picture() -> None:
+def test_float32_batch_is_the_float64_image() -> None:
     torch.manual_seed(0)
-    pictures = torch.rand(5, 3, 48, 64)
-    batch = bicubic.degrade(pictures, (12, 16), "float")
-    single = bicubic.degrade(pictures[2].double(), (12, 16), "float")
+    images = torch.rand(5, 3, 48, 64)
+    batch = bicubic.degrade(images, (12, 16), "float")
+    single = bicubic.degrade(images[2].double(), (12, 16), "float")
     torch.testing.assert_close(batch[2].double(), single, rtol=0, atol=1e-6)
 
 

@@ -33,7 +33,7 @@ def assert_same_levels(ours: np.ndarray, theirs: np.ndarray, identical: float) -
 @pytest.mark.shared
 @pytest.mark.parametrize("backbone", ["carn", "fsrcnn", "srresnet"])
 @torch.no_grad()
-def test_same_picture_as_defined(shared: Path, backbone: str) -> None:
+def test_same_image_as_defined(shared: Path, backbone: str) -> None:
     """At most one grey level apart, on 99.99 % of the values none.
 
     The published code rounds coordinates, so that a pixel in thousands there goes another way.

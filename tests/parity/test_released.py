@@ -29,7 +29,7 @@ def pair(shared: Path) -> Pair:
 
 
 @pytest.mark.shared
-def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
+def test_demo_numbers_of_image_1232(shared: Path, pair: Pair) -> None:
     original = show.show(released(shared, "carn-x4"), pair, 4, at())
     assert f"{original.psnr_rgb:.2f} dB {original.gflops:.2f} G" == "29.49 dB 130.91 G"
     pcsr = released(shared, "carn-pcsr-phase1")
@@ -51,7 +51,7 @@ def test_demo_numbers_of_picture_1232(shared: Path, pair: Pair) -> None:
     assert raw[1]["flops_paper"] / 1e9 == pytest.approx(84.27, abs=5e-3)
     assert raw[1]["share_1"] == pytest.approx(0.2914, abs=5e-5)
 
-    # The authors' own output picture was made by the same weights and rule.
+    # The authors' own output image was made by the same weights and rule.
     theirs = images.read(shared / "mirror/released/PCSR/results/PCSR.png")
     difference = np.abs(theirs.astype(int) - adaptive.sr)
     assert (difference <= 1).mean() > 0.999
@@ -72,7 +72,7 @@ def test_what_fsrcnn_pcsr_saves_depends_on_the_convention(shared: Path, pair: Pa
 
 
 @pytest.mark.shared
-def test_our_lr_picture_is_the_authors(shared: Path) -> None:
+def test_our_lr_image_is_the_authors(shared: Path) -> None:
     results = shared / "mirror/released/PCSR/results"
     (image,) = open_images(results / "HR.png")
     ours = measure.make_pair(image, 4, ProtocolConfig(lr="8bit", crop="none")).lr

@@ -29,7 +29,7 @@ PRELU = {"fsrcnn": [0, *(1024 * (2 * width + 24) for width in (16, 36, 56))], "c
 
 
 @pytest.fixture(scope="module")
-def picture_1232(shared: Path) -> Pair:
+def image_1232(shared: Path) -> Pair:
     (image,) = open_images(shared / "mirror/released/PCSR/results/HR.png")
     return measure.make_pair(image, 4, PROTOCOL)
 
@@ -45,7 +45,7 @@ def tiles_per_branch(method: Method, row: measure.Row) -> list[float]:
 
 
 @pytest.mark.parametrize("backbone", ["fsrcnn", "carn"])
-def test_arms_own_log_of_picture_1232(shared: Path, picture_1232: Pair, backbone: str) -> None:
+def test_arms_own_log_of_image_1232(shared: Path, image_1232: Pair, backbone: str) -> None:
     """Protocol section 7: eta over cost, dB, MFLOPs per tile, tiles per branch from bicubic up."""
     log = {
         "carn": {
@@ -60,7 +60,7 @@ def test_arms_own_log_of_picture_1232(shared: Path, picture_1232: Pair, backbone
         },
     }[backbone]
     method = arm(shared, backbone)
-    rows = rows_of(method, picture_1232, list(log))
+    rows = rows_of(method, image_1232, list(log))
     for row, (psnr, megaflops, tiles) in zip(rows, log.values(), strict=True):
         assert row["units"] == 126
         assert tiles_per_branch(method, row) == pytest.approx(tiles)
@@ -135,11 +135,11 @@ def test_folded_mean_shifts_are_the_published_layers(shared: Path, j: int) -> No
     torch.testing.assert_close(folded, expected, rtol=0, atol=1e-5)
 
 
-def test_all_urban100_pictures_can_be_measured(shared: Path) -> None:
+def test_all_urban100_images_can_be_measured(shared: Path) -> None:
     methods = [classsr(shared, "fsrcnn"), arm(shared, "fsrcnn")]
-    pictures = open_images(shared / "mirror/Urban100/HR")
-    assert len(pictures) == 25
-    pairs = (measure.make_pair(image, 4, PROTOCOL) for image in pictures)
+    images = open_images(shared / "mirror/Urban100/HR")
+    assert len(images) == 25
+    pairs = (measure.make_pair(image, 4, PROTOCOL) for image in images)
     shown = [[show.show(one, pair, 4, at()) for one in methods] for pair in pairs]
     for of_method in zip(*shown, strict=True):
         psnr = np.mean([one.psnr_rgb for one in of_method])

@@ -1,7 +1,7 @@
-"""Released PCSR and its originals on Urban100 pictures, against the plain computation of plain.py.
+"""Released PCSR and its originals on Urban100 images, against the plain computation of plain.py.
 
 The suite's side goes all the way through its sweep. The two sides share nothing but the released
-files and the pictures.
+files and the images.
 """
 
 import json
@@ -63,10 +63,10 @@ def test_every_point_agrees(
     saved, out = shared / "mirror/released/PCSR/save", tmp_path / "sweep.csv"
     weights = [saved / f"{backbone}-{name}/iter_last.pth" for name in ("x4", "pcsr-phase1")]
     for name in names:
-        picture = shared / f"mirror/Urban100/HR/{name}.png"
+        image = shared / f"mirror/Urban100/HR/{name}.png"
         sweep(
             weights=weights,
-            images=picture,
+            images=image,
             out=out,
             knob=KNOBS,
             adaptive=True,
@@ -77,7 +77,7 @@ def test_every_point_agrees(
         )
         assert json.loads(out.with_suffix(".json").read_text())["released"]
         table = pd.read_csv(out)
-        expected = plainly_measured(saved, backbone, images.read(picture), lr == "8bit")
+        expected = plainly_measured(saved, backbone, images.read(image), lr == "8bit")
         for method, points in zip(("original", "pcsr"), expected, strict=True):
             rows = table[table.method == method].astype({"knob": object})
             ours = rows.where(rows.notna(), None)[COLUMNS].to_numpy().tolist()

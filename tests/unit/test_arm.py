@@ -86,8 +86,8 @@ def known(*tiles: Tensor) -> tuple[ARM, dict[str, object]]:
     """A method whose table was made from these LR tiles (3, 32, 32), and what it recorded."""
     built = build("fsrcnn", "arm")
     built.__class__ = Known
-    pictures = [(t[None], interpolate(t[None], scale_factor=4.0, mode="nearest")) for t in tiles]
-    return built, dict(built.tabulate(pictures))  # type: ignore[return-value]
+    images = [(t[None], interpolate(t[None], scale_factor=4.0, mode="nearest")) for t in tiles]
+    return built, dict(built.tabulate(images))  # type: ignore[return-value]
 
 
 def dark_stripes(level: int) -> Tensor:
@@ -110,33 +110,33 @@ def test_table_of_two_tiles_with_28_empty_bins_between_them() -> None:
     for branch in range(3):  # empty bins take their values from their neighbours, linearly
         between = np.linspace(OF_ERROR[branch], OF_HALF[branch], BINS)
         assert built.psnr[branch].numpy() == pytest.approx(between)
-    # The dearest branch restores exactly, which counts as much as can be counted.
+    # The most expensive branch restores exactly, which counts as much as can be counted.
     assert (built.psnr[3] == PSNR_OF_EQUAL).all()
 
 
-def test_table_of_flat_pictures_alone() -> None:
+def test_table_of_flat_images_alone() -> None:
     built, recorded = known(FLAT, FLAT / 2)
     assert recorded["tiles"] == 2 and recorded["tiles_per_bin"] == [2, *[0] * 29]
     assert built.psnr[:3].T.numpy() == pytest.approx(np.tile(OF_ERROR, (BINS, 1)))
     assert built.edges.isfinite().all() and (built.edges.diff() > 0).all()
-    # Any picture can be routed by it, even one with edges.
+    # Any image can be routed by it, even one with edges.
     scores = built.score(tiles_of(photograph_like(*SEVERAL_TILES)))
     assert scores[:, :3].numpy() == pytest.approx(np.tile(OF_ERROR, (12, 1)))
 
 
 @torch.no_grad()
 def test_table_is_the_mean_psnr_of_each_bin(arm: ARM) -> None:
-    pictures = [photograph_like(*size) for size in (SEVERAL_TILES, (32, 60), (40, 33))]
-    pairs = [(lr, interpolate(lr, scale_factor=4.0, mode="bilinear")) for lr in pictures]
+    images = [photograph_like(*size) for size in (SEVERAL_TILES, (32, 60), (40, 33))]
+    pairs = [(lr, interpolate(lr, scale_factor=4.0, mode="bilinear")) for lr in images]
     recorded = arm.tabulate(pairs)
     edges, psnr = [], []
     for lr, hr in pairs:
         for y in sorted({*range(0, lr.shape[2] - 31, 28), lr.shape[2] - 32}):
             for x in sorted({*range(0, lr.shape[3] - 31, 28), lr.shape[3] - 32}):
                 tile = lr[:, :, y : y + 32, x : x + 32]
-                target = picture(hr[:, :, 4 * y : 4 * y + 128, 4 * x : 4 * x + 128])
+                target = image(hr[:, :, 4 * y : 4 * y + 128, 4 * x : 4 * x + 128])
                 edges.append(float(edge_score(tile)))
-                measured = [picture(arm.upscale(j, tile)) for j in range(arm.branches)]
+                measured = [image(arm.upscale(j, tile)) for j in range(arm.branches)]
                 psnr.append([metrics.psnr_rgb(sr, target, 4) for sr in measured])
     assert recorded["tiles"] == len(edges) == 12 + 2 + 4
     bins = [min(int(edge / (max(edges) / BINS)), BINS - 1) for edge in edges]
@@ -146,7 +146,7 @@ def test_table_is_the_mean_psnr_of_each_bin(arm: ARM) -> None:
         assert arm.psnr[:, one].numpy() == pytest.approx(expected, abs=0.01)
 
 
-def picture(x: Tensor) -> np.ndarray:
+def image(x: Tensor) -> np.ndarray:
     return bicubic.levels(x[0]).permute(1, 2, 0).numpy()
 
 

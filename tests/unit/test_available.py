@@ -146,9 +146,7 @@ def test_a_mirror_stands_for_the_network(study: Study, mirror: Path, raw: Path) 
 
 
 def test_a_suite_of_nothing_says_what_is_missing(study: Study, mirror: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"none of its weights .*fsrcnn-x4.*mend or unset PCSR_MIRR"
-    ):
+    with pytest.raises(UserError, match=r"none of its weights .*fsrcnn-x4.*fix or unset PCSR_MIRR"):
         available.present(study)
     put(mirror / "released/PCSR/save/carn-x4/iter_last.pth")
     with pytest.raises(

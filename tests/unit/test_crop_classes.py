@@ -66,7 +66,7 @@ def made(method: Method, cat: Store, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @torch.no_grad()
-def test_every_crop_is_measured_like_a_test_picture(method: Method, cat: Store, made: Path) -> None:
+def test_every_crop_is_measured_like_a_test_image(method: Method, cat: Store, made: Path) -> None:
     crops = Crops(cat, SIZE, torch.device("cpu"))
     tensors, facts = load_file(made), json.loads(files.sidecar(made).read_text())
     assert len(tensors["psnr"]) == len(tensors["class"]) == len(crops) == 8 * 13
@@ -171,10 +171,10 @@ def test_a_calibration_that_does_not_fit_is_refused(cat: Store, made: Path, tmp_
         crops_of_class(made, 0, cat, SIZE // 2)
     tensors, facts = checkpoint.load(made)
     other = tmp_path / "other.safetensors"
-    checkpoint.save(other, tensors, {**facts, "data": "of other pictures"})
-    with pytest.raises(UserError, match="was made for other pictures or crops than these"):
+    checkpoint.save(other, tensors, {**facts, "data": "of other images"})
+    with pytest.raises(UserError, match="was made for other images or crops than these"):
         crops_of_class(other, 0, cat, SIZE)
-    with pytest.raises(UserError, match="no crop is of class 3; give more training pictures"):
+    with pytest.raises(UserError, match="no crop is of class 3; give more training images"):
         crops_of_class(made, 3, cat, SIZE)
     checkpoint.save_weights(other, build("fsrcnn", "original", width=8), {"model": {}})
     with pytest.raises(UserError, match="run `pcsr classify-crops` again"):

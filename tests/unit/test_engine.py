@@ -22,7 +22,7 @@ BACKBONES = list(registry.BACKBONES)
 
 
 def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float, **how: Any) -> Any:
-    """Put the pieces of one picture together: SR, labels and the number of pieces."""
+    """Put the pieces of one image together: SR, labels and the number of pieces."""
     size = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
     sr, labels = torch.full((3, *size), torch.nan), torch.full(size, -1)
     pieces = list(runner(method).pieces(lr, scale, at(knob, refine), **how))
@@ -35,11 +35,11 @@ def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float,
 
 
 def six_parts(count: int, lr_size: tuple[int, int], *_: Any) -> list[Part]:
-    """Cut as ``parts.cut`` does, but small pictures too, which fit into any memory."""
+    """Cut as ``parts.cut`` does, but small images too, which fit into any memory."""
     (height, width), (down, across) = lr_size, (lr_size[0] // 2, lr_size[1] // 3)
     return [
-        Part(picture, top, bottom, left, right)
-        for picture in range(count)
+        Part(image, top, bottom, left, right)
+        for image in range(count)
         for top, bottom in ((0, down), (down, height))
         for left, right in ((0, across), (across, 2 * across), (2 * across, width))
     ]
@@ -55,7 +55,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("scale", [4, 2.7])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parts_give_the_whole_picture(
+def test_parts_give_the_whole_image(
     backbone: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, lr = build(backbone, "pcsr", scale=scale), photograph_like(47, 52)
@@ -93,7 +93,7 @@ def test_parts_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(sr, whole, rtol=0, atol=1e-5)
 
 
-def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
+def test_images_of_a_batch_are_decided_together_and_cut_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     method = build("fsrcnn", "pcsr")
@@ -104,7 +104,7 @@ def test_pictures_of_a_batch_are_decided_together_and_cut_apart(
     for piece in runner(method).pieces(lr, 4, at("adaptive", True), 1e9):
         height, width = piece.sr.shape[-2:]
         here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
-        sr[piece.picture, :, *here] = piece.sr[0]
+        sr[piece.image, :, *here] = piece.sr[0]
     torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_parts_cover_every_pixel_once(
     found = parts.cut(2, size, 5, lambda outer, inner: outer, 900)
     seen = torch.zeros(2, *size)
     for part in found:
-        seen[part.picture, part.top : part.bottom, part.left : part.right] += 1
+        seen[part.image, part.top : part.bottom, part.left : part.right] += 1
         grown = part.grown(5, size)
         assert grown.size[0] * grown.size[1] <= 900
     assert (seen == 1).all()
@@ -155,11 +155,11 @@ def test_parts_cover_every_pixel_once(
 
 
 def test_parts_that_never_fit_are_an_error() -> None:
-    with pytest.raises(UserError, match=r"the smallest parts of the picture need .* MiB are left"):
+    with pytest.raises(UserError, match=r"the smallest parts of the image need .* MiB are left"):
         parts.cut(1, (64, 64), 20, lambda outer, inner: 1000.0 * outer, 5000)
 
 
-def test_a_part_keeps_to_the_picture() -> None:
+def test_a_part_keeps_to_the_image() -> None:
     part = Part(0, 2, 5, 0, 7)
     assert part.grown(3, (10, 8)) == Part(0, 0, 8, 0, 8)
     values = torch.arange(64).view(8, 8)

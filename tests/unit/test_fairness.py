@@ -7,16 +7,16 @@ import pytest
 from pcsr.report import curves, fairness
 from pcsr.report.curves import Curve, Estimate
 
-PICTURES = 12
+IMAGES = 12
 KNOBS = np.arange(6.0)
 ORIGINAL_PSNR, ORIGINAL_GFLOPS = 30.0, 100.0
 
 
-def straight(pictures=PICTURES, up=0.0, dearer=1.0, noise=0.0):
-    """25 to 30 dB over 20 to 120 GFLOPs, every picture alike but for noise."""
+def straight(images=IMAGES, up=0.0, costlier=1.0, noise=0.0):
+    """25 to 30 dB over 20 to 120 GFLOPs, every image alike but for noise."""
     random = np.random.default_rng(1)
-    psnr = np.tile(25 + KNOBS, (pictures, 1)) + noise * random.standard_normal((pictures, 1))
-    return Curve(psnr + up, np.tile(20 + 20 * KNOBS, (pictures, 1)) * dearer)
+    psnr = np.tile(25 + KNOBS, (images, 1)) + noise * random.standard_normal((images, 1))
+    return Curve(psnr + up, np.tile(20 + 20 * KNOBS, (images, 1)) * costlier)
 
 
 def everything(curve):
@@ -41,7 +41,7 @@ def test_points_that_another_one_beats_are_left_out():
     assert gflops.tolist() == [10, 30] and quality.tolist() == [25, 27]
 
 
-def test_a_resample_takes_pictures_as_often_as_it_names_them():
+def test_a_resample_takes_images_as_often_as_it_names_them():
     curve = straight(noise=1.0)
     some = np.array([3, 3, 5])
     _, quality = curve.frontier(some)
@@ -50,44 +50,44 @@ def test_a_resample_takes_pictures_as_often_as_it_names_them():
 
 
 def test_bjontegaard_deltas_of_known_curves():
-    anchor, pictures = straight(), np.arange(PICTURES)
-    assert curves.bd_flops(anchor, straight(), pictures) == pytest.approx(0, abs=1e-9)
-    assert curves.bd_flops(anchor, straight(dearer=0.8), pictures) == pytest.approx(-20)
-    assert curves.bd_psnr(anchor, straight(up=0.3), pictures) == pytest.approx(0.3)
+    anchor, images = straight(), np.arange(IMAGES)
+    assert curves.bd_flops(anchor, straight(), images) == pytest.approx(0, abs=1e-9)
+    assert curves.bd_flops(anchor, straight(costlier=0.8), images) == pytest.approx(-20)
+    assert curves.bd_psnr(anchor, straight(up=0.3), images) == pytest.approx(0.3)
     assert curves.common_psnr(anchor, straight(up=0.3)) == pytest.approx((25.3, 30))
 
 
 def test_curves_with_little_in_common_have_no_delta():
-    pictures = np.arange(PICTURES)
+    images = np.arange(IMAGES)
     for better in (straight(up=4.9), straight(up=9.0)):
-        assert np.isnan(curves.bd_flops(straight(), better, pictures))
-    dearer = straight(dearer=9.0)
-    assert np.isnan(curves.bd_psnr(straight(), dearer, pictures))
-    assert curves.bd_flops(straight(), dearer, pictures) == pytest.approx(800)
+        assert np.isnan(curves.bd_flops(straight(), better, images))
+    costlier = straight(costlier=9.0)
+    assert np.isnan(curves.bd_psnr(straight(), costlier, images))
+    assert curves.bd_flops(straight(), costlier, images) == pytest.approx(800)
 
 
 def test_a_curve_that_is_all_free_has_nothing_in_common():
     free = Curve(straight().psnr, 0 * straight().gflops)
     low, high = curves.common_psnr(straight(), free)
     assert low > high
-    assert np.isnan(curves.bd_flops(straight(), free, np.arange(PICTURES)))
+    assert np.isnan(curves.bd_flops(straight(), free, np.arange(IMAGES)))
 
 
 def test_points_of_no_flops_have_no_rate():
     free = Curve(
-        np.hstack([np.full((PICTURES, 1), 20.0), straight().psnr]),
-        np.hstack([np.zeros((PICTURES, 1)), straight().gflops]),
+        np.hstack([np.full((IMAGES, 1), 20.0), straight().psnr]),
+        np.hstack([np.zeros((IMAGES, 1)), straight().gflops]),
     )
-    pictures = np.arange(PICTURES)
-    assert curves.bd_flops(straight(), free, pictures) == pytest.approx(0, abs=1e-9)
-    assert free.gflops_at(22.5, pictures) == pytest.approx(10)
+    images = np.arange(IMAGES)
+    assert curves.bd_flops(straight(), free, images) == pytest.approx(0, abs=1e-9)
+    assert free.gflops_at(22.5, images) == pytest.approx(10)
 
 
-def test_intervals_hold_the_value_and_shrink_with_pictures():
+def test_intervals_hold_the_value_and_shrink_with_images():
     widths = []
-    for pictures in (10, 1000):
-        values = np.random.default_rng(0).normal(5, 1, pictures)
-        found = curves.estimate(lambda some, values=values: values[some].mean(), pictures)
+    for images in (10, 1000):
+        values = np.random.default_rng(0).normal(5, 1, images)
+        found = curves.estimate(lambda some, values=values: values[some].mean(), images)
         assert found.low < found.value < found.high
         assert found.low < 5 < found.high
         widths.append(found.high - found.low)
@@ -95,19 +95,19 @@ def test_intervals_hold_the_value_and_shrink_with_pictures():
     assert widths[1] == pytest.approx(2 * 1.96 / np.sqrt(1000), rel=0.1)
 
 
-def test_few_pictures_and_what_is_not_there_have_no_interval():
-    few = curves.estimate(lambda some: float(len(some)), curves.LEAST_PICTURES - 1)
+def test_few_images_and_what_is_not_there_have_no_interval():
+    few = curves.estimate(lambda some: float(len(some)), curves.LEAST_IMAGES - 1)
     assert few.text(1) == "7.0"
-    sometimes = curves.estimate(lambda some: 1.0 if 0 in some else np.nan, PICTURES)
+    sometimes = curves.estimate(lambda some: 1.0 if 0 in some else np.nan, IMAGES)
     assert sometimes.text(1) == "1.0"
-    assert curves.estimate(lambda some: np.nan, PICTURES).text(1) == "-"
+    assert curves.estimate(lambda some: np.nan, IMAGES).text(1) == "-"
     assert Estimate(-0.0001, -0.01, 0.01).text(2) == "0.00 [-0.01, 0.01]"
 
 
 def results():
     """An original; a router of pixels; a router of tiles that does the same with 1.25 overlap."""
     rows = []
-    for image in range(PICTURES):
+    for image in range(IMAGES):
         bright = 0.1 * image
         common = {
             "image": f"{image:02}", "suite": "s", "test_set": "set", "backbone": "carn",
@@ -187,7 +187,7 @@ def test_the_page():
     assert "| pcsr | arm | 28.55 to 30.65 | -20.0 [-20.0, -20.0] |" in page
     assert "**pcsr saves 40.0 % of the original's FLOPs as the paper counts" in page
     assert "executes 2.40 times the original's" in page
-    assert "Not measured both ways: whole picture instead of tiles." in page
+    assert "Not measured both ways: whole image instead of tiles." in page
     assert "fewer than" not in page
 
 
@@ -206,9 +206,9 @@ def test_a_method_without_a_knob_is_one_point():
     assert "| plain | pcsr |" in page or "| pcsr | plain |" in page
 
 
-def test_few_pictures_are_said_once():
+def test_few_images_are_said_once():
     page = fairness.fairness_markdown(results().query("image < '03'"))
-    assert page.count("fewer than 8 pictures") == 1
+    assert page.count("fewer than 8 images") == 1
     assert "| pcsr | 59.8 |" in page
 
 

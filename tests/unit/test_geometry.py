@@ -30,7 +30,7 @@ def test_offsets_at_x4() -> None:
 
 
 def test_tile_crop() -> None:
-    assert tile_crop(276, 420) == (256, 396)  # picture 1232: 9 x 14 = 126 tiles
+    assert tile_crop(276, 420) == (256, 396)  # image 1232: 9 x 14 = 126 tiles
     assert tile_crop(32, 59) == (32, 32)
     assert tile_crop(60, 31) == (60, 0)
 
@@ -41,14 +41,14 @@ CPU = torch.device("cpu")
 
 
 def levels(count: int, size: tuple[int, int], scale: int = 1) -> torch.Tensor:
-    """Random 8-bit pictures."""
+    """Random 8-bit images."""
     torch.manual_seed(0)
     shape = (count, 3, size[0] * scale, size[1] * scale)
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 def plainly_covered(tiles: Tiles) -> torch.Tensor:
-    """How many tiles of a picture lie over each LR pixel, counted tile by tile."""
+    """How many tiles of an image lie over each LR pixel, counted tile by tile."""
     counts = torch.zeros(tiles.lr_size, dtype=torch.int64)
     for number in range(len(tiles) // tiles.count):
         _, row, column = tiles.place(number)
@@ -60,7 +60,7 @@ def test_whole_numbers_of_tiles() -> None:
     tiles = Tiles(2, WHOLE)
     assert (tiles.rows, tiles.columns) == ([0, 28], [0, 28, 56])
     assert tiles.shape == (2, 2, 3) and len(tiles) == 12
-    # Numbered row by row, then picture by picture.
+    # Numbered row by row, then image by image.
     assert [tiles.place(n) for n in (0, 2, 3, 7)] == [(0, 0, 0), (0, 0, 56), (0, 28, 0), (1, 0, 28)]
     assert len(Tiles(1, tile_crop(276, 420))) == 126
 
@@ -79,36 +79,34 @@ def test_every_pixel_is_covered_by_at_most_nine_tiles(size: tuple[int, int]) -> 
     assert counts.max() <= (4 if size == tile_crop(*size) else 9)  # 9 * 255 fits the sums
 
 
-def test_a_tile_is_its_part_of_the_picture() -> None:
-    tiles, pictures = Tiles(2, (61, 90)), levels(2, (61, 90), scale=3)
+def test_a_tile_is_its_part_of_the_image() -> None:
+    tiles, images = Tiles(2, (61, 90)), levels(2, (61, 90), scale=3)
     numbers = torch.tensor([23, 0, 16])  # any, in any order
-    cut = tiles.cut(pictures, numbers, scale=3)
+    cut = tiles.cut(images, numbers, scale=3)
     assert [tiles.place(n) for n in numbers.tolist()] == [(1, 29, 58), (0, 0, 0), (1, 28, 0)]
-    for tile, (picture, row, column) in zip(
-        cut, ((1, 87, 174), (0, 0, 0), (1, 84, 0)), strict=True
-    ):
-        assert torch.equal(tile, pictures[picture, :, row : row + 96, column : column + 96])
+    for tile, (image, row, column) in zip(cut, ((1, 87, 174), (0, 0, 0), (1, 84, 0)), strict=True):
+        assert torch.equal(tile, images[image, :, row : row + 96, column : column + 96])
 
 
-def test_a_small_picture_is_continued_by_its_last_pixels() -> None:
-    picture = levels(1, (20, 40))
-    cut = Tiles(1, (20, 40)).cut(picture, torch.arange(2))
-    assert torch.equal(cut[0, :, :20], picture[0, :, :, :32])
-    assert torch.equal(cut[1, :, :20], picture[0, :, :, 8:])
+def test_a_small_image_is_continued_by_its_last_pixels() -> None:
+    image = levels(1, (20, 40))
+    cut = Tiles(1, (20, 40)).cut(image, torch.arange(2))
+    assert torch.equal(cut[0, :, :20], image[0, :, :, :32])
+    assert torch.equal(cut[1, :, :20], image[0, :, :, 8:])
     assert (cut[:, :, 20:] == cut[:, :, 19:20]).all()
 
 
 @pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize("size", SIZES)
-def test_tiles_put_together_are_the_pictures(size: tuple[int, int], scale: int) -> None:
-    tiles, pictures = Tiles(2, size), levels(2, size, scale)
+def test_tiles_put_together_are_the_images(size: tuple[int, int], scale: int) -> None:
+    tiles, images = Tiles(2, size), levels(2, size, scale)
     mosaic = Mosaic(tiles, scale, CPU)
     torch.manual_seed(1)
     for numbers in torch.randperm(len(tiles)).split(5):  # the order does not matter
-        mosaic.add(numbers, tiles.cut(pictures, numbers, scale))
-    merged = mosaic.pictures()
+        mosaic.add(numbers, tiles.cut(images, numbers, scale))
+    merged = mosaic.images()
     assert merged.dtype == torch.float32
-    torch.testing.assert_close(merged, pictures / 255, rtol=0, atol=1e-6)
+    torch.testing.assert_close(merged, images / 255, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -124,7 +122,7 @@ def test_overlap_is_averaged(size: tuple[int, int]) -> None:
     mosaic = Mosaic(tiles, scale, CPU)
     mosaic.add(torch.arange(len(tiles)), values)
     expected = (sums / counts / 255).float()[None]
-    torch.testing.assert_close(mosaic.pictures(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(mosaic.images(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -106,12 +106,12 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"empty\.png: the file is empty"):
         images.read(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("<html>not found</html>")
-    with pytest.raises(UserError, match=r"text\.png: not a picture"):
+    with pytest.raises(UserError, match=r"text\.png: not an image"):
         images.read(tmp_path / "text.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
-def test_truncated_pictures_are_refused(suffix: str) -> None:
+def test_truncated_images_are_refused(suffix: str) -> None:
     file = io.BytesIO()
     Image.fromarray(photo(40, 40)).save(file, format={"jpg": "jpeg"}.get(suffix, suffix))
     data = file.getvalue()
@@ -121,7 +121,7 @@ def test_truncated_pictures_are_refused(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])  # Pillow checks a TIFF a second time
-def test_large_pictures_pass_pillows_limit_and_meet_ours(
+def test_large_images_pass_pillows_limit_and_meet_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -174,21 +174,21 @@ def test_to_uint8_clamps_and_rounds_half_up() -> None:
             images.to_uint8(wrong)
 
 
-def test_list_pictures_sorts_naturally_and_skips_the_rest(tmp_path: Path) -> None:
+def test_list_images_sorts_naturally_and_skips_the_rest(tmp_path: Path) -> None:
     for name in ("img_10.png", "img_2.PNG", "a.webp", "._img_3.png", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    found = [path.name for path in images.list_pictures(tmp_path)]
+    found = [path.name for path in images.list_images(tmp_path)]
     assert found == ["a.webp", "img_2.PNG", "img_10.png"]
-    with pytest.raises(UserError, match="holds no picture"):
-        images.list_pictures(tmp_path / "folder.png")
+    with pytest.raises(UserError, match="holds no image"):
+        images.list_images(tmp_path / "folder.png")
     with pytest.raises(UserError, match="no such folder"):
-        images.list_pictures(tmp_path / "none")
+        images.list_images(tmp_path / "none")
 
 
-def test_lr_pictures_are_found_by_either_name(tmp_path: Path) -> None:
+def test_lr_images_are_found_by_either_name(tmp_path: Path) -> None:
     for name in ("a.png", "bx4.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in images.lr_pictures(tmp_path, ["b", "a"])] == ["bx4.png", "a.png"]
-    with pytest.raises(UserError, match="no LR picture 'c' or 'cx4'"):
-        images.lr_pictures(tmp_path, ["a", "c"])
+    assert [path.name for path in images.lr_images(tmp_path, ["b", "a"])] == ["bx4.png", "a.png"]
+    with pytest.raises(UserError, match="no LR image 'c' or 'cx4'"):
+        images.lr_images(tmp_path, ["a", "c"])

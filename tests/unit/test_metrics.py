@@ -23,18 +23,18 @@ def test_psnr_rgb_by_hand(hr: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("shave", [0, 4])
-def test_psnr_of_a_batch_is_that_of_each_picture(hr: np.ndarray, shave: int) -> None:
+def test_psnr_of_a_batch_is_that_of_each_image(hr: np.ndarray, shave: int) -> None:
     one = hr.copy()
     one[20, 20, 1] += 3
-    pictures = [hr, hr + 5, one, hr[::-1]]
-    each = metrics.psnr_rgb_each(planes(pictures), planes([hr] * 4), shave)
+    images = [hr, hr + 5, one, hr[::-1]]
+    each = metrics.psnr_rgb_each(planes(images), planes([hr] * 4), shave)
     assert each.dtype == torch.float64
-    assert each.tolist() == pytest.approx([metrics.psnr_rgb(p, hr, shave) for p in pictures])
+    assert each.tolist() == pytest.approx([metrics.psnr_rgb(p, hr, shave) for p in images])
     assert each[0] == float("inf")
 
 
-def planes(pictures: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+def planes(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr_rgb, metrics.psnr_y, metrics.ssim])
@@ -69,7 +69,7 @@ def test_ssim_is_the_gaussian_one(hr: np.ndarray) -> None:
     assert metrics.ssim(sr, hr, 4) == pytest.approx(expected)
 
 
-def test_the_smallest_picture_can_be_measured() -> None:
+def test_the_smallest_image_can_be_measured() -> None:
     side = metrics.smallest_side(4)
     hr = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     assert metrics.ssim(hr, hr, 4) == pytest.approx(1)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pcsr.methods.on_grid import BLOCK, on_grid, places
 from torch import Tensor
 
 from pcsr.config.models import HeadConfig
-from pcsr.engine.on_grid import BLOCK, on_grid, places
 from pcsr.geometry import axis
 from pcsr.methods.pcsr import Head
 

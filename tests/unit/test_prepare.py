@@ -36,7 +36,7 @@ def config(source: dict[str, Any], **given: Any) -> DatasetConfig:
 
 @pytest.fixture
 def hr(tmp_path: Path) -> Path:
-    """Six pictures img_1 ... img_10 whose natural order is not that of their letters."""
+    """Six images img_1 ... img_10 whose natural order is not that of their letters."""
     for seed, number in enumerate((1, 2, 3, 8, 9, 10)):
         images.write(tmp_path / "hr" / f"img_{number}.png", photo(seed))
     return tmp_path / "hr"
@@ -82,7 +82,7 @@ def test_a_folder_is_packed_in_natural_order(tmp_path: Path, hr: Path) -> None:
 def test_first_and_last_are_inclusive_and_natural(tmp_path: Path, hr: Path) -> None:
     make_store("set", folder(hr, first="img_3", last="img_9"), tmp_path / "out")
     assert Store.open(tmp_path / "out").names == ["img_3", "img_8", "img_9"]
-    with pytest.raises(UserError, match=r"no picture of .* lies between first 'img_4'"):
+    with pytest.raises(UserError, match=r"no image of .* lies between first 'img_4'"):
         make_store("set", folder(hr, first="img_4", last="img_7"), tmp_path / "none")
     assert not (tmp_path / "none" / "manifest.json").exists()
 
@@ -102,7 +102,7 @@ def test_reductions_are_matlab_bicubic_rounded_once(tmp_path: Path, hr: Path) ->
     assert (reduced(np.full((9, 9, 3), 255, np.uint8), 0.5) == 255).all()
 
 
-def test_ready_lr_pictures_are_packed_beside(tmp_path: Path, hr: Path) -> None:
+def test_ready_lr_images_are_packed_beside(tmp_path: Path, hr: Path) -> None:
     lrs = [photo(50 + i, -40, 7) for i in range(6)]
     for i, number in enumerate((1, 2, 3, 8, 9, 10)):
         images.write(tmp_path / "lr" / f"img_{number}x4.png", lrs[i])
@@ -117,25 +117,25 @@ def test_ready_lr_pictures_are_packed_beside(tmp_path: Path, hr: Path) -> None:
     assert Store.open(tmp_path / "out").lr(0) is None
     assert not (tmp_path / "out" / "lr.bin").exists()
     (tmp_path / "lr" / "img_3x4.png").unlink()
-    with pytest.raises(UserError, match=r"no LR picture 'img_3' .* Ask\."):
+    with pytest.raises(UserError, match=r"no LR image 'img_3' .* Ask\."):
         make_store("set", config(source), tmp_path / "out")
     with pytest.raises(ValueError, match="do not fit reduced"):
         config(source, reductions=(1, 0.5))
 
 
-def test_grey_pictures_need_grey_to_rgb(tmp_path: Path) -> None:
+def test_grey_images_need_grey_to_rgb(tmp_path: Path) -> None:
     from PIL import Image
 
     (tmp_path / "hr").mkdir()
     Image.fromarray(photo(0)[:, :, 0]).save(tmp_path / "hr" / "grey.png")
-    with pytest.raises(UserError, match=r"grey\.png: the picture is grey; .* grey_to_rgb"):
+    with pytest.raises(UserError, match=r"grey\.png: the image is grey; .* grey_to_rgb"):
         make_store("set", folder(tmp_path / "hr"), tmp_path / "out")
     make_store("set", folder(tmp_path / "hr", grey_to_rgb=True), tmp_path / "out")
     packed = Store.open(tmp_path / "out").hr(0)
     assert np.array_equal(packed, np.repeat(photo(0)[:, :, :1], 3, axis=2))
 
 
-# -- where pictures come from ---------------------------------------------------------------------
+# -- where images come from ---------------------------------------------------------------------
 
 
 def test_wheels_are_found_without_importing_them(tmp_path: Path) -> None:
@@ -148,21 +148,21 @@ def test_wheels_are_found_without_importing_them(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{entry}: the Python package"):
             make_store("set", config({"kind": "wheels", "images": [entry]}), tmp_path / "none")
     wrong = {"kind": "wheels", "images": ["skimage/data/coffee.png"]}
-    with pytest.raises(UserError, match="set: expected 2 pictures, found 1"):
+    with pytest.raises(UserError, match="set: expected 2 images, found 1"):
         make_store("set", config(wrong, expected=2), tmp_path / "none")
 
 
-def test_no_embedded_picture_is_in_two_splits() -> None:
+def test_no_embedded_image_is_in_two_splits() -> None:
     table = load_datasets(ROOT / "configs" / "datasets.yaml")
     splits = [table[f"embedded-{split}"].source.images for split in ("train", "valid", "test")]
-    every = [picture for split in splits for picture in split]
+    every = [image for split in splits for image in split]
     assert len(every) == len(set(every))
-    stereo = [split for split in splits if any("motorcycle" in picture for picture in split)]
+    stereo = [split for split in splits if any("motorcycle" in image for image in split)]
     assert len(stereo) == 1
 
 
 def pack(archive: Path, hr: Path) -> dict[str, Any]:
-    """Make an archive as the network serves it, with files that are no pictures of the set."""
+    """Make an archive as the network serves it, with files that are no images of the set."""
     files = [(f"set/HR/{path.name}", path.read_bytes()) for path in sorted(hr.iterdir())]
     files += [("set/HR/._img_1.png", b"by a Mac"), ("set/LR/img_1.png", b"?"), ("set/a.txt", b"?")]
     if archive.suffix == ".zip":
@@ -191,9 +191,9 @@ def test_an_archive_is_read_without_being_unpacked(tmp_path: Path, hr: Path, suf
     make_store("same", folder(hr), tmp_path / "same")
     assert Store.open(tmp_path / "out").digest == Store.open(tmp_path / "same").digest
     assert {path.name for path in raw.iterdir()} == {f"set.{suffix}", f"set.{suffix}.lock"}
-    with pytest.raises(UserError, match="expected 7 pictures, found 6 in set"):
+    with pytest.raises(UserError, match="expected 7 images, found 6 in set"):
         make_store("set", config(source, expected=7), tmp_path / "none", raw)
-    with pytest.raises(UserError, match=r"holds no picture 'x/\*\.png'"):
+    with pytest.raises(UserError, match=r"holds no image 'x/\*\.png'"):
         make_store("set", config(source | {"members": "x/*.png"}), tmp_path / "none", raw)
 
 
@@ -225,7 +225,7 @@ def test_a_folder_of_the_mirror_may_be_incomplete(
     monkeypatch.setenv("PCSR_MIRROR", str(tmp_path))
     make_store("set", config(source, expected=9), tmp_path / "out", tmp_path / "raw")
     assert not Store.open(tmp_path / "out").complete
-    assert "expected 9 pictures, found 6" in caplog.text
+    assert "expected 9 images, found 6" in caplog.text
     assert not (tmp_path / "raw").exists()
     make_store("set", config(source, expected=6), tmp_path / "out", tmp_path / "raw")
     assert Store.open(tmp_path / "out").complete
@@ -236,11 +236,11 @@ def test_a_missing_folder_says_where_to_get_it(tmp_path: Path) -> None:
         make_store("set", folder(tmp_path / "none"), tmp_path / "out")
 
 
-def test_no_two_pictures_of_one_name(tmp_path: Path, hr: Path) -> None:
-    with pytest.raises(UserError, match=r"set: two pictures are called 'img_1@0\.5'"):
+def test_no_two_images_of_one_name(tmp_path: Path, hr: Path) -> None:
+    with pytest.raises(UserError, match=r"set: two images are called 'img_1@0\.5'"):
         make_store("set", folder(hr, reductions=(1, 0.5, 0.5)), tmp_path / "out")
     (hr / "img_1.jpg").touch()
-    with pytest.raises(UserError, match="set: two pictures are called 'img_1'"):
+    with pytest.raises(UserError, match="set: two images are called 'img_1'"):
         make_store("set", folder(hr), tmp_path / "out")
 
 
@@ -249,7 +249,7 @@ def test_no_two_pictures_of_one_name(tmp_path: Path, hr: Path) -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the pictures that are read from now on."""
+    """Names of the images that are read from now on."""
     names: list[str] = []
     real = images.read
 
@@ -266,12 +266,12 @@ def test_a_second_call_does_nothing_and_says_so(
 ) -> None:
     caplog.set_level(logging.INFO, "pcsr")
     make_store("set", folder(hr, expected=7), tmp_path / "out")
-    before = (tmp_path / "out" / "manifest.json").stat()
+    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
     reads.clear()
     caplog.clear()
     make_store("set", folder(hr, expected=7), tmp_path / "out")
     assert reads == []
-    assert (tmp_path / "out" / "manifest.json").stat() == before
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
     assert "set: already prepared" in caplog.text
     assert "it is not complete" in caplog.text
 
@@ -293,7 +293,7 @@ def test_another_configuration_or_a_damaged_file_makes_it_again(
 
 @contextmanager
 def stopped_at(name: str) -> Iterator[None]:
-    """Raise KeyboardInterrupt when the picture ``name`` is read."""
+    """Raise KeyboardInterrupt when the image ``name`` is read."""
     real = images.read
 
     def stop(source: Any, *rest: Any, **given: Any) -> np.ndarray:
@@ -309,7 +309,7 @@ def stopped_at(name: str) -> Iterator[None]:
 
 TAILS = {
     "nothing": lambda out: None,
-    "bytes of a picture without its record": lambda out: append(out / "hr.bin.part", b"x" * 999),
+    "bytes of an image without its record": lambda out: append(out / "hr.bin.part", b"x" * 999),
     "a torn record": lambda out: append(out / "index.jsonl.part", b'[{"name": "img_8", "hei'),
     "zeros, after a power cut": lambda out: append(out / "index.jsonl.part", b"\0" * 50),
 }
@@ -378,7 +378,7 @@ def test_a_full_disk_stops_it_and_it_goes_on_later(
 ) -> None:
     out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # room for two pictures and a bit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # room for two images and a bit
     try:
         with pytest.raises(OSError, match="File too large"):
             make_store("set", folder(hr), out)
@@ -392,12 +392,12 @@ def test_a_full_disk_stops_it_and_it_goes_on_later(
     assert all(np.array_equal(Store.open(out).hr(i), photo(i)) for i in range(6))
 
 
-def test_an_unreadable_picture_is_named_and_the_rest_is_kept(
+def test_an_unreadable_image_is_named_and_the_rest_is_kept(
     tmp_path: Path, hr: Path, reads: list[str]
 ) -> None:
     good = (hr / "img_9.png").read_bytes()
     (hr / "img_9.png").write_bytes(good[:200])
-    with pytest.raises(UserError, match=r"img_9\.png: the picture is damaged"):
+    with pytest.raises(UserError, match=r"img_9\.png: the image is damaged"):
         make_store("set", folder(hr), tmp_path / "out")
     (hr / "img_9.png").write_bytes(good)
     reads.clear()

@@ -187,7 +187,7 @@ def test_converted_weights_route_and_restore_like_the_file(
         assert torch.equal(one.labels, other.labels) and torch.equal(one.sr, other.sr)
     sr = restored(theirs, lr, 4, theirs.points[0], refine=False).sr
     small = torch.nn.functional.avg_pool2d(sr, 4)
-    assert (small - lr).abs().mean() < 0.05  # it is the picture
+    assert (small - lr).abs().mean() < 0.05  # it is the image
 
 
 def test_a_table_built_anew_for_a_released_file(mirror: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from pcsr.report.published import Claims, load_claims
 
 REPOSITORY = Path(__file__).parents[2]
 KNOBS = (-25.0, -8.0, -1.0, 0.0, 1.0, 8.0, 25.0)
-BRIGHTNESS = (-1.0, 0.0, 1.0)  # dB that a picture adds to the mean
-PSNR, GFLOPS = 24.06, 49.3  # of the original, mean over pictures
+BRIGHTNESS = (-1.0, 0.0, 1.0)  # dB that an image adds to the mean
+PSNR, GFLOPS = 24.06, 49.3  # of the original, mean over images
 
 
 def row(image, method, knob, adaptive, heavy, psnr, gflops):
@@ -119,7 +119,7 @@ def test_results_come_back_with_their_types(sweeps, tmp_path):
     assert set(again["commit"]) == {"0123456789ab", "0123456789ab with changes"}
 
 
-def test_summary_is_the_mean_over_pictures(summary):
+def test_summary_is_the_mean_over_images(summary):
     assert len(summary) == len(KNOBS) + 2
     assert set(summary["images"]) == {3}
     original = summary[summary["method"] == "original"].iloc[0]
@@ -150,7 +150,7 @@ def test_overlap_is_told_apart(tmp_path):
     assert (table["Units"].item(), table["LR pixels"].item()) == (24, 24 * 1024)
 
 
-def test_heavy_share_is_that_of_the_dearest_branch_there_is():
+def test_heavy_share_is_that_of_the_costliest_branch_there_is():
     table = pd.DataFrame({"share_10": [np.nan, 0.1], "share_2": [0.7, 0.2], "share_0": [0.3, 0.7]})
     assert tidy.share_columns(table) == ["share_0", "share_2", "share_10"]
     assert tidy.heavy_share(table).tolist() == [0.7, 0.1]
@@ -331,7 +331,7 @@ def test_a_figure_of_nothing_names_what_there_is(summary, place):
 
 @pytest.fixture(scope="module")
 def claims():
-    """The published table, as if its sets had the three pictures of these sweeps."""
+    """The published table, as if its sets had the three images of these sweeps."""
     published = load_claims(REPOSITORY / "configs" / "claims.yaml")
     return published.model_copy(update={"images": dict.fromkeys(published.images, 3)})
 
@@ -388,10 +388,10 @@ def test_verdicts(tmp_path, claims):
         ({"iterations": None}, "reproduced"),
         ({"iterations": 2_000_000}, "reproduced"),
         ({"iterations": 500}, "reproduced (short training: 500 iterations)"),
-        ({"complete": False}, "partial: 3 of 3 pictures"),
+        ({"complete": False}, "partial: 3 of 3 images"),
         (
             {"complete": False, "iterations": 500},
-            "partial: 3 of 3 pictures (short training: 500 iterations)",
+            "partial: 3 of 3 images (short training: 500 iterations)",
         ),
     ],
 )
@@ -400,10 +400,10 @@ def test_a_verdict_tells_of_a_partial_set_and_of_short_training(tmp_path, claims
     assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == verdict
 
 
-def test_a_folder_of_fewer_pictures_is_partial_whatever_it_says(tmp_path, claims):
+def test_a_folder_of_fewer_images_is_partial_whatever_it_says(tmp_path, claims):
     whole = claims.model_copy(update={"images": claims.images | {"urban100": 100}})
     path = write_sweep(tmp_path, "carn-original", original_rows())
-    assert verdicts([path], whole)["CARN", "urban100"]["Verdict"] == "partial: 3 of 100 pictures"
+    assert verdicts([path], whole)["CARN", "urban100"]["Verdict"] == "partial: 3 of 100 images"
 
 
 def test_a_choice_that_was_not_measured_as_published_stays_the_suites_own(tmp_path, claims):
@@ -423,13 +423,13 @@ def test_the_adaptive_decision_stands_for_no_cell(tmp_path, claims):
 
 
 @pytest.mark.parametrize("lacking", ["carn-pcsr", "carn-original"])
-def test_pictures_without_a_pair_are_left_out_of_claims(tmp_path, claims, lacking):
+def test_images_without_a_pair_are_left_out_of_claims(tmp_path, claims, lacking):
     rows = {"carn-pcsr": pcsr_rows(), "carn-original": original_rows()}
     rows[lacking] = [one for one in rows[lacking] if one["image"] != "0801"]
     sweeps = [write_sweep(tmp_path, name, of) for name, of in rows.items()]
     page = claim.claims_markdown(tidy.collect(sweeps), claims)
     assert "Left out of carn on urban100" in page and "measured on them: 0801." in page
-    assert page.count("partial: 2 of 3 pictures |") == 2
+    assert page.count("partial: 2 of 3 images |") == 2
     paired = {name: [one for one in of if one["image"] != "0801"] for name, of in rows.items()}
     alone = [write_sweep(tmp_path / "paired", name, of) for name, of in paired.items()]
     sections = [
@@ -499,11 +499,11 @@ def test_a_cell_is_compared_on_the_lr_it_was_measured_on(two_lr, claims):
     assert ours["Ours (dB)"] == pytest.approx(24.05 - PSNR)  # the original is measured on 8-bit LR
     assert ours["Published (% of FLOPs)"] == pytest.approx(100 * 29.6 / 49.3)
     assert ours["Ours (% of FLOPs)"] == pytest.approx(100 * 29.6 / GFLOPS)
-    assert ours["Verdict"] == "partial: 3 of 3 pictures"
+    assert ours["Verdict"] == "partial: 3 of 3 images"
 
 
 def test_points_are_matched_by_their_share_of_the_original(tmp_path, claims):
-    """All pictures twice as large: the knob stays, whatever the absolute FLOPs say."""
+    """All images twice as large: the knob stays, whatever the absolute FLOPs say."""
     points = ((0.0, 40.0), (2.0, 29.6), (4.0, 15.0))
     large = [row(i, "pcsr", k, False, 0.5, 24.0, 2 * g) for i in range(3) for k, g in points]
     original = [row(i, "original", None, False, 1.0, PSNR, 2 * GFLOPS) for i in range(3)]
@@ -547,26 +547,26 @@ def test_names_that_count_upwards_are_shortened():
     assert inputs.ranges(names) == "img_001 to img_003, img_005, baby, bird, 3096 to 3097"
 
 
-def test_routing_picture_keeps_blue_for_cheap_and_red_for_dear():
+def test_routing_image_keeps_blue_for_cheap_and_red_for_expensive():
     labels = np.array([[0, 0], [1, 1]])
-    picture = showcase.routing_picture(labels, 2, np.full((2, 2, 3), 128, np.uint8))
-    assert picture.dtype == np.uint8
-    assert picture[0, 0, 2] > picture[0, 0, 0] + 50
-    assert picture[1, 0, 0] > picture[1, 0, 2] + 50
+    image = showcase.routing_image(labels, 2, np.full((2, 2, 3), 128, np.uint8))
+    assert image.dtype == np.uint8
+    assert image[0, 0, 2] > image[0, 0, 0] + 50
+    assert image[1, 0, 0] > image[1, 0, 2] + 50
     with pytest.raises(ValueError, match="0 to 1"):
-        showcase.routing_picture(labels + 1, 2, picture)
-    with pytest.raises(ValueError, match="picture is"):
-        showcase.routing_picture(labels[:1], 2, picture)
+        showcase.routing_image(labels + 1, 2, image)
+    with pytest.raises(ValueError, match="image is"):
+        showcase.routing_image(labels[:1], 2, image)
 
 
 def test_the_most_detailed_square_is_found():
-    picture = np.full((80, 120, 3), 90, np.uint8)
-    picture[40:56:2, 64:80] = 250
-    top, left, height, width = showcase.detailed_box(picture, 16)
+    image = np.full((80, 120, 3), 90, np.uint8)
+    image[40:56:2, 64:80] = 250
+    top, left, height, width = showcase.detailed_box(image, 16)
     assert (height, width) == (16, 16)
     assert (top, left) == (40, 64)
-    assert showcase.detailed_box(np.zeros_like(picture), 16) == (0, 0, 16, 16)
-    assert showcase.detailed_box(picture, 500)[2:] == (80, 80)
+    assert showcase.detailed_box(np.zeros_like(image), 16) == (0, 0, 16, 16)
+    assert showcase.detailed_box(image, 500)[2:] == (80, 80)
 
 
 def test_comparison_titles_carry_the_psnr_of_the_crop():
@@ -578,7 +578,7 @@ def test_comparison_titles_carry_the_psnr_of_the_crop():
     figure = showcase.comparison(panels, box=(0, 0, 16, 16))
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == [
-        "HR, whole picture",
+        "HR, whole image",
         "HR",
         "LR",
         f"original, {20 * np.log10(255 / 16):.2f} dB",
@@ -592,7 +592,11 @@ def test_routing_figure_tells_the_shares(tmp_path):
     labels[:10] = 2
     figure = showcase.routing_figure(hr, hr + np.uint8(3), labels, 3, "carn-classsr")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["branch 0 (cheapest): 75.0 %", "branch 1: 0.0 %", "branch 2 (dearest): 25.0 %"]
+    assert texts == [
+        "branch 0 (cheapest): 75.0 %",
+        "branch 1: 0.0 %",
+        "branch 2 (most expensive): 25.0 %",
+    ]
     figures.save(figure, tmp_path / "routing.png")
     assert (tmp_path / "routing.png").stat().st_size > 0
 

@@ -9,13 +9,13 @@ import pytest
 from pcsr.report import curves, fairness, tidy
 from pcsr.report.curves import Curve
 
-PICTURES = 10
+IMAGES = 10
 KNOBS = (0.0, 1.0, 2.0, 3.0)
 ORIGINAL = 30.0, 100.0  # dB, GFLOPs
 
 
-def rows_of(method, points, experiment=None, test_set="set", pictures=range(PICTURES), **own):
-    """Rows of one method: points are (knob, dB, GFLOPs); pictures differ in dB alone."""
+def rows_of(method, points, experiment=None, test_set="set", images=range(IMAGES), **own):
+    """Rows of one method: points are (knob, dB, GFLOPs); images differ in dB alone."""
     return [
         {
             "suite": "s", "experiment": experiment or f"carn-{method}", "test_set": test_set,
@@ -30,7 +30,7 @@ def rows_of(method, points, experiment=None, test_set="set", pictures=range(PICT
             "commit": "c",
         }
         | own
-        for image in pictures
+        for image in images
         for knob, psnr, gflops in points
     ]  # fmt: skip
 
@@ -39,9 +39,9 @@ def original(**own):
     return rows_of("original", [(None, *ORIGINAL)], **own)
 
 
-def routed(method="pcsr", dearer=1.0, **own):
+def routed(method="pcsr", costlier=1.0, **own):
     """29 to 30.5 dB over 20 to 110 GFLOPs: 29.95 dB at 77."""
-    points = [(knob, 29 + 0.5 * knob, dearer * (20 + 30 * knob)) for knob in KNOBS]
+    points = [(knob, 29 + 0.5 * knob, costlier * (20 + 30 * knob)) for knob in KNOBS]
     return rows_of(method, points, **own)
 
 
@@ -90,21 +90,21 @@ def test_experiments_of_one_method_on_one_set_do_not_double_another_set():
     assert "pcsr (carn-pcsr-m3)" in both and "pcsr (carn-pcsr-m3)" not in own
 
 
-def test_pictures_that_a_method_lacks_are_left_out_of_all():
-    some = range(1, PICTURES)
-    page = fairness.fairness_markdown(table(original(), routed(pictures=some)))
-    assert "Pictures left out because not every method was measured on them: 1." in page
-    without = fairness.fairness_markdown(table(original(pictures=some), routed(pictures=some)))
+def test_images_that_a_method_lacks_are_left_out_of_all():
+    some = range(1, IMAGES)
+    page = fairness.fairness_markdown(table(original(), routed(images=some)))
+    assert "Images left out because not every method was measured on them: 1." in page
+    without = fairness.fairness_markdown(table(original(images=some), routed(images=some)))
     assert cells(page, "| paper and algorithmic | original") == cells(
         without, "| paper and algorithmic | original"
     )
     assert "left out because" not in without
-    nothing = fairness.fairness_markdown(table(original(pictures=[0]), routed(pictures=[1])))
+    nothing = fairness.fairness_markdown(table(original(images=[0]), routed(images=[1])))
     assert "on them: 2." in nothing and "Where the FLOPs go\n" not in nothing
 
 
 def test_points_between_the_measured_ones():
-    page = fairness.fairness_markdown(table(original(), routed(), routed("classsr", dearer=1.25)))
+    page = fairness.fairness_markdown(table(original(), routed(), routed("classsr", costlier=1.25)))
     _, percent, gflops, psnr_75, change_75, psnr_50, change_50 = cells(page, "| pcsr | 77.0")
     assert percent == "77.0 [77.0, 77.0]" and gflops == "77.00 [77.00, 77.00]"
     assert psnr_75.startswith("31.27 [") and psnr_50.startswith("30.85 [")  # 1.35 + 29.92, 29.5
@@ -114,8 +114,8 @@ def test_points_between_the_measured_ones():
     assert flops == "-20.0 [-20.0, -20.0]"
 
 
-def test_a_method_that_is_dearer_by_its_overlap_alone_is_equal_without_it():
-    tiles = routed("classsr", dearer=1.25, lr_pixels=1250)
+def test_a_method_that_is_costlier_by_its_overlap_alone_is_equal_without_it():
+    tiles = routed("classsr", costlier=1.25, lr_pixels=1250)
     page = fairness.fairness_markdown(table(original(), routed(), tiles))
     as_counted, once = page.split("as if no pixel were processed twice:")
     assert cells(as_counted, "| pcsr | classsr")[3] == "-20.0 [-20.0, -20.0]"
@@ -125,31 +125,31 @@ def test_a_method_that_is_dearer_by_its_overlap_alone_is_equal_without_it():
     assert "as if no pixel were" not in without
 
 
-def noisy(seed, pictures, dearer=1.0):
-    """A straight curve whose pictures differ in dB and in size; both methods share the pictures."""
+def noisy(seed, images, costlier=1.0):
+    """A straight curve whose images differ in dB and in size; both methods share the images."""
     shared, own = np.random.default_rng(7), np.random.default_rng(seed)
-    brightness = shared.normal(0, 3, (pictures, 1))
-    size = shared.uniform(0.8, 1.2, (pictures, 1))
+    brightness = shared.normal(0, 3, (images, 1))
+    size = shared.uniform(0.8, 1.2, (images, 1))
     knobs = np.arange(6.0)
-    noise = own.normal(0, 0.1, (pictures, 6))
-    return Curve(25 + knobs + brightness + noise, (20 + 20 * knobs) * size * dearer)
+    noise = own.normal(0, 0.1, (images, 6))
+    return Curve(25 + knobs + brightness + noise, (20 + 20 * knobs) * size * costlier)
 
 
-@pytest.mark.parametrize("pictures", [20, 200])
-def test_the_interval_of_a_delta_holds_the_truth_and_is_that_of_pairs(pictures):
-    anchor, test = noisy(1, pictures), noisy(2, pictures, dearer=0.8)
-    found = curves.estimate(lambda some: curves.bd_flops(anchor, test, some), pictures)
+@pytest.mark.parametrize("images", [20, 200])
+def test_the_interval_of_a_delta_holds_the_truth_and_is_that_of_pairs(images):
+    anchor, test = noisy(1, images), noisy(2, images, costlier=0.8)
+    found = curves.estimate(lambda some: curves.bd_flops(anchor, test, some), images)
     assert found.low < -20 < found.high
-    # The pictures differ by 3 dB, the methods by 0.1 dB on a picture of 1 dB per 20 GFLOPs.
-    assert found.high - found.low < 20 / np.sqrt(pictures)
+    # The images differ by 3 dB, the methods by 0.1 dB on an image of 1 dB per 20 GFLOPs.
+    assert found.high - found.low < 20 / np.sqrt(images)
 
 
 def test_a_sweep_that_is_one_point_has_no_delta():
-    whole = noisy(1, PICTURES)
+    whole = noisy(1, IMAGES)
     point, wider = (
         Curve(whole.psnr[:, [2]] + [0, rise], whole.gflops[:, 2:4]) for rise in (0.04, 0.08)
     )
-    everything = np.arange(PICTURES)
+    everything = np.arange(IMAGES)
     assert np.isnan(curves.bd_flops(whole, point, everything))
     assert np.isfinite(curves.bd_flops(whole, wider, everything))
 
@@ -199,7 +199,7 @@ def test_the_adaptive_decision_is_in_the_protocol_and_in_no_curve():
         "0.250 [0.250, 0.250]",
     ]
     assert cells(page, "| pcsr | 77.0")
-    assert "Not measured both ways: refined instead of not; whole picture instead of tiles." in page
+    assert "Not measured both ways: refined instead of not; whole image instead of tiles." in page
 
 
 def test_the_page_ends_with_the_meaning_of_every_column():

@@ -62,7 +62,7 @@ def test_adaptive_is_plain_kmeans(branches: int, seed: int) -> None:
     np.testing.assert_array_equal(routing.adaptive(p), plain_kmeans(values, branches))
 
 
-def test_adaptive_on_a_flat_picture_is_all_light() -> None:
+def test_adaptive_on_a_flat_image_is_all_light() -> None:
     assert (routing.adaptive(torch.full((1, 2, 4, 4), 0.5)) == 0).all()
 
 
@@ -131,7 +131,7 @@ def test_a_budget_takes_all_it_may_and_no_more(branches: int, share: float) -> N
         return float(torch.tensor(flops)[labels].sum())
 
     assert spent(settled.k) <= allowed + 1e-6
-    nearest = measured[measured <= settled.k]  # the next pixel that would take a dearer branch
+    nearest = measured[measured <= settled.k]  # the next pixel to change its branch
     if len(nearest):
         assert spent(float(nearest.max()) - 1e-6) > allowed
 

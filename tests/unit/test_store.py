@@ -21,7 +21,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def make_store(folder: Path, with_lr: bool = False) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Write a store by hand, after the description of the format, and return its pictures."""
+    """Write a store by hand, after the description of the format, and return its images."""
     folder.mkdir(parents=True)
     hrs = [photo(*size, seed=i) for i, size in enumerate(SIZES)]
     lrs = [photo(height // 4, width // 4, seed=9) for height, width in SIZES]
@@ -46,7 +46,7 @@ def make_store(folder: Path, with_lr: bool = False) -> tuple[list[np.ndarray], l
 
 
 @pytest.mark.parametrize("with_lr", [False, True])
-def test_store_gives_back_the_pictures(tmp_path: Path, with_lr: bool) -> None:
+def test_store_gives_back_the_images(tmp_path: Path, with_lr: bool) -> None:
     hrs, lrs = make_store(tmp_path / "s", with_lr)
     store = Store.open(tmp_path / "s")
     assert len(store) == 3
@@ -93,13 +93,13 @@ def test_damaged_stores_are_refused_with_the_mend(tmp_path: Path) -> None:
         refused("do not fit together", "manifest.json")
 
 
-def test_digest_changes_with_any_picture_and_with_the_order(tmp_path: Path) -> None:
+def test_digest_changes_with_any_image_and_with_the_order(tmp_path: Path) -> None:
     make_store(tmp_path / "a")
     make_store(tmp_path / "b", with_lr=True)
     a, b = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
     assert len(a.digest) == 64
     assert a.digest != b.digest
-    records = [picture.record() for picture in a.pictures]
+    records = [image.record() for image in a.images]
     assert "lr_height" not in records[0]
     edit(tmp_path / "a", images=[records[1], records[0], records[2]])
     assert Store.open(tmp_path / "a").digest != a.digest
@@ -151,10 +151,10 @@ def test_crop_table_is_the_product_of_the_origins() -> None:
     assert len(crop_table([(1356, 2040)], 128)) == 31 * 20
 
 
-def test_crops_larger_than_every_picture_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no picture holds a crop of 64 x 64 pixels"):
+def test_crops_larger_than_every_image_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no image holds a crop of 64 x 64 pixels"):
         crop_table(SIZES, 64)
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="no image"):
         crop_table([], 64)
 
 
@@ -188,9 +188,9 @@ def test_crops_are_turned_rows_then_columns_then_across(
     assert torch.equal(turned, expected)
 
 
-def write_folder(folder: Path, names: list[str], pictures: list[np.ndarray]) -> None:
-    for name, picture in zip(names, pictures, strict=True):
-        images.write(folder / f"{name}.png", picture)
+def write_folder(folder: Path, names: list[str], arrays: list[np.ndarray]) -> None:
+    for name, array in zip(names, arrays, strict=True):
+        images.write(folder / f"{name}.png", array)
 
 
 def test_open_images_on_a_store_a_folder_and_a_file(tmp_path: Path) -> None:
@@ -225,10 +225,10 @@ def test_open_images_on_a_store_a_folder_and_a_file(tmp_path: Path) -> None:
 
 def test_open_images_is_lazy(tmp_path: Path) -> None:
     write_folder(tmp_path, ["a"], [photo(8, 8)])
-    (tmp_path / "b.png").write_text("no picture")
+    (tmp_path / "b.png").write_text("no image")
     opened = iter(open_images(tmp_path))
     assert next(opened).name == "a"
-    with pytest.raises(UserError, match=r"b\.png: not a picture"):
+    with pytest.raises(UserError, match=r"b\.png: not an image"):
         next(opened)
 
 
@@ -237,8 +237,8 @@ def test_open_images_says_what_is_missing(tmp_path: Path) -> None:
         open_images(tmp_path / "none")
     write_folder(tmp_path / "hr", ["a", "b"], [photo(8, 8)] * 2)
     write_folder(tmp_path / "lr", ["a"], [photo(2, 2)])
-    with pytest.raises(UserError, match=r"lr: no LR picture 'b' or 'bx4'"):
+    with pytest.raises(UserError, match=r"lr: no LR image 'b' or 'bx4'"):
         open_images(tmp_path / "hr", tmp_path / "lr")
     (tmp_path / "hr" / "a.jpg").touch()
-    with pytest.raises(UserError, match="two pictures are called 'a'"):
+    with pytest.raises(UserError, match="two images are called 'a'"):
         open_images(tmp_path / "hr")

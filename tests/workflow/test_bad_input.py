@@ -22,7 +22,7 @@ from pcsr.weights import checkpoint
 
 @pytest.fixture
 def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Run verbs inside this process, in the workspace."""
+    """Run commands inside this process, in the workspace."""
     monkeypatch.chdir(workspace.folder)
     monkeypatch.delenv("PCSR_MIRROR", raising=False)
     threads = torch.get_num_threads()
@@ -36,7 +36,7 @@ def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 @pytest.fixture
 def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Return a function that runs a verb which must fail; it returns the one error line."""
+    """Return a function that runs a command which must fail; it returns the one error line."""
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["pcsr", *map(str, arguments)])
@@ -60,7 +60,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (256, 256)) -> Path:
+def write_image(path: Path, mode: str = "RGB", size: tuple[int, int] = (256, 256)) -> Path:
     random = np.random.default_rng(0)
     noise = Image.fromarray(random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
     if mode == "I;16":
@@ -123,10 +123,10 @@ def test_names(here: Path, refuse: Any) -> None:
     ("mode", "said"),
     [("L", "grey"), ("RGBA", "RGBA"), ("P", "palette"), ("CMYK", "CMYK"), ("I;16", "16 bits")],
 )
-def test_pictures_of_other_kinds(
+def test_images_of_other_kinds(
     here: Path, refuse: Any, weights: Path, tmp_path: Path, mode: str, said: str
 ) -> None:
-    path = picture(tmp_path / f"kind.{'jpg' if mode == 'CMYK' else 'png'}", mode)
+    path = write_image(tmp_path / f"kind.{'jpg' if mode == 'CMYK' else 'png'}", mode)
     out = tmp_path / "out.csv"
     sweep = ("sweep", "--weights", weights, "--images", path, "--out", out)
     upscale = ("upscale", path, tmp_path / "sr.png", "--weights", weights)
@@ -136,37 +136,37 @@ def test_pictures_of_other_kinds(
     assert not out.exists() and not (tmp_path / "sr.png").exists()
 
 
-def test_pictures_that_are_none(refuse: Any, weights: Path, tmp_path: Path) -> None:
+def test_images_that_are_none(refuse: Any, weights: Path, tmp_path: Path) -> None:
     sweep = ("sweep", "--weights", weights, "--out", tmp_path / "o.csv", "--images")
     assert "no such file" in refuse(*sweep, tmp_path / "missing.png")
     text = tmp_path / "text.png"
-    text.write_text("not a picture")
-    assert f"{text}: not a picture" in refuse(*sweep, text)
-    whole = picture(tmp_path / "whole.png").read_bytes()
+    text.write_text("not an image")
+    assert f"{text}: not an image" in refuse(*sweep, text)
+    whole = write_image(tmp_path / "whole.png").read_bytes()
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole[: len(whole) // 2])
-    assert f"{cut}: the picture is damaged" in refuse(*sweep, cut)
+    assert f"{cut}: the image is damaged" in refuse(*sweep, cut)
     (tmp_path / "empty").mkdir()
-    assert "holds no picture" in refuse(*sweep, tmp_path / "empty")
+    assert "holds no image" in refuse(*sweep, tmp_path / "empty")
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_pictures_of_wrong_sizes(refuse: Any, weights: Path, tmp_path: Path) -> None:
+def test_images_of_wrong_sizes(refuse: Any, weights: Path, tmp_path: Path) -> None:
     sweep = ("sweep", "--weights", weights, "--out", tmp_path / "o.csv", "--images")
-    small = picture(tmp_path / "small.png", size=(300, 120))
+    small = write_image(tmp_path / "small.png", size=(300, 120))
     message = refuse(*sweep, small)
     assert "small: 300x120 is smaller than one tile" in message and "--crop none" in message
-    odd = picture(tmp_path / "odd.png", size=(257, 256))
-    message = refuse(*sweep, picture(tmp_path / "tiny.png", size=(16, 16)), "--crop", "none")
+    odd = write_image(tmp_path / "odd.png", size=(257, 256))
+    message = refuse(*sweep, write_image(tmp_path / "tiny.png", size=(16, 16)), "--crop", "none")
     assert "tiny: 16x16 is too small to be measured" in message and "needs 19 pixels" in message
     (tmp_path / "lr").mkdir()
-    picture(tmp_path / "lr/odd.png", size=(60, 64))
+    write_image(tmp_path / "lr/odd.png", size=(60, 64))
     message = refuse(*sweep, odd, "--lr-images", tmp_path / "lr")
-    assert "the LR picture is 60x64" in message and "needs 64x64" in message
+    assert "the LR image is 60x64" in message and "needs 64x64" in message
 
 
 def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
-    image = picture(tmp_path / "image.png")
+    image = write_image(tmp_path / "image.png")
     sweep = ("sweep", "--images", image, "--out", tmp_path / "o.csv", "--weights")
     assert "no such weights file" in refuse(*sweep, tmp_path / "missing.safetensors")
     cut = tmp_path / "cut.safetensors"
@@ -177,11 +177,11 @@ def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None
     assert "truncated" in refuse(*sweep, cut)
     other = tmp_path / "other.safetensors"
     tensors, facts = checkpoint.load(weights)
-    facts["model"]["heads"][0]["width"] = 11
+    facts["model"]["options"]["heads"][0]["width"] = 11
     checkpoint.save(other, tensors, facts)
     message = refuse(*sweep, other)
     assert "heads.0.0.bias" in message and "(10,)" in message and "(11,)" in message
-    facts["model"]["heads"][0] = {"width": 99, "depth": 9}
+    facts["model"]["options"]["heads"][0] = {"width": 99, "depth": 9}
     checkpoint.save(other, tensors, facts)
     assert "model.heads: list them cheapest first" in refuse(*sweep, other)
     facts["model"]["method"] = "os:system"
@@ -228,7 +228,7 @@ def test_foreign_files_are_never_executed(refuse: Any, tmp_path: Path) -> None:
 def test_no_gpu_where_one_is_asked_for(refuse: Any, weights: Path, tmp_path: Path) -> None:
     count = torch.cuda.device_count()
     wanted = f"cuda:{count}" if count else "cuda"
-    image = picture(tmp_path / "image.png")
+    image = write_image(tmp_path / "image.png")
     upscale = ("upscale", image, tmp_path / "sr.png", "--weights", weights, "--device")
     message = refuse(*upscale, wanted)
     assert f"--device {wanted}" in message and "usable GPUs" in message
@@ -236,14 +236,14 @@ def test_no_gpu_where_one_is_asked_for(refuse: Any, weights: Path, tmp_path: Pat
 
 
 def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_path: Path) -> None:
-    image = picture(tmp_path / "image.png")
+    image = write_image(tmp_path / "image.png")
     content = image.read_bytes()
     upscale = ("upscale", "--weights", weights)
     assert "would be overwritten" in refuse(*upscale, tmp_path, tmp_path)
     assert "would be overwritten" in refuse(*upscale, image, image)
     assert "written as .png" in refuse(*upscale, image, tmp_path / "sr.jpg")
-    picture(tmp_path / "image.bmp")
-    assert "two pictures are called 'image'" in refuse(*upscale, tmp_path, tmp_path / "sr")
+    write_image(tmp_path / "image.bmp")
+    assert "two images are called 'image'" in refuse(*upscale, tmp_path, tmp_path / "sr")
     sweep = ("sweep", "--weights", weights, "--images", image, "--out")
     assert "written as .csv" in refuse(*sweep, tmp_path / "o.json")
     released = ("import-released", image, "--out", tmp_path / "o.json")
@@ -252,7 +252,7 @@ def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_
 
 
 def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
-    image = picture(tmp_path / "image.png")
+    image = write_image(tmp_path / "image.png")
     sweep = ("sweep", "--weights", weights, "--images", image, "--out", tmp_path / "o.csv")
     assert "--knob: not a finite number" in refuse(*sweep, "--knob", "0", "nan")
     experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
@@ -286,7 +286,7 @@ def test_a_stage_of_one_class_needs_the_classes(
 
 
 def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
-    image, out = picture(tmp_path / "image.png"), tmp_path / "w.safetensors"
+    image, out = write_image(tmp_path / "image.png"), tmp_path / "w.safetensors"
     tabulate = ("tabulate", "--images", image, "--out", out, "--threads", "1", "--weights")
     assert "pcsr keeps no table; drop `table: true`" in refuse(*tabulate, weights)
     arm = tmp_path / "arm.safetensors"
@@ -296,7 +296,7 @@ def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
     same = ("tabulate", "--weights", arm, "--images", image, "--out", arm)
     assert "give another file than --weights" in refuse(*same)
     assert "smaller than one tile" in refuse(
-        *tabulate[:2], picture(tmp_path / "small.png", size=(64, 64)), *tabulate[3:], arm
+        *tabulate[:2], write_image(tmp_path / "small.png", size=(64, 64)), *tabulate[3:], arm
     )
     sweep = ("sweep", "--weights", arm, "--images", image, "--out", tmp_path / "o.csv")
     assert "no PSNR table yet; build it with `pcsr tabulate`" in refuse(*sweep)
@@ -309,7 +309,7 @@ def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
     path = tmp_path / "fsrcnn.safetensors"
     method = registry.build(ModelConfig(backbone="fsrcnn", method="original"))
     checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
-    image = picture(tmp_path / "image.png", size=(252, 252))
+    image = write_image(tmp_path / "image.png", size=(252, 252))
     sweep = ("sweep", "--weights", path, "--images", image, "--out", tmp_path / "o.csv")
     assert "this fsrcnn-original was built for x4" in refuse(*sweep, "--scale", "3")
 
@@ -321,12 +321,12 @@ def small_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["upscale", "sweep", "train", pytest.param("import", marks=pytest.mark.shared)]
+    "command", ["upscale", "sweep", "train", pytest.param("import", marks=pytest.mark.shared)]
 )
 def test_a_full_disk(
     workspace: Workspace, weights: Path, tmp_path: Path, shared: Path, verb: str
 ) -> None:
-    image = picture(tmp_path / "image.png")
+    image = write_image(tmp_path / "image.png")
     suffix = {"upscale": ".png", "sweep": ".csv"}.get(verb, ".safetensors")
     out = tmp_path / f"out/result{suffix}"
     suite = workspace.suite("full-disk")

@@ -1,63 +1,20 @@
-"""A method of another package: one class and one entry point, and every verb works with it."""
+"""A method of another package: one class and one entry point, and every command works with it."""
 
 import ast
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from models import build
-from workspace import Workspace
+from workspace import ROOT, Workspace
 
 from pcsr.errors import UserError
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
-SOURCE = '''
-"""Flat tiles are enlarged by bicubic interpolation, the others by the backbone."""
-
-import torch.nn.functional as F
-from torch import nn
-
-from pcsr.config.models import WidthOptions
-from pcsr.flops import Flops, per_lr_pixel
-from pcsr.methods.base import Stage
-from pcsr.methods.checks import complete
-from pcsr.methods.tiled import Tiled
-from pcsr.routing import OperatingPoint
-
-
-class Options(WidthOptions):
-    gain: float = 1.0
-
-
-class Contrast(Tiled):
-    Options = Options
-    points = tuple(OperatingPoint(knob=k) for k in (0.33, 0.0, 2.0))
-    branches = 2
-
-    def __init__(self, config, make_backbone):
-        nn.Module.__init__(self)
-        self.options, self.config = complete(Options, config, {})
-        self.network = make_backbone(width=self.options.width, scale=config.scale)
-        self.stages = (Stage("train", [self.network], lambda: self.loss),)
-
-    def score(self, tiles):
-        return self.options.gain * tiles.std(dim=(1, 2, 3))[:, None].expand(-1, 2)
-
-    def upscale(self, branch, lr):
-        bicubic = F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
-        return bicubic + self.network(lr) if branch else bicubic
-
-    def route(self, scores, point, scale):
-        return (scores[:, 0] >= point.knob).long()
-
-    def tile_costs(self):
-        return Flops(), (Flops(), per_lr_pixel(self.network) * 32**2)
-
-    def loss(self, lr, hr, drawn):
-        return {"loss": F.l1_loss(self.upscale(1, lr), hr)}
-'''
+# The example of the guide, word for word.
+SOURCE = (ROOT / "CONTRIBUTING.md").read_text().split("```python\n")[1].split("```")[0]
+EXPERIMENT = (ROOT / "CONTRIBUTING.md").read_text().split("```yaml\n")[1].split("```")[0]
 ENTRY_POINT = "[pcsr.methods]\ncontrast = elsewhere:Contrast\n"
 
 
@@ -82,16 +39,8 @@ def test_one_class_and_one_entry_point_are_a_method(workspace: Workspace, packag
         ast.ClassDef
     ]
     before = files(workspace.path("configs"))
-    experiment = {
-        "model": {
-            "backbone": "fsrcnn",
-            "method": "contrast",
-            "options": {"width": 8, "gain": 2.0},
-        },
-        "stages": {"train": {"iterations": 1, "learning_rate": 1e-3}},
-    }
     path = workspace.path("configs/experiments/fsrcnn-contrast.yaml")
-    path.write_text(yaml.safe_dump(experiment))
+    path.write_text(EXPERIMENT)
     suite = workspace.suite("elsewhere", experiments=["fsrcnn-contrast"], knobs={"contrast": [0.4]})
     assert files(workspace.path("configs")) - before == {
         "experiments/fsrcnn-contrast.yaml",

@@ -1,4 +1,4 @@
-"""The suite of released weights from a mirror that has some of them and few pictures."""
+"""The suite of released weights from a mirror that has some of them and few images."""
 
 from pathlib import Path
 from shutil import copy, copytree
@@ -23,7 +23,7 @@ RELEASED = [
 
 @pytest.fixture(scope="module")
 def mirror(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FSRCNN's releases, SRResNet by formula in their layout, two small pictures of Urban100."""
+    """FSRCNN's releases, SRResNet by formula in their layout, two small images of Urban100."""
     folder = tmp_path_factory.mktemp("mirror")
     for name in RELEASED:
         (folder / "released" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +39,8 @@ def mirror(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "Urban100/HR").mkdir(parents=True)
     for number in (1, 2):
         name = f"img_00{number}.png"
-        with Image.open(shared / "mirror/Urban100/HR" / name) as picture:
-            picture.crop((300, 200, 300 + 258, 200 + 130)).save(folder / "Urban100/HR" / name)
+        with Image.open(shared / "mirror/Urban100/HR" / name) as image:
+            image.crop((300, 200, 300 + 258, 200 + 130)).save(folder / "Urban100/HR" / name)
     return folder
 
 
@@ -85,13 +85,13 @@ def test_what_it_lacks_is_named_and_not_run(released: Workspace) -> None:
     urban = claims.partition("## urban100")[2].partition("Beside the original")[0]
     lines = {line.split("|")[1].strip(): line for line in urban.splitlines() if "K)" in line}
     for model in ("FSRCNN (25K)", "FSRCNN-ClassSR (113K)", "FSRCNN-ARM (25K)", "FSRCNN-PCSR (25K)"):
-        assert lines[model].endswith("| partial: 2 of 100 pictures |")
-    assert claims.count("partial: 2 of 100 pictures |") == 6
+        assert lines[model].endswith("| partial: 2 of 100 images |")
+    assert claims.count("partial: 2 of 100 images |") == 6
     assert lines["CARN (295K)"].endswith("| not run |")
     assert "### FSRCNN-PCSR: published 22.89 dB, 3.4 GFLOPs" in claims
 
 
-def test_pictures_and_curves_are_drawn(released: Workspace) -> None:
+def test_images_and_curves_are_drawn(released: Workspace) -> None:
     folder = released.path("reports/released/urban100")
     drawn = {path.stem for path in folder.glob("*.png")}
     curves = {"fsrcnn-psnr-flops", "srresnet-psnr-flops"}
@@ -99,7 +99,7 @@ def test_pictures_and_curves_are_drawn(released: Workspace) -> None:
     assert drawn == curves | {f"{m}-{kind}" for m in methods for kind in ("routing", "comparison")}
 
 
-def test_nothing_runs_twice_and_a_picture_more_is_found(
+def test_nothing_runs_twice_and_a_image_more_is_found(
     released: Workspace, mirror: Path, tmp_path: Path
 ) -> None:
     suite = ("-n", "--configfile", "configs/suites/released.yaml")

@@ -53,19 +53,19 @@ def test_each_says_where_it_comes_from(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def picture(workspace: Workspace) -> measure.Pair:
+def image(workspace: Workspace) -> measure.Pair:
     folder = workspace.path("data/prepared/embedded-smoke")
     return measure.make_pair(open_images(folder)[0], 4, ProtocolConfig())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", SHIPPED, ids=NAMES)
-def test_each_is_better_than_bicubic(path: Path, picture: measure.Pair) -> None:
+def test_each_is_better_than_bicubic(path: Path, image: measure.Pair) -> None:
     method, _ = load_method(path)
-    sr = restored(method, picture.lr, 4, method.points[0], refine=True).sr
-    size = (picture.hr.shape[0], picture.hr.shape[1])
-    enlarged = bicubic.resize(picture.lr.double(), size).float()
-    ours, plain = (metrics.psnr_rgb(to_uint8(x), picture.hr, 4) for x in (sr, enlarged))
+    sr = restored(method, image.lr, 4, method.points[0], refine=True).sr
+    size = (image.hr.shape[0], image.hr.shape[1])
+    enlarged = bicubic.resize(image.lr.double(), size).float()
+    ours, plain = (metrics.psnr_rgb(to_uint8(x), image.hr, 4) for x in (sr, enlarged))
     assert ours > plain + 0.1
 
 

@@ -1,4 +1,4 @@
-"""The sweep, demo and upscale verbs on real photographs."""
+"""The sweep, demo and upscale commands on real photographs."""
 
 import json
 from itertools import product
@@ -142,7 +142,7 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
         assert (table[measure].notna() == own).all()
 
 
-def test_a_picture_that_the_scale_does_not_divide(
+def test_a_image_that_the_scale_does_not_divide(
     workspace: Workspace, photographs: Path, original_weights: Path, tmp_path: Path
 ) -> None:
     """Either way of cropping cuts it from the top left; one keeps all whole LR pixels."""
@@ -163,8 +163,8 @@ def test_sweep_goes_on_where_it_was_cut(
     arguments = ("sweep", "--weights", pcsr_weights, "--images", photographs)
     broken = tmp_path / "photographs"
     broken.mkdir()
-    for picture in photographs.iterdir():
-        (broken / picture.name).write_bytes(picture.read_bytes())
+    for image in photographs.iterdir():
+        (broken / image.name).write_bytes(image.read_bytes())
     workspace.succeed(*arguments, "--out", out)
     # A cut leaves whole lines and the beginning of one.
     rows = [
@@ -176,7 +176,7 @@ def test_sweep_goes_on_where_it_was_cut(
     part = again.with_name("again.csv.part")
     part.write_text(f"{identity}\n{json.dumps(rows[0])}\n{json.dumps(rows[1])[:50]}")
     output = workspace.succeed(*arguments, "--out", again)
-    assert "going on after 1 measured pictures" in output
+    assert "resuming after 1 measured images" in output
     first, second = pd.read_csv(out), pd.read_csv(again)
     assert second.psnr_y[0] == 12.5
     assert first.image.tolist() == second.image.tolist()
@@ -200,17 +200,17 @@ def _identity(workspace: Workspace, arguments: tuple[object, ...], folder: Path)
     return text.splitlines()[0]
 
 
-def test_lr_pictures_are_those_made(
+def test_lr_images_are_those_made(
     workspace: Workspace, photographs: Path, pcsr_weights: Path, tmp_path: Path
 ) -> None:
-    """Ready LR pictures give the numbers of the degradation that made them."""
+    """Ready LR images give the numbers of the degradation that made them."""
     demo = tmp_path / "demo"
     arguments = ("--weights", pcsr_weights)
     lr = tmp_path / "lr"
     lr.mkdir()
-    for picture in sorted(photographs.iterdir()):
-        workspace.succeed("demo", picture, *arguments, "--lr", "8bit", "--out", demo)
-        (lr / f"{picture.stem}x4.png").write_bytes((demo / "LR.png").read_bytes())
+    for image in sorted(photographs.iterdir()):
+        workspace.succeed("demo", image, *arguments, "--lr", "8bit", "--out", demo)
+        (lr / f"{image.stem}x4.png").write_bytes((demo / "LR.png").read_bytes())
     made, ready = tmp_path / "made.csv", tmp_path / "ready.csv"
     sweep = ("sweep", *arguments, "--images", photographs, "--crop", "none", "--no-refine")
     workspace.succeed(*sweep, "--out", made)
@@ -269,7 +269,7 @@ def test_upscale_a_folder(workspace: Workspace, pcsr_weights: Path, tmp_path: Pa
     for name in ("a", "b"):
         noise = random.integers(0, 255, (9, 7, 3), dtype=np.uint8)
         Image.fromarray(noise).save(source / f"{name}.jpg")
-    (source / "bad.png").write_text("no picture")
+    (source / "bad.png").write_text("no image")
     message = workspace.refuse("upscale", source, target, "--weights", pcsr_weights, "--k", "1")
     assert "bad.png" in message
     assert sorted(path.name for path in target.iterdir()) == ["a.png", "b.png"]

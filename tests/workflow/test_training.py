@@ -54,7 +54,7 @@ def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed:
     assert not out.exists()
     assert list(out.parent.glob("state-*.safetensors"))
     output = workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
-    assert "going on from step" in output
+    assert "resuming from step" in output
     assert same_weights(out, undisturbed)
     losses = [(line["step"], line["loss"]) for line in workspace.journal(out.parent)]
     expected = [(line["step"], line["loss"]) for line in workspace.journal(undisturbed.parent)]
@@ -195,7 +195,7 @@ def test_stages_of_all_kinds_resume_to_the_bit(
             run.communicate()
             assert not out.exists()
         output = workspace.succeed(*verb, *options[stage])
-        assert ("going on from step" in output) == (name == "cut")
+        assert ("resuming from step" in output) == (name == "cut")
         outs.append(out)
     assert same_weights(*outs)
 

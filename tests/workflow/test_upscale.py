@@ -35,9 +35,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
     names = {"pcsr": ("carn", "pcsr"), "original": ("carn", "original"), "arm": ("fsrcnn", "arm")}
     found = {name: save(folder / f"{name}.safetensors", *which) for name, which in names.items()}
-    for name, picture in (("cat", data.chelsea()), ("astronaut", data.astronaut())):
+    for name, image in (("cat", data.chelsea()), ("astronaut", data.astronaut())):
         found[name] = folder / f"{name}.png"
-        Image.fromarray(picture[:150, :200]).save(found[name])
+        Image.fromarray(image[:150, :200]).save(found[name])
     return found
 
 
@@ -97,7 +97,7 @@ def test_a_psnr_drop_is_looked_up(here: Workspace, files: dict[str, Path], tmp_p
     assert "25: " in said and "% of the FLOPs" in said
     _, facts = checkpoint.load(calibrated)
     points = knob_table.read(facts, "it")
-    assert [point.knob for point in points] == [-25, 0, 25]  # the dearest first
+    assert [point.knob for point in points] == [-25, 0, 25]  # the most expensive first
     assert points[0].drop == 0 and points[0].share == 1 > points[1].share > points[2].share
     assert facts["model"]["method"] == "pcsr"
     highest = max(point.drop for point in points) + 1
@@ -108,7 +108,7 @@ def test_a_psnr_drop_is_looked_up(here: Workspace, files: dict[str, Path], tmp_p
 
 
 def peak(here: Workspace, *arguments: str | Path) -> int:
-    """Run a verb in a process of its own; returns the most memory that it had."""
+    """Run a command in a process of its own; returns the most memory that it had."""
     # The maximum starts at that of the process that forks, so a small one has to.
     count = (
         "import resource, subprocess, sys; "
@@ -191,7 +191,7 @@ def test_the_script_for_gpus_goes_on_where_it_was(
     large, out = tmp_path / "large.png", tmp_path / "engine.json"
     Image.open(files["cat"]).resize((960, 540)).save(large)
     script = Path(__file__).parents[2] / "benchmarks/gpu/engine.py"
-    how = ("--device", "cpu", "--backbones", "fsrcnn", "--sizes", "1K", "--picture", large)
+    how = ("--device", "cpu", "--backbones", "fsrcnn", "--sizes", "1K", "--image", large)
     command = [sys.executable, script, *how, "--weights", tmp_path, "--out", out]
     done = [
         subprocess.run(command, env=here.environment(), capture_output=True, text=True, check=True)

@@ -287,8 +287,8 @@ def test_smoke_suite(workspace: Workspace) -> None:
     assert set(results[~results.refine].method) == {"pcsr"}  # the others refine nothing
     for backbone in backbones:
         folder = report / "embedded-smoke"
-        pictures = [f"{m}-{kind}" for m in methods for kind in ("routing", "comparison")]
-        for name in ("psnr-flops", *pictures):
+        images = [f"{m}-{kind}" for m in methods for kind in ("routing", "comparison")]
+        for name in ("psnr-flops", *images):
             assert (folder / f"{backbone}-{name}.png").stat().st_size > 10_000
         curves = (folder / f"{backbone}-psnr-flops.svg").read_text()  # has its texts as comments
         assert all(curves.count(f"<!-- {method} -->") == 1 for method in methods)
@@ -301,7 +301,7 @@ def test_smoke_suite(workspace: Workspace) -> None:
     knobs = {"classsr": {-25, 0, 25}, "arm": {0, 1, 4}}
     for method, expected in knobs.items():
         assert set(results[results.method == method].knob) == expected
-    # Tables of three trained networks, made after the training from the validation pictures.
+    # Tables of three trained networks, made after the training from the validation images.
     for backbone in backbones:
         steps = workspace.path(f"results/smoke/{backbone}-arm")
         before, after = (load_file(steps / f"{s}/weights.safetensors") for s in ("train", "table"))

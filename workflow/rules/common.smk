@@ -120,15 +120,15 @@ def stage_fingerprint(wildcards):
     return fingerprint(setup.model, stage, setup.seed, suite.train_set)
 
 
-def train_pictures(wildcards, input):
+def train_images(wildcards, input):
     return Path(input.train_set).parent
 
 
-def valid_pictures(wildcards, input):
+def valid_images(wildcards, input):
     return Path(input.valid_set).parent
 
 
-def test_pictures(wildcards, input):
+def test_images(wildcards, input):
     return Path(input.test_set).parent
 
 
@@ -171,13 +171,13 @@ def compared():
 def report_files():
     tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md"]
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in backbones]
-    pictures = [
+    images = [
         f"{test_sets[0]}/{experiment}-{kind}.png"
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]
     return [
-        files.report(suite.suite, name) for name in (*tables, *figures, *pictures)
+        files.report(suite.suite, name) for name in (*tables, *figures, *images)
     ]
 
 

@@ -1,4 +1,4 @@
-# Raw pictures -> packed store with a manifest.
+# Raw images -> packed store with a manifest.
 rule prepare:
     output:
         "data/prepared/{dataset}/manifest.json",

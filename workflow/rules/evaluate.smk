@@ -1,4 +1,4 @@
-# Every picture and knob value of one experiment on one test set.
+# Every image and knob value of one experiment on one test set.
 rule sweep:
     input:
         weights=last_weights,
@@ -13,7 +13,7 @@ rule sweep:
     resources:
         gpu=ONE_GPU,
     params:
-        images=test_pictures,
+        images=test_images,
         device=DEVICE,
         knobs=knob_options,
         protocol=PROTOCOL_OPTIONS,

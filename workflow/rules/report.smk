@@ -85,7 +85,7 @@ rule inputs:
             "reports/{suite}/inputs.html",
             caption="../report/inputs.rst",
             category="Data",
-            labels={"table": "weights and pictures"},
+            labels={"table": "weights and images"},
         ),
         md="reports/{suite}/inputs.md",
     log:
@@ -127,14 +127,14 @@ rule showcase:
         routing=report(
             "reports/{suite}/{test_set}/{experiment}-routing.png",
             caption="../report/routing.rst",
-            category="Pictures",
-            labels={"experiment": "{experiment}", "picture": "which pixel went where"},
+            category="Images",
+            labels={"experiment": "{experiment}", "image": "which pixel went where"},
         ),
         comparison=report(
             "reports/{suite}/{test_set}/{experiment}-comparison.png",
             caption="../report/comparison.rst",
-            category="Pictures",
-            labels={"experiment": "{experiment}", "picture": "crops compared"},
+            category="Images",
+            labels={"experiment": "{experiment}", "image": "crops compared"},
         ),
     log:
         "results/{suite}/logs/showcase-{test_set}-{experiment}.log",
@@ -142,7 +142,7 @@ rule showcase:
         "results/{suite}/benchmarks/showcase-{test_set}-{experiment}.tsv"
     threads: suite.threads
     params:
-        images=test_pictures,
+        images=test_images,
         options=PROTOCOL_OPTIONS,
     shell:
         "pcsr showcase --images {params.images} --weights {input.original} {input.method}"

@@ -44,7 +44,7 @@ rule classify_crops:
     resources:
         gpu=ONE_GPU,
     params:
-        data=train_pictures,
+        data=train_images,
         options=calibration_options,
         device=DEVICE,
     shell:
@@ -52,7 +52,7 @@ rule classify_crops:
         " --device {params.device} --threads {threads} --out {output} --log {log}"
 
 
-# The table of a method that decides by one, from all validation pictures.
+# The table of a method that decides by one, from all validation images.
 rule tabulate:
     input:
         weights=trained_weights,
@@ -67,7 +67,7 @@ rule tabulate:
     resources:
         gpu=ONE_GPU,
     params:
-        images=valid_pictures,
+        images=valid_images,
         device=DEVICE,
     shell:
         "pcsr tabulate --weights {input.weights} --images {params.images}"
