@@ -1,6 +1,6 @@
 """Operating points as a table, and writers for Markdown, LaTeX and CSV."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from pcsr.report.tidy import (
     knob_text,
     labels,
     load,
+    other_metrics,
     summarise,
     write_csv,
 )
@@ -49,12 +50,13 @@ def table(
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .tex and .csv beside it")],
 ) -> None:
     """Write the operating points: what each method and knob value gives and costs."""
-    points = operating_points(summarise(load(results)))
+    measured = load(results)
+    points = operating_points(summarise(measured), other_metrics(measured))
     for suffix in (".csv", ".tex", ".md", ".html"):
         write(points, out.with_suffix(suffix))
 
 
-def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
+def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.DataFrame:
     """List every measured point beside the original of its test set, backbone and scale.
 
     Each place starts with the original; each method with its adaptive decision, then its knob
@@ -62,6 +64,10 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
     each method, the cheapest point (paper convention) that loses at most 0.02 dB and 0.05 dB. Where
     a place has several originals the first by experiment name is the reference; where it has none,
     the comparisons are blank.
+
+    Args:
+        summary: ``tidy.summarise`` of results.
+        metrics: columns of metrics of other packages, each a column of the table.
     """
     points = summary.assign(curve=labels(summary), heavy=heavy_share(summary))
     points["first"] = points["method"] == REFERENCE
@@ -84,6 +90,7 @@ def operating_points(summary: pd.DataFrame) -> pd.DataFrame:
             "vs original (dB)": points["delta"].mask(points["first"]),
             "PSNR-Y (dB)": points["psnr_y"],
             "SSIM": points["ssim"],
+            **{name: points[name] for name in metrics},
         }
     )
     for convention in COUNTS:
@@ -122,7 +129,8 @@ def write(table: pd.DataFrame, path: Path) -> None:
     elif path.suffix == ".html":
         files.write_text(path, html(_sections(table)))
     elif path.suffix == ".tex":
-        files.write_text(path, _latex(rounded(table, DECIMALS)))
+        decimals = _decimals(table)
+        files.write_text(path, _latex(rounded(table, decimals), {"Knob", *decimals}))
     else:
         raise unknown_name(
             "kind of table", path.suffix, (".csv", ".html", ".md", ".tex"), str(path)
@@ -152,6 +160,12 @@ def markdown(table: pd.DataFrame, numeric: Iterable[str] = ()) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
 
+def _decimals(table: pd.DataFrame) -> dict[str, int]:
+    """Return the decimals of the columns; metrics of other packages have four."""
+    numbers = table.select_dtypes("number").columns
+    return {name: DECIMALS.get(name, 4) for name in numbers}
+
+
 def _sections(table: pd.DataFrame) -> str:
     head = [
         "# Operating points\n",
@@ -164,14 +178,14 @@ def _sections(table: pd.DataFrame) -> str:
     ]
     sections = []
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
-        text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), DECIMALS)
+        decimals = _decimals(table)
+        text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), decimals)
         title = f"\n## {backbone} on {test_set}, {scale}\n\n"
-        sections.append(title + markdown(text, ["Knob", *DECIMALS]))
+        sections.append(title + markdown(text, ["Knob", *decimals]))
     return "\n".join(head) + "\n" + "".join(sections)
 
 
-def _latex(text: pd.DataFrame) -> str:
-    right = {"Knob", *DECIMALS}
+def _latex(text: pd.DataFrame, right: set[str]) -> str:
     style = text.style.hide(axis="index").format(escape="latex")
     style = style.format_index(escape="latex", axis="columns")
     columns = "".join("r" if name in right else "l" for name in text.columns)

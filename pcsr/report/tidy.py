@@ -137,10 +137,10 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
 
     Returns:
         One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
-        (dB), ``ssim``, ``share_*``, ``units``, ``lr_pixels``, ``overlap`` (LR pixels processed over
-        those of the image) and, for each count of FLOPs, ``gflops_*`` (1e9 per image) and
-        ``unlapped_*``, the GFLOPs if no pixel were processed twice; and ``images``, the number of
-        images.
+        (dB), ``ssim``, those of metrics of other packages, ``share_*``, ``units``, ``lr_pixels``,
+        ``overlap`` (LR pixels processed over those of the image) and, for each count of FLOPs,
+        ``gflops_*`` (1e9 per image) and ``unlapped_*``, the GFLOPs if no pixel were processed
+        twice; and ``images``, the number of images.
     """
     rows = results if every_protocol else results[results["main"]]
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
@@ -150,7 +150,8 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
         measured[f"gflops_{convention}"] = gflops
         measured[f"unlapped_{convention}"] = gflops / overlap
     measures = [
-        *("psnr_rgb", "psnr_y", "ssim", *share_columns(results), "units", "lr_pixels", "overlap"),
+        *("psnr_rgb", "psnr_y", "ssim", *other_metrics(results)),
+        *(*share_columns(results), "units", "lr_pixels", "overlap"),
         *(f"{kind}_{convention}" for kind in ("gflops", "unlapped") for convention in COUNTS),
     ]
     points = measured.groupby(list(POINT), dropna=False)
@@ -175,6 +176,12 @@ def share_columns(table: pd.DataFrame) -> list[str]:
     """Return the names ``share_0``, ``share_1``, ... that the table has, cheapest branch first."""
     names = [name for name in table.columns if name.startswith("share_")]
     return sorted(names, key=lambda name: int(name.removeprefix("share_")))
+
+
+def other_metrics(results: pd.DataFrame) -> list[str]:
+    """Return the metrics of other packages: columns that are none of the suite's own."""
+    shares = share_columns(results)
+    return [name for name in results.columns if name not in RESULT_TYPES and name not in shares]
 
 
 def heavy_share(table: pd.DataFrame) -> pd.Series:
@@ -239,8 +246,8 @@ def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
         missing = [name for name in types if name not in header.columns]
         if missing:
             raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
-        shares = dict.fromkeys(share_columns(header), "float64")
-        frame = pd.read_csv(path, dtype={**types, **shares})
+        floats = dict.fromkeys([*share_columns(header), *other_metrics(header)], "float64")
+        frame = pd.read_csv(path, dtype={**types, **floats})
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None
@@ -255,6 +262,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def _ordered(results: pd.DataFrame) -> pd.DataFrame:
     shares = share_columns(results)
-    before = [name for name in (*PLACE_TYPES, *SWEEP_TYPES) if name not in shares]
-    where = before.index("units")
-    return results[[*before[:where], *shares, *before[where:], *FACT_TYPES]]
+    order = [name for name in (*PLACE_TYPES, *SWEEP_TYPES) if name not in shares]
+    after_ssim, units = order.index("ssim") + 1, order.index("units")
+    head = [*order[:after_ssim], *other_metrics(results), *order[after_ssim:units]]
+    return results[[*head, *shares, *order[units:], *FACT_TYPES]]

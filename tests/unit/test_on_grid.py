@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pcsr.methods.on_grid import BLOCK, on_grid, places
 from torch import Tensor
 
 from pcsr.config.models import HeadConfig
 from pcsr.geometry import axis
+from pcsr.methods.on_grid import BLOCK, on_grid, places
 from pcsr.methods.pcsr import Head
 
 CHANNELS = 6

@@ -183,7 +183,7 @@ def test_weights(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None
     assert "heads.0.0.bias" in message and "(10,)" in message and "(11,)" in message
     facts["model"]["options"]["heads"][0] = {"width": 99, "depth": 9}
     checkpoint.save(other, tensors, facts)
-    assert "model.heads: list them cheapest first" in refuse(*sweep, other)
+    assert "model.options.heads: list them cheapest first" in refuse(*sweep, other)
     facts["model"]["method"] = "os:system"
     checkpoint.save(other, tensors, facts)
     assert "unknown method 'os:system'" in refuse(*sweep, other)
