@@ -150,7 +150,7 @@ def test_a_suite_of_nothing_says_what_is_missing(study: Study, mirror: Path) -> 
         available.present(study)
     put(mirror / "released/PCSR/save/carn-x4/iter_last.pth")
     with pytest.raises(
-        UserError, match=r"none of its test sets can be had here \(urban100: PCSR_M"
+        UserError, match=r"none of its test sets are available here \(urban100: PCSR_M"
     ):
         available.present(study)
     (mirror / "Urban100/HR").mkdir(parents=True)

@@ -256,7 +256,7 @@ GOOD = [BINS] * 4
 )
 def test_tables_that_are_none_are_refused(carn: Path, state: object) -> None:
     torch.save(state, carn.with_suffix(".state"))
-    assert "do not fit together" in refused(carn)
+    assert "inconsistent" in refused(carn)
 
 
 def test_tables_of_another_shape_are_refused(carn: Path) -> None:

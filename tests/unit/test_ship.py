@@ -64,11 +64,11 @@ def test_weights_that_no_commit_explains_are_not_shipped(study: Study, tmp_path:
     for unknown in ({"modified": True}, {"commit": None}):
         for stage in ("stage0", "stage1"):
             trained(stage, **unknown)
-            with pytest.raises(UserError, match=f"{stage}/weights.* code that no commit holds"):
+            with pytest.raises(UserError, match=f"{stage}/weights.* uncommitted code"):
                 copy_trained(study, "free", tmp_path / "weights")
             trained(stage)
     for kept in Path(files.weights("weights", "fsrcnn-pcsr", "stage0")).parent.glob("*.jsonl"):
         kept.unlink()
-    with pytest.raises(UserError, match="stage0: has no log of a training"):
+    with pytest.raises(UserError, match="stage0: has no training log"):
         copy_trained(study, "free", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()

@@ -90,7 +90,7 @@ def test_damaged_stores_are_refused_with_the_mend(tmp_path: Path) -> None:
     for change in ({"format": 2}, {"bytes": 1}, {"complete": "yes"}):
         (folder / "manifest.json").write_text(whole)
         edit(folder, **change)
-        refused("do not fit together", "manifest.json")
+        refused("entries are inconsistent", "manifest.json")
 
 
 def test_digest_changes_with_any_image_and_with_the_order(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def test_images_of_other_kinds(
     out = tmp_path / "out.csv"
     sweep = ("sweep", "--weights", weights, "--images", path, "--out", out)
     upscale = ("upscale", path, tmp_path / "sr.png", "--weights", weights)
-    for verb in (sweep, upscale):
-        message = refuse(*verb)
+    for command in (sweep, upscale):
+        message = refuse(*command)
         assert str(path) in message and said in message and "convert it to 8-bit RGB" in message
     assert not out.exists() and not (tmp_path / "sr.png").exists()
 
@@ -324,10 +324,10 @@ def small_files() -> None:
     "command", ["upscale", "sweep", "train", pytest.param("import", marks=pytest.mark.shared)]
 )
 def test_a_full_disk(
-    workspace: Workspace, weights: Path, tmp_path: Path, shared: Path, verb: str
+    workspace: Workspace, weights: Path, tmp_path: Path, shared: Path, command: str
 ) -> None:
     image = write_image(tmp_path / "image.png")
-    suffix = {"upscale": ".png", "sweep": ".csv"}.get(verb, ".safetensors")
+    suffix = {"upscale": ".png", "sweep": ".csv"}.get(command, ".safetensors")
     out = tmp_path / f"out/result{suffix}"
     suite = workspace.suite("full-disk")
     release = shared / "mirror/released/PCSR/save/fsrcnn-x4/iter_last.pth"
@@ -340,7 +340,7 @@ def test_a_full_disk(
         "import": ("import-released", release, "--out", out),
     }
     done = subprocess.run(
-        workspace.command(*arguments[verb]),
+        workspace.command(*arguments[command]),
         cwd=workspace.folder,
         env=workspace.environment(PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,

@@ -120,7 +120,7 @@ def test_without_anything_the_run_ends_with_what_is_missing(
     done = workspace.snakemake(
         "-n", "--configfile", "configs/suites/released.yaml", PCSR_MIRROR=str(tmp_path)
     )
-    assert done.returncode and "none of its weights can be had here" in done.stdout
+    assert done.returncode and "none of its weights are available here" in done.stdout
     message = workspace.refuse("fetch-released", "carn-pcs", "--out", tmp_path / "w.safetensors")
     assert (
         "configs/released.yaml: unknown experiment 'carn-pcs'. Did you mean 'carn-pcsr'" in message

@@ -27,7 +27,7 @@ NAMES = [path.stem for path in SHIPPED]
 def test_what_the_suites_name_is_there() -> None:
     recipe = yaml.safe_load((ROOT / "configs/suites/weights.yaml").read_text())
     quick = yaml.safe_load((ROOT / "configs/suites/quick.yaml").read_text())
-    assert sorted(recipe["experiments"]) == NAMES
+    assert set(NAMES) <= set(recipe["experiments"])  # of others, training takes longer
     assert set(quick["experiments"]) <= set(NAMES)
 
 
