@@ -1,7 +1,7 @@
 """ARM: each tile runs at a width of one network, chosen by its edges (Chen et al., ECCV 2022).
 
-A tile's edge score says, by a table built from validation tiles, what PSNR each width would give
-it; the tile takes the width whose PSNR is worth its cost. Width 0 is bicubic interpolation.
+A table built from validation tiles predicts, from a tile's edge score, the PSNR of each width. The
+tile takes the width with the best trade-off of PSNR and cost. Width 0 is bicubic interpolation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,17 +31,17 @@ PAPER = {
     "srresnet": {"widths": (36, 52, 64)},
 }
 BINS = 30
-PSNR_OF_EQUAL = 100.0  # dB that an exact tile counts in a mean; one wrong level gives at most 95
-# BT.601 luma in 1/2^14, and the Laplacian of side 3, as the field's image library has them.
+PSNR_OF_EQUAL = 100.0  # dB of an exact tile in a mean; a single wrong level gives at most 95 dB
+# BT.601 luma in units of 1/2^14 and the 3x3 Laplacian, as in the image library that the field uses.
 GREY = (4899, 9617, 1868)
 LAPLACIAN = ((2, 0, 2), (0, -8, 0), (2, 0, 2))
 
 
 def edge_score(tiles: Tensor) -> Tensor:
-    """Return the mean of a Laplacian's absolute value over each tile (protocol section 5).
+    """Return the mean absolute value of the Laplacian over each tile (protocol section 5).
 
-    The Laplacian is that of the 8-bit grey tile, saturated at 255; borders are reflected without
-    repeating the border pixel.
+    The Laplacian is taken of the 8-bit grey tile and saturates at 255. Borders are reflected
+    without repeating the border pixel.
 
     Args:
         tiles: (n, 3, h, w) in [0, 1]; rounded to 8 bit here.
@@ -57,10 +57,11 @@ def edge_score(tiles: Tensor) -> Tensor:
 
 
 class ARM(Tiled, Tabulated):
-    """Bicubic and the widths of one network as branches; the knob is eta over the full cost.
+    """Branches are bicubic interpolation and the widths of one network.
 
-    With eta = knob * cost of the full width, a tile takes argmax_j(eta PSNR_j - cost_j): a knob of
-    2 pays two full networks for one dB. Larger values spend more.
+    The knob is eta as a multiple of the full width's cost: with eta = knob * cost of the full
+    width, a tile takes argmax_j(eta PSNR_j - cost_j). A knob of 2 pays the cost of two full
+    networks for one dB, so larger values spend more.
     """
 
     Options = WidthsOptions
@@ -81,18 +82,22 @@ class ARM(Tiled, Tabulated):
         self.register_buffer("psnr", torch.zeros(self.branches, BINS, dtype=torch.float64))
 
     def score(self, tiles: Tensor) -> Tensor:
-        """Return the PSNR in dB that the table promises each branch (n, M)."""
+        """Return the PSNR in dB that the table predicts for each branch, (n, M)."""
         nearest = (edge_score(tiles)[:, None] - self.edges).abs().argmin(dim=1)
         return self.psnr.T[nearest]
 
     def upscale(self, branch: int, lr: Tensor) -> Tensor:
-        """See ``Tiled.upscale``: branch 0 is bicubic (kernel a = -0.75), then the widths."""
+        """See ``Tiled.upscale``: branch 0 is bicubic (kernel a = -0.75), then come the widths."""
         if branch == 0:
             return F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
         return self.network(lr, branch - 1)
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """See ``Method.route``: argmax_j(eta PSNR_j - cost_j), in paper FLOPs."""
+        """See ``Method.route``: argmax_j(eta PSNR_j - cost_j), in paper FLOPs.
+
+        Raises:
+            UserError: there is no knob value, or no table yet.
+        """
         knob = knob_of(point, "arm", "eta, as a multiple of the full width's cost")
         if not self.psnr.any():
             raise UserError(
@@ -102,16 +107,16 @@ class ARM(Tiled, Tabulated):
         return (knob * scores - (costs / costs[-1]).view(1, -1, 1, 1)).argmax(dim=1)
 
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
-        """See ``Tiled.tile_costs``: neither the edge score nor bicubic has counted FLOPs."""
+        """See ``Tiled.tile_costs``: edge score and bicubic interpolation count as free."""
         return Flops(), (Flops(), *(cost * TILE**2 for cost in self._flops))
 
     @cached_property
     def _flops(self) -> list[Flops]:
-        """FLOPs of the widths per LR pixel."""
+        """FLOPs per LR pixel of each width."""
         return self.network.costs()
 
     def _full_width(self, scores: Tensor, scale: float) -> Tensor:
-        """Full width everywhere: there is no table before the training ends."""
+        """Route every tile to the full width: there is no table before training ends."""
         return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
     def _draw(self, random: np.random.Generator) -> int:
@@ -120,7 +125,7 @@ class ARM(Tiled, Tabulated):
         return int(random.choice(len(weight), p=weight / weight.sum()))
 
     def _loss(self) -> Loss:
-        """L1 at the width that was drawn; at the full one where none was."""
+        """Return the L1 loss at the width that was drawn, or at full width if none was."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             width = self.branches - 2 if drawn is None else drawn
@@ -130,21 +135,27 @@ class ARM(Tiled, Tabulated):
 
     @torch.no_grad()
     def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
-        """Build the table: mean PSNR of each branch over the tiles of each bin of edge scores.
+        """Build the table: mean PSNR of each branch over the tiles in each bin of edge scores.
 
-        The bins part the range from 0 to the largest score evenly; a bin that no tile is in gets
-        its values from its neighbours, linearly.
+        The 30 bins divide the range from 0 to the largest score evenly. A bin without tiles is
+        interpolated linearly from its neighbours.
+
+        Args:
+            images: validation images, LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
+
+        Returns:
+            The number of tiles, in total and per bin.
         """
         scale = int(self.config.scale)
-        measured: list[Tensor] = []
+        psnrs: list[Tensor] = []
         scores: list[Tensor] = []
         for lr, hr in images:
             tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
             for numbers in batches(torch.arange(len(tiles)), lr.device):
                 cut, target = tiles.cut(lr, numbers), levels(tiles.cut(hr, numbers, scale))
                 scores.append(edge_score(cut))
-                measured.append(self._psnr_of_branches(cut, target))
-        edges, psnr = torch.cat(scores).cpu().numpy(), torch.cat(measured).cpu().numpy()
+                psnrs.append(self._psnr_of_branches(cut, target))
+        edges, psnr = torch.cat(scores).cpu().numpy(), torch.cat(psnrs).cpu().numpy()
         width = max(edges.max(), 1.0) / BINS
         centres = (np.arange(BINS) + 0.5) * width
         bins = np.minimum((edges / width).astype(int), BINS - 1)
@@ -158,10 +169,10 @@ class ARM(Tiled, Tabulated):
         return {"tiles": len(edges), "tiles_per_bin": counts.tolist()}
 
     def _psnr_of_branches(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """Return the PSNR-RGB (n, M) of LR tiles, given the 8-bit levels of their HR tiles."""
+        """Return the PSNR-RGB (n, M) in dB of LR tiles, given the 8-bit levels of their HR tiles."""
         shave = metrics.shave_for(self.config.scale)
-        each = [
+        psnrs = [
             metrics.psnr_rgb_each(levels(self.upscale(branch, lr)), hr, shave)
             for branch in range(self.branches)
         ]
-        return torch.stack(each, dim=1).clamp_max(PSNR_OF_EQUAL)
+        return torch.stack(psnrs, dim=1).clamp_max(PSNR_OF_EQUAL)

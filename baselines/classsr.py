@@ -1,7 +1,7 @@
 """ClassSR: a classifier sends each tile to one of three networks (Kong et al., CVPR 2021).
 
-The networks are the backbone at three widths, each trained on crops of its own difficulty; the
-classifier is trained afterwards, with the networks frozen.
+The networks are the backbone at three widths, each trained on crops of one class of difficulty.
+The classifier is trained afterwards, with the networks frozen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ AVERAGE_WEIGHT = 3.0
 
 
 class Classifier(nn.Module):
-    """Logits of the branches: (n, 3, h, w) in [0, 1] -> (n, branches), ClassSR's Class-Module."""
+    """ClassSR's Class-Module: (n, 3, h, w) in [0, 1] -> logits (n, branches)."""
 
     def __init__(self, branches: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         initialise(self.layers.modules())
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Classify patches of any size of at least 4 pixels a side."""
+        """Return the logits of patches of any size; each side needs at least 4 pixels."""
         logits: Tensor = self.last(self.layers(lr).mean(dim=(2, 3)))
         return logits
 
@@ -56,8 +56,8 @@ class Classifier(nn.Module):
 class ClassSR(Tiled):
     """Three networks of rising width and a classifier on the LR tile.
 
-    The published method takes the likeliest branch, which is k = 0. The suite's k weighs the
-    probabilities by cost as PCSR does, so that ClassSR draws a curve, too.
+    The published method takes the most likely branch, which is k = 0. The suite's k weights the
+    probabilities by cost as PCSR does, so that ClassSR has a curve, too.
     """
 
     Options = WidthsOptions
@@ -84,10 +84,10 @@ class ClassSR(Tiled):
         )
 
     def score(self, tiles: Tensor) -> Tensor:
-        """Return the log-probability of each branch (n, M).
+        """Return the log-probability of each branch, (n, M).
 
-        The released classifiers are certain beyond what a probability can hold in float32: their
-        logits differ by hundreds.
+        Probabilities would underflow in float32: the released classifiers' logits differ by
+        hundreds.
         """
         return self.classifier(tiles).log_softmax(dim=1)
 
@@ -97,7 +97,11 @@ class ClassSR(Tiled):
         return sr
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """See ``Method.route``: argmax_j p_j / c_j^k, c_j a network's share of all their FLOPs."""
+        """See ``Method.route``: argmax_j p_j / c_j^k, c_j network j's share of all FLOPs.
+
+        Raises:
+            UserError: there is no knob value.
+        """
         knob = knob_of(point, "classsr", "k; 0 is the published method")
         costs = [cost.paper for cost in self.tile_costs()[1]]
         return routing.by_cost_ratio(scores, [cost / sum(costs) for cost in costs], knob)
@@ -113,7 +117,7 @@ class ClassSR(Tiled):
         return flops.count(self.classifier, tile), networks
 
     def _stage_of(self, branch: int) -> Stage:
-        """Return the stage of one network: L1, validated with every tile on it."""
+        """Return the training stage of one network: L1 loss, all validation tiles routed to it."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             return {"loss": F.l1_loss(self.upscale(branch, lr), hr)}
@@ -124,7 +128,7 @@ class ClassSR(Tiled):
         return Stage(BRANCHES[branch], [self.networks[branch]], lambda: loss, labels)
 
     def _joint(self) -> Loss:
-        """L1 of the soft mixture of the frozen networks, with Class-Loss and Average-Loss."""
+        """Return L1 of the frozen networks' soft mixture plus Class-Loss and Average-Loss."""
         networks = [network.inference() for network in self.networks]
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
@@ -132,29 +136,32 @@ class ClassSR(Tiled):
                 outputs = torch.stack([network(lr) for network in networks], dim=1)
             probability = self.score(lr).exp()
             l1 = F.l1_loss((probability[..., None, None, None] * outputs).sum(dim=1), hr)
-            of_class, average = class_loss(probability), average_loss(probability)
-            total = L1_WEIGHT * l1 + CLASS_WEIGHT * of_class + AVERAGE_WEIGHT * average
-            return {"loss": total, "l1": l1, "class": of_class, "average": average}
+            class_term, average_term = class_loss(probability), average_loss(probability)
+            total = L1_WEIGHT * l1 + CLASS_WEIGHT * class_term + AVERAGE_WEIGHT * average_term
+            return {"loss": total, "l1": l1, "class": class_term, "average_term": average_term}
 
         return loss
 
 
 def class_loss(probability: Tensor) -> Tensor:
-    """Mean over patches of (M - 1) - sum_{j<k} |p_j - p_k|: the Class-Loss, 0 for certain choices.
+    """Return the Class-Loss: the mean over patches of (M - 1) - sum_{j<k} |p_j - p_k|.
+
+    It is 0 if every patch has one branch of probability 1.
 
     Args:
         probability: (B, M).
     """
     branches = probability.shape[1]
     pairs = combinations(range(branches), 2)
-    apart = torch.stack([(probability[:, j] - probability[:, k]).abs() for j, k in pairs])
-    return (branches - 1) - apart.sum(dim=0).mean()
+    distances = torch.stack([(probability[:, j] - probability[:, k]).abs() for j, k in pairs])
+    return (branches - 1) - distances.sum(dim=0).mean()
 
 
 def average_loss(probability: Tensor) -> Tensor:
-    """Sum over branches of |sum_i p_ij - B/M| / (4B/M): the Average-Loss, 0 for equal use.
+    """Return the Average-Loss: the sum over branches of |sum_i p_ij - B/M| / (4B/M).
 
-    The sums go over the patches of all processes.
+    It is 0 if all branches are used equally. The inner sums run over the B patches of all
+    processes.
 
     Args:
         probability: (B, M).

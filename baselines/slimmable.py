@@ -1,4 +1,4 @@
-"""One network of several widths: a narrower one is its leading channels (ARM's supernet)."""
+"""One network of several widths: the leading channels are a narrower network (ARM's supernet)."""
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from pcsr.methods.base import MakeBackbone
 
 
 class Slimmable(nn.Module):
-    """A backbone of the largest width, whose leading channels are the narrower ones.
+    """A backbone of the largest width whose leading channels are the narrower networks.
 
-    Every dimension of every tensor is cut to its leading part, so that a width has no weights of
-    its own; a gradient at any width reaches the shared ones.
+    A width takes the leading part of every tensor along every axis. It has no weights of its own,
+    and gradients at any width reach the shared ones.
 
     Args:
-        make_backbone: builds the backbone of a width.
+        make_backbone: builds the backbone for a width.
         widths: channels, narrowest first.
         scale: HR size / LR size.
 
@@ -34,21 +34,22 @@ class Slimmable(nn.Module):
                 "model.batch_norm: widths that share weights cannot share BatchNorm statistics; "
                 "set batch_norm: false."
             )
-        # In a tuple, because these are shapes to run in: no weights of theirs are used or stored.
+        # A tuple, so that they are no submodules: they serve as shapes only, and their own weights are
+        # neither used nor stored.
         self._shapes = tuple(make_backbone(width=width, scale=scale) for width in widths)
 
     def forward(self, lr: Tensor, width: int) -> Tensor:
-        """Super-resolve (N, 3, h, w) by the ``width``-th of the widths."""
+        """Super-resolve (N, 3, h, w) in [0, 1] at ``widths[width]``: (N, 3, h * scale, w * scale)."""
         shape = self._shapes[width]
         tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         leading = {
-            name: tensors[name][tuple(slice(length) for length in wanted.shape)]
-            for name, wanted in (*shape.named_parameters(), *shape.named_buffers())
+            name: tensors[name][tuple(slice(length) for length in target.shape)]
+            for name, target in (*shape.named_parameters(), *shape.named_buffers())
         }
         output: Tensor = functional_call(shape, leading, (lr,))
         return output
 
     @torch.no_grad()
     def costs(self) -> list[Flops]:
-        """Return the FLOPs per LR pixel of every width."""
+        """Return the FLOPs per LR pixel of each width."""
         return [flops.per_lr_pixel(shape) for shape in self._shapes]

@@ -61,7 +61,7 @@ def markdown(measured: dict[str, Any]) -> str:
     times = projected(measured["rows"])
     return "\n".join(
         [
-            "# Pace of training\n",
+            "# Training speed\n",
             f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
             f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
             f"images `{facts['data']}`.\n",

@@ -179,9 +179,9 @@ def share_columns(table: pd.DataFrame) -> list[str]:
 
 
 def other_metrics(results: pd.DataFrame) -> list[str]:
-    """Return the metrics of other packages: columns that are none of the suite's own."""
-    shares = share_columns(results)
-    return [name for name in results.columns if name not in RESULT_TYPES and name not in shares]
+    """Return the metrics of other packages: columns of numbers that are none of the suite's own."""
+    own = {*RESULT_TYPES, *share_columns(results)}
+    return [name for name in results.select_dtypes("float") if name not in own]
 
 
 def heavy_share(table: pd.DataFrame) -> pd.Series:
@@ -246,8 +246,8 @@ def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
         missing = [name for name in types if name not in header.columns]
         if missing:
             raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
-        floats = dict.fromkeys([*share_columns(header), *other_metrics(header)], "float64")
-        frame = pd.read_csv(path, dtype={**types, **floats})
+        floats = [name for name in header.columns if name not in types and name not in FACT_TYPES]
+        frame = pd.read_csv(path, dtype={**types, **dict.fromkeys(floats, "float64")})
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None
