@@ -169,7 +169,7 @@ class ARM(Tiled, Tabulated):
         return {"tiles": len(edges), "tiles_per_bin": counts.tolist()}
 
     def _psnr_of_branches(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """Return the PSNR-RGB (n, M) in dB of LR tiles, given the 8-bit levels of their HR tiles."""
+        """Return the PSNR-RGB in dB (n, M) of LR tiles, given 8-bit levels of their HR tiles."""
         shave = metrics.shave_for(self.config.scale)
         psnrs = [
             metrics.psnr_rgb_each(levels(self.upscale(branch, lr)), hr, shave)

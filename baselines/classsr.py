@@ -138,7 +138,7 @@ class ClassSR(Tiled):
             l1 = F.l1_loss((probability[..., None, None, None] * outputs).sum(dim=1), hr)
             class_term, average_term = class_loss(probability), average_loss(probability)
             total = L1_WEIGHT * l1 + CLASS_WEIGHT * class_term + AVERAGE_WEIGHT * average_term
-            return {"loss": total, "l1": l1, "class": class_term, "average_term": average_term}
+            return {"loss": total, "l1": l1, "class": class_term, "average": average_term}
 
         return loss
 

@@ -34,12 +34,12 @@ class Slimmable(nn.Module):
                 "model.batch_norm: widths that share weights cannot share BatchNorm statistics; "
                 "set batch_norm: false."
             )
-        # A tuple, so that they are no submodules: they serve as shapes only, and their own weights are
-        # neither used nor stored.
+        # A tuple, so that they are no submodules: they serve as shapes only, and their own weights
+        # are neither used nor stored.
         self._shapes = tuple(make_backbone(width=width, scale=scale) for width in widths)
 
     def forward(self, lr: Tensor, width: int) -> Tensor:
-        """Super-resolve (N, 3, h, w) in [0, 1] at ``widths[width]``: (N, 3, h * scale, w * scale)."""
+        """Super-resolve (N, 3, h, w) in [0, 1] at the width with the number ``width``."""
         shape = self._shapes[width]
         tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         leading = {

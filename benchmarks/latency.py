@@ -1,7 +1,7 @@
-"""How long methods take, side by side in one run: the original, a definition, the engine.
+"""Measure latency side by side in one run: the original, the definition and the engine.
 
-Absolute times say little on a shared CPU, so that all cases of an image take turns and what counts
-is their ratio to the original's. Each method is held to its definition: the same image comes out.
+Absolute times say little on a shared CPU, so all cases of an image take turns, and what counts is
+the ratio to the original's time. Each output is compared with that of the method's definition.
 """
 
 import logging
@@ -44,37 +44,37 @@ Run = Callable[[Tensor], Tensor]
 def bench(
     *,
     weights: WeightsFiles,
-    images: Annotated[list[Path], Parameter(help="HR images; the last is the one that grows")],
+    images: Annotated[list[Path], Parameter(help="HR images; --steps enlarges the last one")],
     out: Annotated[Path, Parameter(help="JSON to write")],
     fresh: Annotated[
         Sequence[str],
-        Parameter(help="backbones without weights: time an original and a pcsr of fresh ones"),
+        Parameter(help="backbones to time with fresh weights, as an original and a pcsr"),
     ] = (),
-    knob: Annotated[Sequence[float], Parameter(help="values of PCSR's knob to run at")] = (0.0,),
+    knob: Annotated[Sequence[float], Parameter(help="values of PCSR's knob")] = (0.0,),
     budget: Annotated[
         Sequence[float], Parameter(help="operating points: shares of the original's FLOPs")
     ] = (),
     steps: Annotated[
-        int, Parameter(help="sizes from 960x540 on, each twice the last in both directions")
+        int, Parameter(help="number of sizes from 960x540 on, each doubling both sides")
     ] = 0,
     rounds: Annotated[
         int,
         Parameter(
-            validator=Number(gte=0), help="times that everything is run; 0: growing images alone"
+            validator=Number(gte=0), help="times to run every case; 0: only the growing image"
         ),
     ] = 3,
     max_memory: MaxMemory = None,
     profile: Annotated[
-        bool, Flag, Parameter(help="also measure which operations take the time")
+        bool, Flag, Parameter(help="also profile which operations take the time")
     ] = False,
     precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> None:
-    """Time originals, PCSR as published and by the engine, and tile methods, in one run.
+    """Time originals, PCSR (as published and by the engine) and tile methods in one run.
 
-    PCSR runs at the operating points asked for, tile methods at their default. Nothing else should
-    run on the machine. All cases take turns; the ratios of their times are what counts.
+    PCSR runs at the given operating points, tile methods at their default. Nothing else should run
+    on the machine. All cases take turns; what counts are the ratios of their times.
 
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
     --out bench.json`.
@@ -124,11 +124,15 @@ def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
 
 
 def _sixteenth(hr: metrics.Image, scale: float) -> Tensor:
-    """Return an image of 240 x 135 pixels, whose SR is an eighth of 8K in each direction."""
+    """Return LR of 240 x 135 pixels, the first size of ``grow`` (960x540 SR at x4).
+
+    Raises:
+        UserError: ``hr`` is smaller than the SR of this size.
+    """
     size = (135, 240)
     whole = geometry.hr_size(size, scale)
     if min(have - want for have, want in zip(hr.shape, whole, strict=False)) < 0:
-        raise UserError(f"--images: the last one must have {whole[1]} x {whole[0]} pixels or more.")
+        raise UserError(f"--images: the last one must be {whole[1]} x {whole[0]} pixels or more.")
     lr = bicubic.resize(to_tensor(hr).double(), size)
     return lr.clamp(0, 1).float()
 
@@ -138,13 +142,13 @@ class Plan:
     """What is measured, and how.
 
     Attributes:
-        knobs: operating points: values of the knob.
-        budgets: operating points: shares of the original's FLOPs.
-        rounds: how often everything is run.
-        precision: of the networks; the definition is in float32.
-        profiled: whether it is measured which operations take the time.
-        steps: sizes of the growing image.
-        limit: bytes that the growing image may take.
+        knobs: operating points, as values of the knob.
+        budgets: operating points, as shares of the original's FLOPs.
+        rounds: how many times each case is run.
+        precision: of the networks; the definition always runs in float32.
+        profiled: whether to profile which operations take the time.
+        steps: number of sizes of the growing image.
+        limit: bytes of memory that the growing image may use.
     """
 
     knobs: Sequence[float] = (0.0,)
@@ -156,7 +160,7 @@ class Plan:
     limit: float | None = None
 
     def points(self, original_flops: float) -> dict[str, OperatingPoint]:
-        """Return the operating points by name; ``original_flops`` are those of an LR pixel."""
+        """Return the operating points by name; ``original_flops`` is per LR pixel."""
         knobs = {f"{k:g}": OperatingPoint(knob=k, refine=True) for k in self.knobs}
         return knobs | {
             f"budget {s:g}": OperatingPoint(budget=s * original_flops, refine=True)
@@ -170,12 +174,12 @@ class Case:
 
     Attributes:
         backbone, method: of the model.
-        path: "original", "definition" or "engine"; "tiles" for methods by tiles, as published.
-        knob: operating point, for people.
-        ready: lays the weights out, and returns LR (1, 3, h, w) -> SR (1, 3, H, W).
-        flops: that one image costs at this operating point.
-        share: of the units that the most expensive branch computes.
-        exact: 8-bit levels of what the method is defined to give, all branches computed everywhere.
+        path: "original", "definition" or "engine"; "tiles" for tile methods, as published.
+        knob: operating point, as text.
+        ready: lays out the weights and returns a function LR (1, 3, h, w) -> SR (1, 3, H, W).
+        flops: cost of one image at this operating point.
+        share: share of units that the most expensive branch computes.
+        exact: uint8 (H, W, 3) by the method's definition, with every branch computed everywhere.
     """
 
     backbone: str
@@ -191,9 +195,9 @@ class Case:
 def cases(
     methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> Iterator[Case]:
-    """Yield what is measured on an image.
+    """Yield the cases to measure on an image.
 
-    Methods by tiles have knobs of their own kinds, and run at their default.
+    Tile methods have knobs with other meanings, so they run at their default.
     """
     points = plan.points(original_flops)
     for method in methods:
@@ -202,7 +206,7 @@ def cases(
         for text, point in (points if method.unit == "pixel" else own).items():
             try:
                 yield from _cases(method, pair, explored, scale, text, point, plan.precision)
-            except UserError as error:  # a budget or a precision that it does not take
+            except UserError as error:  # an unsupported budget or precision
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
 
@@ -239,13 +243,13 @@ def _cases(
 
 @dataclass(frozen=True)
 class Timed:
-    """What was measured of a case, in its faster memory format.
+    """Measurements of a case, in its faster memory format.
 
     Attributes:
-        seconds: the fastest round; ``median`` of the rounds beside it.
-        peak_bytes: of the tensors that are alive at once (on a GPU: what its allocator held).
-        sr: 8-bit levels.
-        profile: (operation, share of the time, calls), longest first; empty if not asked for.
+        seconds: time of the fastest round; ``median`` is over all rounds.
+        peak_bytes: of the tensors alive at once (on a GPU: of its allocator).
+        sr: uint8 (H, W, 3).
+        profile: (operation, share of the time, calls), longest first; empty if not requested.
     """
 
     seconds: float
@@ -259,22 +263,22 @@ class Timed:
 def time_all(
     subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, plan: Plan
 ) -> list[Timed]:
-    """Run all cases in turns, ``rounds`` times in each memory format, and keep the faster format.
+    """Run all cases in turns, ``rounds`` times per memory format; report the faster format.
 
-    The definition is run as it was published, contiguous.
+    The definition runs in the contiguous format only, as it was published.
     """
     found: list[dict[str, list[float]]] = [{} for _ in subjects]
     for name in FORMATS:
         _lay_out(networks, name)
-        wanted = [
+        runs = [
             (case.ready(), found[number])
             for number, case in enumerate(subjects)
             if case.path != "definition" or name == "contiguous"
         ]
         for turn in range(plan.rounds + 1):
-            for run, times in wanted:
+            for run, times in runs:
                 taken = seconds(partial(run, lr), lr.device)
-                if turn:  # the first one warms up
+                if turn:  # the first turn is a warm-up
                     times.setdefault(name, []).append(taken)
     results = []
     for case, times in zip(subjects, found, strict=True):
@@ -297,37 +301,37 @@ def _lay_out(networks: Sequence[torch.nn.Module], name: str) -> None:
 def compare(
     methods: Sequence[Method], pair: Pair, scale: float, original_flops: float, plan: Plan
 ) -> list[dict[str, Any]]:
-    """Measure every method on an image, refined; returns one row per case.
+    """Measure every method on an image, with refinement; return one row per case.
 
     Ratios are to the original of the same backbone. ``max_levels`` and ``identical`` compare the
-    8-bit image with ``Case.exact``, ``psnr_rgb`` with HR.
+    8-bit image with ``Case.exact``, ``psnr_rgb`` compares it with HR.
 
     Args:
-        methods: originals among them.
+        methods: the models, including the original of every backbone.
         pair: HR, and LR on the methods' device.
         scale: HR size / LR size.
-        original_flops: that the original executes per LR pixel.
+        original_flops: FLOPs that the original executes per LR pixel.
         plan: what is measured.
 
     Raises:
         UserError: a backbone's original is not among the methods.
     """
-    known = {m.config.backbone for m in methods if m.config.method == "original"}
+    with_original = {m.config.backbone for m in methods if m.config.method == "original"}
     for method in methods:
-        if method.config.backbone not in known:
-            wanted = method.config.backbone
-            raise UserError(f"--weights: no original of {wanted}; ratios need one.")
+        backbone = method.config.backbone
+        if backbone not in with_original:
+            raise UserError(f"--weights: no original of {backbone}; ratios need one.")
     subjects = list(cases(methods, pair, scale, original_flops, plan))
     timed = time_all(subjects, methods, pair.lr, plan)
     originals = {
-        case.backbone: (case, mine)
-        for case, mine in zip(subjects, timed, strict=True)
+        case.backbone: (case, result)
+        for case, result in zip(subjects, timed, strict=True)
         if case.path == "original"
     }
     rows = []
-    for case, mine in zip(subjects, timed, strict=True):
-        original, its = originals[case.backbone]
-        apart = abs(mine.sr.astype(int) - case.exact)
+    for case, result in zip(subjects, timed, strict=True):
+        original, reference = originals[case.backbone]
+        difference = abs(result.sr.astype(int) - case.exact)
         row = {
             "image": pair.name,
             "lr_height": pair.lr.shape[-2],
@@ -337,18 +341,18 @@ def compare(
             "path": case.path,
             "knob": case.knob,
             "dear_share": case.share,
-            "seconds": mine.seconds,
-            "seconds_median": mine.median,
-            "memory_format": mine.memory_format,
-            "peak_bytes": mine.peak_bytes,
+            "seconds": result.seconds,
+            "seconds_median": result.median,
+            "memory_format": result.memory_format,
+            "peak_bytes": result.peak_bytes,
             **{f"flops_{count}": value for count, value in asdict(case.flops).items()},
-            "time_ratio": mine.seconds / its.seconds,
+            "time_ratio": result.seconds / reference.seconds,
             "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
             "flops_ratio_engine": case.flops.engine / original.flops.engine,
-            "psnr_rgb": metrics.psnr_rgb(mine.sr, pair.hr, metrics.shave_for(scale)),
-            "max_levels": int(apart.max()),
-            "identical": float((apart == 0).mean()),
-            "profile": mine.profile,
+            "psnr_rgb": metrics.psnr_rgb(result.sr, pair.hr, metrics.shave_for(scale)),
+            "max_levels": int(difference.max()),
+            "identical": float((difference == 0).mean()),
+            "profile": result.profile,
         }
         log.info(
             "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
@@ -363,8 +367,8 @@ def compare(
 def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str, Any]]:
     """Time a method on an image mirrored to 1, 4, 16, ... times its pixels.
 
-    Mirroring keeps what is in the image, so that every size has the same shares of branches. The
-    knob is the plan's first, where the method has one.
+    Mirroring preserves the content, so every size has the same shares of branches. Methods with a
+    knob use the plan's first value. Each time is the fastest of three.
     """
     point = replace(method.points[0], refine=True)
     if method.knobs and plan.knobs:

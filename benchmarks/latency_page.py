@@ -1,4 +1,4 @@
-"""Time over FLOPs: how much of what is saved on paper is saved on the clock."""
+"""Page of the latency benchmark: which share of the FLOPs saved is also saved in time."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Measured = dict[str, Any]
 
 MARKERS = {"engine": "o", "definition": "X", "tiles": "s"}
 ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
-SHOWN = 0.03  # of the time: operations that take less are left out
+SHOWN = 0.03  # share of the time below which an operation is left out
 CASES = {
     "image": "Image",
     "model": "Model",
@@ -63,7 +63,7 @@ def latency(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg beside it")],
 ) -> None:
-    """Draw and tabulate time ratios over FLOP ratios, of what `bench` measured."""
+    """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
     results = [read(path) for path in measured]
     drawn = figure(results)
     for suffix in (".svg", ".png"):
@@ -72,16 +72,16 @@ def latency(
 
 
 def read(path: Path) -> Measured:
-    """Read what ``pcsr bench`` wrote.
+    """Read a file made by ``pcsr bench``.
 
     Raises:
-        UserError: the file is missing or something else.
+        UserError: the file is missing, or was not made by it.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {key: found[key] for key in ("cases", "sizes", "provenance")}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: no file made by `pcsr bench`; make it again.") from None
+        raise UserError(f"{path}: not a file made by `pcsr bench`; make it again.") from None
 
 
 def cases(measured: Measured) -> pd.DataFrame:
@@ -102,10 +102,14 @@ def cases(measured: Measured) -> pd.DataFrame:
 
 
 def figure(results: Sequence[Measured]) -> Figure:
-    """Draw time ratio over FLOP ratio: a panel per file with cases, a colour per model."""
+    """Plot time ratio over FLOP ratio: one panel per file with cases, one colour per model.
+
+    Raises:
+        UserError: no file has cases.
+    """
     results = [measured for measured in results if measured["cases"]]
     if not results:
-        raise UserError("no file has cases; make one by `pcsr bench` with --rounds above 0.")
+        raise UserError("no file has cases; make one with `pcsr bench` and --rounds above 0.")
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
         drawn = Figure(figsize=(6.5 * len(results), 5.5), layout="constrained")
         panels = drawn.subplots(1, len(results), squeeze=False)[0]
@@ -151,7 +155,7 @@ def _machine(measured: Measured) -> str:
 
 
 def markdown(results: Sequence[Measured]) -> str:
-    """Write the page: what was measured on each machine, case by case, and how time grows."""
+    """Return the page: the cases measured on each machine, and how time grows with size."""
     return "\n".join(
         [
             "# Time over FLOPs\n",

@@ -1,8 +1,8 @@
-"""The training loop that is usually written, to measure the suite's beside it.
+"""A conventional training loop, the reference for the suite's training speed.
 
-Worker processes read crops, turn them and shrink each by itself; the network runs as it is defined,
-heads on a query per HR pixel; Adam and the scheduler are torch's defaults, and the loss is read
-after every step. It trains the same batches as ``loop``.
+Worker processes read, flip and downscale crops one by one. The network runs as it is defined, with
+the heads on one query per HR pixel. Adam and the scheduler are torch's defaults, and the loss is
+read after every step. The batches are those of ``pcsr.training.loop``.
 """
 
 import math
@@ -23,11 +23,11 @@ from pcsr.methods.base import Method, Stage
 from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, image
 from pcsr.training.loop import Step
 
-EPOCH = 1 << 20  # steps, more than are ever measured
+EPOCH = 1 << 20  # steps; more than are ever measured
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """LR and HR crops one by one, each made by itself: the same as those of ``Batches``."""
+    """The LR and HR crops of ``Batches``, each cut and degraded on its own."""
 
     def __init__(self, store: Store, stage: StageConfig, batches: Batches) -> None:
         self._store = store
@@ -53,14 +53,14 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ReferenceLoop:
-    """One stage of a method, step by step.
+    """Trains one stage of a method step by step.
 
     Args:
-        method: fresh, on its device.
+        method: with fresh weights, on its device.
         part: one of ``method.stages``.
-        stage: how it is trained.
+        stage: the stage's configuration.
         store: prepared HR images.
-        workers: processes that make batches.
+        workers: number of processes that make batches.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ReferenceLoop:
         self._method = method
         self._part = part
         self._device = next(method.parameters()).device
-        # Crops stay on the CPU: workers cut them there.
+        # Crops stay on the CPU, where the workers cut them.
         self._batches = Batches(store, stage, method.config.scale, 0, torch.device("cpu"))
         samples = Samples(store, stage, self._batches)
         on_gpu = self._device.type == "cuda"
@@ -85,7 +85,11 @@ class ReferenceLoop:
         self._number = 0
 
     def step(self) -> Mapping[str, Tensor]:
-        """Take the next step."""
+        """Take the next step and return its losses.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
         lr, hr = (crops.to(self._device) for crops in next(self._loader))
         draw = self._part.draw
         drawn = draw(self._batches.random(self._number)) if draw else None
@@ -107,7 +111,7 @@ class ReferenceLoop:
 
 
 def plain_losses(method: PCSR, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
-    """Return the losses of a stage, by a query for every HR pixel as PCSR is defined."""
+    """Return the losses of a PCSR stage by its definition: one query per HR pixel."""
     size = (hr.shape[-2], hr.shape[-1])
     queries = Queries(method.encoder(lr), size)
     (pixels,) = queries.blocks(len(queries))

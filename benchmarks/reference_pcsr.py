@@ -1,4 +1,4 @@
-"""PCSR by the steps of the published code: what the engine's time and image are held against."""
+"""PCSR by the steps of the published code, the reference for the engine's time and output."""
 
 import torch
 import torch.nn.functional as F
@@ -8,14 +8,14 @@ from pcsr import geometry
 from pcsr.methods.pcsr import PCSR, image
 from pcsr.routing import OperatingPoint
 
-QUERIES = 300_000  # HR pixels that the published code runs together
+QUERIES = 300_000  # HR pixels per batch in the published code
 
 
 def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Tensor:
-    """Super-resolve, every HR pixel sampling what it asks for.
+    """Super-resolve with one query per HR pixel.
 
-    Queries are sampled for the classifier, and again class by class for the heads; the bilinear
-    image is sampled pixel by pixel, and neighbourhoods are unfolded to refine.
+    Queries are sampled for the classifier, and again class by class for the heads. The bilinear
+    image is sampled pixel by pixel, and refinement unfolds every pixel's neighbourhood.
 
     Args:
         method: the model.
@@ -28,15 +28,15 @@ def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Te
     """
     height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)
     features = method.encoder(lr)
-    asked = _centres(height, width, lr.device).split(QUERIES)
+    places = _centres(height, width, lr.device).split(QUERIES)
     cell = lr.new_tensor([2 / height, 2 / width])
-    scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in asked]
+    scores = [method.classifier(_queries(features, at, cell)).softmax(dim=1) for at in places]
     labels = method.route(image(scores, (1, height, width)), point, scale)
     colours = []
-    for at, mine in zip(asked, labels.flatten().split(QUERIES), strict=True):
+    for at, branches in zip(places, labels.flatten().split(QUERIES), strict=True):
         colours.append(lr.new_zeros(len(at), 3))
         for branch, head in enumerate(method.heads):
-            pixels = (mine == branch).nonzero()[:, 0]
+            pixels = (branches == branch).nonzero()[:, 0]
             if len(pixels):
                 colours[-1][pixels] = head(_queries(features, at[pixels], cell))
         colours[-1] += _sample(lr, at, "bilinear")
@@ -45,19 +45,19 @@ def restore(method: PCSR, lr: Tensor, scale: float, point: OperatingPoint) -> Te
 
 
 def _centres(height: int, width: int, device: torch.device) -> Tensor:
-    """Return rows and columns of all pixels' centres, (height * width, 2) in [-1, 1]."""
+    """Return (row, column) of all pixel centres, (height * width, 2) in [-1, 1]."""
     sides = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
     return torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
 
 
 def _sample(values: Tensor, at: Tensor, mode: str) -> Tensor:
-    """Read (1, C, h, w) at rows and columns (n, 2): (n, C)."""
+    """Sample (1, C, h, w) at (row, column) places (n, 2); returns (n, C)."""
     grid = at.flip(-1)[None, None]
     return F.grid_sample(values, grid, mode, "border", align_corners=False)[0, :, 0].T
 
 
 def _queries(features: Tensor, at: Tensor, cell: Tensor) -> Tensor:
-    """Return feature, offset and cell for places (n, 2): (n, C + 4)."""
+    """Return feature, offset and cell (n, C + 4) for places (n, 2)."""
     height, width = features.shape[-2:]
     centres = _centres(height, width, at.device).T.reshape(1, 2, height, width)
     side = at.new_tensor([height, width])
@@ -66,7 +66,7 @@ def _queries(features: Tensor, at: Tensor, cell: Tensor) -> Tensor:
 
 
 def _unfolded(sr: Tensor, labels: Tensor) -> Tensor:
-    """Refine (1, 3, H, W) with every pixel's neighbourhood laid out; ``labels`` (1, 1, H, W)."""
+    """Refine SR (1, 3, H, W) by unfolding neighbourhoods; ``labels`` is (1, 1, H, W)."""
 
     def neighbours(values: Tensor) -> Tensor:
         padded = F.pad(values.float(), (1, 1, 1, 1), mode="replicate")

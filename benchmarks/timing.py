@@ -1,4 +1,4 @@
-"""How long something takes, how much memory it holds, and which operations take the time."""
+"""Measure the time, the peak memory and the operation profile of a function."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from torch.profiler import profile
 
 from pcsr.engine.parts import Held
 
-MOST = 8  # operations of a profile
+MOST = 8  # operations in a profile
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return how long ``run`` takes, until the device is done."""
+    """Return the seconds that ``run`` takes, including all work on the device."""
     started = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -22,7 +22,7 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
-    """Return what comes out, and the bytes that were held at once beside what was held before."""
+    """Return the output of ``run``, and the peak of the bytes it holds on top of those before."""
     if device.type == "cpu":
         with Held() as held:
             return run(), held.peak
@@ -32,7 +32,7 @@ def peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
 
 
 def profiled(run: Callable[[], object], device: torch.device) -> list[tuple[str, float, int]]:
-    """Return operations with their share of the time and number of calls, longest first."""
+    """Return (operation, share of the time, calls) of the longest operations, longest first."""
     with profile() as profiler:
         seconds(run, device)
     spent = [
@@ -41,5 +41,5 @@ def profiled(run: Callable[[], object], device: torch.device) -> list[tuple[str,
         for event in profiler.key_averages()
     ]
     total = sum(time for _, time, _ in spent)
-    spent.sort(key=lambda one: -one[1])
+    spent.sort(key=lambda operation: -operation[1])
     return [(name, time / total, count) for name, time, count in spent[:MOST]]

@@ -1,4 +1,4 @@
-"""How fast training runs: the suite's loop beside the reference loop, on the same batches."""
+"""Measure training speed: the suite's loop beside the reference loop, on the same batches."""
 
 import json
 import logging
@@ -45,31 +45,31 @@ WAYS: Mapping[str, Mapping[str, Any] | None] = {
     "suite, bf16": {"precision": "bf16"},
     "suite, bf16, compiled": {"precision": "bf16", "compile": True},
 }
-AHEAD = 2  # batches that a worker makes before they are asked for
-IDLE = 0.1  # seconds in which a process that works is seen to compute
+AHEAD = 2  # batches that a worker prefetches
+IDLE = 0.1  # seconds; CPU time of a busy process shows within them
 PROFILED = 5  # steps, for the busy share of a GPU
-ALIKE = 0.02  # of a loss: bf16 keeps 8 bits
+ALIKE = 0.02  # relative tolerance of a loss: bf16 has 8 bits of precision
 
 Step = Callable[[], Mapping[str, Tensor]]
 
 
 def training_speed(
     experiments: Annotated[
-        Sequence[str], Parameter(help="experiments of the suite; all where none is given")
+        Sequence[str], Parameter(help="experiments of the suite; default: all")
     ] = (),
     /,
     *,
     suite: Suite,
-    out: Annotated[Path, Parameter(help="JSON to write or to resume; .md beside it")],
+    out: Annotated[Path, Parameter(help="JSON to write or to resume, with .md beside it")],
     data: Annotated[
-        Path | None, Parameter(help="packed store to train on; the suite's own if left out")
+        Path | None, Parameter(help="packed store to train on; default: the suite's own")
     ] = None,
     way: Annotated[
         Sequence[str], Parameter(help="loops: reference, suite; 'suite, tf32', 'suite, bf16'")
     ] = ("reference", "suite"),
-    seconds: Annotated[float, Parameter(help="that a loop runs at least in each round")] = 3,
+    seconds: Annotated[float, Parameter(help="least time that a loop runs in each round")] = 3,
     rounds: Annotated[
-        int, Parameter(validator=Number(gte=1), help="times that the loops take turns")
+        int, Parameter(validator=Number(gte=1), help="number of turns of each loop")
     ] = 3,
     workers: Annotated[
         int,
@@ -78,10 +78,10 @@ def training_speed(
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> None:
-    """Measure how fast training runs, beside a reference loop, and project the suite's recipes.
+    """Measure training speed beside a reference loop, and project the suite's recipes.
 
-    Both loops train the same batches from the same weights, in turns. Nothing else should run on
-    the machine. Stages that the JSON holds are not measured again.
+    All loops train the same batches from the same weights, in turns. Nothing else should run on
+    the machine. Stages already in the JSON are not measured again.
 
     Example: `pcsr training-speed fsrcnn-pcsr --suite configs/suites/paper.yaml --data
     data/prepared/embedded-train --out speed.json`.
@@ -96,12 +96,12 @@ class Plan:
 
     Attributes:
         ways: keys of ``WAYS``, the reference loop first.
-        seconds: that a way runs at least in each round.
-        rounds: how often all ways take turns.
-        workers: processes of the reference loop that make batches.
+        seconds: least time that a way runs in each round.
+        rounds: number of turns of each way.
+        workers: number of processes that make the reference loop's batches.
 
     Raises:
-        UserError: there is no such way.
+        UserError: a way is unknown.
     """
 
     ways: Sequence[str]
@@ -117,7 +117,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Subject:
-    """A stage of an experiment, of which any number of fresh methods can be had."""
+    """A stage of an experiment; ``build`` returns its method with fresh weights."""
 
     experiment: str
     stage_name: str
@@ -137,12 +137,13 @@ def measure(
     threads: int,
     seconds: float = math.inf,
 ) -> int:
-    """Measure how fast experiments are trained; returns how many stages there was no time for.
+    """Measure the training speed of experiments; return how many stages are left unmeasured.
 
-    What ``out`` holds is not measured again. ``seconds``: after which no stage is begun.
+    Stages already in ``out`` are not measured again. No stage is started after ``seconds``.
 
     Raises:
-        UserError: what ``out`` holds was measured in another way or elsewhere.
+        UserError: an experiment is unknown, there are no images to train on, or ``out`` was
+            measured with other settings or on another device.
     """
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
@@ -152,7 +153,7 @@ def measure(
         if name not in study.experiments:
             raise unknown_name("experiment", name, study.experiments, str(suite))
     if data is None and study.suite.train_set is None:
-        raise UserError(f"{suite}: trains nothing, so it names no images; give --data.")
+        raise UserError(f"{suite}: does not train, so it has no training images; give --data.")
     store = Store.open(data or Path(files.prepared(str(study.suite.train_set))))
     device = runtime.pick_device(device_name)
     runtime.set_up(0, threads)
@@ -170,14 +171,14 @@ def measure(
         for key, value in how.items():
             if (found := before["provenance"].get(key)) != value:
                 raise UserError(
-                    f"{out}: was measured with {key} {found}, and this would be {value}; name "
+                    f"{out}: was measured with {key} {found}, but this run has {value}; give "
                     "another file as --out."
                 )
         rows = before["rows"]
-    known = {(row["experiment"], row["stage"]) for row in rows}
+    measured_stages = {(row["experiment"], row["stage"]) for row in rows}
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
     stages = [(n, s) for n in experiments or study.experiments for s in study.experiments[n].stages]
-    todo = [one for one in stages if one not in known]
+    todo = [stage for stage in stages if stage not in measured_stages]
     for number, (name, stage) in enumerate(todo):
         if time.monotonic() - started > seconds:
             return len(todo) - number
@@ -192,12 +193,12 @@ def measure(
 
 
 def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
-    """Measure all ways to train a stage, in turns; returns one row per way.
+    """Measure all ways to train a stage, in turns; return one row per way.
 
     Raises:
-        UserError: a way trains something else than the first.
+        UserError: the first loss of a way differs from that of the first way.
     """
-    # What was compiled for stages before would count against the number that torch allows.
+    # Code compiled for earlier stages would count against torch's recompilation limit.
     torch.compiler.reset()
     steps = {way: _start(subject, way, plan.workers) for way in plan.ways}
     first = {way: float(step()["loss"].detach()) for way, step in steps.items()}
@@ -214,7 +215,7 @@ def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
     for _ in range(plan.rounds):
         for way, step in steps.items():
             _wait_for_workers()
-            if WAYS[way] is None:  # use up what was made while others had their turn
+            if WAYS[way] is None:  # use up the batches prefetched during other ways' turns
                 _take(step, AHEAD * plan.workers)
             taken[way].append(_timed(step, counts[way], subject.device))
     rows = []
@@ -243,10 +244,10 @@ def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:
 
 
 def _start(subject: Subject, way: str, workers: int) -> Step:
-    """Return what takes one step after the other, from fresh weights."""
+    """Return a function that takes the next training step, starting from fresh weights."""
     torch.manual_seed(0)
     method = subject.build()
-    part = next(one for one in method.stages if one.name == subject.stage_name)
+    part = next(part for part in method.stages if part.name == subject.stage_name)
     changes = WAYS[way]
     if changes is None:
         method = method.to(subject.device)
@@ -260,12 +261,12 @@ def _start(subject: Subject, way: str, workers: int) -> Step:
 
 
 def _peak(step: Step, device: torch.device) -> int:
-    """Return the bytes that a step takes beside what stays."""
+    """Return the peak bytes of a step, on top of what is allocated between steps."""
     return timing.peak(lambda: step()["loss"], device)[1]
 
 
 def _count(step: Step, seconds: float, device: torch.device) -> int:
-    """Return how many steps take so long, and again: what is compiled on the way is so once."""
+    """Return how many steps take ``seconds``; timed twice, because the first may compile."""
     count = 1
     while any(_timed(step, count, device)[0] < seconds for _ in range(2)):
         count *= 2
@@ -273,7 +274,7 @@ def _count(step: Step, seconds: float, device: torch.device) -> int:
 
 
 def _timed(step: Step, count: int, device: torch.device) -> tuple[float, float]:
-    """Return the seconds that some steps take, and those that a core computes meanwhile."""
+    """Return the seconds that ``count`` steps take, and the mean CPU seconds per core meanwhile."""
     before, started = _cpu_seconds([psutil.Process(), *_workers()]), time.perf_counter()
     _take(step, count)
     if device.type == "cuda":
@@ -289,7 +290,7 @@ def _take(step: Step, count: int) -> None:
 
 
 def _wait_for_workers() -> None:
-    """Return when no process that this one started computes: it would slow the next way down."""
+    """Wait until all child processes are idle, because they would slow the next way down."""
     before = -1.0
     while (now := _cpu_seconds(_workers())) > before:
         before = now
@@ -301,17 +302,17 @@ def _workers() -> list[psutil.Process]:
 
 
 def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    """Return the time that processes have computed."""
+    """Return the total CPU time of processes in seconds."""
     total = 0.0
     for process in processes:
-        with suppress(psutil.NoSuchProcess):  # a compiler's, say, that has just ended
+        with suppress(psutil.NoSuchProcess):  # it has just ended, as a compiler's does
             times = process.cpu_times()
             total += times.user + times.system
     return total
 
 
 def _kernel_seconds(step: Step) -> float:
-    """Return how long the kernels of a step run on a GPU."""
+    """Return the seconds that the kernels of a step run on a GPU."""
     with profile() as profiler:
         _take(step, PROFILED)
         torch.cuda.synchronize()
@@ -319,10 +320,10 @@ def _kernel_seconds(step: Step) -> float:
 
 
 def device_seconds(events: Iterable[FunctionEventAvg]) -> float:
-    """Return how long a GPU computes in profiled events.
+    """Return the seconds of GPU kernels among profiled events.
 
-    Kernels stand there by themselves, and once more in the operations and annotations that they
-    belong to; these do not count.
+    Each kernel appears on its own, and again in the operations and annotations that contain it;
+    only the former is counted.
     """
     kernels = (e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation)
     return sum(float(kernel.self_device_time_total) for kernel in kernels) / 1e6

@@ -1,4 +1,4 @@
-"""How fast training runs, and how long the recipes of a suite would take."""
+"""Page of the training-speed benchmark, with projected times of a suite's recipes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +17,11 @@ DECIMALS = {
     "Suite (hours)": 1,
     "Fastest (hours)": 1,
 }
-EXACT = "suite"  # the way that gives the same weights again
+EXACT = "suite"  # the way that is reproducible
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Lay rows of ``pcsr.pace`` out, with ratios to the reference loop of the same stage."""
+    """Tabulate rows of ``training_speed.measure``, with ratios to the stage's reference loop."""
     frame = pd.DataFrame(rows)
     stage = ["experiment", "stage"]
     reference = frame[frame["way"] == "reference"].set_index(stage)["steps_per_second"]
@@ -41,7 +41,7 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def projected(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return the hours that all stages of each model would take, by loop."""
+    """Return the projected hours of all stages of each model, by loop."""
     frame = pd.DataFrame(rows)
     frame["hours"] = frame["iterations"] / frame["steps_per_second"] / 3600
     fastest = frame.groupby(["experiment", "stage"], sort=False)["hours"].min()
@@ -54,7 +54,7 @@ def projected(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def markdown(measured: dict[str, Any]) -> str:
-    """Write the page."""
+    """Return the page as Markdown."""
     facts = measured["provenance"]
     commits = dict.fromkeys(row["commit"] for row in measured["rows"])
     plan = facts["plan"]

@@ -1,4 +1,4 @@
-"""Training by several processes that ``torchrun`` started; alone, every call does nothing."""
+"""Training with several processes, started by ``torchrun``; a single process needs none of it."""
 
 import gc
 import os
@@ -16,10 +16,10 @@ from pcsr.runtime import claim_gpus, device_named
 
 
 def share_among(count: int, device_name: str) -> None:
-    """Start this command anew in several processes, by ``torchrun``; does not return then.
+    """Restart this command in ``count`` processes with ``torchrun``; does not return.
 
-    Does nothing for a count below 2, and in a process that ``torchrun`` started. GPUs are taken
-    here for all of them, so that none waits for one while the others wait for it.
+    Returns at once for a count below 2, and in a process that ``torchrun`` started. The GPUs of all
+    processes are claimed here, so that no process waits for a GPU while the others wait for it.
 
     Raises:
         UserError: there are fewer GPUs than processes.
@@ -38,7 +38,7 @@ def share_among(count: int, device_name: str) -> None:
         names = visible.split(",") if visible else [str(number) for number in range(found)]
         taken = [names[number] for number in claim_gpus(device, count)]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
-    # To save takes a while, after which torchrun would end its processes.
+    # Saving takes a while; by default torchrun would kill its processes before they are done.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
     os.execv(sys.executable, [sys.executable, *run, "-m", "pcsr", *sys.argv[1:]])
@@ -46,7 +46,10 @@ def share_among(count: int, device_name: str) -> None:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[int, int]]:
-    """Join the processes that ``torchrun`` started; yields rank and world size, 0 and 1 alone."""
+    """Join the group of processes that ``torchrun`` started; yield rank and world size.
+
+    A single process gets (0, 1) and no group.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield 0, 1
@@ -58,19 +61,19 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
-        # What wraps a model must be gone first, so that the group goes here: later Python would
-        # wait for a thread of the group, and the thread for Python's lock.
+        # Model wrappers must be freed first, so that the group is destroyed here. Later, Python
+        # would wait for a thread of the group, and that thread for Python's lock.
         gc.collect()
         dist.destroy_process_group()
 
 
 def place() -> tuple[int, int]:
-    """Return this process's rank and the number of processes; (0, 1) when alone."""
+    """Return this process's rank and the number of processes; (0, 1) for a single process."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes reach this call."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -86,15 +89,16 @@ def any_process(flag: bool) -> bool:
 
 
 def mean(x: Tensor) -> Tensor:
-    """Average ``x`` over all processes, without gradient."""
+    """Average ``x`` over all processes; the result has no gradient."""
     return sum_over_processes(x.detach()) / place()[1]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Sum ``x`` over all training processes, with the right gradient under averaging.
+    """Sum ``x`` over all processes, with a gradient that is correct after averaging.
 
     DistributedDataParallel averages gradients, so the gradient through this sum is multiplied by
-    the number of processes: the averaged gradient is then that of one process on the whole batch.
+    the number of processes. The averaged gradient then equals that of one process on the whole
+    batch.
     """
     if not dist.is_initialized():
         return x
@@ -105,10 +109,10 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def across_processes(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap ``model`` so that its forward pass and gradients are shared by all processes."""
+    """Wrap ``model`` so that its gradients are averaged over all processes."""
     if not dist.is_initialized():
         return model
-    if device.type == "cuda":  # there is no synchronised BatchNorm on the CPU
+    if device.type == "cuda":  # torch has no synchronised BatchNorm for CPUs
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return nn.parallel.DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake the user can fix.
 
-    The message is one sentence or two: which file or key, what is wrong, and how to fix it. The
+    The message is one or two sentences: which file or key, what is wrong, and how to fix it. The
     command line prints it without a traceback and exits with status 2.
     """
 
@@ -21,13 +21,13 @@ def did_you_mean(name: str, available: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> UserError:
-    """Make the error for a name that is not in a table, e.g. an unknown backbone.
+    """Return the error for an unknown name, e.g. of a backbone.
 
     Args:
         kind: what the name should be, e.g. ``"backbone"``.
         name: the name that was given.
-        available: the names that would do.
-        where: the file or key that holds the name, put in front of the message.
+        available: the valid names.
+        where: the file or key that holds the name; the message begins with it.
     """
     prefix = f"{where}: " if where else ""
     return UserError(f"{prefix}unknown {kind} '{name}'. {did_you_mean(name, available)}")

@@ -1,4 +1,4 @@
-"""Every path the suite writes, atomic writers, and provenance. Needs neither torch nor a GPU."""
+"""Paths of the suite's outputs, atomic writers, locks and provenance. Needs no torch or GPU."""
 
 import fcntl
 import glob
@@ -24,41 +24,41 @@ VERSIONED = ("torch", "numpy", "scikit-image", "fvcore", "pandas", "snakemake")
 
 
 def prepared(dataset: str) -> str:
-    """Folder of a prepared data set."""
+    """Return the folder of a prepared data set."""
     return f"data/prepared/{dataset}"
 
 
 def weights(suite: str, experiment: str, stage: str) -> str:
-    """Weights at the end of a training stage."""
+    """Return the weights file of a training stage."""
     return f"results/{suite}/{experiment}/{stage}/weights.safetensors"
 
 
 def shipped(experiment: str) -> str:
-    """Weights that come with the suite."""
+    """Return the file of weights that come with the suite."""
     return f"weights/{experiment}.safetensors"
 
 
 def calibration(suite: str) -> str:
-    """Classes of training crops."""
+    """Return the file of training crop classes."""
     return f"results/{suite}/calibration/classes.safetensors"
 
 
 def sweep(suite: str, experiment: str, test_set: str) -> str:
-    """One row per image and knob value."""
+    """Return the CSV of a sweep, one row per image and operating point."""
     return f"results/{suite}/{experiment}/{test_set}/sweep.csv"
 
 
 def report(suite: str, name: str) -> str:
-    """A file of the suite's report: table, figure, claims."""
+    """Return a file of the suite's report: a table, a figure, the claims."""
     return f"reports/{suite}/{name}"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` on success.
 
-    A reader sees the old file or the whole new one, never a part. On any error, a full disk among
-    them, the temporary file is removed and ``path`` is left as it was.
+    A reader sees either the old file or the complete new one. On any error, including a full disk,
+    the temporary file is removed and ``path`` is unchanged.
 
     Raises:
         OSError: the file cannot be written; names ``path``.
@@ -83,10 +83,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Be the only process that makes ``path``; the lock vanishes with the process that holds it.
+    """Hold an exclusive lock on making ``path``; it is released even if this process is killed.
 
-    It is held on ``<path>.lock``. What killed writers of ``path`` left behind is removed. A file
-    system that knows no locks gives none.
+    The lock is on ``<path>.lock``. Temporary files that killed writers of ``path`` left behind are
+    removed. On a file system without locks this only warns.
 
     Raises:
         UserError: another process holds the lock and ``wait`` is False.
@@ -98,9 +98,9 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             if not wait:
                 raise UserError(
-                    f"{path}: another process is making it; wait for its end."
+                    f"{path}: another process is making it; wait until it is done."
                 ) from None
-            log.warning("%s: another process is making it; waiting for its end", path)
+            log.warning("%s: another process is making it; waiting", path)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             log.warning("%s: no locks on this file system; start one process at a time", path)
@@ -109,7 +109,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of ``path`` left behind; only who holds its lock may do so."""
+    """Remove temporary files of killed writers of ``path``; the caller must hold its lock."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         left.unlink(missing_ok=True)
 
@@ -121,7 +121,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a text file; OSError names ``path``."""
+    """Append a line to a text file.
+
+    Raises:
+        OSError: the file cannot be written; names ``path``.
+    """
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -135,21 +139,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sidecar(path: Path) -> Path:
-    """Path of the JSON file beside ``path`` that says how it was made."""
+    """Return the JSON file beside ``path`` that records how it was made."""
     return path.with_suffix(".json")
 
 
 def require_suffix(path: Path, suffix: str, option: str) -> None:
-    """Refuse an output of another kind; a JSON file would also be its own sidecar."""
+    """Refuse an output with another suffix; a .json file would also be its own sidecar.
+
+    Raises:
+        UserError: the suffix of ``path`` is not ``suffix``.
+    """
     if path.suffix.lower() != suffix:
-        raise UserError(f"{option} {path}: the file is written as {suffix}; name it so.")
+        raise UserError(f"{option} {path}: the file is written as {suffix}; give it that suffix.")
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Return what is needed to make a result again: commit, versions, machine, and ``facts``."""
+    """Return what is needed to reproduce a result: commit, versions, machine, and ``facts``."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        # Reports are results: making them again must not call the code that made them modified.
+        # Reports are results, so regenerating them must not mark the code as modified.
         "modified": bool(_git("status", "--porcelain", "--", ".", ":!reports")),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,7 +176,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Ask git about this package's own checkout; None outside one."""
+    """Return git's output for this package's own checkout; None outside one."""
     here = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(here), *arguments]
     try:

@@ -1,10 +1,10 @@
-"""FLOPs in the two conventions of the field, and as they are really executed; by fvcore.
+"""FLOPs in the two conventions of the field and as the engine executes them; counted by fvcore.
 
-One fused multiply-add is two FLOPs. Convolutions and linear maps are counted so, plus one FLOP per
-element for PReLU and two for BatchNorm; additions, ReLU, shuffles and interpolation are free, as in
-the published tables. The conventions differ in transposed convolutions alone: *paper* charges them
-on their output grid, *algorithmic* (what fvcore counts) on their input grid. Both count a method as
-it is defined. *engine* counts what ``restore`` executes: the same output for less work.
+A multiply-add counts as two FLOPs. Convolutions and linear maps are counted this way; PReLU adds
+one FLOP per element and BatchNorm two. Additions, ReLU, shuffles and interpolation are free, as in
+the published tables. The two conventions differ only in transposed convolutions: *paper* charges
+them on their output grid, *algorithmic* (fvcore's own count) on their input grid. Both count a
+method as it is defined. *engine* counts what a runner executes: the same output for less work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Flops:
-    """A number of FLOPs in the conventions; adds and scales like a number."""
+    """A number of FLOPs in each convention; adds and scales like a number."""
 
     paper: float = 0.0
     algorithmic: float = 0.0
@@ -39,13 +39,13 @@ class Flops:
         return Flops(self.paper * times, self.algorithmic * times, self.engine * times)
 
     def run_as(self, engine: float) -> Flops:
-        """Return the same definition, executed otherwise."""
+        """Return the same definition with the FLOPs of another way to execute it."""
         return Flops(self.paper, self.algorithmic, engine)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What an image costs: always ``shared``, and ``branch[j]`` for each unit routed to j."""
+    """What an image costs: ``shared`` once, and ``branch[j]`` for each unit routed to branch j."""
 
     shared: Flops
     branch: tuple[Flops, ...]
@@ -56,7 +56,7 @@ class Costs:
 
 
 def count(module: nn.Module, *inputs: Tensor) -> Flops:
-    """Count the FLOPs of ``module(*inputs)`` in eval mode, from one trace of it."""
+    """Count the FLOPs of ``module(*inputs)`` in eval mode by tracing it once."""
     handles = {
         "aten::_convolution": _convolution,
         "aten::linear": _linear,
@@ -67,7 +67,7 @@ def count(module: nn.Module, *inputs: Tensor) -> Flops:
     }
     training = module.training
     with warnings.catch_warnings():
-        # fvcore uses torch.jit, at import and to trace; newer torch announces that as deprecated.
+        # fvcore uses torch.jit at import and for tracing; newer torch warns that it is deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - heavy, only counting needs it
 
@@ -114,12 +114,12 @@ def _shape(value: Any) -> list[int]:
 def per_lr_pixel(network: nn.Module, as_run: nn.Module | None = None) -> Flops:
     """Count a convolutional network's FLOPs per LR pixel.
 
-    All its layers keep or multiply the size of their input, so that the count of any image is
-    this number times its LR pixels, exactly.
+    Every layer keeps the size of its input or multiplies it, so the count for any image is exactly
+    this number times its LR pixels.
 
     Args:
-        network: as it is defined.
-        as_run: what gives the same output and is run in its place.
+        network: the network as it is defined.
+        as_run: a network of the same output that is run in its place; it gives the engine count.
     """
     side = 8
     lr = next(network.parameters()).new_zeros(1, 3, side, side)

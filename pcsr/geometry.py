@@ -1,7 +1,7 @@
 """Where HR pixels lie on the LR image, and where tiles lie on an image.
 
-Coordinates follow LIIF (Chen et al., CVPR 2021): an image spans [-1, 1] on each axis and a pixel
-stands at its centre.
+Coordinates follow LIIF (Chen et al., CVPR 2021): an image spans [-1, 1] on each axis, and a
+pixel is located at its centre.
 """
 
 from dataclasses import dataclass, replace
@@ -16,15 +16,16 @@ STRIDE = 28  # step between tiles in LR pixels
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of HR pixels over LR pixels.
+    """One axis of HR pixels laid over LR pixels.
 
     Attributes:
-        nearest: (size,) int64, the LR pixel that an HR pixel lies in. An HR centre exactly on the
-            border of two LR pixels belongs to the later one.
-        offset: (size,) float32, HR centre minus LR centre in [-1, 1], times the LR length; at x4
-            it is one of -0.75, -0.25, 0.25, 0.75.
-        cell: side of an HR pixel in [-1, 1], times the LR length: 2 / scale.
-        block: HR pixels of an LR pixel, where all have as many and at the same offsets; else 0.
+        nearest: (size,) int64, index of the LR pixel that contains the HR pixel's centre. A centre
+            exactly on the border between two LR pixels belongs to the later one.
+        offset: (size,) float32, HR centre minus LR centre in [-1, 1] coordinates, times the LR
+            length. At x4 it is one of -0.75, -0.25, 0.25, 0.75.
+        cell: side of an HR pixel in [-1, 1] coordinates, times the LR length: 2 / scale.
+        block: HR pixels per LR pixel if all LR pixels have the same number of them, at the same
+            offsets; else 0.
     """
 
     nearest: Tensor
@@ -33,7 +34,7 @@ class Axis:
     block: int
 
     def cut(self, start: int, stop: int, lr_start: int = 0) -> "Axis":
-        """Return HR pixels ``start`` to ``stop``; ``nearest`` then counts from ``lr_start``."""
+        """Return HR pixels ``start`` to ``stop`` - 1; ``nearest`` then counts from ``lr_start``."""
         here = slice(start, stop)
         return replace(self, nearest=self.nearest[here] - lr_start, offset=self.offset[here])
 
@@ -49,7 +50,7 @@ def axis(lr_length: int, hr_length: int, device: torch.device | None = None) -> 
 
 
 def tile_crop(lr_height: int, lr_width: int) -> tuple[int, int]:
-    """Return the largest size of whole tiles, side 32 and step 28, that fits (protocol section 6).
+    """Return the largest size that whole tiles cover, side 32 and step 28 (protocol section 6).
 
     A side shorter than one tile gives 0.
     """
@@ -63,8 +64,8 @@ def tile_crop(lr_height: int, lr_width: int) -> tuple[int, int]:
 def crop_origins(length: int, size: int, step: int, keep_over: int) -> list[int]:
     """Return where crops of ``size`` pixels start along an axis of ``length`` pixels.
 
-    Every ``step`` pixels, and once more at the far border when more than ``keep_over`` pixels would
-    be left over there. Empty where no crop fits.
+    There is one crop every ``step`` pixels, and one more at the far border if more than
+    ``keep_over`` pixels would remain uncovered there. The list is empty if no crop fits.
     """
     origins = list(range(0, length - size + 1, step))
     if origins and length - (origins[-1] + size) > keep_over:
@@ -76,8 +77,8 @@ def crop_origins(length: int, size: int, step: int, keep_over: int) -> list[int]
 class Tiles:
     """The test tiles of images of one size: side 32 and step 28 LR pixels, numbered row by row.
 
-    A size that is no whole number of tiles has a last tile at its border, and a side shorter than
-    a tile is continued by its last pixel, so that the tiles cover every image.
+    The tiles cover every image: if the steps leave a remainder, one more tile ends at the border,
+    and a side shorter than a tile is extended by repeating its last pixel.
 
     Attributes:
         count: number of images.
@@ -99,25 +100,28 @@ class Tiles:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Images, rows and columns of tiles."""
+        """Number of images, rows of tiles and columns of tiles."""
         return self.count, len(self.rows), len(self.columns)
 
     def __len__(self) -> int:
         return self.count * len(self.rows) * len(self.columns)
 
     def place(self, number: int) -> tuple[int, int, int]:
-        """Return image, LR row and LR column at which a tile starts."""
+        """Return the image, LR row and LR column at which the tile with this number starts."""
         line, column = divmod(number, len(self.columns))
         image, row = divmod(line, len(self.rows))
         return image, self.rows[row], self.columns[column]
 
     def cut(self, images: Tensor, numbers: Tensor, scale: int = 1) -> Tensor:
-        """Return tiles (n, C, 32 * scale, 32 * scale) of images, given the tiles' numbers (n,).
+        """Cut the tiles with the given numbers out of images.
 
         Args:
             images: (N, C, h * scale, w * scale).
             numbers: (n,) int64.
-            scale: 1 cuts LR images, more cuts their HR images.
+            scale: 1 for LR images, HR size / LR size for their HR images.
+
+        Returns:
+            (n, C, 32 * scale, 32 * scale).
         """
         places = torch.tensor([self.place(number) for number in numbers.tolist()])
         image, row, column = places.to(images.device).view(-1, 3).T
@@ -128,36 +132,39 @@ class Tiles:
         return tiles.movedim(-1, 1).contiguous()
 
     def nearest(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return, for each row and column of HR images, the row and column of tiles it is in.
+        """Return the tile row of each HR row, (H,), and the tile column of each HR column, (W,).
 
-        Where tiles overlap, it is the tile whose centre is nearest.
+        Where tiles overlap, the tile with the nearest centre counts.
+
+        Args:
+            size: H and W of the HR images.
         """
-        lines = []
+        indices = []
         for origins, lr_length, length in zip(
             (self.rows, self.columns), self.lr_size, size, strict=True
         ):
             centres = torch.tensor(origins) + TILE / 2
             pixels = (torch.arange(length) + 0.5) * lr_length / length
-            lines.append((pixels[:, None] - centres).abs().argmin(dim=1))
-        return lines[0], lines[1]
+            indices.append((pixels[:, None] - centres).abs().argmin(dim=1))
+        return indices[0], indices[1]
 
 
 class Mosaic:
-    """SR images put together from their tiles; where tiles overlap, their values are averaged.
+    """SR images assembled from their tiles; overlapping values are averaged.
 
-    Tiles come as 8-bit levels, so that sums are exact and their order does not matter.
+    Tiles are given as 8-bit levels, so that sums are exact and the order of tiles does not matter.
 
     Args:
         tiles: where the tiles lie.
         scale: HR size / LR size.
-        device: where the images are put together.
+        device: where the images are assembled.
     """
 
     def __init__(self, tiles: Tiles, scale: int, device: torch.device) -> None:
         self._tiles = tiles
         self._scale = scale
         height, width = (side * scale for side in tiles.lr_size)
-        # At most 9 tiles meet in a pixel (3 where a last tile was added), and 9 * 255 fits.
+        # At most 9 tiles cover a pixel (3 per axis next to an added last tile): 9 * 255 fits.
         self._sums = torch.zeros(tiles.count, 3, height, width, dtype=torch.int16, device=device)
 
     def add(self, numbers: Tensor, sr: Tensor) -> None:
@@ -166,11 +173,11 @@ class Mosaic:
         for number, tile in zip(numbers.tolist(), sr, strict=True):
             image, row, column = self._tiles.place(number)
             top, left = row * self._scale, column * self._scale
-            under = self._sums[image, :, top : top + side, left : left + side]
-            under += tile[:, : under.shape[-2], : under.shape[-1]]
+            target = self._sums[image, :, top : top + side, left : left + side]
+            target += tile[:, : target.shape[-2], : target.shape[-1]]
 
     def images(self) -> Tensor:
-        """Return the images (N, 3, H, W), float32 in [0, 1], once all tiles were added."""
+        """Return the images (N, 3, H, W), float32 in [0, 1]; call it after adding all tiles."""
         rows, columns = (
             self._covered(origins, length)
             for origins, length in (
@@ -181,7 +188,7 @@ class Mosaic:
         return self._sums / (255 * rows[:, None] * columns)
 
     def _covered(self, origins: list[int], length: int) -> Tensor:
-        """Count the tiles over each pixel of one axis."""
+        """Count the tiles that cover each pixel along one axis."""
         covered = torch.zeros(length, device=self._sums.device)
         for origin in origins:
             covered[origin * self._scale : (origin + TILE) * self._scale] += 1

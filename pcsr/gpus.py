@@ -1,4 +1,4 @@
-"""Which GPUs a process takes: such as no other process of the suite has."""
+"""Claim GPUs, so that no two processes of the suite use the same one."""
 
 import fcntl
 import logging
@@ -11,26 +11,29 @@ from pathlib import Path
 
 log = logging.getLogger("pcsr")
 
-WAIT = 5.0  # seconds between two looks for a GPU that became free
+WAIT = 5.0  # seconds between attempts to claim a GPU
 
 
 def claim(names: Sequence[str], count: int = 1, folder: Path | None = None) -> list[int]:
-    """Take some of these GPUs for as long as this process lives; waits until so many are free.
+    """Claim ``count`` of these GPUs for the life of this process; waits until that many are free.
 
-    Each GPU has a lock file, which is held open and never released: the system does that when the
-    process ends, however it ends, and not when it becomes another program. A process may take what
-    it has again. Who waits has none, so that two that want several do not wait for each other.
+    Each GPU has a lock file, which stays open and locked. The system releases the lock when the
+    process ends, however it ends; it survives ``exec``. A process may claim a GPU again that it
+    already has. A waiting process holds no GPU, so that two processes that need several GPUs cannot
+    deadlock.
 
     Args:
-        names: what identifies the GPUs on this machine, whoever sees which of them.
-        count: of GPUs that are taken, at most that of ``names``.
-        folder: of the lock files, the same for all processes; by default that for temporary files.
+        names: identifiers of the GPUs, unique on this machine and independent of which GPUs a
+            process can see.
+        count: number of GPUs to claim, at most ``len(names)``.
+        folder: of the lock files, the same for all processes; default: the system's folder for
+            temporary files.
 
     Returns:
-        The positions of the GPUs in ``names``.
+        The positions of the claimed GPUs in ``names``.
     """
     folder = folder or Path(tempfile.gettempdir())
-    told = False
+    warned = False
     while True:
         taken: dict[int, int] = {}
         for number, name in enumerate(names):
@@ -41,8 +44,8 @@ def claim(names: Sequence[str], count: int = 1, folder: Path | None = None) -> l
                 return list(taken)
         for file in taken.values():
             os.close(file)
-        if not told:
-            told = True
+        if not warned:
+            warned = True
             log.warning(
                 "waiting for %d of %d GPUs, which other runs of the suite have (--device cpu does "
                 "not wait)",
@@ -53,24 +56,24 @@ def claim(names: Sequence[str], count: int = 1, folder: Path | None = None) -> l
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a file, if no other process has; a file system without locks locks all.
+    """Lock a file; on a file system without locks, every attempt succeeds.
 
     Returns:
-        The open file, on which the lock hangs.
+        The open file descriptor that holds the lock; None if another process has it.
     """
     try:
         file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         file = os.open(path, os.O_RDWR | os.O_CREAT)
-        with suppress(PermissionError):  # another user's, who made it in between
+        with suppress(PermissionError):  # another user created it in the meantime
             os.fchmod(file, 0o666)
     try:
-        # Unlike a lock by flock, this one is the process's: it does not wait for itself.
+        # Unlike flock's, this lock belongs to the process, so it never blocks on itself.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         os.close(file)
         return None
     except OSError:
         log.warning("%s: no locks on this file system; GPUs may be shared by accident", path)
-    os.set_inheritable(file, True)  # for the program that this process becomes
+    os.set_inheritable(file, True)  # survives exec, by which torchrun is started
     return file

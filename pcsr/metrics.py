@@ -1,4 +1,4 @@
-"""Image quality: PSNR and SSIM on 8-bit images with the border shaved.
+"""Image quality: PSNR and SSIM of 8-bit images with the border shaved.
 
 Every metric is a function of two uint8 images (H, W, 3) and a border in pixels.
 """
@@ -17,12 +17,12 @@ Metric = Callable[[Image, Image, int], float]
 
 
 def shave_for(scale: float) -> int:
-    """Return the border that is not measured: as many HR pixels as the scale (4 at x4)."""
+    """Return the width of the excluded border in HR pixels: the scale, rounded up (4 at x4)."""
     return int(np.ceil(scale))
 
 
 def smallest_side(scale: float) -> int:
-    """Return the smallest side in HR pixels that can be measured: SSIM's window in the border."""
+    """Return the smallest measurable side in HR pixels: SSIM's window plus both borders."""
     return SSIM_WINDOW + 2 * shave_for(scale)
 
 
@@ -34,14 +34,18 @@ def _shaved(sr: Image, hr: Image, shave: int) -> tuple[Image, Image]:
 
 
 def psnr_rgb(sr: Image, hr: Image, shave: int) -> float:
-    """PSNR in dB over all values of the three channels; infinite for equal images."""
+    """Return the PSNR in dB over all three channels; infinite for equal images.
+
+    Raises:
+        ValueError: the images differ in shape.
+    """
     sr, hr = _shaved(sr, hr, shave)
     error = np.square(sr.astype(np.float64) - hr.astype(np.float64)).mean()
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
 def psnr_rgb_each(sr: Tensor, hr: Tensor, shave: int) -> Tensor:
-    """PSNR-RGB in dB of each image of a batch: uint8 (n, 3, H, W) -> float64 (n,)."""
+    """Return the PSNR-RGB in dB of each image of a batch: uint8 (n, 3, H, W) -> float64 (n,)."""
     inside = slice(shave, -shave or None)
     difference = sr[..., inside, inside].double() - hr[..., inside, inside].double()
     return 10 * torch.log10(255.0**2 / difference.square().mean(dim=(1, 2, 3)))
@@ -50,15 +54,19 @@ def psnr_rgb_each(sr: Tensor, hr: Tensor, shave: int) -> Tensor:
 def _luma(image: Image) -> NDArray[np.float64]:
     """Return BT.601 luma in [16, 235], as MATLAB's rgb2ycbcr without its final rounding.
 
-    scikit-image's function gives the same and takes eight times as long, because it makes chroma.
+    scikit-image's rgb2ycbcr gives the same but takes eight times as long, as it computes chroma.
     """
     luma: NDArray[np.float64] = 16 + image @ (LUMA / 255)
     return luma
 
 
 def psnr_y(sr: Image, hr: Image, shave: int) -> float:
-    """PSNR in dB of the luma, by scikit-image."""
-    from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415 - training needs none
+    """Return the PSNR in dB of the luma; infinite for equal images.
+
+    Raises:
+        ValueError: the images differ in shape.
+    """
+    from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415 - training does not need it
 
     sr, hr = _shaved(sr, hr, shave)
     if np.array_equal(sr, hr):
@@ -67,8 +75,14 @@ def psnr_y(sr: Image, hr: Image, shave: int) -> float:
 
 
 def ssim(sr: Image, hr: Image, shave: int) -> float:
-    """SSIM of the luma with the Gaussian window of its authors (11x11, sigma 1.5), in [-1, 1]."""
-    from skimage.metrics import structural_similarity  # noqa: PLC0415 - training needs none
+    """Return the SSIM of the luma, in [-1, 1].
+
+    The window is Gaussian, 11x11 with sigma 1.5, as in the paper that introduced SSIM.
+
+    Raises:
+        ValueError: the images differ in shape.
+    """
+    from skimage.metrics import structural_similarity  # noqa: PLC0415 - training does not need it
 
     sr, hr = _shaved(sr, hr, shave)
     value = structural_similarity(

@@ -1,4 +1,4 @@
-"""Options that several commands share: their types, checks and help stand here once."""
+"""Command-line options shared by several commands: types, validation and help."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 CORES = os.cpu_count() or 1
 
-#: A switch that is only ever turned on.
+#: A switch without a --no- form.
 Flag = Parameter(negative=())
 
 WeightsFile = Annotated[Path, Parameter(help="weights file: .safetensors, or a released .pth")]
@@ -18,25 +18,25 @@ WeightsFiles = Annotated[
 ]
 HRImages = Annotated[Path, Parameter(help="folder of HR images, an image, or a packed store")]
 Results = Annotated[Path, Parameter(help="results.csv, made by `pcsr collect`")]
-MarkdownOut = Annotated[Path, Parameter(help="Markdown to write; .html is written beside it")]
+MarkdownOut = Annotated[Path, Parameter(help="Markdown to write, with .html beside it")]
 Suite = Annotated[Path, Parameter(help="suite file, e.g. configs/suites/quick.yaml")]
 
-LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or keep it in float")]
+LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or leave it in float")]
 Crop = Annotated[
     Literal["tiles", "none"], Parameter(help="crop LR to whole 32x32 tiles, or keep all of it")
 ]
-Refine = Annotated[bool, Parameter(help="smooth light pixels beside heavy ones")]
+Refine = Annotated[bool, Parameter(help="smooth light pixels next to heavy ones")]
 Knob = Annotated[
     float | None,
     Parameter(
-        help="value of the method's knob. PCSR and ClassSR: k, 0 takes the likeliest branch and "
-        "more saves more. ARM: eta over the full cost, less saves more. Left out: the method's "
-        "default"
+        help="value of the method's knob. PCSR and ClassSR: k; 0 takes the likeliest branch, "
+        "higher values save more. ARM: eta over the full cost; lower values save more. Default: "
+        "the method's own"
     ),
 ]
 Adaptive = Annotated[bool, Flag, Parameter(help="adaptive decision (ADM) instead of a knob")]
 Scale = Annotated[
-    float | None, Parameter(help="HR size / LR size, if not the one the weights were trained at")
+    float | None, Parameter(help="HR size / LR size; default: the one the weights were trained at")
 ]
 
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
@@ -47,7 +47,7 @@ Precision = Annotated[
 MaxMemory = Annotated[
     str | None,
     Parameter(
-        help="what the process may take, e.g. 2GiB (on a GPU: of its memory); larger images are "
+        help="memory the process may use, e.g. 2GiB (on a GPU: GPU memory); larger images are "
         "computed in strips, with the same result"
     ),
 ]

@@ -1,8 +1,8 @@
-"""Products of matrices, in the fastest way that a processor has.
+"""Matrix products by the fastest routine that the processor has.
 
-On a CPU with oneDNN they take a third to a half of the time that ``torch.mm`` takes where matrices
-are narrow, as they are in networks of a few dozen channels. oneDNN needs a millisecond to prepare
-for a size that it has not seen, as it does for convolutions.
+For narrow matrices, as in networks of a few dozen channels, oneDNN on a CPU takes a third to a half
+of the time of ``torch.mm``. As for convolutions, it spends a millisecond on preparing for each size
+that it has not seen before.
 """
 
 import torch
@@ -10,41 +10,50 @@ from torch import Tensor
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Return left @ right + bias, and 0 for what is negative if asked to.
+    """Return left @ right + bias, followed by a ReLU if ``relu`` is set.
 
     Args:
         left: (m, k).
         right: (k, n).
         bias: (n,).
-        relu: whether a ReLU follows.
+        relu: whether to replace negative results by 0.
 
     Returns:
         (m, n).
     """
     if not in_onednn(left):
         return plain_product(left, right, bias, relu)
-    after = "relu" if relu else "none"
-    return torch.ops.mkldnn._linear_pointwise(left, right.T, bias, after, [], "")
+    activation = "relu" if relu else "none"
+    return torch.ops.mkldnn._linear_pointwise(left, right.T, bias, activation, [], "")
 
 
 def product_added(left: Tensor, right: Tensor, onto: Tensor) -> Tensor:
-    """Return left @ right + onto, of (m, n); ``onto`` may be written over."""
+    """Return left @ right + onto.
+
+    Args:
+        left: (m, k).
+        right: (k, n).
+        onto: (m, n); may be overwritten.
+
+    Returns:
+        (m, n).
+    """
     if not in_onednn(left):
-        return onto.addmm_(left, right.to(onto))  # autocast leaves in-place products alone
+        return onto.addmm_(left, right.to(onto))  # autocast does not cast in-place products
     return torch.ops.mkldnn._linear_pointwise.binary(left, onto, right.T, None, "add")
 
 
 def plain_product(
     left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """Do ``product`` as torch does it: for a size that comes once."""
-    made = torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
-    return made.relu_() if relu else made
+    """Do ``product`` without oneDNN: for a size that occurs only once."""
+    result = torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
+    return result.relu_() if relu else result
 
 
 def in_onednn(x: Tensor) -> bool:
-    """Tell whether the functions above leave products with ``x`` to oneDNN."""
-    # FLOPs are counted on a trace, which knows torch's own operations alone, as compilers do.
+    """Tell whether the functions above compute products with ``x`` by oneDNN."""
+    # FLOPs are counted on a trace, and traces and compilers know only torch's own operations.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32

@@ -1,8 +1,8 @@
-"""Tables of everything that has a name. The only file that knows all concrete classes.
+"""Registry of backbones, methods and metrics. The only file that knows all concrete classes.
 
-A backbone or method of the suite is one line here. One that lives in another package registers an
-entry point in the group ``pcsr.backbones`` or ``pcsr.methods``. Importing this module imports
-neither torch nor any of the classes; names are resolved when they are used.
+A backbone, method or metric of the suite is one line here. One from another package registers an
+entry point in the group ``pcsr.backbones``, ``pcsr.methods`` or ``pcsr.metrics``. Importing this
+module imports neither torch nor any of the classes; names are resolved on use.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def table(kind: str) -> dict[str, str]:
 
 
 def resolve(kind: str, name: str, where: str = "") -> Any:
-    """Import what ``name`` stands for.
+    """Import and return the class or function registered under ``name``.
 
     Raises:
-        UserError: the name is in no table; lists the names and a close one.
+        UserError: the name is not registered; lists the available names and a close one.
     """
     names = table(kind)
     if name not in names:
@@ -59,7 +59,11 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
 
 
 def check_names(study: Study) -> None:
-    """Check that all backbones and methods of a study exist, without importing them."""
+    """Check that all backbones and methods of a study exist, without importing them.
+
+    Raises:
+        UserError: a name is not registered.
+    """
     for experiment, config in study.experiments.items():
         for kind, name in (("backbone", config.model.backbone), ("method", config.model.method)):
             if name not in table(kind):
@@ -71,12 +75,16 @@ def check_names(study: Study) -> None:
 
 
 def metrics() -> Mapping[str, Any]:
-    """Return every metric of a sweep: name -> function of (sr, hr, shave)."""
+    """Return every registered metric: name -> function of (sr, hr, shave)."""
     return {name: resolve("metric", name) for name in table("metric")}
 
 
 def build(config: ModelConfig, where: str = "model") -> Method:
-    """Build the method that ``config`` describes, with fresh weights."""
+    """Build the method that ``config`` describes, with fresh weights.
+
+    Raises:
+        UserError: a name is not registered, or an option is invalid; begins with ``where``.
+    """
     backbone = resolve("backbone", config.backbone, f"{where}: backbone")
     method = resolve("method", config.method, f"{where}: method")
     options = parse(backbone.Options, config.backbone_options, f"{where}: backbone_options")

@@ -1,7 +1,7 @@
-"""From scores to decisions: which branch computes which unit.
+"""Turn scores into decisions: choose the branch that computes each unit.
 
-Branches are ordered cheapest first everywhere. The rules here take probabilities (N, M, ...):
-batch, branch, then the units of one image.
+Branches are ordered from cheapest to most expensive throughout. Probabilities and their logarithms
+have the shape (N, M, ...): batch, branch, then the units of one image.
 """
 
 import math
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from pcsr.errors import UserError
 
-ROUNDS = 19
-MOVED_AT_MOST = 1e-4
-CACHED = 1 << 18  # numbers that are handled together, 1 MB
-CERTAIN = -1e4  # stands for the logarithm of a probability that float32 rounds to 0
+ROUNDS = 19  # most iterations of k-means in ADM
+MOVED_AT_MOST = 1e-4  # squared movement, summed over all centres, at which k-means ends
+CACHED = 1 << 18  # values that refinement processes at a time: 1 MB of float32, to stay in cache
+CERTAIN = -1e4  # replaces log 0, the logarithm of a probability that underflows in float32
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class OperatingPoint:
     """Where on its PSNR-FLOP curve a method runs: by its knob, adaptively, or within a budget.
 
     Attributes:
-        knob: value of the method's knob; None for a method without one, and for the other two ways.
-        adaptive: the method decides without a knob (PCSR's ADM).
-        budget: FLOPs per LR pixel, as the engine executes them, that an image may take in the mean;
-            each image gets the smallest k that keeps to it.
-        refine: smooth pixels of cheaper branches beside more expensive ones.
+        knob: value of the method's knob. None if the method has none, or if ``adaptive`` or
+            ``budget`` decides instead.
+        adaptive: let the method decide without a knob (PCSR's ADM).
+        budget: FLOPs that an image may cost per LR pixel on average, counted as the engine executes
+            them. The smallest k that stays within the budget is found for each image.
+        refine: smooth pixels of cheaper branches that touch a more expensive one.
+
+    Raises:
+        UserError: more than one of ``knob``, ``adaptive`` and ``budget`` is given.
     """
 
     knob: float | None = None
@@ -41,7 +45,7 @@ class OperatingPoint:
     refine: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse several ways at once."""
+        """Reject more than one way to decide."""
         if (self.knob is not None) + self.adaptive + (self.budget is not None) > 1:
             raise UserError(
                 "give one of --k, --adaptive and --budget (in Python k, adaptive, budget), not "
@@ -53,11 +57,12 @@ def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -
     """Choose argmax_j p_j / c_j^k (PCSR section 3.3).
 
     Args:
-        log_probabilities: (N, M, ...), because neither a certain classifier's probabilities nor
-            c^25 survive in float32; constant offsets per unit do not matter.
+        log_probabilities: (N, M, ...). Logarithms, because neither the probabilities of a confident
+            classifier nor c^25 can be represented in float32. A constant offset per unit does not
+            matter.
         costs: M relative costs, cheapest first.
-        k: 0 takes the likeliest branch; larger values save more, 25 takes the cheapest everywhere
-            and -25 the most expensive.
+        k: 0 takes the most likely branch. Larger values save more FLOPs: 25 takes the cheapest
+            branch everywhere, -25 the most expensive.
 
     Returns:
         (N, ...) int64 branch numbers.
@@ -69,9 +74,9 @@ def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -
 
 
 def first_largest(values: Tensor) -> Tensor:
-    """Return the branch of the largest value, the cheapest of equals: (N, M, ...) -> (N, ...).
+    """Return the branch of the largest value, on ties the cheapest: (N, M, ...) -> (N, ...) int64.
 
-    For few branches it is ten times as fast on a CPU as ``argmax``, which reads across memory.
+    With few branches it is ten times as fast on a CPU as ``argmax``, whose reads are strided.
     """
     best = values[:, 0]
     labels = torch.zeros_like(best, dtype=torch.long)
@@ -82,7 +87,7 @@ def first_largest(values: Tensor) -> Tensor:
 
 
 def difficulty(probabilities: Tensor) -> Tensor:
-    """Return the expected branch number over M - 1: (N, M, ...) -> (N, ...) in [0, 1].
+    """Return the expected branch number divided by M - 1: (N, M, ...) -> (N, ...) in [0, 1].
 
     With two branches it is the probability of the expensive one.
     """
@@ -92,10 +97,11 @@ def difficulty(probabilities: Tensor) -> Tensor:
 
 
 def adaptive(probabilities: Tensor) -> Tensor:
-    """Choose branches with no knob: ADM (PCSR section 3.4), see ``Adaptive``.
+    """Choose branches without a knob: ADM (PCSR section 3.4); see ``Adaptive``.
 
     Args:
-        probabilities: (N, M, ...) in [0, 1]; pass a whole image, not a part of one.
+        probabilities: (N, M, ...) in [0, 1]. Pass whole images: each decision depends on all pixels
+            of the call.
 
     Returns:
         (N, ...) int64 branch numbers.
@@ -104,49 +110,53 @@ def adaptive(probabilities: Tensor) -> Tensor:
 
 
 def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
-    """Decide a whole image, or several, by a rule: (N, M, ...) -> (N, ...) int64."""
+    """Apply a rule to one or more whole images: (N, M, ...) -> (N, ...) int64."""
     measured = rule.measure(log_probabilities.clamp_min(CERTAIN))
     return rule.settle([measured]).decide(measured).long()
 
 
 class Rule(ABC):
-    """A way to decide that can be taken a part of an image at a time.
+    """A decision rule that can be applied to an image one part at a time.
 
-    ``measure`` says what counts about each pixel; ``settle`` looks at all that was measured on the
-    image and gives the rule that ``decide`` is then asked of. Log-probabilities are (N, M, ...),
-    measures (N, K, ...) of a K of the rule's own, labels (N, ...) uint8.
+    ``measure`` reduces each pixel's log-probabilities to the values that its decision depends on.
+    ``settle`` takes these values for the whole image and returns the rule to decide with.
+    ``decide`` turns them into branch numbers.
+
+    Log-probabilities are (N, M, ...), measured values (N, K, ...) and branch numbers (N, ...)
+    uint8. K depends on the rule.
     """
 
-    #: Whether ``settle`` has to be called, because decisions depend on the whole image.
+    #: Whether decisions depend on the whole image, so that ``settle`` must precede ``decide``.
     whole: ClassVar[bool]
 
     @abstractmethod
     def measure(self, log_probabilities: Tensor) -> Tensor:
-        """Return what a decision reads of each pixel, no view of what is given.
+        """Return the values that decisions depend on, (N, K, ...), never a view of the input.
 
-        Constant offsets per pixel do not matter.
+        A constant offset per pixel does not matter.
         """
 
     def settle(self, measured: Sequence[Tensor]) -> "Rule":
-        """Return the rule for an image, given the measures of all its parts."""
+        """Return the rule to decide an image with, given the measured values of all its parts."""
         return self
 
     @abstractmethod
     def decide(self, measured: Tensor) -> Tensor:
-        """Return the branch numbers."""
+        """Return the branch numbers (N, ...) uint8, given measured values (N, K, ...)."""
 
 
 @dataclass(frozen=True)
 class CostRatio(Rule):
-    """``by_cost_ratio``, turned round: for each pixel the values of k at which its branch changes.
+    """``by_cost_ratio`` solved for k: the values of k at which each pixel changes its branch.
 
-    As k falls, a pixel goes from the cheapest branch to more expensive ones. With c rising in j, it
-    takes branch i or a more expensive one where k < b_i, and b_i = max_{j >= i} min_{h < i} k_hj,
-    with k_hj = log(p_j / p_h) / log(c_j / c_h) the k at which the branches h and j are level.
+    As k falls, a pixel moves from the cheapest branch to more expensive ones. With c increasing in
+    j, it takes branch i or a more expensive one if k < b_i, where b_i = max_{j >= i} min_{h < i}
+    k_hj, and k_hj = log(p_j / p_h) / log(c_j / c_h) is the k at which branches h and j tie.
 
     Attributes:
         costs: M relative costs, cheapest first.
-        k: the knob; a tensor () where it was settled, which is then not waited for.
+        k: the knob. After ``WithinBudget.settle`` it is a tensor of shape (), so that the host does
+            not wait for a GPU.
     """
 
     whole: ClassVar[bool] = False
@@ -154,36 +164,36 @@ class CostRatio(Rule):
     k: float | Tensor
 
     def measure(self, log_probabilities: Tensor) -> Tensor:
-        """Return b_1 >= ... >= b_(M-1)."""
+        """Return the thresholds b_1 >= ... >= b_(M-1), (N, M - 1, ...)."""
         logs = log_probabilities.unbind(dim=1)
-        changes = [
+        thresholds = [
             reduce(
                 torch.maximum,
                 (
-                    reduce(torch.minimum, (self._level(logs, h, j) for h in range(i)))
+                    reduce(torch.minimum, (self._tie(logs, h, j) for h in range(i)))
                     for j in range(i, len(logs))
                 ),
             )
             for i in range(1, len(logs))
         ]
-        return changes[0][:, None] if len(changes) == 1 else torch.stack(changes, dim=1)
+        return thresholds[0][:, None] if len(thresholds) == 1 else torch.stack(thresholds, dim=1)
 
-    def _level(self, logs: Sequence[Tensor], cheap: int, expensive: int) -> Tensor:
+    def _tie(self, logs: Sequence[Tensor], cheap: int, expensive: int) -> Tensor:
         return (logs[expensive] - logs[cheap]) / math.log(self.costs[expensive] / self.costs[cheap])
 
     def decide(self, measured: Tensor) -> Tensor:
-        """See ``Rule.decide``."""
-        costlier = (one > self.k for one in measured.unbind(dim=1))
-        return reduce(torch.add, (over.view(torch.uint8) for over in costlier))
+        """See ``Rule.decide``: the branch number is the number of thresholds above k."""
+        above = (threshold > self.k for threshold in measured.unbind(dim=1))
+        return reduce(torch.add, (mask.view(torch.uint8) for mask in above))
 
 
 @dataclass(frozen=True)
 class WithinBudget(CostRatio):
-    """The smallest k, and with it the most work, that a number of FLOPs allows; exact.
+    """The smallest k, and so the most work, that a number of FLOPs allows; found exactly.
 
     Attributes:
-        flops: what a unit of each branch costs, cheapest first.
-        allowed: FLOPs for all units together.
+        flops: FLOPs of one unit in each branch, cheapest first.
+        allowed: FLOPs that all units may take in total.
     """
 
     whole: ClassVar[bool] = True
@@ -191,21 +201,23 @@ class WithinBudget(CostRatio):
     allowed: float
 
     def settle(self, measured: Sequence[Tensor]) -> CostRatio:
-        """Return the rule with its k: bisected over all floats, so that nothing is sorted or moved.
+        """Return the rule for the k found.
+
+        The bisection runs over all float32 values, so thresholds are neither sorted nor copied.
 
         Raises:
-            UserError: not even the cheapest branch everywhere fits.
+            UserError: the cheapest branch everywhere already exceeds the budget.
         """
-        left = self.allowed - self.flops[0] * sum(part[:, 0].numel() for part in measured)
-        if left < 0:
+        remaining = self.allowed - self.flops[0] * sum(part[:, 0].numel() for part in measured)
+        if remaining < 0:
             raise UserError(
-                f"the budget is below the cheapest branch everywhere by {-left / 1e9:.2f} GFLOPs; "
-                "give more."
+                f"the budget is below the cheapest branch everywhere by {-remaining / 1e9:.2f} "
+                "GFLOPs; increase it."
             )
         steps = [expensive - cheap for cheap, expensive in pairwise(self.flops)]
         lowest, highest = measured[0].new_tensor([-math.inf, math.inf])
         low, high = _rank(lowest), _rank(highest)
-        for _ in range(32):  # halves all floats to one
+        for _ in range(32):  # 2^32 bit patterns: 32 halvings leave one
             middle = (low + high) >> 1
             k = _ranked(middle)
             spent = [
@@ -213,14 +225,14 @@ class WithinBudget(CostRatio):
                 for part in measured
                 for branch, step in enumerate(steps)
             ]
-            fits = torch.stack(spent).sum() <= left
+            fits = torch.stack(spent).sum() <= remaining
             high = torch.where(fits, middle, high)
             low = torch.where(fits, low, middle + 1)
         return CostRatio(self.costs, _ranked(high))
 
 
 def _rank(value: Tensor) -> Tensor:
-    """Return where a float32 stands among all of them, int64; ``_ranked`` turns it round."""
+    """Return a float32's position in the order of all of them, int64; ``_ranked`` inverts it."""
     bits = value.view(torch.int32)
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
 
@@ -232,12 +244,12 @@ def _ranked(rank: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adaptive(Rule):
-    """ADM: 1-D k-means over the difficulty, with no knob (PCSR section 3.4).
+    """ADM: 1-D k-means over the difficulty, without a knob (PCSR section 3.4).
 
     The difficulty is min-max normalised over the call. The M centres start evenly spaced from 0 to
-    the mean ({0, mean} for two branches); the rounds end after the one in which the squared
-    movement of all centres together is at most 1e-4, and the labels are those found before that
-    last update. The cluster with the lowest centre takes the cheapest branch.
+    the mean ({0, mean} for two branches). Iteration ends when the squared movement, summed over all
+    centres, is at most 1e-4, or after 19 iterations. The labels are those assigned before the last
+    update of the centres. The cluster with the lowest centre takes the cheapest branch.
 
     Attributes:
         branches: M.
@@ -251,7 +263,7 @@ class Adaptive(Rule):
         return difficulty(log_probabilities.softmax(dim=1))[:, None]
 
     def settle(self, measured: Sequence[Tensor]) -> "Nearest":
-        """Find the clusters; without waiting for a GPU."""
+        """Return the clusters as a rule, without waiting for a GPU."""
         low = torch.stack([part.min() for part in measured]).min()
         high = torch.stack([part.max() for part in measured]).max()
         span = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
@@ -259,31 +271,35 @@ class Adaptive(Rule):
         total = _sum((part - low) / span for part in measured)
         start = torch.linspace(0, 1, self.branches, device=low.device, dtype=torch.float64)
         centres = (start * (total / count)).to(low)
-        found = Nearest(low, span, _midpoints(centres))
+        rule = Nearest(low, span, _midpoints(centres))
         done = torch.zeros((), dtype=torch.bool, device=low.device)
         for _ in range(ROUNDS):
-            found = found.unless(done, _midpoints(centres))
-            counts, sums = found.clusters(measured, count, total)
+            rule = rule.unless(done, _midpoints(centres))
+            counts, sums = rule.clusters(measured, count, total)
             means = (sums / counts.clamp_min(1)).to(centres)
             updated = torch.where(counts > 0, means, centres)
             done = done | ((updated - centres).square().sum() <= MOVED_AT_MOST)
             centres = updated
             if low.device.type == "cpu" and done:
                 break
-        return found
+        return rule
 
     def decide(self, measured: Tensor) -> Tensor:
-        """Not before it is settled."""
-        raise ValueError("ADM decides a whole image: settle it first")
+        """Refuse, because the clusters are not known yet.
+
+        Raises:
+            ValueError: always. Decide with the rule that ``settle`` returns.
+        """
+        raise ValueError("ADM depends on the whole image: settle it first")
 
 
 @dataclass(frozen=True)
 class Nearest(Rule):
-    """Decides by the nearest of several sorted centres.
+    """Assign each pixel to the nearest of M sorted centres.
 
     Attributes:
         low, span: the difficulty is normalised to (difficulty - low) / span.
-        borders: (M - 1,) midpoints of neighbouring centres.
+        borders: (M - 1,) midpoints between neighbouring centres.
     """
 
     whole: ClassVar[bool] = False
@@ -304,25 +320,34 @@ class Nearest(Rule):
         )[:, 0]
 
     def unless(self, done: Tensor, borders: Tensor) -> "Nearest":
-        """Return the rule with other borders, or this one where it is done."""
+        """Return the rule with other borders, or with its own where ``done`` is true."""
         return replace(self, borders=torch.where(done, self.borders, borders))
 
     def clusters(
         self, measured: Sequence[Tensor], count: int, total: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return how many values each cluster has, and their sums (float64), cheapest first."""
+        """Return the size of each cluster and the sum of its values, cheapest first.
+
+        Args:
+            measured: the difficulty of all parts, not normalised.
+            count: number of values in all parts.
+            total: sum of the normalised values, float64.
+
+        Returns:
+            Sizes (M,) and sums (M,) of normalised values, both float64.
+        """
         above = [(torch.full_like(total, count), total)]
         for border in self.borders:
-            over = [((part - self.low) / self.span, border) for part in measured]
+            pairs = [((part - self.low) / self.span, border) for part in measured]
             above.append(
                 (
-                    sum((values > b).sum() for values, b in over).double(),
-                    _sum(values * (values > b) for values, b in over),
+                    sum((values > b).sum() for values, b in pairs).double(),
+                    _sum(values * (values > b) for values, b in pairs),
                 )
             )
         counts, sums = (torch.stack(column) for column in zip(*above, strict=True))
-        nothing = torch.zeros_like(total)[None]
-        return counts - torch.cat([counts[1:], nothing]), sums - torch.cat([sums[1:], nothing])
+        zero = torch.zeros_like(total)[None]
+        return counts - torch.cat([counts[1:], zero]), sums - torch.cat([sums[1:], zero])
 
 
 def _midpoints(centres: Tensor) -> Tensor:
@@ -336,44 +361,44 @@ def _sum(parts: Iterable[Tensor]) -> Tensor:
 def refine(sr: Tensor, labels: Tensor) -> Tensor:
     """Smooth pixels of a cheaper branch that touch a more expensive one (PCSR section 3.5).
 
-    Such a pixel takes the mean of its 3x3 neighbourhood; the outermost ring of pixels is left
-    alone.
+    Such a pixel takes the mean of its 3x3 neighbourhood. The outermost ring of pixels is left
+    unchanged.
 
     Args:
         sr: (N, 3, H, W).
-        labels: (N, H, W) branch numbers, cheapest 0.
+        labels: (N, H, W) branch numbers; 0 is the cheapest.
 
     Returns:
-        (N, 3, H, W).
+        (N, 3, H, W), a new tensor.
     """
     return refine_(sr.clone(), labels)
 
 
 def refine_(sr: Tensor, labels: Tensor) -> Tensor:
-    """Do ``refine`` in place; returns ``sr``."""
+    """Do ``refine`` in place and return ``sr``."""
     level = labels[:, None].to(torch.uint8)
-    # A few rows at a time, because the sums are then taken in cache.
+    # A few rows at a time, so that the sums are taken in cache.
     rows = max(1, CACHED // (3 * len(sr) * sr.shape[-1]))
-    ready: list[tuple[Tensor, Tensor, Tensor]] = []
+    pending: list[tuple[Tensor, Tensor, Tensor]] = []
     for top in range(1, sr.shape[-2] - 1, rows):
         bottom = min(top + rows, sr.shape[-2] - 1)
         around = level[..., top - 1 : bottom + 1, :]
         seam = _three_by_three(torch.maximum, around) > around[..., 1:-1, 1:-1]
         smooth = _three_by_three(torch.add, sr[..., top - 1 : bottom + 1, :]).div_(9)
-        ready.append((sr[..., top:bottom, 1:-1], smooth, seam.to(sr.dtype)))
-        if len(ready) > 1:  # the rows above are read no more
-            _mix(*ready.pop(0))
-    for last in ready:
-        _mix(*last)
+        pending.append((sr[..., top:bottom, 1:-1], smooth, seam.to(sr.dtype)))
+        if len(pending) > 1:  # no later block reads the rows of the oldest
+            _mix(*pending.pop(0))
+    for block in pending:
+        _mix(*block)
     return sr
 
 
 def _mix(values: Tensor, smooth: Tensor, seam: Tensor) -> None:
-    # With a weight of 0 or 1 it gives either number to the bit, four times as fast as where.
+    # With a weight of 0 or 1, lerp returns one operand bit for bit, four times as fast as where.
     values.lerp_(smooth, seam)
 
 
 def _three_by_three(combine: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
-    """Combine the neighbourhoods of all inner pixels: (N, C, H, W) -> (N, C, H - 2, W - 2)."""
+    """Combine the 3x3 neighbours of every inner pixel: (N, C, H, W) -> (N, C, H - 2, W - 2)."""
     rows = combine(combine(values[..., :-2, :], values[..., 1:-1, :]), values[..., 2:, :])
     return combine(combine(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])

@@ -1,4 +1,4 @@
-"""Device, seeds, threads, memory, logging and progress of a run."""
+"""Devices, seeds, threads, memory, logging and progress bars."""
 
 import ctypes
 import logging
@@ -26,25 +26,29 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``"auto"`` is a GPU where there is one, else the CPU.
+    """Return the device called ``name``; ``"auto"`` is a GPU if there is one, else the CPU.
 
-    A GPU is this process's alone until it ends, as far as the suite is concerned, and its current
-    one. ``"cuda"`` is any that no other process has, and ``"cuda:1"`` the second of this machine;
-    it is waited for.
+    A GPU becomes the current device, and no other process of the suite uses it until this one
+    ends. ``"cuda"`` is any GPU that no other process of the suite uses, ``"cuda:1"`` the second of
+    this machine; the call waits until it is free.
 
     Raises:
-        UserError: the name is no device, or names a GPU that this machine does not have.
+        UserError: the name is not a device, or is a GPU that this machine does not have.
     """
     device = device_named(name)
     if device.type == "cuda":
-        rank = os.environ.get("LOCAL_RANK")  # of those that torchrun started, which has the GPUs
+        rank = os.environ.get("LOCAL_RANK")  # set by torchrun, which has the GPUs
         device = torch.device("cuda", claim_gpus(device)[0] if rank is None else int(rank))
         torch.cuda.set_device(device)
     return device
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device that a user names, if this machine has it."""
+    """Return the device called ``name`` without claiming it.
+
+    Raises:
+        UserError: the name is not a device, or is a GPU that this machine does not have.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -64,30 +68,34 @@ def device_named(name: str) -> torch.device:
 
 
 def claim_gpus(device: torch.device, count: int = 1) -> list[int]:
-    """Take so many GPUs for this process; ``device`` may say which."""
+    """Claim ``count`` GPUs for this process, waiting for them; return their indices.
+
+    ``device`` with an index restricts the choice to that GPU.
+    """
     usable = range(torch.cuda.device_count()) if device.index is None else [device.index]
     names = [str(torch.cuda.get_device_properties(number).uuid) for number in usable]
     return [usable[place] for place in gpus.claim(names, count)]
 
 
 def move(model: ModuleT, device: torch.device) -> ModuleT:
-    """Put a model on a device; on a CPU with its channels last.
+    """Move a model to a device; on a CPU also to the channels-last memory format.
 
-    Grouped convolutions, CARN's, take two thirds of the time so, and others no more.
+    Grouped convolutions (CARN's) take two thirds of the time in it, and others no longer than
+    before.
     """
     last = torch.channels_last if device.type == "cpu" else torch.contiguous_format
     return model.to(device, memory_format=last)  # type: ignore[call-overload]
 
 
 def free_memory(device: torch.device) -> float:
-    """Return how many bytes can still be taken on a device."""
+    """Return the bytes of memory available on a device."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
 
 
 def used_memory(device: torch.device) -> float:
-    """Return how many bytes this process needs now; what it only keeps is given back first."""
+    """Return the bytes this process uses; on a CPU, freed memory is released first."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device))
     give_back_memory()
@@ -95,16 +103,16 @@ def used_memory(device: torch.device) -> float:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system, which closes the gaps between blocks in use."""
+    """Release freed memory, including gaps between blocks in use, to the system."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of a precision.
+    """Return the torch dtype of a precision.
 
     Raises:
-        UserError: the device is slower in it.
+        UserError: half precision was requested on a CPU.
     """
     if name == "float32":
         return torch.float32
@@ -114,10 +122,10 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
 
 
 def read_bytes(text: str | None) -> int | None:
-    """Read a number of bytes such as 2GiB.
+    """Parse a size such as 2GiB to bytes; None stays None.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a size.
     """
     if text is None:
         return None
@@ -128,10 +136,10 @@ def read_bytes(text: str | None) -> int | None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16; elsewhere it is emulated, slower than float32.
+    """Tell whether a device has bfloat16 arithmetic.
 
-    On a CPU it takes AVX-512 BF16 or AMX: without them a training step takes four to five times as
-    long as in float32.
+    A CPU needs AVX-512 BF16 or AMX. Without them bfloat16 is emulated, and a training step takes
+    four to five times as long as in float32.
     """
     if device.type != "cpu":
         return True
@@ -145,26 +153,27 @@ def describe(device: torch.device) -> str:
 
 
 def set_up(seed: int, threads: int) -> None:
-    """Seed torch, fix the number of CPU threads, ask for reproducible kernels, keep freed memory.
+    """Seed torch, set the number of CPU threads, and select reproducible kernels.
 
-    On the CPU the same seed and threads then give the same bits. On a GPU kernels without a
-    reproducible version are still used, with a warning from torch.
+    On a CPU, the same seed and number of threads then give identical bits. On a GPU, kernels
+    without a reproducible version are still used, with a warning from torch. Freed memory stays
+    with the process (``keep_memory``).
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads memory that it has not written.
+    # Nothing in the suite reads uninitialised memory, so filling it would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_memory()
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, where the C library is glibc.
+    """Make this process retain the memory it frees, where the C library is glibc.
 
-    By default large blocks go back to the system at once and are cleared page by page when they
-    are taken again. Networks take and free hundreds of them: on a CPU it doubles their time.
+    By default, large blocks are returned to the system at once and cleared page by page when
+    allocated again. Networks allocate and free hundreds of them, which doubles their time on a CPU.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -173,7 +182,7 @@ def keep_memory() -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose full disk is an error with a name, not a traceback per line."""
+    """A log file that raises an error naming its path if the disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         error = sys.exc_info()[1]
@@ -183,17 +192,17 @@ class _LogFile(logging.FileHandler):
 
 
 def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
-    """Log to the terminal, and as plain lines to ``file`` if given; ``quiet``: warnings alone."""
+    """Log to the terminal, and as plain lines to ``file`` if given; ``quiet``: warnings only."""
     logger = logging.getLogger("pcsr")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    reconfigure(stderr=True)  # rich's console, which lines and progress bars must share
+    reconfigure(stderr=True)  # log lines and progress bars must share rich's console
     if get_console().is_terminal:
         logger.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
-    else:  # no line is broken to fit a screen that is not there
+    else:  # not rich, which would wrap lines to a terminal that is not there
         logger.addHandler(logging.StreamHandler())
         logger.handlers[-1].setFormatter(plain)
     if file is not None:
@@ -203,9 +212,9 @@ def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
 
 
 def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]:
-    """Show a bar over ``steps`` on a terminal; ``done`` more were done in an earlier run.
+    """Show a progress bar over ``steps`` on a terminal; an earlier run did ``done`` more.
 
-    Elsewhere nothing is shown: there the lines of the log tell how far a run is.
+    Elsewhere nothing is shown, because log lines report the progress.
     """
     shown = get_console().is_terminal and logging.getLogger("pcsr").isEnabledFor(logging.INFO)
     total = done + len(steps)

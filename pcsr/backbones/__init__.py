@@ -1,5 +1,5 @@
 """The networks that PCSR, ClassSR and ARM make adaptive, with or without their upsampling tail.
 
-A backbone is a module ``(N, 3, h, w) -> (N, 3, h*scale, w*scale)``; built with ``tail=False`` it is
-an encoder ``(N, 3, h, w) -> (N, width, h, w)``. LR images have values in [0, 1].
+A backbone is a module ``(N, 3, h, w) -> (N, 3, h*scale, w*scale)``. With ``scale=None`` it has no
+tail and is an encoder ``(N, 3, h, w) -> (N, width, h, w)``. LR images have values in [0, 1].
 """

@@ -18,11 +18,11 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         Options: model of the backbone's own options, ``model.backbone_options`` in an experiment;
-            they are arguments of the constructor.
+            they are passed to the constructor.
         width: channels of the features.
         scale: integer HR size / LR size of the tail, or None for an encoder.
-        halo: LR pixels on each side of a place that its feature depends on.
-        tail_halo: features on each side of a place that its SR depends on.
+        halo: radius in LR pixels of a feature's receptive field.
+        tail_halo: radius in features of the tail's receptive field.
     """
 
     Options: ClassVar[type[Config]] = Config
@@ -40,30 +40,31 @@ class Backbone(nn.Module, ABC):
         """Map features and their LR images to HR images (N, 3, h*scale, w*scale)."""
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Super-resolve, or encode when built without a tail.
+        """Super-resolve, or encode if built without a tail.
 
-        Images have the precision of ``lr`` on both sides, whatever that of the weights is.
+        The output has the data type of ``lr``, also if the weights have another.
         """
         x = lr.to(next(self.parameters()).dtype)
         features = self.features(x)
         return (features if self.scale is None else self.upsample(features, x)).to(lr.dtype)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile features and tail, each by itself: they may be run on parts of their own."""
+        """Compile features and tail separately, because the engine runs them on different parts."""
         self.features = torch.compile(self.features, *args, **kwargs)  # type: ignore[method-assign]
         self.upsample = torch.compile(self.upsample, *args, **kwargs)  # type: ignore[method-assign]
 
     def inference(self) -> "Backbone":
-        """Return a network in eval mode that gives the same with less work; by default itself.
+        """Return a network with the same output for less work, in eval mode; by default ``self``.
 
-        It may share weights with this one, and is made anew whenever these have changed.
+        It may share weights with this network. Call this again after the weights have changed.
         """
         return self
 
     def deployed(self, precision: torch.dtype) -> "Backbone":
-        """Return ``inference()`` in a precision; in a half one, laid out for tensor cores.
+        """Return ``inference()`` in a precision; in half precision, laid out for tensor cores.
 
-        There ``features`` may have channels beyond ``width``, all zero.
+        In half precision ``features`` may have more channels than ``width``; the added ones are
+        zero.
         """
         network = self.inference()
         if precision == torch.float32:
@@ -71,10 +72,10 @@ class Backbone(nn.Module, ABC):
         return network.widened().to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def widened(self) -> "Backbone":
-        """Return a copy with full convolutions for grouped ones and channels in sixteens.
+        """Return a copy with ungrouped convolutions and channels padded to multiples of 16.
 
-        Tensor cores are idle on few channels: they compute the added zeros in less time than they
-        would need without them. Images keep their 3 channels.
+        Tensor cores are underused on few channels: computing the added zeros takes them less time
+        than doing without. Images keep their 3 channels.
         """
         wide = copy.deepcopy(self)
         for module in wide.modules():
@@ -92,7 +93,10 @@ class Backbone(nn.Module, ABC):
 
 
 def sixteens(channels: int, width: int) -> int:
-    """Return the number of channels in a widened network; those of a shuffle are r^2 widths."""
+    """Round channels up to a multiple of 16, in whole widths: a shuffle by r has r^2 of them.
+
+    The 3 channels of an image are left as they are.
+    """
     if channels == 3:
         return channels
     unit = width if channels % width == 0 else channels
@@ -100,14 +104,14 @@ def sixteens(channels: int, width: int) -> int:
 
 
 def padded(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return detached values with zeros behind, up to ``shape`` of the first axes."""
+    """Return detached values, their first axes padded with zeros at the end to ``shape``."""
     missing = [(0, to - n) for n, to in zip(values.shape, shape, strict=False)]
     missing += [(0, 0)] * (values.ndim - len(missing))
     return F.pad(values.detach(), [n for pair in reversed(missing) for n in pair])
 
 
 def _dense(weight: Tensor, groups: int) -> Tensor:
-    """Return the weights of a grouped convolution as those of a full one."""
+    """Return the weights of a grouped convolution as those of an ungrouped one."""
     if groups == 1:
         return weight
     blocks = [torch.block_diag(*tap.chunk(groups)) for tap in weight.flatten(2).unbind(dim=2)]
@@ -115,10 +119,10 @@ def _dense(weight: Tensor, groups: int) -> Tensor:
 
 
 def whole_scale(scale: float | None, supported: Iterable[int], backbone: str) -> int | None:
-    """Return the scale as the integer a tail needs.
+    """Return the scale as the integer that a tail needs; None, for an encoder, stays None.
 
     Raises:
-        UserError: the backbone's tail does not exist at this scale.
+        UserError: the backbone has no tail for this scale.
     """
     if scale is None:
         return None
@@ -133,7 +137,10 @@ def whole_scale(scale: float | None, supported: Iterable[int], backbone: str) ->
 
 
 def initialise(convolutions: Iterable[nn.Module]) -> None:
-    """Kaiming-normal weights (fan-in) x 0.1 and zero biases (docs/protocol.md, backbones)."""
+    """Draw Kaiming-normal weights (fan-in) x 0.1 and zero biases (docs/protocol.md, backbones).
+
+    Only plain ``nn.Conv2d`` modules are initialised; all others are left as they are.
+    """
     for module in convolutions:
         if type(module) is nn.Conv2d:
             nn.init.kaiming_normal_(module.weight)

@@ -15,14 +15,14 @@ from pcsr.errors import UserError
 from pcsr.products import product, product_added
 
 GROUPS = 4
-STEPS = 3
-ROWS = 1 << 14  # pixels whose sums are made together on a CPU, so that they stay in cache
-# Mean RGB of DIV2K; the network sees images with it subtracted.
+STEPS = 3  # units per cascade
+ROWS = 1 << 14  # pixels whose sums are computed at a time on a CPU, so that they stay in cache
+# Mean RGB of DIV2K, subtracted from the network's input and added to its output.
 MEAN_RGB = (0.4488, 0.4371, 0.4040)
 
 
 class EfficientResidual(nn.Module):
-    """Two grouped conv3 and a conv1 around a skip; applied three times with the same weights."""
+    """Two grouped conv3 and a conv1 with a skip; applied three times with the same weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Cascade(nn.Module):
     Args:
         units: one unit per step, or a single one whose weights all steps share.
         width: channels.
-        batch_norm: the fusing conv1 has no bias and is followed by BatchNorm (PCSR and ClassSR
-            releases), or has a bias and no BatchNorm (ARM release).
+        batch_norm: if true, the fusing conv1 has no bias and is followed by BatchNorm (PCSR and
+            ClassSR releases); else it has a bias and no BatchNorm (ARM release).
     """
 
     def __init__(self, units: list[nn.Module], width: int, batch_norm: bool) -> None:
@@ -67,10 +67,11 @@ class Cascade(nn.Module):
 
 
 class Summed(nn.Module):
-    """A cascade for inference: BatchNorm folded, and no concatenation.
+    """A cascade for inference: BatchNorm is folded, and nothing is concatenated.
 
-    A conv1 over a concatenation is the sum of one conv1 per part. Each is a product of matrices
-    that adds to the same rows, so that nothing is copied together, and some rows at a time.
+    A conv1 over a concatenation is the sum of one conv1 per part. Each of these is a matrix product
+    that accumulates into the same rows, so no concatenation is copied. On a CPU it runs on
+    ``ROWS`` pixels at a time.
     """
 
     def __init__(self, cascade: Cascade) -> None:
@@ -83,7 +84,7 @@ class Summed(nn.Module):
         )
 
     def widen(self, width: int) -> None:
-        """Take parts of ``width`` channels, the added ones zero."""
+        """Pad the weights to parts of ``width`` channels; the added ones are zero."""
         for weights in self.steps:
             for number, values in enumerate(weights):
                 weights[number] = nn.Parameter(padded(values, (width,) * values.ndim))
@@ -100,27 +101,33 @@ class Summed(nn.Module):
 
 
 def _fused(seen: Sequence[Tensor], bias: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """Return the ReLU of bias + the sum of seen[i] @ parts[i], all (pixels, width)."""
+    """Return ReLU(bias + sum_i seen[i] @ parts[i]), (pixels, width).
+
+    Args:
+        seen: (pixels, width) each.
+        bias: (width,).
+        parts: (width, width) each.
+    """
     total = torch.empty_like(seen[0])
     rows = ROWS if total.device.type == "cpu" else len(total)
     for out, first, *others in zip(*(one.split(rows) for one in (total, *seen)), strict=True):
-        made = product(first, parts[0], bias)
+        block_sum = product(first, parts[0], bias)
         for other, part in zip(others, parts[1:], strict=True):
-            made = product_added(other, part, made)
-        torch.clamp_min(made, 0, out=out)
+            block_sum = product_added(other, part, block_sum)
+        torch.clamp_min(block_sum, 0, out=out)
     return total
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Lay (N, C, h, w) out as (N * h * w, C); a view, where channels are last in memory."""
+    """Reshape (N, C, h, w) to (N * h * w, C); a view if channels are last in memory."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _folded(convolution: nn.Conv2d, *after: nn.Module) -> list[nn.Parameter]:
-    """Return a fusing conv1 as its bias and the weights (width, width) of each of its parts."""
+    """Split a fusing conv1 into its bias and the weights (width, width) of its parts."""
     weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
     norm = after[0]
-    if isinstance(norm, _BatchNorm):  # that of several processes, too
+    if isinstance(norm, _BatchNorm):  # SyncBatchNorm, too
         weight, bias = fuse_conv_bn_weights(
             *(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
         )
@@ -153,7 +160,7 @@ class CARN(Backbone):
             raise UserError(f"model.width: carn needs a multiple of {GROUPS}, not {width}.")
         self.width = width
         self.scale = whole_scale(scale, (2, 3, 4), "carn")
-        # Kept with the weights, because ClassSR's released networks have means of their own.
+        # Stored with the weights, because ClassSR's released networks have means of their own.
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
         self.entry = nn.Conv2d(3, width, 3, padding=1)
         blocks: list[nn.Module] = [

@@ -11,8 +11,8 @@ MAPPING_LAYERS = 4
 class FSRCNN(Backbone):
     """FSRCNN with d = ``width``, s = 12, m = 4.
 
-    The mapping layers have no activation between them, then one PReLU; every PReLU has a single
-    parameter. Both follow the ClassSR and PCSR releases.
+    There is no activation between the mapping layers, only one PReLU after them, and every PReLU
+    has a single parameter. Both follow the ClassSR and PCSR releases.
     """
 
     halo = 2 + MAPPING_LAYERS

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from pcsr.backbones.base import Backbone, initialise, whole_scale
 
 BLOCKS = 16
-SLOPE = 0.1
+SLOPE = 0.1  # of every LeakyReLU
 
 
 class ResidualBlock(nn.Module):
-    """conv3, ReLU, conv3 around a skip."""
+    """conv3, ReLU, conv3 with a skip."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The configuration files: their models, and how they are read."""
+"""Configuration files: typed models, and loading."""

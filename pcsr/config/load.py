@@ -1,4 +1,4 @@
-"""Reading the configuration files: merged with a suite's overrides, checked, with clear errors.
+"""Load configuration files: merge a suite's overrides, validate, report errors clearly.
 
 Needs neither torch nor a GPU.
 """
@@ -34,7 +34,7 @@ RELEASED = Path("configs/released.yaml")
 
 @dataclass(frozen=True)
 class Study:
-    """A suite with its experiments and data sets read, merged and checked."""
+    """A suite with its experiments and data sets, loaded, merged and validated."""
 
     suite: SuiteConfig
     experiments: dict[str, ExperimentConfig]
@@ -72,10 +72,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
-    """Validate ``values`` against ``model``; ``where`` names their origin in the error.
+    """Validate ``values`` against ``model``; errors begin with ``where``, the origin of the values.
 
     Raises:
-        UserError: names the origin, the key, what is wrong, and a close key for an unknown one.
+        UserError: names the origin, the key and the problem, and suggests a key for an unknown one.
     """
     try:
         return model.model_validate(values)
@@ -95,7 +95,7 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Config
 
 
 def _keys_beside(model: type[Config], problem: Mapping[str, Any]) -> list[str]:
-    """Return the keys that the mapping around an unknown key may have."""
+    """Return the valid keys of the mapping that holds an unknown key."""
     schema = model.model_json_schema()
     node: dict[str, Any] = schema
     for part in problem["loc"][:-1]:
@@ -110,9 +110,9 @@ def _keys_beside(model: type[Config], problem: Mapping[str, Any]) -> list[str]:
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    for choice in node.get("anyOf", []):
-        if "$ref" in choice:
-            node = choice
+    for alternative in node.get("anyOf", []):
+        if "$ref" in alternative:
+            node = alternative
     if "$ref" in node:
         found: dict[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
         return found
@@ -122,7 +122,7 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge ``over`` into ``base``, mappings key by key.
 
-    A key ``'*'`` in ``over`` stands for every key of ``base``; a key that is named wins over it.
+    A key ``'*'`` in ``over`` applies to every key of ``base``; an explicit key takes precedence.
     """
     merged = dict(base)
     layers = [dict.fromkeys(base, over["*"])] if "*" in over else []
@@ -172,10 +172,10 @@ def load_experiment(name: str, overrides: Sequence[Mapping[str, Any]] = ()) -> E
 
 
 def load_study(path: Path) -> Study:
-    """Read a suite file with everything it names, and check that all names exist.
+    """Load a suite file and everything it refers to, and check that all names exist.
 
     Raises:
-        UserError: names the file and key that is wrong, and a close name where there is one.
+        UserError: names the file and the offending key, and suggests a close name.
     """
     suite = parse(SuiteConfig, read_yaml(path), str(path))
     available = [p.stem for p in EXPERIMENTS.glob("*.yaml")]
@@ -197,9 +197,9 @@ def load_study(path: Path) -> Study:
     }
     published: dict[str, ReleasedWeights] = {}
     if suite.weights == "released":
-        known = load_released()
+        releases = load_released()
         where = f"{path}: experiments: {RELEASED}"
-        published = {name: find_released(name, known, where) for name in experiments}
+        published = {name: find_released(name, releases, where) for name in experiments}
     elif suite.weights == "trained":
         _check_calibration(path, suite, experiments)
     return Study(suite, experiments, table, published)
@@ -208,7 +208,7 @@ def load_study(path: Path) -> Study:
 def _check_calibration(
     path: Path, suite: SuiteConfig, experiments: Mapping[str, ExperimentConfig]
 ) -> None:
-    """Check that stages and calibration agree: classes, patch, and who needs whom."""
+    """Check that stages and calibration agree on classes, patch and scale, without a cycle."""
     calibration = suite.calibration
     if calibration is not None:
         where = f"{path}: calibration.experiment"
@@ -238,12 +238,12 @@ def _check_calibration(
             if stage.patch != calibration.patch:
                 raise UserError(
                     f"{where}.patch: {stage.patch}, but {path}'s calibration.patch is "
-                    f"{calibration.patch}; classes hold for crops of one size."
+                    f"{calibration.patch}; classes apply to crops of one size."
                 )
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return 12 hex digits that change when, and only when, the given configuration changes."""
+    """Return 12 hex digits that change if and only if the given configuration changes."""
 
     def plain(part: Config) -> dict[str, Any]:
         return part.model_dump(mode="json")
@@ -261,7 +261,7 @@ def write_schemas(
 
 
 def schemas() -> dict[str, str]:
-    """Return the JSON schemas of the configuration files, by name of file in configs/schema."""
+    """Return the JSON schemas of the configuration files, by file name in configs/schema."""
     models: dict[str, type[Config]] = {
         "suite": SuiteConfig,
         "experiment": ExperimentConfig,

@@ -1,9 +1,9 @@
-"""Models of the configuration files: the one home of every default. Needs neither torch nor a GPU.
+"""Typed models of the configuration files; every default is here. Needs neither torch nor a GPU.
 
-An *experiment* (``configs/experiments/<id>.yaml``) says what is trained and how. A *suite*
-(``configs/suites/<name>.yaml``) says which experiments run, on which data, and what is measured; it
-may override parts of its experiments. ``configs/datasets.yaml`` says where images come from.
-Unknown keys are refused everywhere.
+An *experiment* (``configs/experiments/<id>.yaml``) defines what is trained and how. A *suite*
+(``configs/suites/<name>.yaml``) selects experiments, data and what is measured, and may override
+parts of its experiments. ``configs/datasets.yaml`` defines where images come from. Unknown keys are
+errors everywhere.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pcsr.errors import unknown_name
 
-TABLE = "table"  # the step after the training stages, where there is one
-# Options that version 0.1 had beside the names of backbone and method.
+TABLE = "table"  # the step after the training stages, for methods with a table
+# Options that version 0.1 stored beside the names of backbone and method.
 FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
-PUBLISHED = "released"  # the step that takes the place of training
+PUBLISHED = "released"  # the step that replaces training
 
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
@@ -33,7 +33,7 @@ class Config(BaseModel):
 class HeadConfig(Config):
     """A multilayer perceptron on pixels: ``depth`` hidden layers of ``width`` units, ReLU."""
 
-    width: int = Field(ge=0, description="units per hidden layer; 0 where there is none")
+    width: int = Field(ge=0, description="units per hidden layer; 0 if there is none")
     depth: int = Field(ge=0, description="hidden layers; 0 is a linear map")
 
     @model_validator(mode="after")
@@ -68,10 +68,10 @@ class WidthsOptions(Config):
 
 
 class ModelConfig(Config):
-    """What is built. Options left out take the paper's value for the backbone and method.
+    """The model to build. Options default to the paper's values for the backbone and method.
 
-    Options are checked by the method's and the backbone's own models when they are built, so that
-    a dry run imports neither.
+    Options are validated by the method's and the backbone's own models when these are built, so
+    that a dry run imports neither.
     """
 
     backbone: str = Field(description="name in the registry of backbones")
@@ -83,7 +83,7 @@ class ModelConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, values: Any) -> Any:
-        """Nest options that weights of version 0.1 hold beside the names."""
+        """Nest the flat options of weights from version 0.1."""
         if not isinstance(values, dict):
             return values
         nested = {key: value for key, value in values.items() if key not in FLAT}
@@ -97,35 +97,35 @@ class ModelConfig(Config):
 
 
 class StageConfig(Config):
-    """One training stage. Learning rate: cosine from ``learning_rate`` to ``learning_rate_end``."""
+    """A training stage; the learning rate follows a cosine to ``learning_rate_end``."""
 
     iterations: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     learning_rate_end: float = Field(default=1e-7, ge=0)
     betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam")
-    batch: int = Field(default=16, ge=1, description="crops per step, over all processes together")
+    batch: int = Field(default=16, ge=1, description="crops per step, over all processes")
     patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
-    lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or kept in float")
+    lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or left in float")
     crop_class: int | None = Field(
         default=None,
         ge=0,
-        description="train on this class of the suite's calibration, 0 the easiest; else on all",
+        description="train on this class of the suite's calibration, 0 the easiest; unset: on all",
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",
-        description="of products: float32 gives the same weights again; the others are faster on "
-        "GPUs with tensor cores, bf16 also on CPUs with AVX-512 BF16 or AMX (tf32 changes nothing "
-        "on a CPU)",
+        description="of matrix products: float32 is reproducible; the others are faster on GPUs "
+        "with tensor cores, bf16 also on CPUs with AVX-512 BF16 or AMX (tf32 has no effect on a "
+        "CPU)",
     )
     compile: bool = Field(
-        default=False, description="compile the step, and on a single GPU record it as CUDA graphs"
+        default=False, description="compile the step, and on a single GPU capture it as CUDA graphs"
     )
-    log_every: int = Field(default=100, ge=1, description="steps between lines of the log")
+    log_every: int = Field(default=100, ge=1, description="steps between log lines")
     validate_every: int = Field(default=5000, ge=1, description="steps between validations")
     save_every: int = Field(default=1000, ge=1, description="steps between resumable states")
 
     def identity(self) -> dict[str, Any]:
-        """Return what the weights depend on: all but how often something is written down."""
+        """Return what the weights depend on: everything but the logging and saving intervals."""
         return self.model_dump(mode="json", exclude={"log_every", "validate_every", "save_every"})
 
 
@@ -136,7 +136,7 @@ class ExperimentConfig(Config):
     seed: int = Field(default=0, ge=0)
     stages: dict[Name, StageConfig] = Field(min_length=1)
     table: bool = Field(
-        default=False, description="after training, fill the method's PSNR table (ARM)"
+        default=False, description="fill the method's PSNR table after training (ARM)"
     )
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class ExperimentConfig(Config):
         return names[position - 1] if position else None
 
     def iterations_up_to(self, stage: str) -> int:
-        """Return the iterations of all stages up to and with ``stage``."""
+        """Return the total iterations of all stages up to and including ``stage``."""
         names = list(self.stages)
         return sum(self.stages[name].iterations for name in names[: names.index(stage) + 1])
 
@@ -173,16 +173,16 @@ class ProtocolConfig(Config):
 
     lr: LRBits = "8bit"
     crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
-    refine: bool = Field(default=True, description="smooth cheap pixels beside expensive ones")
+    refine: bool = Field(default=True, description="smooth light pixels next to heavy ones")
 
     def also(self, both_ways: Iterable[str]) -> list["ProtocolConfig"]:
-        """Return this protocol, and those that differ from it in the given choices.
+        """Return this protocol, followed by those that differ from it in the given choices.
 
         Args:
             both_ways: ``"lr"`` adds the other LR; ``"lr,refine"`` adds every combination of both.
 
         Raises:
-            UserError: a choice has another name than ``lr``, ``crop``, ``refine``.
+            UserError: a choice is not ``lr``, ``crop`` or ``refine``.
         """
         other: dict[str, Any] = {
             "lr": "float" if self.lr == "8bit" else "8bit",
@@ -190,9 +190,9 @@ class ProtocolConfig(Config):
             "refine": not self.refine,
         }
         protocols = [self]
-        for together in both_ways:
+        for choices in both_ways:
             combined = [self]
-            for choice in dict.fromkeys(together.split(",")):
+            for choice in dict.fromkeys(choices.split(",")):
                 if choice not in other:
                     raise unknown_name("choice", choice, other, "both ways")
                 switched = {choice: other[choice]}
@@ -202,9 +202,9 @@ class ProtocolConfig(Config):
 
 
 class CalibrationConfig(Config):
-    """How training crops are sorted into classes: by the PSNR that a trained model gives them."""
+    """How training crops are sorted into classes by the PSNR that a trained model reaches."""
 
-    experiment: str = Field(description="whose final weights measure the crops")
+    experiment: str = Field(description="experiment whose final weights measure the crops")
     classes: int = Field(
         default=3, ge=2, le=255, description="classes of equal size, 0 the easiest"
     )
@@ -219,25 +219,25 @@ class SuiteConfig(Config):
     experiments: tuple[str, ...] = Field(min_length=1)
     weights: Literal["trained", "released", "shipped"] = Field(
         default="trained",
-        description="train them, take those of configs/released.yaml, or those in weights/",
+        description="train them, or use those of configs/released.yaml or of weights/",
     )
     train_set: str | None = None
     valid_set: str | None = None
-    valid_images: int = Field(default=10, ge=1, description="images used by a validation")
+    valid_images: int = Field(default=10, ge=1, description="images per validation")
     test_sets: tuple[str, ...] = Field(min_length=1)
     leave_out_absent: bool = Field(
         default=False,
-        description="leave out, and say so, weights and test sets that cannot be had here",
+        description="leave out, and report, weights and test sets that are not available",
     )
     knobs: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = Field(
-        default={}, description="method -> values of its knob; its own choice where left out"
+        default={}, description="method -> values of its knob; unset: the method's default sweep"
     )
     adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
     protocol: ProtocolConfig = ProtocolConfig()
     both_ways: tuple[Choices, ...] = Field(
         default=(),
-        description="choices of the protocol that are also measured the other way; those joined by "
-        "a comma in all combinations",
+        description="choices of the protocol to measure the other way as well; comma-separated "
+        "ones in all combinations",
     )
     calibration: CalibrationConfig | None = Field(
         default=None, description="classes of training crops, for stages with a crop_class"
@@ -246,10 +246,10 @@ class SuiteConfig(Config):
     gpus: int = Field(
         default=0,
         ge=0,
-        description="0: jobs run on the CPU; 1: on a GPU each; more: so many train one model",
+        description="0: jobs run on the CPU; 1: each on one GPU; N: train each model on N GPUs",
     )
     overrides: dict[str, dict[str, Any]] = Field(
-        default={}, description="experiment id, or '*' for all -> keys merged over its file"
+        default={}, description="experiment id, or '*' for all -> keys to merge over its file"
     )
 
     @model_validator(mode="after")
@@ -257,7 +257,7 @@ class SuiteConfig(Config):
         for_training = ("train_set", "valid_set", "calibration")
         given = [key for key in for_training if getattr(self, key) is not None]
         if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
-            raise ValueError("name train_set and valid_set, or take released or shipped weights")
+            raise ValueError("set train_set and valid_set, or use released or shipped weights")
         given += ["overrides"] * bool(self.overrides)
         if self.weights != "trained" and given:
             raise ValueError(f"{self.weights} weights are not trained: drop {', '.join(given)}")
@@ -265,14 +265,14 @@ class SuiteConfig(Config):
 
 
 class WheelsSource(Config):
-    """Photographs carried inside installed Python packages."""
+    """Photographs inside installed Python packages."""
 
     kind: Literal["wheels"]
     images: tuple[str, ...] = Field(min_length=1, description="package/path/image")
 
 
 class ArchiveSource(Config):
-    """Images inside a zip or tar archive that is downloaded once and checked."""
+    """Images inside a zip or tar archive that is downloaded once and verified."""
 
     kind: Literal["archive"]
     url: str
@@ -292,35 +292,39 @@ class ArchiveSource(Config):
 
 
 class FolderSource(Config):
-    """Images that the user puts into a folder."""
+    """Images that the user provides in a folder."""
 
     kind: Literal["folder"]
     path: str = Field(description="folder of HR images")
-    lr_path: str | None = Field(default=None, description="folder of ready LR images, same names")
+    lr_path: str | None = Field(
+        default=None, description="folder of ready-made LR images, same names"
+    )
     mirror: str | None = Field(default=None, description="folder of HR images under PCSR_MIRROR")
     get: str = Field(default="", description="where the user gets the images")
 
 
 class DatasetConfig(Config):
-    """Where a set of images comes from and what is done to them before they are packed."""
+    """Where a set of images comes from and how they are processed before they are packed."""
 
     source: WheelsSource | ArchiveSource | FolderSource = Field(discriminator="kind")
     expected: int | None = Field(default=None, ge=1, description="images in the complete set")
-    first: str | None = Field(default=None, description="first image name that is taken")
-    last: str | None = Field(default=None, description="last image name that is taken")
+    first: str | None = Field(default=None, description="name of the first image to use")
+    last: str | None = Field(default=None, description="name of the last image to use")
     reductions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(1.0,), min_length=1, description="bicubic copies of each image; 1 is itself"
+        default=(1.0,),
+        min_length=1,
+        description="scale factors of each image's bicubic copies; 1 is the image itself",
     )
-    grey_to_rgb: bool = Field(default=False, description="repeat a grey image's channel")
+    grey_to_rgb: bool = Field(default=False, description="repeat the channel of grey images")
 
     @model_validator(mode="after")
     def _ready_lr_as_is(self) -> "DatasetConfig":
         if getattr(self.source, "lr_path", None) is not None and self.reductions != (1.0,):
-            raise ValueError("ready LR images (lr_path) do not fit reduced HR images")
+            raise ValueError("ready-made LR images (lr_path) do not fit reduced HR images")
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what the prepared images depend on: all but the ways to get them."""
+        """Return what the prepared images depend on: everything but where they come from."""
         return self.model_dump(mode="json", exclude={"source": {"get", "mirror", "url"}})
 
 
@@ -335,9 +339,9 @@ class ReleasedFile(Config):
 
     path: str = Field(
         pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$",
-        description="where it is below `released` in PCSR_MIRROR or data/raw",
+        description="path below `released` in PCSR_MIRROR or data/raw",
     )
-    url: str | None = Field(default=None, description="where it is downloaded from, if it can be")
+    url: str | None = Field(default=None, description="download address, if there is one")
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
@@ -345,12 +349,12 @@ class ReleasedWeights(Config):
     """Weights that the authors of a paper published."""
 
     files: tuple[ReleasedFile, ...] = Field(
-        min_length=1, description="the checkpoint, and what must stand beside it"
+        min_length=1, description="the checkpoint, and any files needed beside it"
     )
-    get: str = Field(default="", description="where the user gets files that have no url")
+    get: str = Field(default="", description="where the user gets files without a url")
 
     def identity(self) -> dict[str, Any]:
-        """Return what the weights depend on: all but the ways to get them."""
+        """Return what the weights depend on: everything but where they come from."""
         return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": {"url"}}})
 
 

@@ -1,7 +1,7 @@
-"""MATLAB's bicubic ``imresize``, and the one degradation that makes LR from HR everywhere.
+"""MATLAB's bicubic ``imresize``, and the one degradation from HR to LR used everywhere.
 
 Kernel: cubic convolution with a = -0.5 (Keys 1981), widened by the scale when shrinking
-(antialiasing), pixel centres at half-integers, image continued by reflection that repeats the
+(antialiasing), pixel centres at half-integers, borders padded by reflection that repeats the
 border pixel.
 """
 
@@ -22,7 +22,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return the taps of a resize of one axis from ``length`` to ``size`` pixels.
+    """Return the filter taps that resize one axis from ``length`` to ``size`` pixels.
 
     Returns:
         float64 weights (size, T), each row summing to 1, and int64 source indices (size, T).
@@ -44,7 +44,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         x: (..., H, W), floating point, any value range.
-        size: rows and columns of the result.
+        size: (height, width) of the result.
 
     Returns:
         (..., *size), same dtype and device; not clipped.
@@ -64,41 +64,44 @@ def _resize_rows(x: Tensor, size: int) -> Tensor:
 
 
 def matrix(length: int, size: int) -> Tensor:
-    """Return the float64 (size, length) matrix whose product with columns resizes them."""
+    """Return the float64 (size, length) matrix that resizes columns by multiplication."""
     weights, indices = taps(length, size)
     return weights.new_zeros(size, length).scatter_add_(1, indices, weights)
 
 
 def levels(x: Tensor) -> Tensor:
-    """Return the 8-bit levels (uint8) of values in [0, 1]: clamped, halves upwards as MATLAB."""
+    """Quantise [0, 1] to 8-bit levels (uint8): clamp, then round half up as MATLAB does."""
     return x.clamp(0, 1).mul_(255).add_(0.5).floor_().to(torch.uint8)
 
 
 def round_8bit(x: Tensor) -> Tensor:
-    """Round values in [0, 1] to the 256 levels of 8 bit."""
+    """Clamp to [0, 1] and round to the 256 levels of 8 bits; keeps the dtype."""
     return levels(x).to(x.dtype) / 255
 
 
 def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits) -> Tensor:
-    """Make LR images from HR images: bicubic reduction, then 8 bit unless ``bits`` is float.
+    """Degrade HR images to LR: bicubic downscaling, then 8-bit rounding unless ``bits`` is float.
 
     Args:
-        hr: (..., H, W) with values in [0, 1]. float64 makes the 8-bit result MATLAB's; float32 may
-            differ by one level where a value lies at a rounding border.
-        size: rows and columns of the LR images.
-        bits: ``"8bit"`` rounds and clamps; ``"float"`` keeps what bicubic gives.
+        hr: (..., H, W) in [0, 1]. With float64 the 8-bit result equals MATLAB's; float32 may
+            differ by one level where a value falls on a rounding boundary.
+        size: (height, width) of the LR images.
+        bits: ``"8bit"`` clamps and rounds; ``"float"`` leaves the bicubic result as it is.
+
+    Returns:
+        (..., *size), same dtype and device.
     """
     lr = resize(hr, size)
     return round_8bit(lr) if bits == "8bit" else lr
 
 
 class Degradation:
-    """``degrade`` for many crops of one size: two products with small matrices.
+    """``degrade`` for batches of square crops of one size, as two small matrix products.
 
     Args:
-        sizes: sides of the HR and of the LR crops, which are square.
+        sizes: side of the HR crops, side of the LR crops.
         bits: see ``degrade``.
-        device: of the crops.
+        device: where the crops are.
     """
 
     def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
@@ -106,6 +109,6 @@ class Degradation:
         self._bits = bits
 
     def __call__(self, hr: Tensor) -> Tensor:
-        """Make float32 (..., h, h) of (..., H, H), both in [0, 1]."""
+        """Degrade HR (..., H, H) in [0, 1] to float32 LR (..., h, h)."""
         lr = self._rows @ hr @ self._rows.T
         return round_8bit(lr) if self._bits == "8bit" else lr

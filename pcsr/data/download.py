@@ -1,4 +1,4 @@
-"""Downloads that resume, are checked, and can come from a local mirror instead of the network."""
+"""Resumable, verified downloads, from the network or a local mirror."""
 
 import filecmp
 import hashlib
@@ -18,18 +18,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from pcsr.errors import UserError
 from pcsr.files import locked
 
-CHUNK = 2**16  # bytes; a cut loses at most this much
-ATTEMPTS = 4  # in a row without a new byte
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of data
+CHUNK = 2**16  # bytes; an interruption loses at most this much
+ATTEMPTS = 4  # consecutive ones without a new byte
+TIMEOUT = (10, 60)  # seconds to connect, and between two reads
 LOG_EVERY = 30  # seconds
 MIRROR = "set PCSR_MIRROR to a folder laid out as data/README.md says"
-AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may pass
+AGAIN = (408, 425, 429, 500, 502, 503, 504)  # transient HTTP statuses, worth a retry
 
 log = logging.getLogger("pcsr")
 
 
 def mirror_folder() -> Path | None:
-    """Return the folder that the environment variable PCSR_MIRROR names, or None.
+    """Return the folder named by the environment variable PCSR_MIRROR, or None if it is unset.
 
     Raises:
         UserError: it names a folder that does not exist.
@@ -54,27 +54,27 @@ def fetch(
     get: str = "",
     pause: float = 1.0,
 ) -> Path:
-    """Make ``destination`` hold what ``url`` names, and return it.
+    """Download ``url`` to ``destination`` unless it is already there, and return the path.
 
-    Nothing is done when the file is there with the right checksum; one that has no known checksum
-    is the right one if the mirror has no other. What is downloaded grows in
-    ``<destination>.part``, survives cuts and restarts, and gets its final name only when it is
-    whole, checked and on the disk. Two processes that want the same file download it once.
+    An existing file with the expected size and checksum is left alone. Without a checksum to
+    compare, it is accepted unless the mirror has a different one. A download grows in
+    ``<destination>.part``, survives interruptions and restarts, and gets its final name only once
+    it is complete, verified and on disk. Two processes that need the same file download it once.
 
     Args:
-        url: address, or None for a file that only the user or a mirror has.
+        url: address, or None for a file that only the user or a mirror can provide.
         bytes: size of the file, if known.
         sha256: expected checksum, 64 hex digits.
         md5: expected checksum, where no sha256 is published.
-        mirror: folder that is looked into before the network.
+        mirror: folder searched before the network.
         mirror_name: path of the file inside ``mirror``.
         get: where the user gets a file that has no address.
         pause: seconds before the second attempt; doubles with each further one.
 
     Raises:
-        UserError: no HTTP address, no answer, no such file, or the size or checksum is not the
-            expected one.
-        OSError: the disk is full; the part stays, and a later call goes on from it.
+        UserError: the address is not HTTP, the server does not answer or has no such file, or the
+            size or checksum is not as expected.
+        OSError: the disk is full; the partial download stays, and a later call resumes it.
     """
     if url is not None and urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: not an http or https address; fix the url.")
@@ -86,10 +86,10 @@ def fetch(
             found = _problem(destination, bytes, sha256, md5)
             if found is None and copy is not None and copy.is_file() and not (sha256 or md5):
                 same = filecmp.cmp(copy, destination, shallow=False)
-                found = None if same else f"is not what {copy} holds"
+                found = None if same else f"differs from {copy}"
             if found is None:
                 return destination
-            log.warning("%s: %s; getting it again", destination, found)
+            log.warning("%s: %s; downloading it again", destination, found)
             problem = found
         part = _beside(destination, ".part")
         if copy is not None and copy.is_file():
@@ -120,12 +120,12 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _state(part: Path) -> Path:
-    """Path of the note beside a part that says which version of which url it is a part of."""
+    """Path of the JSON beside a partial download that records its url and version."""
     return _beside(part, ".json")
 
 
 def _problem(path: Path, size: int | None, sha256: str | None, md5: str | None) -> str | None:
-    """Say what is wrong with a file, or None."""
+    """Return what is wrong with a file's size or checksum, or None."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"expected {size} bytes, found {found}"
@@ -139,7 +139,7 @@ def _problem(path: Path, size: int | None, sha256: str | None, md5: str | None) 
 
 
 def _download(url: str, part: Path, pause: float) -> None:
-    """Complete ``part``; give up after ``ATTEMPTS`` in a row that brought nothing new."""
+    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts without progress."""
     failures, longest = 0, _size(part)
     while True:
         try:
@@ -153,7 +153,7 @@ def _download(url: str, part: Path, pause: float) -> None:
             raise UserError(
                 f"{url}: cannot be downloaded ({_short(reason)}); check the network, or {MIRROR}."
             ) from None
-        log.warning("%s: %s; trying again", url, _short(reason))
+        log.warning("%s: %s; retrying", url, _short(reason))
         time.sleep(pause * 2 ** max(0, failures - 1))
 
 
@@ -167,41 +167,42 @@ def _short(error: Exception) -> str:
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Ask once for what ``part`` lacks, and append what comes.
+    """Request the rest of ``part`` once, and append the response to it.
 
     Raises:
-        UserError: the server refuses the address.
-        requests.RequestException: the transfer did not come to its end.
+        UserError: the server rejects the request.
+        requests.RequestException: the transfer is incomplete.
     """
     headers = {"Accept-Encoding": "identity"} | _resume_headers(url, part)
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        have, status = _size(part), answer.status_code
-        served = answer.headers.get("Content-Range", "")
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        have, status = _size(part), response.status_code
+        served = response.headers.get("Content-Range", "")
         if status == 416 and served == f"bytes */{have}":
-            return  # the part was whole already
+            return  # the part was complete already
         if status == 416 or (status == 206 and not served.startswith(f"bytes {have}-")):
             part.unlink(missing_ok=True)
-            raise requests.RequestException("the server has another range than was asked for")
+            raise requests.RequestException("the server sent a different range than requested")
         if status in AGAIN:
-            raise requests.RequestException(f"the server answered {status} {answer.reason}")
+            raise requests.RequestException(f"the server answered {status} {response.reason}")
         if status not in (200, 206):
             raise UserError(
-                f"{url}: the server answered {status} {answer.reason}; check the url, or {MIRROR}."
+                f"{url}: the server answered {status} {response.reason}; check the url, or "
+                f"{MIRROR}."
             )
-        if status == 200:  # from the start, also where a rest was asked for
+        if status == 200:  # the whole file, even if only the rest was requested
             have = 0
             part.write_bytes(b"")
-            _state(part).write_text(json.dumps({"url": url, "validator": _validator(answer)}))
+            _state(part).write_text(json.dumps({"url": url, "validator": _validator(response)}))
         with part.open("ab") as file:
-            for piece in _shown(answer, url, have):
-                file.write(piece)
+            for chunk in _shown(response, url, have):
+                file.write(chunk)
 
 
 def _resume_headers(url: str, part: Path) -> dict[str, str]:
-    """Return the headers that ask for the rest of ``part``, if it is a part of ``url``."""
+    """Return the headers that request the rest of ``part``; none if it is not of ``url``."""
     try:
-        known = json.loads(_state(part).read_text())
-        same, validator = known["url"] == url, known["validator"]
+        state = json.loads(_state(part).read_text())
+        same, validator = state["url"] == url, state["validator"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     if not same or not _size(part):
@@ -210,30 +211,30 @@ def _resume_headers(url: str, part: Path) -> dict[str, str]:
     return headers | {"If-Range": validator} if validator else headers
 
 
-def _validator(answer: requests.Response) -> str | None:
-    """Return what names this version of the file; a weak ETag may not be used for ranges."""
-    tag = answer.headers.get("ETag", "")
-    return tag if tag.startswith('"') else answer.headers.get("Last-Modified")
+def _validator(response: requests.Response) -> str | None:
+    """Return what identifies this version of the file; weak ETags are not valid for ranges."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _shown(answer: requests.Response, url: str, have: int) -> Iterator[bytes]:
-    """Pass on the data; show a bar on a terminal, log lines elsewhere."""
+def _shown(response: requests.Response, url: str, have: int) -> Iterator[bytes]:
+    """Yield the data; show a progress bar on a terminal, log lines elsewhere."""
     name = Path(urlsplit(url).path).name
-    length = answer.headers.get("Content-Length")
+    length = response.headers.get("Content-Length")
     total = have + int(length) if length is not None else None
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    said = time.monotonic()
+    last_logged = time.monotonic()
     log.info("downloading %s", url)
     console = Console(stderr=True)
     with Progress(
         *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task(name, total=total, completed=have)
-        for piece in answer.iter_content(CHUNK):
-            yield piece
-            have += len(piece)
+        for chunk in response.iter_content(CHUNK):
+            yield chunk
+            have += len(chunk)
             progress.update(task, completed=have)
-            if progress.disable and time.monotonic() - said > LOG_EVERY:
-                said = time.monotonic()
+            if progress.disable and time.monotonic() - last_logged > LOG_EVERY:
+                last_logged = time.monotonic()
                 share = f" of {total / 1e6:.0f}" if total else ""
                 log.info("%s: %.0f%s MB", name, have / 1e6, share)

@@ -1,7 +1,7 @@
-"""Reading and writing images: 8-bit RGB in, 8-bit RGB out, and nothing converted in silence.
+"""Reading and writing images: 8-bit RGB in, 8-bit RGB out, and no silent conversion.
 
-Pixels are taken as the file stores them: an EXIF orientation is not applied, a colour profile is
-not applied, and of a file with several frames the first is read.
+Pixels are read as stored: EXIF orientation and colour profiles are not applied, and only the first
+frame of a multi-frame file is read.
 """
 
 import io
@@ -46,29 +46,29 @@ def read(
     """Read an image.
 
     Args:
-        source: a file, its bytes, or an open binary file.
+        source: path, bytes, or open binary file.
         grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it.
-        name: what errors call the image; needed where ``source`` is not a path.
+        name: what errors call the image; give it where ``source`` is not a path.
 
     Returns:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        UserError: the file is missing, empty, damaged, no image, larger than ``MAX_PIXELS``, or
-            not 8-bit RGB.
+        UserError: the file is missing, empty, damaged, not an image, larger than ``MAX_PIXELS``,
+            or not 8-bit RGB.
     """
     name = name or (str(source) if isinstance(source, Path) else "image")
     data = _bytes(source, name)
     if not data:
-        raise UserError(f"{name}: the file is empty; get it again.")
+        raise UserError(f"{name}: the file is empty; download or copy it again.")
     try:
         with _without_pillows_limit(), Image.open(io.BytesIO(data)) as image:
             _check(image, grey_to_rgb, name)
             array = np.array(image)
     except UnidentifiedImageError:
-        known = ", ".join(extension[1:] for extension in EXTENSIONS)
+        formats = ", ".join(extension[1:] for extension in EXTENSIONS)
         raise UserError(
-            f"{name}: not an image, or damaged at its start; get it again, as one of {known}."
+            f"{name}: not an image, or its header is damaged; get it again, as one of {formats}."
         ) from None
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
         raise UserError(f"{name}: the image is damaged ({error}); get it again.") from None
@@ -90,10 +90,10 @@ def _bytes(source: Path | bytes | BinaryIO, name: str) -> bytes:
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Lift Pillow's own limit on the size of an image, which lies below 16K.
+    """Lift Pillow's own limit on the size of an image, which is below 16K.
 
-    It is a variable of Pillow's module, read while a file is opened and again while some formats
-    are decoded; the lock keeps two threads from restoring each other's value.
+    The limit is a module variable of Pillow, read when a file is opened and again when some formats
+    are decoded. The lock keeps two threads from restoring each other's value.
     """
     with _limit:
         limit = Image.MAX_IMAGE_PIXELS
@@ -105,14 +105,14 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 def _check(image: Image.Image, grey_to_rgb: bool, name: str) -> None:
-    """Refuse what is not 8-bit RGB, before any pixel is decoded."""
+    """Refuse anything but 8-bit RGB, before any pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UserError(
-            f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} that are read; "
-            "cut it into parts."
+            f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS}; "
+            "split the image."
         )
-    # Pillow calls 16-bit RGB "RGB" too and drops the low byte; only the coding tells them apart.
+    # Pillow reports 16-bit RGB as "RGB" and drops the low byte; only the raw mode tells them apart.
     coding: Any = getattr(image, "tile", [])
     if image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in coding):
         kind = "16 bits per channel"
@@ -128,7 +128,7 @@ def write(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB as PNG, atomically.
 
     Raises:
-        ValueError: the array has another type or shape.
+        ValueError: the array has another dtype or shape.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"not uint8 (H, W, 3): {image.dtype} {image.shape}")
@@ -137,13 +137,13 @@ def write(path: Path, image: np.ndarray) -> None:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """Turn uint8 (H, W, 3) into float32 (1, 3, H, W) in [0, 1]."""
+    """Convert uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
     planes = np.divide(image.transpose(2, 0, 1), 255, dtype=np.float32, order="C")
     return torch.from_numpy(planes)[None]
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """Turn (1, 3, H, W) into uint8 (H, W, 3): clamped to [0, 1], then rounded, halves upwards.
+    """Convert (1, 3, H, W) to uint8 (H, W, 3): clamp to [0, 1], then round half up.
 
     Raises:
         ValueError: the tensor does not hold exactly one RGB image.
@@ -154,33 +154,33 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def natural_key(name: str) -> list[int | str]:
-    """Return a sort key that orders digits in names as numbers: img_2 before img_10."""
+    """Return a sort key that orders digits in names by value: img_2 before img_10."""
     return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def is_image(name: str) -> bool:
-    """Tell by its name whether a file is an image; hidden files are not."""
+    """Tell from its name whether a file is an image; hidden files are not."""
     path = Path(name)
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder (not of its subfolders), sorted naturally by name.
+    """Return the images of a folder (not of its subfolders) in natural order of their names.
 
     Raises:
-        UserError: there is no such folder, or it has no image.
+        UserError: the folder does not exist or holds no image.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path.")
     found = [path for path in folder.iterdir() if is_image(path.name) and path.is_file()]
     if not found:
-        known = ", ".join(extension[1:] for extension in EXTENSIONS)
-        raise UserError(f"{folder}: holds no image; put images ({known}) into it.")
+        formats = ", ".join(extension[1:] for extension in EXTENSIONS)
+        raise UserError(f"{folder}: holds no image; put images ({formats}) into it.")
     return sorted(found, key=lambda path: (natural_key(path.name), path.name))
 
 
 def unique(names: list[str], where: str) -> list[str]:
-    """Return ``names``, or raise a UserError that shows the one that is there twice."""
+    """Return ``names``, or raise a UserError that names the first duplicate."""
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise UserError(f"{where}: two images are called '{name}'; rename or remove one.")
@@ -188,15 +188,15 @@ def unique(names: list[str], where: str) -> list[str]:
 
 
 def lr_images(folder: Path, names: Sequence[str], scale: float = 4) -> list[Path]:
-    """Return the LR image of each name: its stem is the name, or the name and ``x<scale>``.
+    """Return the LR image of each name: the file whose stem is the name or ``<name>x<scale>``.
 
     Raises:
-        UserError: names the first image that has none.
+        UserError: the folder does not exist, or an image has no LR file; names the first.
     """
     found = {path.stem: path for path in list_images(folder)}
-    mark = f"x{scale:g}"
-    ready = [found.get(name, found.get(f"{name}{mark}")) for name in names]
-    if None in ready:
-        name = names[ready.index(None)]
-        raise UserError(f"{folder}: no LR image '{name}' or '{name}{mark}'; put it there.")
-    return [path for path in ready if path is not None]
+    suffix = f"x{scale:g}"
+    paths = [found.get(name, found.get(f"{name}{suffix}")) for name in names]
+    if None in paths:
+        name = names[paths.index(None)]
+        raise UserError(f"{folder}: no LR image '{name}' or '{name}{suffix}'; put it there.")
+    return [path for path in paths if path is not None]

@@ -1,8 +1,8 @@
-"""From the raw images of a data set to its packed store, resumably.
+"""Pack the raw images of a data set into a store; an interrupted run resumes.
 
-While it grows, a store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index has
-a head line that says what is being made, and one line per source image, written after the
-image's bytes are on the disk: whatever lies behind the last whole line is dropped on a restart.
+An unfinished store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index starts
+with a header line that describes the store, followed by one line per source image, written only
+after the image's bytes are on disk. On a restart everything after the last whole line is dropped.
 """
 
 import json
@@ -40,12 +40,12 @@ def prepare(
     /,
     *,
     out: Annotated[Path | None, Parameter(help="folder of the packed store")] = None,
-    raw: Annotated[Path, Parameter(help="where downloads are kept")] = Path("data/raw"),
+    raw: Annotated[Path, Parameter(help="folder of downloads")] = Path("data/raw"),
     log_file: LogFile = None,
 ) -> None:
-    """Turn the raw images of a data set into a packed store with a manifest.
+    """Pack the raw images of a data set into a store with a manifest.
 
-    Example: `pcsr prepare embedded-train`. Set `PCSR_MIRROR` to take downloads from a local folder.
+    Example: `pcsr prepare embedded-train`. Set `PCSR_MIRROR` to use a local folder for downloads.
     """
     runtime.setup_logging(log_file)
     dataset = find_dataset(name, load_datasets(), "prepare")
@@ -53,17 +53,17 @@ def prepare(
 
 
 def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:
-    """Make the store of a data set, resume making it, or find it made.
+    """Make the store of a data set, or resume it; does nothing if it is already complete.
 
     Args:
-        name: the data set's name, for messages and the manifest.
-        config: where its images come from and what is done to them.
+        name: the data set's name, used in messages and the manifest.
+        config: where the images come from and how they are processed.
         out: folder of the store.
         raw: folder of downloaded archives.
 
     Raises:
         UserError: images are missing, unreadable, or not as many as a fixed source must have.
-        OSError: the disk is full; what was made stays, and a later call goes on from it.
+        OSError: the disk is full; finished images stay, and a later call resumes after them.
     """
     with files.locked(out):
         if not _is_done(name, config, out):
@@ -89,7 +89,7 @@ def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> None:
 
 
 def reduced(image: np.ndarray, factor: float) -> np.ndarray:
-    """Reduce uint8 (H, W, 3) to ceil(factor H) x ceil(factor W) as MATLAB does; round once."""
+    """Downscale uint8 (H, W, 3) to ceil(factor H) x ceil(factor W) as MATLAB does; round once."""
     if factor == 1:
         return image
     height, width = image.shape[:2]
@@ -112,7 +112,7 @@ def _is_done(name: str, config: DatasetConfig, out: Path) -> bool:
         return False
     log.info("%s: already prepared in %s", name, out)
     if not store.complete:
-        log.warning("%s: it is not complete; to make it again, remove %s first", name, out)
+        log.warning("%s: it is not complete; remove %s to prepare it again", name, out)
     return True
 
 
@@ -123,17 +123,17 @@ def _pack(
     head: dict[str, Any],
     out: Path,
 ) -> list[Stored]:
-    """Append what is missing to the part files, and return where everything lies."""
-    kept = _kept(chosen, reductions, head, out)
-    lines = [head, *([image.record() for image in line] for line in kept)]
+    """Append the missing images to the part files; return the records of all images."""
+    finished = _kept(chosen, reductions, head, out)
+    lines = [head, *([image.record() for image in line] for line in finished)]
     files.write_text(out / INDEX, "".join(json.dumps(line) + "\n" for line in lines))
-    images = [image for line in kept for image in line]
+    images = [image for line in finished for image in line]
     with ExitStack() as stack:
         hr = stack.enter_context(_append_to(out / HR, images[-1].end if images else 0))
         lr = stack.enter_context(_append_to(out / LR, images[-1].lr_end if images else 0))
         index = stack.enter_context((out / INDEX).open("a", encoding="utf-8"))
-        rest = progress(chosen[len(kept) :], name, done=len(kept))
-        for done, source in enumerate(rest, len(kept) + 1):
+        rest = progress(chosen[len(finished) :], name, done=len(finished))
+        for done, source in enumerate(rest, len(finished) + 1):
             added = _append(source, reductions, hr, lr)
             index.write(json.dumps([image.record() for image in added]) + "\n")
             index.flush()
@@ -146,14 +146,14 @@ def _pack(
 def _append(
     source: Source, reductions: tuple[float, ...], hr: IO[bytes], lr: IO[bytes]
 ) -> list[Stored]:
-    """Write an image's reduced copies and its LR image, down to the disk."""
+    """Write an image's downscaled copies and its LR image, and sync them to disk."""
     image = source.hr()
-    ready = source.lr() if source.lr else None
+    lr_image = source.lr() if source.lr else None
     added = []
     for factor in reductions:
         at = _write(hr, reduced(image, factor))
-        if ready is not None:
-            at |= {f"lr_{key}": value for key, value in _write(lr, ready).items()}
+        if lr_image is not None:
+            at |= {f"lr_{key}": value for key, value in _write(lr, lr_image).items()}
         added.append(Stored(_copy_name(source.name, factor), **at))
     for file in (hr, lr):
         file.flush()
@@ -175,7 +175,7 @@ def _part(file: Path) -> Path:
 
 @contextmanager
 def _append_to(file: Path, size: int) -> Iterator[IO[bytes]]:
-    """Open the part of ``file`` behind its first ``size`` bytes, and drop the rest."""
+    """Truncate the part of ``file`` to ``size`` bytes and open it for appending."""
     part = _part(file)
     part.touch()
     os.truncate(part, size)
@@ -186,33 +186,33 @@ def _append_to(file: Path, size: int) -> Iterator[IO[bytes]]:
 def _kept(
     chosen: list[Source], reductions: tuple[float, ...], head: dict[str, Any], out: Path
 ) -> list[list[Stored]]:
-    """Return what an interrupted run with the same head has finished, per source image."""
-    kept: list[list[Stored]] = []
+    """Return the records an interrupted run with the same header finished, per source image."""
+    finished: list[list[Stored]] = []
     try:
         first, *lines = (out / INDEX).read_text("utf-8", errors="replace").splitlines()
         size, lr_size = (_part(out / file).stat().st_size for file in (HR, LR))
         if json.loads(first) != head:
-            return kept
+            return finished
         for source, line in zip(chosen, lines, strict=False):
             images = [Stored(**record) for record in json.loads(line)]
             same = images[0].name == _copy_name(source.name, reductions[0])
             if not same or images[-1].end > size or images[-1].lr_end > lr_size:
                 break
-            kept.append(images)
+            finished.append(images)
     except (FileNotFoundError, ValueError, TypeError):
-        pass  # nothing was begun, or the last line is torn
-    return kept
+        pass  # nothing was started, or the last line is incomplete
+    return finished
 
 
 def _finish(images: list[Stored], head: dict[str, Any], out: Path) -> None:
-    """Give the files their names; the manifest comes last."""
+    """Give the files their final names; the manifest comes last."""
     manifest = {
         **head,
         "images": [image.record() for image in images],
         "bytes": images[-1].end + images[-1].lr_end,
         "made": files.provenance(),
     }
-    (out / MANIFEST).unlink(missing_ok=True)  # it would speak of the old files
+    (out / MANIFEST).unlink(missing_ok=True)  # it describes the old files
     _part(out / HR).replace(out / HR)
     if images[-1].lr_sha256:
         _part(out / LR).replace(out / LR)

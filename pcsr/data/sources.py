@@ -1,4 +1,4 @@
-"""Where the raw images of a data set are: installed packages, an archive, a folder, a mirror."""
+"""Find the raw images of a data set in installed packages, an archive, a folder or a mirror."""
 
 import logging
 import tarfile
@@ -23,7 +23,7 @@ log = logging.getLogger("pcsr")
 
 @dataclass(frozen=True)
 class Source:
-    """A raw image that has not been read yet, and its ready LR image."""
+    """A raw image that is read on demand, with its ready-made LR image where there is one."""
 
     name: str
     hr: Callable[[], np.ndarray]
@@ -32,23 +32,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The raw images of a data set, in order, and where they are."""
+    """The raw images of a data set, in order, and where they come from."""
 
     origin: str
     images: list[Source]
-    fixed: bool  # by a checksum or a package: a wrong count is then an error, not a warning
+    fixed: bool  # by a checksum or a package, so that a wrong count is an error, not a warning
 
 
 @contextmanager
 def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
-    """Find the images of a data set; an archive stays open for as long as they are read.
+    """Find the images of a data set; an archive stays open while the context is.
 
     Args:
         config: the data set.
         raw: folder of downloaded archives.
 
     Raises:
-        UserError: images are missing, or an archive cannot be had.
+        UserError: images are missing, or an archive is not available.
     """
     source, grey = config.source, config.grey_to_rgb
     if isinstance(source, WheelsSource):
@@ -90,17 +90,17 @@ def _folder(source: FolderSource, grey_to_rgb: bool) -> list[Source]:
         found = _files(images.list_images(Path(source.path)), grey_to_rgb)
         if source.lr_path is None:
             return found
-        ready = images.lr_images(Path(source.lr_path), [image.name for image in found])
+        lr_files = images.lr_images(Path(source.lr_path), [image.name for image in found])
     except UserError as error:
         raise UserError(f"{error} {source.get}".strip()) from None
-    pairs = zip(found, _files(ready, grey_to_rgb), strict=True)
+    pairs = zip(found, _files(lr_files, grey_to_rgb), strict=True)
     return [replace(image, lr=lr.hr) for image, lr in pairs]
 
 
 def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
-    """Download an archive; a mirror has it where ``source.mirror`` says, or under its own name."""
+    """Download an archive; a mirror may have it at ``source.mirror`` or under its own name."""
     name = PurePosixPath(urlsplit(source.url).path).name
-    told = bool(mirror and source.mirror and (mirror / source.mirror).is_file())
+    at_given_path = bool(mirror and source.mirror and (mirror / source.mirror).is_file())
     return fetch(
         source.url,
         raw / name,
@@ -108,13 +108,13 @@ def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
         sha256=source.sha256,
         md5=source.md5,
         mirror=mirror,
-        mirror_name=source.mirror if told else name,
+        mirror_name=source.mirror if at_given_path else name,
     )
 
 
 @contextmanager
 def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[Source]]:
-    """Open a zip or tar archive and find its images; each is read in memory when asked for."""
+    """Open a zip or tar archive and find its images; each is read into memory on demand."""
     with ExitStack() as stack:
         if tarfile.is_tarfile(archive):
             tar = stack.enter_context(tarfile.open(archive))
@@ -143,10 +143,10 @@ def _decode(data: Callable[[], bytes], name: str, grey_to_rgb: bool) -> np.ndarr
 
 
 def choose(sources: Sources, config: DatasetConfig, name: str) -> list[Source]:
-    """Take the images from ``first`` to ``last``, and compare their number with the expected.
+    """Select the images from ``first`` to ``last``, and check their number against ``expected``.
 
     Raises:
-        UserError: none is left, or a fixed source has not as many as it must have.
+        UserError: no image is selected, or a fixed source does not have the expected number.
     """
     key = images.natural_key
     chosen = [
@@ -158,11 +158,13 @@ def choose(sources: Sources, config: DatasetConfig, name: str) -> list[Source]:
     if not chosen:
         raise UserError(
             f"{name}: no image of {sources.origin} lies between first '{config.first}' and last "
-            f"'{config.last}'; fix them."
+            f"'{config.last}'; fix these names."
         )
     if config.expected not in (None, len(chosen)):
         problem = f"{name}: expected {config.expected} images, found {len(chosen)} in"
         if sources.fixed:
-            raise UserError(f"{problem} {sources.origin}; fix expected, or what selects them.")
+            raise UserError(
+                f"{problem} {sources.origin}; fix expected, or the keys that select images."
+            )
         log.warning("%s %s; results on this set are not comparable", problem, sources.origin)
     return chosen

@@ -1,8 +1,8 @@
 """The packed store of a prepared data set, and the grid of training crops.
 
-A prepared data set is a folder of three files: ``hr.bin`` (the bytes of all HR images, one after
-the other), ``lr.bin`` (ready LR images in the same order, where the set has them) and
-``manifest.json``, written last: a folder without it is not a data set.
+A prepared data set is a folder of up to three files: ``hr.bin`` (the concatenated bytes of all HR
+images), ``lr.bin`` (ready-made LR images in the same order, where the set has them) and
+``manifest.json``, written last. A folder without a manifest is not a data set.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
 
 @dataclass(frozen=True)
 class Stored:
-    """Where an image lies in a store: sizes in pixels, offsets in bytes, sha256 of its bytes."""
+    """Record of an image in a store: sizes in pixels, offsets in bytes, sha256 of its bytes."""
 
     name: str
     height: int
@@ -40,12 +40,12 @@ class Stored:
 
     @property
     def end(self) -> int:
-        """Byte of ``hr.bin`` after the image."""
+        """Offset in ``hr.bin`` of the first byte after the image."""
         return self.offset + 3 * self.height * self.width
 
     @property
     def lr_end(self) -> int:
-        """Byte of ``lr.bin`` after the image; 0 where there is no LR image."""
+        """Offset in ``lr.bin`` of the first byte after the image; 0 if it has no LR image."""
         return self.lr_offset + 3 * self.lr_height * self.lr_width
 
     def record(self) -> dict[str, Any]:
@@ -60,12 +60,12 @@ def sha256(image: np.ndarray) -> str:
 
 
 def identity(checksums: Iterable[str]) -> str:
-    """Return one checksum for a sequence of images, given theirs."""
+    """Combine the checksums of a sequence of images into one."""
     return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
 
 class Store:
-    """A prepared data set, memory-mapped and read-only. Made by :meth:`Store.open`."""
+    """A prepared data set, memory-mapped and read-only. Use :meth:`Store.open` to get one."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], images: list[Stored]) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class Store:
         """Open a prepared data set and check that its files have the right sizes.
 
         Raises:
-            UserError: a file is missing, damaged or has another size than the manifest says.
+            UserError: a file is missing, damaged, or not of the size given in the manifest.
         """
         path = folder / MANIFEST
         fix = f"run `pcsr prepare {folder.name}`."
@@ -97,7 +97,7 @@ class Store:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: not a readable manifest ({reason}); {fix}") from None
         if not whole:
-            raise UserError(f"{path}: its entries do not fit together; {fix}")
+            raise UserError(f"{path}: its entries are inconsistent; {fix}")
         for name, expected in sizes.items():
             file = folder / name
             found = file.stat().st_size if file.is_file() else 0
@@ -130,12 +130,12 @@ class Store:
         return torch.from_file(path, size=self.images[-1].end, dtype=torch.uint8)
 
     def hr(self, i: int) -> np.ndarray:
-        """Return HR image ``i``, uint8 (H, W, 3), a read-only view of the file."""
+        """Return HR image ``i``, uint8 (H, W, 3), as a read-only view of the file."""
         at = self.images[i]
         return np.asarray(self._hr[at.offset : at.end]).reshape(at.height, at.width, 3)
 
     def lr(self, i: int) -> np.ndarray | None:
-        """Return the ready LR image ``i``, uint8 (h, w, 3), or None where the set has none."""
+        """Return ready-made LR image ``i``, uint8 (h, w, 3), or None if the set has none."""
         at = self.images[i]
         if self._lr is None:
             return None
@@ -143,17 +143,17 @@ class Store:
 
 
 def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-    """Return all training crops of images: int32 (n, 3), rows (image, y, x).
+    """Return the grid of training crops: int32 (n, 3), rows (image, y, x) of the top-left corner.
 
-    The protocol's grid for 128-pixel crops (step 64, a border crop for more than 48 left over),
-    scaled to crops of ``size`` HR pixels.
+    This is the protocol's grid for 128-pixel crops (step 64, and a crop at the border where more
+    than 48 pixels remain), scaled to crops of ``size`` HR pixels.
 
     Args:
         sizes: (height, width) of each image.
         size: side of a crop in HR pixels.
 
     Raises:
-        UserError: no image is as large as a crop.
+        UserError: every image is smaller than a crop.
     """
     step, keep_over = size // 2, 48 * size // 128
     parts = []
@@ -165,23 +165,23 @@ def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
     table = np.concatenate(parts) if parts else np.empty((0, 3), np.int32)
     if not len(table):
         raise UserError(
-            f"no image holds a crop of {size} x {size} pixels; give larger images, or a "
+            f"no image holds a crop of {size} x {size} pixels; use larger images, or a "
             "smaller patch in the experiment."
         )
     return table
 
 
 class Crops:
-    """All training crops of a store, cut from its packed pixels many at a time.
+    """All training crops of a store, cut from its packed pixels a batch at a time.
 
-    A crop lies in the packed bytes at ``start + row * down + column * right + channel``. Flipped
-    and transposed it does, too, with another start and other steps, so that turning costs nothing.
+    The bytes of a crop are at ``start + row * down + column * right + channel``. Flips and
+    transposes only change the start and the steps, so augmentation is free.
 
     Args:
         store: prepared HR images.
         size: side of a crop in HR pixels.
-        device: where crops are cut. The store is copied there if half of the free memory holds it,
-            else stays memory-mapped, and the crops are copied.
+        device: where the crops are needed. The store is copied there if it fits in half of the
+            free memory; otherwise it stays memory-mapped, and the crops are copied.
     """
 
     def __init__(self, store: Store, size: int, device: torch.device) -> None:
@@ -200,14 +200,14 @@ class Crops:
         return len(self.table)
 
     def places(self, index: np.ndarray, turns: np.ndarray | None = None) -> Tensor:
-        """Return where crops lie in the packed bytes.
+        """Return where crops are in the packed bytes.
 
         Args:
-            index: (B,) numbers of crops.
+            index: (B,) indices of crops.
             turns: (B, 3) bool: flip rows, then flip columns, then transpose.
 
         Returns:
-            int64 (3, B): start, and the steps to the next row and column.
+            int64 (3, B): start, and the steps to the next row and to the next column, in bytes.
         """
         image, y, x = self.table[index].T.astype(np.int64)
         down, right = 3 * self._widths[image], np.full(len(index), 3)
@@ -221,8 +221,8 @@ class Crops:
         return torch.from_numpy(np.stack([start, down, right]))
 
     def cut(self, places: Tensor) -> Tensor:
-        """Return the crops at ``places``, uint8 (B, 3, size, size), on the device of the crops."""
-        # Pinned, so that the copy need not wait for what the device is doing.
+        """Return the crops at ``places``, uint8 (B, 3, size, size), on the device."""
+        # Pinned, so that the copy does not wait for the device to finish its queue.
         here = places.pin_memory() if self._along.is_cuda else places
         start, down, right = here.to(self._along.device, non_blocking=True)[:, :, None, None, None]
         inside = down * self._along[:, None] + right * self._along

@@ -1,4 +1,4 @@
-"""Images that a model is evaluated on: of a prepared data set, a folder, or a file."""
+"""Images that a model is evaluated on, from a prepared data set, a folder or a file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ LRReader = Callable[[int], np.ndarray | None]
 
 @dataclass(frozen=True)
 class TestImage:
-    """An image to evaluate on: uint8 (H, W, 3), and its ready LR image where there is one."""
+    """An HR image, uint8 (H, W, 3), and its ready-made LR image where there is one."""
 
-    __test__ = False  # pytest takes classes called Test* for tests
+    __test__ = False  # pytest collects classes called Test*
 
     name: str
     hr: np.ndarray
@@ -26,7 +26,7 @@ class TestImage:
 
 
 class TestImages:
-    """Test images, each loaded when it is asked for. Made by :func:`open_images`."""
+    """Test images, each loaded on access. Use :func:`open_images` to get them."""
 
     __test__ = False
 
@@ -39,7 +39,7 @@ class TestImages:
         complete: bool = True,
     ) -> None:
         self.names = names
-        self.complete = complete  # False where the data set should have more or other images
+        self.complete = complete  # False if the data set lacks images it should have
         self._hr, self._lr = hr, lr
         self._digest = known_digest
 
@@ -54,7 +54,10 @@ class TestImages:
 
     @property
     def digest(self) -> str:
-        """Identity of the data, as of a store that holds it. Reads the images the first time."""
+        """Identity of the data, equal to that of a store of the same images.
+
+        For images that are not in a store, the first access reads all of them.
+        """
         if not self._digest:
             both = ((image.hr, image.lr) for image in self)
             self._digest = identity(sha256(x) for pair in both for x in pair if x is not None)
@@ -62,35 +65,35 @@ class TestImages:
 
 
 def open_images(path: Path, lr_folder: Path | None = None, scale: float = 4) -> TestImages:
-    """Open what a model is evaluated on.
+    """Open the images to evaluate a model on.
 
     Args:
         path: a prepared data set, a folder of images, or one image.
-        lr_folder: ready LR images, named as the HR images or with ``x<scale>`` after the
-            stem. They take the place of those in a prepared data set.
+        lr_folder: ready-made LR images, named like the HR images or with ``x<scale>`` after
+            the stem. They replace those of a prepared data set.
         scale: HR size / LR size of the images in ``lr_folder``.
 
     Raises:
-        UserError: nothing is there, two images have one name, or an LR image is missing.
+        UserError: the path does not exist, two images share a name, or an LR image is missing.
     """
     hr: HRReader
     lr: LRReader | None
     if (path / MANIFEST).exists():
         store = Store.open(path)
-        names, hr, lr, known = store.names, store.hr, store.lr, store.digest
+        names, hr, lr, digest = store.names, store.hr, store.lr, store.digest
         complete = store.complete
     elif path.exists():
         files = images.list_images(path) if path.is_dir() else [path]
         names = images.unique([file.stem for file in files], str(path))
-        hr, lr, known, complete = _reader(files), None, "", True
+        hr, lr, digest, complete = _reader(files), None, "", True
     else:
         raise UserError(
             f"{path}: no such file or folder; give an image, a folder of images, or a data set "
             "made by `pcsr prepare`."
         )
     if lr_folder is not None:
-        lr, known = _reader(images.lr_images(lr_folder, names, scale)), ""
-    return TestImages(names, hr, lr, known, complete)
+        lr, digest = _reader(images.lr_images(lr_folder, names, scale)), ""
+    return TestImages(names, hr, lr, digest, complete)
 
 
 def _reader(files: Sequence[Path]) -> HRReader:

@@ -1,5 +1,6 @@
-"""The fast exact path: PCSR's output from a part of its work, in a bounded amount of memory.
+"""The fast, exact path: PCSR's output for a fraction of its work, in bounded memory.
 
-``factored`` splits a head's first layer, ``grids`` lays LR rows out to HR pixels, ``parts`` cuts
-images that are too large, and ``sparse`` runs an encoder and routed heads on them.
+``factored`` splits a head's first layer. ``grids`` orders the HR pixels of a few LR rows. ``parts``
+cuts images that are too large. ``sparse`` runs an encoder and routed heads on the parts, with
+``banded`` on a CPU and ``fused`` on a GPU. ``runners`` finds the runner of a method.
 """

@@ -1,7 +1,7 @@
-"""The bilinear image that the heads add to, in the order in which they compute.
+"""The bilinear image that the heads add to, with its pixels in the order of a band.
 
-LR images come with one more pixel on each side (``Region.around``), so that every HR pixel lies
-between two of them.
+LR images are given with one more pixel on each side (``Region.around``), so that every HR pixel
+lies between two LR pixels on each axis.
 """
 
 import torch
@@ -11,11 +11,11 @@ from pcsr.geometry import Axis
 
 
 def by_pixel(around: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """Interpolate HR pixels that lie anyhow.
+    """Interpolate HR pixels at any positions.
 
     Args:
         around: (C, h + 2, w + 2).
-        rows, columns: of the HR pixels; ``nearest`` counts from the second LR row and column.
+        rows, columns: axes of the HR pixels; ``nearest`` counts from the second LR row and column.
 
     Returns:
         (C, H, W).
@@ -31,11 +31,11 @@ def _between(values: Tensor, dim: int, along: Axis) -> Tensor:
 
 
 def by_block(around: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """Interpolate where all LR pixels have the same block of HR pixels.
+    """Interpolate HR pixels that form the same block in every LR pixel.
 
     Args:
         around: (C, h + 2, w + 2).
-        rows, columns: of the HR pixels.
+        rows, columns: axes of the HR pixels, whose ``block`` is not 0.
 
     Returns:
         (C, block rows, block columns, h, w).

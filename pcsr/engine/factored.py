@@ -1,9 +1,9 @@
 """A head whose first layer is computed once per LR pixel instead of once per HR pixel.
 
-The first layer of a head reads [f; r; c]: the LR feature, the pixel's offset, its cell. It is
-linear, W [f; r; c] + b = W_f f + (W_r r + W_c c + b), and the first term is the same for all HR
-pixels of an LR pixel. The second is the sum of a number per row and one per column. At x4 the
-first layer costs a sixteenth, and the output is the same.
+The first layer of a head reads [f; r; c]: the LR feature, the pixel's offset and its cell. It is
+linear, W [f; r; c] + b = W_f f + (W_r r + W_c c + b). The first term is the same for all HR pixels
+of an LR pixel. The second is the sum of one vector per row and one per column. At x4 the first
+layer costs a sixteenth, and the output is the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class Place:
     """What the place of HR pixels adds to a head's first layer, biases included.
 
     Attributes:
-        rows, columns: (width, rows) and (width, columns); a pixel's is their sum.
+        rows, columns: (width, rows) and (width, columns); a pixel adds its row's and its column's.
     """
 
     rows: Tensor
@@ -30,7 +30,7 @@ class Place:
 
     @cached_property
     def sums(self) -> Tensor:
-        """The sum for every pair of a row and a column, (width, rows * columns)."""
+        """The sums for all pairs of a row and a column, (width, rows * columns)."""
         return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
 
 
@@ -39,10 +39,10 @@ class Factored:
 
     Args:
         layers: linear layers with ReLU between them.
-        channels: how many of the first layer's inputs are the feature.
+        channels: number of feature channels, which are the first inputs of the first layer.
 
     Attributes:
-        feature: (width, channels), the first layer's weights of the feature.
+        feature: (width, channels), the first layer's weights for the feature.
         rest: weights and biases of the other layers.
     """
 
@@ -55,25 +55,26 @@ class Factored:
         self.rest = [(layer.weight.detach(), layer.bias.detach()) for layer in rest]
 
     def place(self, rows: Axis, columns: Axis) -> Place:
-        """Return the part of the first layer that is the place's."""
+        """Return what the places on these axes add to the first layer."""
         by_row, by_column, row_cell, column_cell = self._place
-        always = self._bias + row_cell * rows.cell + column_cell * columns.cell
+        constant = self._bias + row_cell * rows.cell + column_cell * columns.cell
         return Place(
-            always[:, None] + by_row[:, None] * rows.offset,
+            constant[:, None] + by_row[:, None] * rows.offset,
             by_column[:, None] * columns.offset,
         )
 
     @property
     def width(self) -> int:
-        """Outputs of the first layer."""
+        """Number of outputs of the first layer."""
         return len(self.feature)
 
 
 class Everywhere(Factored):
     """A head that runs on all pixels.
 
-    Pixels are columns of all matrices. A row of ones among the hidden values makes the biases a
-    column of the weights: the products add them, and pass the ones on to the next layer.
+    Pixels are the columns of all matrices. A row of ones is appended to the hidden values and the
+    biases become a column of the weights, so that a product adds the biases as well. The weights
+    of all layers but the last also reproduce the ones for the next layer.
     """
 
     def __init__(self, layers: nn.Sequential, channels: int) -> None:
@@ -86,26 +87,26 @@ class Everywhere(Factored):
 
     @property
     def hidden_rows(self) -> int:
-        """Rows of all matrices of hidden values, and of the largest that a product makes of one."""
+        """Rows of all hidden matrices that are alive at once, at most; for estimating memory."""
         return self.width + 1 + 2 * max((len(weight) for weight in self._columns), default=0)
 
     def hidden(self, pixels: int) -> Tensor:
-        """Return a matrix for the first hidden values of n pixels, (width + 1, n).
+        """Allocate a matrix for the first hidden values of n pixels, (width + 1, n).
 
-        The last row is ones. It can be used again and again, and then is in cache.
+        Its last row is ones. Reused for one band after another, it stays in cache.
         """
-        made = self.feature.new_empty(self.width + 1, pixels)
-        made[-1] = 1.0
-        return made
+        values = self.feature.new_empty(self.width + 1, pixels)
+        values[-1] = 1.0
+        return values
 
     def finish(self, x: Tensor) -> Tensor:
         """Run what follows the first layer.
 
         Args:
-            x: a matrix as above, the first layer before its ReLU; written over.
+            x: a matrix from ``hidden`` with the first layer before its ReLU; overwritten.
 
         Returns:
-            (outputs, n); of a head with one layer, a view of ``x``.
+            (outputs, n). For a head with a single layer, a view of ``x``.
         """
         if not self._columns:
             return x[:-1]
@@ -117,14 +118,15 @@ class Everywhere(Factored):
 
 
 class Gathered(Factored):
-    """A head that runs on some pixels. Pixels are rows of all matrices.
+    """A head that runs on some pixels. Pixels are the rows of all matrices.
 
-    Their number is another one each time, and would have to be prepared for each time
-    (``products``). So it is cut into four known ones, each half of the one before, and a rest.
+    The number of pixels differs on every call, and oneDNN would have to prepare for each new size
+    (``products``). So the pixels are split into chunks of four fixed sizes, each half of the one
+    before, and a remainder.
 
     Args:
         layers, channels: see ``Factored``.
-        together: hidden numbers of the pixels that are run together at most.
+        together: largest number of first-layer outputs in one chunk.
     """
 
     def __init__(self, layers: nn.Sequential, channels: int, together: int) -> None:
@@ -132,7 +134,7 @@ class Gathered(Factored):
         self._sizes = [max(1, (together // self.width) >> n) for n in range(4)]
 
     def split(self, pixels: Tensor) -> Iterator[Tensor]:
-        """Split numbers of pixels (n,) into those that are run together."""
+        """Split the numbers of pixels (n,) into chunks that are run one after another."""
         start = 0
         for size in self._sizes:
             while start + size <= len(pixels):
@@ -142,11 +144,11 @@ class Gathered(Factored):
             yield pixels[start:]
 
     def table(self, features: Tensor, places: Tensor) -> Tensor:
-        """Return rows whose sums are the first layer of HR pixels.
+        """Return a table: the first layer of every HR pixel is a sum of some of its rows.
 
         Args:
             features: (n, C) of LR pixels.
-            places: (p, width).
+            places: (p, width), what places add to the first layer.
 
         Returns:
             (n + p, width).
@@ -157,7 +159,7 @@ class Gathered(Factored):
         """Run what follows the first layer.
 
         Args:
-            x: (n, width), the first layer before its ReLU; written over.
+            x: (n, width), the first layer before its ReLU; overwritten.
 
         Returns:
             (n, outputs).
@@ -174,12 +176,12 @@ class Gathered(Factored):
 
 
 class Projection:
-    """The features' part of the first layers of several heads, in one product."""
+    """What the features add to the first layers of several heads, in one product."""
 
     def __init__(self, heads: Sequence[Factored]) -> None:
         self._weight = torch.cat([head.feature for head in heads])
         self._widths = [head.width for head in heads]
 
     def __call__(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return it for each head: (n, C) -> (width, n)."""
+        """Project features (n, C): return (width, n) for each head."""
         return product(self._weight, features.T).split(self._widths)

@@ -1,9 +1,8 @@
 """HR pixels over a few rows of LR pixels, in the order in which they are computed fastest.
 
-A band numbers its HR pixels. What is computed per HR pixel is (channels, pixels) in that order, and
-``view`` shows an image's pixels in it. Where every LR pixel has the same block of HR pixels, the
-order is block row, block column, LR pixel: one broadcast addition makes a first layer of all
-pixels.
+A band numbers its HR pixels. Values per HR pixel are (channels, pixels) in that order, and ``view``
+shows an image in it. If every LR pixel has the same block of HR pixels, the order is block row,
+block column, LR pixel, so that one broadcast addition gives the first layer of all pixels.
 """
 
 import math
@@ -23,10 +22,10 @@ class Band(ABC):
     """Some LR rows of a region, all its LR columns, and their HR pixels.
 
     Attributes:
-        lr_rows, hr_rows: which rows of the region.
-        lr_width: LR columns.
-        rows, columns: the HR rows and columns; ``nearest`` counts from the band's first LR pixel.
-        tables: what bands with as many LR pixels have in common; filled by the first of them.
+        lr_rows, hr_rows: the band's LR and HR rows within the region.
+        lr_width: number of LR columns.
+        rows, columns: axes of the HR pixels; ``nearest`` counts from the band's first LR pixel.
+        tables: number of LR pixels -> ``terms`` of all pixels, shared by the bands of a region.
     """
 
     lr_rows: slice
@@ -38,48 +37,48 @@ class Band(ABC):
 
     @property
     def pixels(self) -> int:
-        """HR pixels."""
+        """Number of HR pixels."""
         return len(self.rows.nearest) * len(self.columns.nearest)
 
     @property
     def lr_size(self) -> tuple[int, int]:
-        """LR rows and columns."""
+        """Number of LR rows and columns."""
         return self.lr_rows.stop - self.lr_rows.start, self.lr_width
 
     @property
     def lr_pixels(self) -> slice:
-        """Which LR pixels of the region."""
+        """The band's LR pixels within the region, which are numbered row by row."""
         return slice(self.lr_rows.start * self.lr_width, self.lr_rows.stop * self.lr_width)
 
     @abstractmethod
     def local(self, place: Place) -> Place:
-        """Return the band's places, of those of all ``distinct`` rows and columns of the region."""
+        """Return the band's places, given those of all ``distinct`` axes of the region."""
 
     @abstractmethod
     def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
         """Compute the first layer of all HR pixels.
 
         Args:
-            projected: what the features give to it, (width, LR pixels).
-            place: what the places give.
-            first: (width, pixels) to write it to.
+            projected: what the features add to it, (width, LR pixels).
+            place: what the band's places add to it.
+            first: (width, pixels), receives the result.
         """
 
     @abstractmethod
     def places(self, place: Place) -> Tensor:
-        """Return what the places give, as rows of a table: (places, width)."""
+        """Return what the places add to the first layer, as rows of a table: (places, width)."""
 
     @abstractmethod
     def terms(self, pixels: Tensor) -> Tensor:
-        """Return of which rows of a table the first layer of HR pixels is the sum.
+        """Return the rows of a table whose sum is the first layer of each HR pixel.
 
-        The table has a row for each of the band's LR pixels, and below them ``places``.
+        The table has one row for each of the band's LR pixels, followed by ``places``.
 
         Args:
-            pixels: (n,) numbers of the band's HR pixels.
+            pixels: (n,) numbers of HR pixels in the band.
 
         Returns:
-            (n, terms).
+            (n, terms) row numbers.
         """
 
     @abstractmethod
@@ -87,27 +86,27 @@ class Band(ABC):
         """Return the bilinear image, (C, pixels).
 
         Args:
-            around: (C, rows + 2, columns + 2), the band's LR pixels and one more on each side.
+            around: (C, rows + 2, columns + 2), the band's LR pixels plus one on each side.
         """
 
     @abstractmethod
     def view(self, image: Tensor) -> Tensor:
-        """View (C, H, W) of the band's HR size with its pixels in the band's order."""
+        """View an image (C, H, W) of the band's HR size with its pixels in the band's order."""
 
     @abstractmethod
     def shaped(self, values: Tensor) -> Tensor:
-        """View (C, pixels) in the shape that ``view`` has; the last but one are rows."""
+        """View (C, pixels) in the shape of ``view``; the last axis but one runs over rows."""
 
     @abstractmethod
     def part(self, values: Tensor, thinner: "Band") -> Tensor:
-        """View those of (C, pixels) that lie in a band of this band, in its shape."""
+        """View those of (C, pixels) that lie in a thinner band of this band, in its shape."""
 
 
 class RegularBand(Band):
     """Every LR pixel has the same block of HR pixels: the scale is an integer."""
 
     def local(self, place: Place) -> Place:
-        """See ``Band.local``: those of one block."""
+        """See ``Band.local``: every band has the places of one block."""
         return place
 
     def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
@@ -121,7 +120,7 @@ class RegularBand(Band):
 
     def terms(self, pixels: Tensor) -> Tensor:
         """See ``Band.terms``."""
-        # Looked up in a quarter of the time that divisions take.
+        # Looking them up takes a quarter of the time that integer divisions take.
         lr_pixels = math.prod(self.lr_size)
         if lr_pixels not in self.tables:
             self.tables[lr_pixels] = self._all_terms()
@@ -129,10 +128,10 @@ class RegularBand(Band):
 
     def _all_terms(self) -> Tensor:
         lr_pixels, blocks = math.prod(self.lr_size), math.prod(self._block)
-        count = torch.arange(lr_pixels + blocks, dtype=torch.int32, device=self.rows.offset.device)
-        terms = count.new_empty(blocks, lr_pixels, 2)
-        terms[..., 0] = count[:lr_pixels]
-        terms[..., 1] = count[lr_pixels:, None]
+        index = torch.arange(lr_pixels + blocks, dtype=torch.int32, device=self.rows.offset.device)
+        terms = index.new_empty(blocks, lr_pixels, 2)
+        terms[..., 0] = index[:lr_pixels]
+        terms[..., 1] = index[lr_pixels:, None]
         return terms.flatten(0, 1)
 
     def bilinear(self, around: Tensor) -> Tensor:
@@ -158,7 +157,7 @@ class RegularBand(Band):
 
 
 class AnyBand(Band):
-    """Blocks differ; HR pixels stand row by row."""
+    """LR pixels have different blocks of HR pixels; HR pixels are numbered row by row."""
 
     def local(self, place: Place) -> Place:
         """See ``Band.local``."""
@@ -173,7 +172,7 @@ class AnyBand(Band):
         out.add_(place.columns[:, None])
 
     def places(self, place: Place) -> Tensor:
-        """See ``Band.places``: the rows', then the columns'."""
+        """See ``Band.places``: those of the rows, then those of the columns."""
         return torch.cat([place.rows, place.columns], dim=1).T
 
     def terms(self, pixels: Tensor) -> Tensor:
@@ -189,7 +188,7 @@ class AnyBand(Band):
         return bilinear.by_pixel(around, self.rows, self.columns).flatten(1)
 
     def view(self, image: Tensor) -> Tensor:
-        """See ``Band.view``: as it is."""
+        """See ``Band.view``: the image itself."""
         return image
 
     def shaped(self, values: Tensor) -> Tensor:
@@ -202,7 +201,7 @@ class AnyBand(Band):
 
 
 def distinct(along: Axis) -> Axis:
-    """Return the part of a region's axis whose places differ: one block, where all are alike."""
+    """Return the part of a region's axis with distinct places: one block if all are alike."""
     return along.cut(0, along.block) if along.block else along
 
 
@@ -212,8 +211,8 @@ def bands(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> l
     Args:
         rows: all HR rows; ``nearest`` counts from the region's first LR row.
         columns: all HR columns, likewise.
-        lr_size: LR rows and columns.
-        pixels: of LR, at most in one band that has more than one row.
+        lr_size: number of LR rows and columns.
+        pixels: most LR pixels in a band; a band has at least one row even if that is more.
     """
     height, width = lr_size
     kind = RegularBand if rows.block and columns.block else AnyBand

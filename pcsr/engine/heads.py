@@ -1,4 +1,4 @@
-"""What the engine asks of a classifier and heads, however a processor computes them fastest."""
+"""The interface of a classifier and heads, which each kind of processor implements its own way."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from pcsr.routing import Rule
 class Heads(ABC):
     """A classifier and routed heads over the features of a region.
 
-    The cheapest head runs on all pixels: it costs less than to pick its pixels out. Every other
-    head runs on the pixels that are routed to it.
+    The cheapest head runs on all pixels, because that costs less than gathering its own. Every
+    other head runs only on the pixels that are routed to it.
     """
 
     @abstractmethod
@@ -30,27 +30,30 @@ class Heads(ABC):
         Args:
             classifier: (n, C + 4) -> (n, M).
             heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
-            channels: C, of the features.
-            precision: of the features.
+            channels: C, channels of the features.
+            precision: data type of the features.
         """
 
     @abstractmethod
     def needs(self, images: Images) -> tuple[float, float]:
-        """Return the bytes that are taken per LR pixel of a region, and in any case."""
+        """Return the bytes of memory per LR pixel of a region, and those regardless of its size."""
 
     @abstractmethod
     def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
-        """Return what the rule wants to know of all pixels, as ``finish`` likes it.
+        """Run the classifier and apply ``rule.measure`` to all pixels of a region.
 
         Args:
             region: where the pixels lie.
             features: (rows, columns, C) of its LR pixels.
-            rule: that will decide.
+            rule: the rule that will decide.
+
+        Returns:
+            The measured values, in the layout that ``inside`` and ``finish`` expect.
         """
 
     @abstractmethod
     def inside(self, region: Region, measured: list[Tensor]) -> Tensor:
-        """Return what was measured in the region's own part, (1, K, pixels), in any order."""
+        """Return the values measured in the region's own part, (1, K, pixels), in any order."""
 
     @abstractmethod
     def finish(
@@ -61,8 +64,8 @@ class Heads(ABC):
         Args:
             region: where the pixels lie.
             features: (rows, columns, C) of its LR pixels.
-            rule: decides; settled.
-            measured: if the rule has measured already.
+            rule: the rule that decides, settled.
+            measured: what ``measure`` returned, or None to measure here.
 
         Returns:
             SR (3, H, W), not refined, and branch numbers (H, W) uint8.
@@ -70,4 +73,4 @@ class Heads(ABC):
 
     @abstractmethod
     def refine(self, sr: Tensor, labels: Tensor) -> Tensor:
-        """Return SR (3, H, W) refined (``routing.refine``); may be written in place."""
+        """Refine SR (3, H, W) (see ``routing.refine``), possibly in place, and return it."""

@@ -1,34 +1,35 @@
 """Triton kernels of the routed path on a GPU. Importing this module needs triton.
 
-Under ``TRITON_INTERPRET=1`` they run on a CPU, slowly, and their tests do so.
+With ``TRITON_INTERPRET=1`` they run slowly on a CPU, as they do in the tests.
 """
 
 import triton
 import triton.language as tl
 
-# Constants of a kernel are in capitals, as in Triton's documentation; its arguments are pointers.
+# A kernel's compile-time constants are in capitals, as in Triton's documentation; the tensors among
+# its arguments are pointers.
 # ruff: noqa: N803, PLR0917
 # mypy: allow-untyped-defs
 
 
 @triton.jit
 def compact(labels, pixels, count, total, branch: tl.constexpr, BLOCK: tl.constexpr):
-    """Write the numbers of the pixels of a branch one after another, in no certain order.
+    """Write the numbers of a branch's pixels contiguously, in no particular order.
 
     Args:
-        labels: (total,) uint8.
+        labels: (total,) uint8 branch numbers.
         pixels: (total,) int32, of which the first ``count`` are written.
-        count: (1,) int32, zero before.
+        count: (1,) int32; must be zero before, and holds the number of pixels afterwards.
         total: number of pixels.
-        branch: whose pixels.
+        branch: the branch whose pixels are written.
         BLOCK: pixels per program.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
-    mine = (tl.load(labels + at, mask=inside, other=255) == branch) & inside
-    one = mine.to(tl.int32)
-    first = tl.atomic_add(count, tl.sum(one, axis=0))
-    tl.store(pixels + first + tl.cumsum(one, axis=0) - one, at, mask=mine)
+    selected = (tl.load(labels + at, mask=inside, other=255) == branch) & inside
+    ones = selected.to(tl.int32)
+    first = tl.atomic_add(count, tl.sum(ones, axis=0))
+    tl.store(pixels + first + tl.cumsum(ones, axis=0) - ones, at, mask=selected)
 
 
 @triton.jit
@@ -36,11 +37,11 @@ def _placed(values, place, row, column, at, WIDTH: tl.constexpr):
     """Return the first layer before its ReLU: (pixels, len(at)), float32.
 
     Args:
-        values: pointers to the features' part of each pixel, (pixels,).
-        place: (3, WIDTH): what a row offset, a column offset and any pixel add.
-        row, column: offsets of the pixels, (pixels,).
-        at: columns of the layer.
-        WIDTH: of the layer.
+        values: (pixels,) pointers to what the feature of each pixel adds.
+        place: (3, WIDTH) weights of the row offset and the column offset, and a constant.
+        row, column: (pixels,) offsets of the pixels.
+        at: columns of the layer to return.
+        WIDTH: width of the layer.
     """
     x = tl.load(values[:, None] + at[None, :]).to(tl.float32)
     x += row[:, None] * tl.load(place + at)[None, :]
@@ -50,7 +51,7 @@ def _placed(values, place, row, column, at, WIDTH: tl.constexpr):
 
 @triton.jit
 def _product(a, b, weight, at_a, at_b, to, stride: tl.constexpr):
-    """Return [a, b] @ weight[:, to], float32; ``a`` and ``b`` are columns at_a and at_b."""
+    """Return a @ weight[at_a, to] + b @ weight[at_b, to], float32."""
     of_a = tl.load(weight + at_a[:, None] * stride + to[None, :])
     of_b = tl.load(weight + at_b[:, None] * stride + to[None, :])
     return tl.dot(b, of_b, tl.dot(a, of_a, input_precision="ieee"), input_precision="ieee")
@@ -85,45 +86,47 @@ def head(
     ADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Run a head on all pixels of an image, or on chosen ones: gather, all layers, output.
+    """Run a head on all pixels of an image or on routed ones: gather, all layers, output.
 
-    Programs go round: each takes a block of pixels, and the next that no other takes. Layers are
-    A + B wide, because widths here are powers of two and a sum of two wastes less. What is
-    between the layers never leaves the processor.
+    Each program takes a block of pixels at a time and strides over the image by the number of
+    programs. Layers are A + B wide, because sizes in Triton are powers of two and a sum of two
+    wastes less than one. Hidden values never leave the multiprocessor.
 
     Args:
-        projected: the features' part of the first layer, a row for each LR pixel, ``stride`` apart.
-        nearest_rows, nearest_columns: int32, in which LR row and column an HR row and column lie.
-        row_offsets, column_offsets: float32, their places within these.
+        projected: what the features add to the first layer, one row per LR pixel, ``stride`` apart.
+        nearest_rows, nearest_columns: int32, the LR row and column of each HR row and column.
+        row_offsets, column_offsets: float32, offsets of HR rows and columns from these.
         place: (3, A + B) float32, see ``_placed``.
-        hidden: (LAYERS - 1, A + B, A + B), input first; with biases (LAYERS - 1, A + B) float32.
-        last: (A + B, LAST), with biases (LAST,) float32.
-        pixels: int32 numbers of the chosen pixels (row * hr_width + column), the first ``count``.
+        hidden: (LAYERS - 1, A + B, A + B), inputs first.
+        hidden_bias: (LAYERS - 1, A + B) float32.
+        last: (A + B, LAST), inputs first.
+        last_bias: (LAST,) float32.
+        pixels: int32 numbers of the routed pixels (row * hr_width + column), ``count`` of them.
         count: (1,) int32.
-        base: (OUTPUTS, total) float32, what is added to the output.
+        base: (OUTPUTS, total) float32, added to the output.
         out: (OUTPUTS, total) float32.
         total: number of HR pixels.
-        hr_width: HR columns.
-        lr_width: LR columns.
-        stride: between rows of ``projected``.
-        LAYERS: layers after the first; without any, the first one's outputs are the head's.
-        A, B: powers of two of at least 16; the first layer's columns and their halves.
-        LAST: a power of two of at least 16, OUTPUTS or more.
-        OUTPUTS: numbers per pixel that are written.
-        ROUTED: whether ``pixels`` are taken; else all are.
-        ADDED: whether there is a base.
-        BLOCK: pixels that a program takes at once.
+        hr_width: number of HR columns.
+        lr_width: number of LR columns.
+        stride: distance between rows of ``projected`` in elements.
+        LAYERS: layers after the first; if 0, the first layer's outputs are the head's.
+        A, B: powers of two of at least 16, the two parts of a layer's width.
+        LAST: a power of two of at least 16 and at least OUTPUTS.
+        OUTPUTS: values written per pixel.
+        ROUTED: whether to run on ``pixels`` only; else on all pixels.
+        ADDED: whether to add ``base``.
+        BLOCK: pixels that a program takes at a time.
     """
     WIDTH: tl.constexpr = A + B
     at_a = tl.arange(0, A)
     at_b = A + tl.arange(0, B)
     to = tl.arange(0, LAST)
-    todo = total
+    end = total
     if ROUTED:
-        todo = tl.load(count)
-    for start in range(tl.program_id(0) * BLOCK, todo, tl.num_programs(0) * BLOCK):
+        end = tl.load(count)
+    for start in range(tl.program_id(0) * BLOCK, end, tl.num_programs(0) * BLOCK):
         at = start + tl.arange(0, BLOCK)
-        inside = at < todo
+        inside = at < end
         pixel = at
         if ROUTED:
             pixel = tl.load(pixels + at, mask=inside, other=0)
@@ -153,23 +156,23 @@ def head(
             y = _product(a, b, last, at_a, at_b, to, LAST)
             y += tl.load(last_bias + to)[None, :]
         where = to[None, :].to(tl.int64) * total + pixel[:, None]
-        wanted = inside[:, None] & (to < OUTPUTS)[None, :]
+        valid = inside[:, None] & (to < OUTPUTS)[None, :]
         if ADDED:
-            y += tl.load(base + where, mask=wanted, other=0.0)
-        tl.store(out + where, y, mask=wanted)
+            y += tl.load(base + where, mask=valid, other=0.0)
+        tl.store(out + where, y, mask=valid)
 
 
 @triton.jit
 def smooth(sr, labels, out, total, height, width, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Give pixels beside a more expensive one the mean of their 3x3 neighbourhood.
+    """Replace pixels that touch a more expensive one by the mean of their 3x3 neighbourhood.
 
     Args:
         sr: (CHANNELS, height, width) float32.
-        labels: (height, width) uint8.
-        out: of the form of ``sr``; another memory.
+        labels: (height, width) uint8 branch numbers.
+        out: like ``sr``; must not overlap it.
         total: height * width.
-        height, width: of the image; its outermost ring is left alone.
-        CHANNELS: of the image.
+        height, width: size of the image; its outermost ring is left unchanged.
+        CHANNELS: number of channels.
         BLOCK: pixels per program.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

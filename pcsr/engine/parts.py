@@ -1,8 +1,8 @@
-"""An image in parts, each with the surroundings that its output depends on.
+"""Cut an image into parts, each with the surroundings that its output depends on.
 
-A network computes a part with a halo as wide as its receptive field, and the halo is thrown away:
-what is kept equals what the whole image gives. Where a part ends at the image's border there is
-no halo, and the network pads as it does for the whole image.
+A network computes a part with a halo as wide as its receptive field, and the output of the halo is
+discarded: what is kept equals the output for the whole image. Where a part ends at the image's
+border there is no halo, and the network pads as it does for the whole image.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +19,16 @@ from torch.utils._pytree import tree_iter
 from pcsr.backbones.base import Backbone
 from pcsr.errors import UserError
 
-PROBE = 8  # side in LR pixels of the image that memory is measured with
-# What a process takes over what its tensors hold: libraries' own, and gaps that glibc cannot fill
-# with tensors of the same size, measured at 1.5 for CARN.
+PROBE = 8  # side in LR pixels of the image for which memory is measured
+# Memory of a process over that of its tensors: libraries have their own, and glibc leaves gaps that
+# no tensor of the same size fits. Measured at 1.5 for CARN.
 SLACK = 1.7
-# Bytes that a part takes at most, whatever the limit: on a CPU more makes nothing faster, and new
+# Most bytes for a part, whatever the limit: on a CPU more does not make it faster, and new
 # memory is cleared page by page.
 ENOUGH = {"cpu": 1 << 31, "cuda": 1 << 36}
-FINISHED = 2.5  # SR images that are there at once while 8-bit levels are made of one
-TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # bytes that the tail of a network takes at most
-SMALLEST = 16  # side of a part in LR pixels; below, the halo is nearly all of the work
+FINISHED = 2.5  # copies of an SR image that exist at once while it is rounded to 8-bit levels
+TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # most bytes for the tail of a network
+SMALLEST = 16  # smallest side of a part in LR pixels; below it, nearly all of the work is halo
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Part:
     """A rectangle of LR pixels of one image.
 
     Attributes:
-        image: its number in the batch.
-        top, bottom, left, right: rows and columns, the last not included.
+        image: the image's number in the batch.
+        top, bottom, left, right: rows top to bottom - 1 and columns left to right - 1.
     """
 
     image: int
@@ -48,11 +48,11 @@ class Part:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Number of rows and columns."""
         return self.bottom - self.top, self.right - self.left
 
     def grown(self, by: int, lr_size: tuple[int, int]) -> "Part":
-        """Return the part with ``by`` pixels more on each side, as far as the image goes."""
+        """Return the part extended by ``by`` pixels on each side, clipped to the image."""
         return Part(
             self.image,
             max(0, self.top - by),
@@ -62,7 +62,7 @@ class Part:
         )
 
     def within(self, larger: "Part") -> "Part":
-        """Return where a part of a part lies in the image."""
+        """Return this part, given relative to ``larger``, in the coordinates of the image."""
         return Part(
             larger.image,
             larger.top + self.top,
@@ -92,13 +92,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of super-resolved images.
+    """A rectangle of a super-resolved image.
 
     Attributes:
-        image: its number in the batch.
-        top, left: HR row and column at which it starts.
+        image: the image's number in the batch.
+        top, left: HR row and column at which the piece starts.
         sr: (1, 3, rows, columns), not clipped.
-        labels: branch numbers (1, rows, columns) where HR pixels are units; else (1, units...).
+        labels: branch numbers, (1, rows, columns) if units are HR pixels, else (1, units...).
     """
 
     image: int
@@ -109,7 +109,7 @@ class Piece:
 
 
 def whole(count: int, lr_size: tuple[int, int]) -> list[Part]:
-    """Return one part per image of a batch."""
+    """Return every image of a batch as one part."""
     return [Part(number, 0, lr_size[0], 0, lr_size[1]) for number in range(count)]
 
 
@@ -120,17 +120,17 @@ def cut(
     needed: Callable[[int, int], float],
     limit: float,
 ) -> list[Part]:
-    """Cut images into the parts that take least work within a limit of memory.
+    """Cut images into the parts that need the least work within a memory limit.
 
     Args:
-        count: images of the batch.
-        lr_size: their rows and columns in LR pixels.
-        halo: LR pixels that a part needs around it.
-        needed: bytes that a part takes, of LR pixels with its halo and without.
+        count: number of images in the batch.
+        lr_size: their height and width in LR pixels.
+        halo: LR pixels that a part needs on each side.
+        needed: (LR pixels with halo, LR pixels without) -> bytes that a part takes.
         limit: bytes.
 
     Raises:
-        UserError: not even the smallest parts fit.
+        UserError: even the smallest parts exceed the limit.
     """
 
     def parts_of(rows: int, columns: int) -> list[Part]:
@@ -144,10 +144,10 @@ def cut(
 
     height, width = lr_size
     best: tuple[int, list[Part]] | None = None
-    most = [max(1, side // SMALLEST) for side in lr_size]
-    for rows in range(1, most[0] + 1):
+    max_counts = [max(1, side // SMALLEST) for side in lr_size]
+    for rows in range(1, max_counts[0] + 1):
         # With more rows than this, the fewest columns that fit only add halo.
-        for columns in range(1, most[1] + 1):
+        for columns in range(1, max_counts[1] + 1):
             step = ceil(height / rows), ceil(width / columns)
             outer = [min(s + 2 * halo, side) for s, side in zip(step, lr_size, strict=True)]
             if needed(outer[0] * outer[1], step[0] * step[1]) > limit:
@@ -159,19 +159,19 @@ def cut(
     if best is None:
         smallest = needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2)
         raise UserError(
-            f"the smallest parts of the image need {smallest / 2**20:.0f} MiB beside what is "
-            f"taken already, and {max(limit, 0) / 2**20:.0f} MiB are left; give more memory."
+            f"the smallest parts of the image need {smallest / 2**20:.0f} MiB in addition to what "
+            f"is already in use, and {max(limit, 0) / 2**20:.0f} MiB are left; give more memory."
         )
     return best[1]
 
 
 class Held(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, and their peak."""
+    """Count the bytes of the tensors that are alive (``now``) and their maximum (``peak``)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
+        self._counted: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -181,8 +181,8 @@ class Held(TorchDispatchMode):
         return result
 
     def _hold(self, storage: torch.UntypedStorage) -> None:
-        if storage not in self._known:
-            self._known[storage] = None
+        if storage not in self._counted:
+            self._counted[storage] = None
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
             finalize(storage, self._drop, storage.nbytes())
@@ -192,25 +192,25 @@ class Held(TorchDispatchMode):
 
 
 def bytes_per_pixel(layers: Callable[..., Tensor], *inputs: Tensor) -> float:
-    """Return how many bytes convolutional layers take at once, per pixel of (1, C, h, w)."""
+    """Return the peak memory of convolutional layers, in bytes per pixel of (1, C, h, w)."""
     with torch.no_grad(), Held() as held:
         layers(*inputs)
     return SLACK * held.peak / inputs[0][0, 0].numel()
 
 
 def probe(network: Backbone) -> Tensor:
-    """Return an image that the memory of a network is measured with; any has the same result."""
+    """Return an image for measuring a network's memory, which does not depend on its values."""
     return next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
 
 
 class InParts:
     """A backbone with its tail, run on parts of images.
 
-    The tail works on HR pixels and takes by far the most memory, but its halo is narrow: within a
-    part it is run on parts of its own, even where there is no limit.
+    The tail works on HR pixels and takes by far the most memory, but its halo is narrow. So it runs
+    on smaller pieces of each part, even without a limit.
 
     Args:
-        network: as it is run.
+        network: the network, deployed.
     """
 
     def __init__(self, network: Backbone) -> None:
@@ -225,34 +225,39 @@ class InParts:
         self._tail = bytes_per_pixel(network.upsample, features, small)
 
     def run(self, lr: Tensor, limit: float | None) -> Iterator[tuple[Part, Tensor]]:
-        """Yield parts of the images (N, 3, h, w) and their SR (1, 3, H, W).
+        """Yield parts of images and their SR (1, 3, H, W), float32.
 
-        Without a limit in bytes, each image is one part.
+        Args:
+            lr: (N, 3, h, w) in [0, 1].
+            limit: bytes; without one, each image is one part.
+
+        Raises:
+            UserError: the limit is too low.
         """
         lr_size = (lr.shape[-2], lr.shape[-1])
         halo = self._network.halo + self._network.tail_halo
-        together = TAIL[lr.device.type]
-        todo = whole(len(lr), lr_size)
+        tail_limit = TAIL[lr.device.type]
+        parts_to_run = whole(len(lr), lr_size)
         if limit is not None:
             limit = min(limit, ENOUGH[lr.device.type])
-            together = min(together, int(limit / 2))
+            tail_limit = min(tail_limit, int(limit / 2))
             sr_bytes = FINISHED * 3 * self._scale**2 * lr.element_size()
 
             def needed(outer: int, inner: int) -> float:
-                layers = max(self._body * outer, min(together, self._tail * outer))
+                layers = max(self._body * outer, min(tail_limit, self._tail * outer))
                 return self._features * outer + layers + sr_bytes * inner
 
-            todo = cut(len(lr), lr_size, halo, needed, limit)
+            parts_to_run = cut(len(lr), lr_size, halo, needed, limit)
         x = lr.to(self._dtype)
-        for part in todo:
+        for part in parts_to_run:
             outer = part.grown(halo, lr_size)
             features = self._network.features(outer.of(x))
-            pieces = self._pieces(part, together)
-            made = (self._enlarged(piece, outer, features, x) for piece in pieces)
-            yield part, next(made) if pieces == [part] else self._joined(part, pieces, made)
+            pieces = self._pieces(part, tail_limit)
+            enlarged = (self._enlarged(piece, outer, features, x) for piece in pieces)
+            yield part, next(enlarged) if pieces == [part] else self._joined(part, pieces, enlarged)
 
     def _pieces(self, part: Part, limit: float) -> list[Part]:
-        """Cut a part into pieces for which the tail takes no more than the limit."""
+        """Cut a part into pieces for which the tail's memory stays within the limit."""
 
         def needed(outer: int, _: int) -> float:
             return self._tail * outer
@@ -261,16 +266,16 @@ class InParts:
         return [piece.within(part) for piece in pieces]
 
     def _enlarged(self, piece: Part, outer: Part, features: Tensor, x: Tensor) -> Tensor:
-        """Return SR of a piece, from the features of ``outer`` and the images."""
+        """Return the SR of a piece, given the features of ``outer`` and the images ``x``."""
         around = piece.grown(self._network.tail_halo, (x.shape[-2], x.shape[-1]))
-        made = self._network.upsample(around.inside(outer, features), around.of(x))
+        sr = self._network.upsample(around.inside(outer, features), around.of(x))
         scale = self._scale
-        return piece.enlarged(scale).inside(around.enlarged(scale), made).float()
+        return piece.enlarged(scale).inside(around.enlarged(scale), sr).float()
 
-    def _joined(self, part: Part, pieces: Iterable[Part], made: Iterable[Tensor]) -> Tensor:
-        """Put the SR of its pieces together."""
+    def _joined(self, part: Part, pieces: Iterable[Part], sr_pieces: Iterable[Tensor]) -> Tensor:
+        """Assemble the SR of a part from that of its pieces."""
         hr = part.enlarged(self._scale)
         sr = torch.empty(1, 3, *hr.size, device=self._device)
-        for piece, values in zip(pieces, made, strict=True):
+        for piece, values in zip(pieces, sr_pieces, strict=True):
             piece.enlarged(self._scale).inside(hr, sr).copy_(values)
         return sr

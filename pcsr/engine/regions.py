@@ -19,9 +19,9 @@ class Images:
     Attributes:
         lr: the images.
         lr_size: h and w.
-        rows, columns: all HR rows and columns.
+        rows, columns: axes of all HR rows and columns.
         regular: whether every LR pixel has the same block of HR pixels.
-        lr_pixels, hr_pixels: of all images.
+        lr_pixels, hr_pixels: number of pixels in all images.
     """
 
     def __init__(self, lr: Tensor, size: tuple[int, int]) -> None:
@@ -35,7 +35,7 @@ class Images:
         self.hr_pixels = len(lr) * size[0] * size[1]
 
     def hr_ranges(self, part: Part) -> tuple[slice, slice]:
-        """Return the HR rows and columns of a part."""
+        """Return the ranges of HR rows and columns of a part."""
         return (
             _hr_range(self.rows, part.top, part.bottom),
             _hr_range(self.columns, part.left, part.right),
@@ -50,17 +50,17 @@ def _hr_range(along: Axis, start: int, stop: int) -> slice:
 
 
 class Region:
-    """A part and one LR pixel around it, so that refinement has its neighbours.
+    """A part plus one LR pixel on each side, so that refinement sees its neighbours.
 
     Args:
         part: what is kept in the end.
-        images: where it lies.
+        images: the images that it is a part of.
 
     Attributes:
-        outer: LR pixels of the region.
-        size: its HR rows and columns.
-        rows, columns: its HR rows and columns; ``nearest`` counts from the region's LR pixels.
-        margin: whether there is more in it than the part.
+        outer: the region's LR pixels.
+        size: number of HR rows and columns.
+        rows, columns: axes of the HR pixels; ``nearest`` counts from the region's first LR pixel.
+        margin: whether the region is larger than the part.
     """
 
     def __init__(self, part: Part, images: Images) -> None:
@@ -75,9 +75,9 @@ class Region:
         self.size = (len(self.rows.nearest), len(self.columns.nearest))
 
     def around(self) -> Tensor:
-        """Return the region's LR pixels and one more on each side, (3, rows + 2, columns + 2).
+        """Return the region's LR pixels plus one on each side, (3, rows + 2, columns + 2).
 
-        Where the image ends, its last pixels stand twice.
+        Beyond the image's border its last pixel is repeated.
         """
         lr_size = self._images.lr_size
         more = self.outer.grown(1, lr_size)
@@ -87,7 +87,7 @@ class Region:
         return F.pad(more.of(self._images.lr), padding, mode="replicate")[0]
 
     def bilinear(self) -> Tensor:
-        """Return bilinear(LR) of the region, (3, rows, columns)."""
+        """Return the bilinear image of the region, (3, H, W)."""
         around = self.around()
         if not self._images.regular:
             return bilinear.by_pixel(around, self.rows, self.columns)
@@ -97,7 +97,7 @@ class Region:
         return enlarged[0, :, down:-down, across:-across]
 
     def own(self) -> tuple[slice, slice]:
-        """Return rows and columns of the region that are the part's own."""
+        """Return the HR rows and columns of the part, counted within the region."""
         rows, columns = self._images.hr_ranges(self._part)
         return (
             slice(rows.start - self._top, rows.stop - self._top),
@@ -105,7 +105,7 @@ class Region:
         )
 
     def piece(self, sr: Tensor, labels: Tensor) -> Piece:
-        """Return the part of a finished region."""
+        """Cut the part out of a region's SR (3, H, W) and branch numbers (H, W)."""
         rows, columns = self.own()
         return Piece(
             self._part.image,

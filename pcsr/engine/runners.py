@@ -1,6 +1,6 @@
-"""Runners: what runs a method's routed work alone. A method is run here and nowhere else.
+"""Runners: execute only the routed work of a method. Methods are run here and nowhere else.
 
-A runner is found by the method's type; one for which there is none runs as it is defined.
+The runner is chosen by the method's type. A method without one is run as it is defined.
 """
 
 from abc import ABC, abstractmethod
@@ -25,18 +25,20 @@ from pcsr.routing import OperatingPoint
 
 @dataclass(frozen=True)
 class Restored:
-    """Super-resolved images (N, 3, H, W), not clipped, and branches of units (N, units...)."""
+    """Super-resolved images (N, 3, H, W), not clipped, and branch numbers (N, units...)."""
 
     sr: Tensor
     labels: Tensor
 
 
 class Runner(ABC):
-    """A method with its weights laid out; what changes them afterwards does not change it.
+    """A method with its weights laid out for speed.
+
+    Build a new runner after the method's weights have changed.
 
     Attributes:
-        method: what is run.
-        networks: that can be compiled.
+        method: the method that is run.
+        networks: the networks that ``compile`` compiles.
     """
 
     method: Method
@@ -48,16 +50,19 @@ class Runner(ABC):
     ) -> Iterator[Piece]:
         """Run the routed work piece by piece, so that memory stays below a limit.
 
-        Decisions that look at the whole image still do. Without a limit every image is one piece.
+        Decisions that depend on the whole image still see all of it. Without a limit, every image
+        is one piece.
 
         Args:
             lr: (N, 3, h, w) in [0, 1].
             scale: HR size / LR size.
             point: operating point.
-            limit: bytes that may be taken beside ``lr``; tile methods need few and do not heed it.
+            limit: bytes that may be used in addition to ``lr``. Tile methods need little memory
+                and ignore it.
 
         Raises:
-            UserError: the limit or a budget is too low, or the method lacks the scale or the point.
+            UserError: the limit or the budget is too low, or the method does not support the scale
+                or the operating point.
         """
 
     def run(self, lr: Tensor, scale: float, point: OperatingPoint) -> Restored:
@@ -66,38 +71,39 @@ class Runner(ABC):
         return Restored(_batch([p.sr for p in pieces]), _batch([p.labels for p in pieces]))
 
     def compile(self) -> None:
-        """Compile the networks, each time that images of another size come."""
+        """Compile the networks with ``torch.compile``, anew for each image size that occurs."""
         for network in self.networks:
             network.compile()
 
 
 def runner(method: Method, precision: torch.dtype = torch.float32) -> Runner:
-    """Lay a method out for inference, as fast as its device allows.
+    """Return the fastest runner for a method on its device.
 
     Args:
-        method: with its weights.
-        precision: of the networks; images and decisions are in float32. A half one is for GPUs.
+        method: the method, its weights loaded.
+        precision: data type of the networks; images and decisions stay in float32. Half precision
+            needs a GPU.
 
     Raises:
-        UserError: the method, or its device, has no such precision.
+        UserError: the method or its device does not support the precision.
     """
     if isinstance(method, PCSR):
         return PixelRunner(method, precision)
     if isinstance(method, Original):
         return ImageRunner(method, precision)
     if precision != torch.float32:
-        raise UserError(f"--precision: {method.config.method} computes in float32 alone.")
+        raise UserError(f"--precision: {method.config.method} supports float32 only.")
     return TileRunner(method) if isinstance(method, Tiled) else DenseRunner(method)
 
 
 class PixelRunner(Runner):
-    """PCSR by the engine: every head on its own pixels alone."""
+    """PCSR by the engine: every head but the cheapest runs on its own pixels only."""
 
     def __init__(self, method: PCSR, precision: torch.dtype) -> None:
         self.method = method
         self._rule = method.rule
         self._engine = Engine(method.encoder, method.classifier, method.heads, precision)
-        self.networks = [self._engine.encoder]  # the heads' kernels are compiled in any case
+        self.networks = [self._engine.encoder]  # the heads' kernels are always compiled
 
     def pieces(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
@@ -108,7 +114,7 @@ class PixelRunner(Runner):
 
 
 class ImageRunner(Runner):
-    """An original, its backbone as it is fastest."""
+    """An original network, its backbone deployed."""
 
     def __init__(self, method: Original, precision: torch.dtype) -> None:
         self.method = method
@@ -120,14 +126,14 @@ class ImageRunner(Runner):
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
     ) -> Iterator[Piece]:
         """See ``Runner.pieces``."""
-        whole = require_scale(self.method.config, scale)
+        factor = require_scale(self.method.config, scale)
         for part, sr in self._network.run(lr, limit):
             labels = self.method.route(sr, point, scale)
-            yield Piece(part.image, part.top * whole, part.left * whole, sr, labels)
+            yield Piece(part.image, part.top * factor, part.left * factor, sr, labels)
 
 
 class _OneByOne(Runner):
-    """Runs images one after the other, each as a whole."""
+    """Runs images one at a time, each as one piece."""
 
     def pieces(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
@@ -139,7 +145,7 @@ class _OneByOne(Runner):
 
 
 class TileRunner(_OneByOne):
-    """A tile method: tiles of one branch run together, a few at a time."""
+    """A tile method: the tiles of each branch run in batches."""
 
     def __init__(self, method: Tiled) -> None:
         self.method = self._method = method
@@ -149,18 +155,18 @@ class TileRunner(_OneByOne):
         method = self._method
         tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
         mosaic = Mosaic(tiles, require_scale(method.config, scale), lr.device)
-        everything = batches(torch.arange(len(tiles)), lr.device)
-        scores = [method.score(tiles.cut(lr, numbers)) for numbers in everything]
+        all_batches = batches(torch.arange(len(tiles)), lr.device)
+        scores = [method.score(tiles.cut(lr, numbers)) for numbers in all_batches]
         labels = method.route(grid(scores, tiles), point, scale)
-        of_tile = labels.flatten().cpu()
+        tile_labels = labels.flatten().cpu()
         for branch in range(method.branches):
-            for numbers in batches((of_tile == branch).nonzero()[:, 0], lr.device):
+            for numbers in batches((tile_labels == branch).nonzero()[:, 0], lr.device):
                 mosaic.add(numbers, levels(method.upscale(branch, tiles.cut(lr, numbers))))
         return Restored(mosaic.images(), labels)
 
 
 class DenseRunner(_OneByOne):
-    """Any method: explore, route, compose. It saves nothing, but it runs."""
+    """Any method as it is defined: explore, route, compose. It saves no work."""
 
     def __init__(self, method: Method) -> None:
         self.method = method

@@ -1,4 +1,4 @@
-"""An encoder, a classifier and routed heads over an image: every head on its own pixels alone."""
+"""Run an encoder, a classifier and routed heads over images, the heads on their own pixels."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -15,30 +15,30 @@ from pcsr.engine.regions import Images, Region
 from pcsr.geometry import hr_size
 from pcsr.routing import Rule
 
-KEPT = 0.4  # of the memory: features that may wait for a decision on the whole image
+KEPT = 0.4  # largest share of the memory limit for features that wait for the whole image
 FLOAT = 4  # bytes
 
 
 class Engine:
-    """Computes what PCSR defines, for less.
+    """Compute what PCSR defines from less work.
 
     * The first layer of each head is computed per LR pixel; BatchNorm is folded.
-    * Heads run on the pixels that are routed to them (``Heads``): on a CPU a few LR rows at a
-      time, on a GPU by one fused kernel each.
-    * An image is cut into regions that fit in memory; a rule that looks at the whole image is
-      settled in a pass before.
+    * Heads run on the pixels that are routed to them (``Heads``): a few LR rows at a time on a CPU,
+      and by one fused kernel each on a GPU in half precision.
+    * An image is cut into regions that fit in memory. A rule that depends on the whole image is
+      settled in a pass of its own first.
 
-    Weights are read when the engine is made.
+    Weights are read when the engine is built.
 
     Args:
         encoder: (N, 3, h, w) -> (N, C, h, w).
         classifier: (n, C + 4) -> (n, M).
         heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
-        precision: of features and heads; decisions and images are in float32.
-        kind: of heads; by default the one for the device of the weights.
+        precision: data type of features and heads; decisions and images are in float32.
+        kind: implementation of the heads; by default chosen by device and precision.
 
     Attributes:
-        encoder: as it is run.
+        encoder: the encoder, deployed.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Engine:
             lr: (N, 3, h, w) in [0, 1].
             scale: HR size / LR size.
             rule: decides which head computes an HR pixel.
-            refine: whether pixels beside a more expensive one are smoothed.
-            limit: bytes that may be taken beside ``lr``.
+            refine: whether pixels that touch a more expensive one are smoothed.
+            limit: bytes that may be used in addition to ``lr``.
 
         Raises:
-            UserError: the limit is too low, or a budget is.
+            UserError: the limit or the budget is too low.
         """
         images = Images(lr, hr_size((lr.shape[-2], lr.shape[-1]), scale))
         kept = images.lr_pixels * self._channels * FLOAT if rule.whole else 0
@@ -91,14 +91,14 @@ class Engine:
             )
         for number, region in enumerate(regions):
             encoded = features[number] if features else self._encode(region, lr)
-            known = measured[number] if measured else None
-            sr, labels = self._heads.finish(region, encoded, rule, known)
+            values = measured[number] if measured else None
+            sr, labels = self._heads.finish(region, encoded, rule, values)
             if refine:
                 sr = self._heads.refine(sr, labels)
             yield region.piece(sr, labels)
 
     def _cut(self, images: Images, rule: Rule, kept: int, limit: float | None) -> list[Part]:
-        """Cut images into parts that take no more than the limit, beside the kept features."""
+        """Cut images into parts that fit within the limit, together with the kept features."""
         count, lr_size = len(images.lr), images.lr_size
         if limit is None:
             return parts.whole(count, lr_size)
@@ -106,7 +106,7 @@ class Engine:
         features = self._channels * FLOAT
         finished, always = self._heads.needs(images)
         finished += 5 * 3 * FLOAT * images.hr_pixels / images.lr_pixels  # refinement
-        # All measures, and two copies while they are settled.
+        # All measured values, and two copies while the rule is settled.
         measures = (self._branches - 1) * FLOAT
         whole = kept + 3 * measures * images.hr_pixels if rule.whole else 0
 
@@ -117,15 +117,15 @@ class Engine:
         return parts.cut(count, lr_size, self._halo + 1, needed, limit)
 
     def _encode(self, region: Region, lr: Tensor) -> Tensor:
-        """Return the features of a region: (rows, columns, C), or more channels with zeros."""
+        """Return a region's features, (rows, columns, C), possibly with added zero channels."""
         outer = region.outer.grown(self._halo, (lr.shape[-2], lr.shape[-1]))
-        # (C, h, w) with the channels last in memory, which is free on a CPU model.
+        # From (C, h, w) to channels last; no copy if they are already last in memory.
         features = self.encoder(outer.of(lr).to(self._precision))[0]
         return region.outer.inside(outer, features).permute(1, 2, 0).contiguous()
 
 
 def _kind(device: torch.device, precision: torch.dtype) -> type[Heads]:
-    """Return what is fastest; the kernels' layers in float32 would not fit in shared memory."""
+    """Return the fastest heads. In float32 the kernels' layers would not fit in shared memory."""
     if device.type == "cuda" and precision != torch.float32 and find_spec("triton"):
         from pcsr.engine.fused import Fused  # noqa: PLC0415 - triton is on GPU machines alone
 

@@ -1,8 +1,7 @@
-"""What a knob value costs in PSNR, measured once and kept with the weights.
+"""What each knob value costs in PSNR, measured once and saved with the weights.
 
-The *drop* of a knob value is the mean PSNR-RGB of the most expensive branch everywhere, less its
-own, in dB. With it ``pcsr upscale --psnr-drop 0.02`` finds the knob for a quality instead of the
-reverse.
+The *drop* of a knob value is its loss in mean PSNR-RGB, in dB, against the most expensive value
+measured. With it ``pcsr upscale --psnr-drop 0.02`` finds the knob value for a given quality.
 """
 
 import itertools
@@ -34,9 +33,9 @@ def calibrate_knob(
     *,
     weights: WeightsFile,
     images: HRImages,
-    out: Annotated[Path, Parameter(help="weights file to write, with the table in it")],
+    out: Annotated[Path, Parameter(help="weights file to write, including the table")],
     knob: Annotated[
-        Sequence[float], Parameter(help="values of the knob; left out, a range that fits most")
+        Sequence[float], Parameter(help="values of the knob; default: a range that suits it")
     ] = (),
     device: Device = "auto",
     threads: Threads = CORES,
@@ -77,7 +76,7 @@ class Point(BaseModel):
 
 
 def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[Point]:
-    """Measure knob values on HR images by the suite's own protocol, most expensive first.
+    """Measure knob values on HR images by the suite's protocol; return the most expensive first.
 
     Raises:
         UserError: the method has no knob.
@@ -109,12 +108,12 @@ def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[
 
 
 def for_drop(points: Sequence[Point], drop: float) -> float:
-    """Return the knob value that saves most while the drop stays within ``drop`` dB.
+    """Return the cheapest knob value whose drop stays within ``drop`` dB.
 
-    Between two measured values the drop is taken as linear in the knob.
+    The drop is interpolated linearly between measured knob values.
 
     Raises:
-        UserError: even the first step of the table loses more.
+        UserError: ``drop`` is below that of the table's first, most expensive point.
     """
     if drop < points[0].drop:
         raise UserError(f"--psnr-drop {drop:g}: give a drop of at least {points[0].drop:g} dB.")
@@ -126,15 +125,15 @@ def for_drop(points: Sequence[Point], drop: float) -> float:
 
 
 def read(facts: Mapping[str, Any], where: str) -> list[Point]:
-    """Return the table that is kept with weights.
+    """Return the table that is saved with weights.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: the weights have no table, or it is damaged.
     """
     table = facts.get("knob_table")
     if not isinstance(table, Mapping):
         raise UserError(
-            f"{where}: has no table of what its knob costs; make it with `pcsr calibrate-knob`."
+            f"{where}: has no table of its knob's cost in PSNR; make it with `pcsr calibrate-knob`."
         )
     try:
         points = [Point.model_validate(point) for point in table["points"]]

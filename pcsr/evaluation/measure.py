@@ -1,6 +1,6 @@
-"""Measuring: one dense pass per image, then every operating point as a routing decision.
+"""Measure methods: one dense pass per image, then every operating point by routing alone.
 
-Every method is measured here and by the same images, degradation, PSNR and FLOP count; a method
+All methods are measured here, with the same images, degradation, PSNR and FLOP count. A method
 never scores itself.
 """
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """A test image: LR (1, 3, h, w) float32 in [0, 1], HR uint8 (H, W, 3) of scale times that."""
+    """A test image: LR float32 (1, 3, h, w) in [0, 1], and HR uint8 (H, W, 3) to compare with."""
 
     name: str
     lr: Tensor
@@ -35,14 +35,14 @@ class Pair:
 
 
 def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
-    """Degrade (or take the ready LR image) and crop, as the protocol says.
+    """Degrade HR (or take the ready-made LR image) and crop, as the protocol says.
 
-    HR is first cut to a multiple of the scale, then degraded as a whole; ``crop: tiles`` cuts LR
-    to whole tiles and HR to match, all from the top left. ``lr: float`` always degrades HR,
-    because a ready LR image is 8 bit.
+    HR is first cropped to a multiple of the scale, then degraded as a whole. ``crop: tiles`` crops
+    LR to whole tiles and HR to match; crops start at the top left. ``lr: float`` always degrades
+    HR, because ready-made LR images are 8 bit.
 
     Raises:
-        UserError: names the image that is too small, or whose LR image has another size.
+        UserError: the image is too small, or its LR image has another size.
     """
     height, width = image.hr.shape[:2]
     size = geometry.lr_size((height, width), scale)
@@ -76,7 +76,7 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
 
 
 def points_of(method: Method, knobs: Sequence[float], adaptive: bool) -> list[OperatingPoint]:
-    """Return the operating points at which a method is measured; no knobs: its default sweep."""
+    """Return the operating points to measure a method at; empty ``knobs``: its default sweep."""
     if not method.knobs:
         return [method.points[0]]
     swept = [OperatingPoint(knob=k) for k in knobs or sorted(method.knobs)]
@@ -93,13 +93,13 @@ def measure(
     measures: Mapping[str, Metric],
     own: ProtocolConfig | None = None,
 ) -> Iterator[Row]:
-    """Yield one row per operating point of one image and protocol.
+    """Yield one row per operating point and protocol of one image.
 
-    The protocols share the pair, so they differ in refinement alone, and share one dense pass.
-    With ``own``, all measures are taken under that protocol, and PSNR-RGB alone under others.
-    ``seconds`` is the time of the dense pass, which all rows of the image share; it is no
-    latency. ``share_j`` is the share of units that branch j computes, ``lr_pixels`` the number of
-    LR pixels that are processed: more than the image has, where tiles overlap.
+    All protocols use the same pair and one dense pass, so they may differ only in refinement. If
+    ``own`` is given, all metrics are computed under that protocol and only PSNR-RGB under others.
+    ``seconds`` is the time of the dense pass, the same in all rows of the image; it is not a
+    latency. ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number
+    of LR pixels processed, which exceeds the image's where tiles overlap.
     """
     device = next(method.parameters()).device
     started = time.perf_counter()
@@ -148,9 +148,9 @@ def measure(
 def validate(
     method: Method, stage: Stage, pairs: Sequence[Pair], scale: float, refine: bool
 ) -> dict[str, float]:
-    """Return the mean PSNR-RGB and share of the most expensive branch, as a stage is validated.
+    """Return the mean PSNR-RGB in dB and the share of the most expensive branch for one stage.
 
-    Every branch is run: stages train branches that the finished method may not choose.
+    Every branch is run, because a stage may train a branch that the finished method rarely takes.
     """
     device = next(method.parameters()).device
     point = replace(method.points[0], refine=refine)

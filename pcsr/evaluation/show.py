@@ -1,4 +1,4 @@
-"""Images of what a method does: one photograph super-resolved, routed, compared."""
+"""Images of what a method does: one photograph super-resolved, with routing and comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,9 +51,9 @@ def demo(
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> list[str]:
-    """Write HR, LR, SR and coloured routing images of one photograph, with dB, GFLOPs, percent.
+    """Write HR, LR, SR and coloured routing images of one photograph, with PSNR and GFLOPs.
 
-    Float LR, no crop and no refinement are how the published demo measures.
+    The defaults (float LR, no crop, no refinement) are those of the published demo.
 
     Example: `pcsr demo 1232.png --weights carn-x4.safetensors carn-pcsr.safetensors --adaptive
     --out demo`.
@@ -74,7 +74,7 @@ def showcase(
     routing: Annotated[Path, Parameter(help="routing-map PNG to write")],
     comparison: Annotated[Path, Parameter(help="comparison PNG to write")],
     image: Annotated[
-        int, Parameter(name=("--image", "--picture"), help="number of the image in the set")
+        int, Parameter(name=("--image", "--picture"), help="index of the image in the set, from 0")
     ] = 0,
     k: Knob = None,
     lr: LR = "8bit",
@@ -82,7 +82,7 @@ def showcase(
     refine: Refine = True,
     threads: Threads = CORES,
 ) -> None:
-    """Draw which pixel went where, and crops of HR, LR, bicubic, original and method.
+    """Draw the routing map, and crops of HR, LR, bicubic, original and method.
 
     `--weights` takes the original's file first, then the method's.
     """
@@ -110,14 +110,14 @@ def _load(weights: Sequence[Path], device: str, threads: int) -> list[Method]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A super-resolved image with its routing and what it cost.
+    """A super-resolved image with its routing and its cost.
 
     Attributes:
         sr: uint8 (H, W, 3).
-        labels: (H, W), branch of each HR pixel.
+        labels: (H, W), the branch of each HR pixel.
         shares: share of units per branch, cheapest first.
-        psnr_rgb: dB.
-        gflops: paper convention.
+        psnr_rgb: in dB.
+        gflops: GFLOPs of the image by the paper's convention.
     """
 
     method: Method
@@ -135,7 +135,7 @@ class Shown:
 
 @torch.no_grad()
 def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Shown:
-    """Super-resolve a test image along the sparse path and measure the result."""
+    """Super-resolve a test image by routed work alone, and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
     restored = runner(method).run(lr, scale, usable_point(method, point))
     sr = to_uint8(restored.sr)
@@ -152,41 +152,42 @@ def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Sho
 
 
 def usable_point(method: Method, point: OperatingPoint) -> OperatingPoint:
-    """Return where a method is run, given what the user asked for; nothing: its first point.
+    """Return the operating point to run a method at: the user's, or else the method's default.
 
     Raises:
-        UserError: the method keeps to no budget.
+        UserError: the method does not support a budget.
     """
     if not method.knobs:
         return replace(method.points[0], refine=point.refine)
     if point.budget is not None and not isinstance(method, PCSR):
-        raise UserError(f"--budget: {method.config.method} keeps to no budget; give --k.")
-    asked = point.adaptive or point.budget is not None or point.knob is not None
-    return point if asked else replace(point, knob=method.points[0].knob)
+        raise UserError(f"--budget: {method.config.method} does not support a budget; give --k.")
+    requested = point.adaptive or point.budget is not None or point.knob is not None
+    return point if requested else replace(point, knob=method.points[0].knob)
 
 
 def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     """Write HR, LR, each SR and each routing image as PNG, and ``log.txt``.
 
     Returns:
-        The lines of the log: method, PSNR-RGB in dB, GFLOPs and percent of the first original's
-        GFLOPs (of the first method's, if no original is shown).
+        The lines of the log: method, PSNR-RGB in dB, GFLOPs, and their percentage of the first
+        original's GFLOPs (of the first method's, if no original is shown).
     """
-    from pcsr.report import showcase  # noqa: PLC0415 - heavy, and upscaling draws nothing
+    from pcsr.report import showcase  # noqa: PLC0415 - heavy, and upscaling does not draw
 
     write(out / "HR.png", pair.hr)
     write(out / "LR.png", to_uint8(pair.lr))
     reference = next((s for s in shown if not s.method.knobs), shown[0]).gflops
     titles = [one.title for one in shown]
     lines = []
-    for number, one in enumerate(shown):
-        title = one.title if titles.count(one.title) == 1 else f"{one.title}-{number + 1}"
-        write(out / f"{title}.png", one.sr)
-        if one.method.branches > 1:
-            coloured = showcase.routing_image(one.labels, one.method.branches, one.sr)
+    for number, result in enumerate(shown):
+        unique = titles.count(result.title) == 1
+        title = result.title if unique else f"{result.title}-{number + 1}"
+        write(out / f"{title}.png", result.sr)
+        if result.method.branches > 1:
+            coloured = showcase.routing_image(result.labels, result.method.branches, result.sr)
             write(out / f"{title}-routing.png", coloured)
-        percent = 100 * one.gflops / reference
-        lines.append(f"{title}: {one.psnr_rgb:.2f} dB | {one.gflops:.2f} G ({percent:.0f} %)")
+        percent = 100 * result.gflops / reference
+        lines.append(f"{title}: {result.psnr_rgb:.2f} dB | {result.gflops:.2f} G ({percent:.0f} %)")
     files.write_text(out / "log.txt", "\n".join(lines) + "\n")
     return lines
 
@@ -198,7 +199,7 @@ def bicubic_enlarged(pair: Pair) -> metrics.Image:
 
 
 def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
-    """Write the report's two images: which pixel went where, and crops side by side."""
+    """Write the report's two images: the routing map, and crops side by side."""
     from pcsr.report import figures, showcase  # noqa: PLC0415 - as above
 
     title = f"{method.title} on {pair.name}: {method.psnr_rgb:.2f} dB, {method.gflops:.2f} GFLOPs"
@@ -213,5 +214,5 @@ def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: 
         (original.title, original.sr),
         (method.title, method.sr),
     ]
-    lost = pair.hr.astype(float) - enlarged  # the detail that has to be invented
+    lost = pair.hr.astype(float) - enlarged  # the detail that super-resolution has to restore
     figures.save(showcase.comparison(panels, showcase.detailed_box(lost, side=96)), comparison)

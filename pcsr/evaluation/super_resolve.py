@@ -1,4 +1,4 @@
-"""Super-resolving one image in as much memory as is allowed: what the command and Python share."""
+"""Super-resolve one image within a memory limit; shared by the command and the Python API."""
 
 import logging
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from pcsr.engine.runners import Runner
 from pcsr.geometry import hr_size
 from pcsr.routing import OperatingPoint
 
-LIMIT_SHARE = 0.85  # of a limit that is planned with; a process's memory is known no better
-FREE_SHARE = 0.7  # of the memory that is free, which an image may take where no limit is given
+LIMIT_SHARE = 0.85  # of a memory limit to plan with; a process's use is not known more precisely
+FREE_SHARE = 0.7  # of the free memory to use where no limit is given
 log = logging.getLogger("pcsr")
 
 
 @dataclass(frozen=True)
 class SuperResolved:
-    """A super-resolved image and where its units went.
+    """A super-resolved image and the routing of its units.
 
     Attributes:
         sr: (H, W, 3), 8-bit levels or float32 in [0, 1].
-        routing: uint8 (H, W), the branch of each HR pixel, if it was asked for.
-        units: how many units each branch computed, cheapest first.
+        routing: uint8 (H, W), the branch of each HR pixel, if requested.
+        units: number of units that each branch computed, cheapest first.
     """
 
     sr: np.ndarray
@@ -44,26 +44,27 @@ def super_resolve(
     dtype: DTypeLike = np.uint8,
     keep_routing: bool = False,
 ) -> SuperResolved:
-    """Super-resolve one image, never holding more of it in float than one piece.
+    """Super-resolve one image, piece by piece if it does not fit in memory.
 
     Args:
         runner: of the method.
         lr: (1, 3, h, w) in [0, 1], on the method's device.
         scale: HR size / LR size.
         point: operating point.
-        max_memory: bytes that the process may take, on a GPU those of the GPU; larger images are
-            computed in pieces. None: most of what is free.
+        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); larger images
+            are computed in pieces. None allows most of the free memory.
         dtype: of the result, uint8 or float32.
-        keep_routing: whether the branch of each HR pixel is wanted.
+        keep_routing: whether to return the branch of each HR pixel.
 
     Raises:
-        UserError: the image needs more memory, or the method lacks the scale or the point.
+        UserError: the image needs more memory, or the method does not support the scale or the
+            operating point.
     """
     lr_size = (lr.shape[-2], lr.shape[-1])
     size = hr_size(lr_size, scale)
     sr = np.empty((*size, 3), dtype)
     routing = np.empty(size, np.uint8) if keep_routing else None
-    # On a CPU the result takes part in the limit, twice while it is written to a file.
+    # On a CPU the result counts against the limit, twice while it is written to a file.
     own = 2 * sr.nbytes if lr.device.type == "cpu" else 0
     if max_memory is None:
         limit = FREE_SHARE * runtime.free_memory(lr.device) - own
@@ -88,5 +89,5 @@ def super_resolve(
 
 
 def _of_pixels(runner: Runner, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
-    """Return the branch of each HR pixel of an image whose units are larger."""
+    """Return the branch of each HR pixel, for methods whose units are larger than a pixel."""
     return runner.method.pixel_labels(labels, lr_size, scale)

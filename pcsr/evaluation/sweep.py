@@ -1,4 +1,4 @@
-"""Sweeps: every image, operating point and protocol of some weights, resumably, as one CSV."""
+"""Sweeps: weights measured on every image, operating point and protocol; resumable, one CSV."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ from pcsr.options import (
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
-ROWS = 3  # raised when rows of a cut sweep no longer mean what new ones do
+ROWS = 3  # version of the rows; raised when those of an unfinished sweep become incompatible
 log = logging.getLogger("pcsr")
 
 
@@ -43,9 +43,9 @@ def sweep(
     weights: WeightsFiles,
     images: HRImages,
     out: Annotated[Path, Parameter(help="CSV to write, one row per image and operating point")],
-    lr_images: Annotated[Path | None, Parameter(help="folder of ready LR images")] = None,
+    lr_images: Annotated[Path | None, Parameter(help="folder of ready-made LR images")] = None,
     knob: Annotated[
-        Sequence[float], Parameter(help="values of the knob; left out, each method's default sweep")
+        Sequence[float], Parameter(help="values of the knob; default: each method's own sweep")
     ] = (),
     adaptive: Adaptive = False,
     lr: LR = "8bit",
@@ -54,8 +54,8 @@ def sweep(
     both_ways: Annotated[
         Sequence[str],
         Parameter(
-            help="choices to measure the other way, too: lr, crop, refine; lr,refine for each and "
-            "both"
+            help="choices to measure the other way as well: lr, crop, refine; lr,refine for each "
+            "and both"
         ),
     ] = (),
     scale: Scale = None,
@@ -77,24 +77,24 @@ def sweep(
         raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
     if lr_images is not None and options.protocol.lr == "float":
         raise UserError(
-            f"--lr-images {lr_images}: ready LR images are 8 bit; use --lr 8bit, or drop it."
+            f"--lr-images {lr_images}: ready-made LR images are 8 bit; use --lr 8bit, or drop it."
         )
     subjects: list[Subject] = []
-    known: dict[str, dict[str, Any]] = {}
+    described: dict[str, dict[str, Any]] = {}
     for path in weights:
         method, facts = load_method(path)
-        name = _name(path, facts, known)
-        # By its tensors, because a release may be in two files.
+        name = _name(path, facts, described)
+        # Of the tensors, not the file, because a release may consist of two files.
         digest = checkpoint.digest_tensors(method.state_dict())
         subjects.append(Subject(runtime.move(method, picked), name, digest))
-        known[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
+        described[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
     test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
     facts = files.provenance(
         protocol=options.protocol.model_dump(mode="json"),
         both_ways=options.both_ways,
-        weights=known,
-        iterations=next(iter(known.values()))["iterations"],
-        released=any(facts["released"] is not None for facts in known.values()),
+        weights=described,
+        iterations=next(iter(described.values()))["iterations"],
+        released=any(facts["released"] is not None for facts in described.values()),
         complete=test.complete,
         data={str(images): test.digest},
         device=runtime.describe(picked),
@@ -105,7 +105,7 @@ def sweep(
 
 
 def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
-    """Return a name for a weights file that tells it from the others of a sweep."""
+    """Return a name for a weights file that is unique within a sweep."""
     generic = path.stem in ("weights", "iter_last")
     name = str(facts.get("experiment") or (path.parent.name if generic else path.stem))
     return name if name not in taken else str(path)
@@ -125,12 +125,12 @@ class SweepOptions:
     """What is measured.
 
     Attributes:
-        knobs: operating points; empty for each method's own choice.
-        adaptive: whether the adaptive decision is measured, too, where a method has it.
+        knobs: values of the knob; empty for each method's default sweep.
+        adaptive: whether to measure the adaptive decision as well, where a method has it.
         protocol: how images are measured.
-        both_ways: choices of the protocol that are also measured the other way; those joined by a
-            comma in all combinations.
-        scale: if not the trained one.
+        both_ways: choices of the protocol to measure the other way as well; comma-separated ones
+            in all combinations.
+        scale: HR size / LR size; None for the trained one.
     """
 
     knobs: tuple[float, ...]
@@ -150,8 +150,8 @@ def measure_all(
 ) -> None:
     """Measure every subject on every image and write one CSV, with its provenance beside it.
 
-    Rows are saved in ``<out>.part`` as they come, so that a sweep that was cut is
-    resumed; the CSV appears whole at the end.
+    Rows are saved to ``<out>.part`` as they come, so that an interrupted sweep resumes. The CSV is
+    written in one go at the end.
     """
     import pandas as pd  # noqa: PLC0415 - heavy, and only writing the table needs it
 
@@ -174,7 +174,7 @@ def measure_all(
         files.append_line(part, json.dumps(measured))
         rows.extend(measured)
     rows = _in_order(rows, subjects, images)
-    # The table comes last: it says that the sweep is done.
+    # The table comes last: its existence marks the sweep as done.
     files.write_json(files.sidecar(out), {**facts, "images": len(images)})
     with files.atomic(out) as temporary:
         pd.DataFrame(rows, columns=_columns(rows)).to_csv(temporary, index=False)
@@ -188,7 +188,7 @@ def _measured(
     measures: Mapping[str, Metric],
     done: set[tuple[str, str]],
 ) -> Iterator[list[Row]]:
-    """Yield all rows of one subject on one image at a time."""
+    """Yield the rows of one subject on one image at a time."""
     for number, name in enumerate(runtime.progress(images.names, "sweep")):
         waiting = [subject for subject in subjects if (subject.name, name) not in done]
         image = images[number] if waiting else None
@@ -211,7 +211,7 @@ def _measured(
 def _measure_one(
     method: Method, image: TestImage, options: SweepOptions, measures: Mapping[str, Metric]
 ) -> Iterator[Row]:
-    """Yield all rows of one method on one image, under every protocol that makes a difference."""
+    """Yield the rows of one method on one image, under every protocol that matters to it."""
     scale = options.scale or method.config.scale
     points = points_of(method, options.knobs, options.adaptive)
     sharing: dict[tuple[str, str], list[ProtocolConfig]] = {}
@@ -227,25 +227,25 @@ def _measure_one(
 
 
 def _resume(part: Path, identity: str) -> list[Row]:
-    """Return the rows a cut sweep has left, if it measured the same things; start afresh if not."""
+    """Return the rows of an interrupted sweep; none if it measured something else."""
     lines = part.read_text(encoding="utf-8").split("\n") if part.exists() else []
     if not lines or lines[0] != identity:
         return []
-    whole = lines[1:-1]  # what follows the last line end was cut while it was written
+    whole = lines[1:-1]  # what follows the last newline was only partly written
     if whole:
         files.write_text(part, "\n".join([identity, *whole, ""]))
-        log.info("resuming after %d measured images of a cut run", len(whole))
+        log.info("resuming after %d measured images", len(whole))
     return [row for line in whole for row in json.loads(line)]
 
 
 def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], images: TestImages) -> list[Row]:
-    """Sort rows by subject, then image, as if they had been measured in one go."""
+    """Sort rows by subject, then image, the order of an uninterrupted sweep."""
     subject_order = {subject.name: i for i, subject in enumerate(subjects)}
     image_order = {name: i for i, name in enumerate(images.names)}
     return sorted(rows, key=lambda r: (subject_order[r["weights"]], image_order[r["image"]]))
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return the columns of all rows; a row of the method with most branches has them all."""
+    """Return all columns, in order; a row of the method with most branches has every one."""
     widest = max(len(row) for row in rows)
     return next(list(row) for row in rows if len(row) == widest)

@@ -1,4 +1,4 @@
-"""Upscaling of images that have no HR: a file or a folder, in as much memory as is allowed."""
+"""Upscale images that have no HR, a file or a folder, within a memory limit."""
 
 import logging
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def upscale(
     psnr_drop: Annotated[
         float | None,
         Parameter(
-            help="dB to lose at most, on average, against the full computation, e.g. 0.02; needs "
+            help="largest average PSNR loss in dB against the full computation, e.g. 0.02; needs "
             "weights from `pcsr calibrate-knob`"
         ),
     ] = None,
@@ -72,8 +72,8 @@ def upscale(
     runtime.set_up(0, threads)
     method, facts = load_method(weights)
     scale = scale or method.config.scale
-    wanted = OperatingPoint(k, adaptive, budget, refine)
-    point = _point(method, facts, scale, weights, wanted, psnr_drop)
+    requested = OperatingPoint(k, adaptive, budget, refine)
+    point = _point(method, facts, scale, weights, requested, psnr_drop)
     runtime.move(method, picked)
     dtype = runtime.dtype_of(precision, picked)
     upscale_files(method, source, target, scale, point, limit, dtype)
@@ -84,24 +84,24 @@ def _point(
     facts: Mapping[str, Any],
     scale: float,
     where: Path,
-    wanted: OperatingPoint,
+    requested: OperatingPoint,
     psnr_drop: float | None,
 ) -> OperatingPoint:
-    """Return the operating point that the user asks for in one of several ways."""
-    if psnr_drop is not None and wanted != OperatingPoint(refine=wanted.refine):
+    """Resolve the user's options (a knob, a budget or a PSNR drop) to an operating point."""
+    if psnr_drop is not None and requested != OperatingPoint(refine=requested.refine):
         raise UserError("give --psnr-drop or one of --k, --adaptive and --budget, not both.")
-    if wanted.budget is not None:
-        if not wanted.budget > 0:
-            raise UserError(f"--budget {wanted.budget:g}: give a share above 0, such as 0.5.")
-        return replace(wanted, budget=wanted.budget * original_flops(method, scale))
+    if requested.budget is not None:
+        if not requested.budget > 0:
+            raise UserError(f"--budget {requested.budget:g}: give a share above 0, such as 0.5.")
+        return replace(requested, budget=requested.budget * original_flops(method, scale))
     if psnr_drop is not None:
         table = knob_table.read(facts, str(where))
-        return replace(wanted, knob=knob_table.for_drop(table, psnr_drop))
-    return wanted
+        return replace(requested, knob=knob_table.for_drop(table, psnr_drop))
+    return requested
 
 
 def original_flops(method: Method, scale: float) -> float:
-    """Return what the original of a method's backbone executes per LR pixel."""
+    """Return the FLOPs that the original of a method's backbone executes per LR pixel."""
     model = ModelConfig(
         backbone=method.config.backbone,
         method="original",
@@ -124,21 +124,21 @@ def upscale_files(
 ) -> None:
     """Super-resolve an image, or every image of a folder, that has no HR.
 
-    An image of a folder that cannot be read does not stop the others.
+    In a folder, an image that cannot be read does not stop the others.
 
     Args:
-        method: what super-resolves.
+        method: the model.
         source: image or folder.
         target: PNG file or folder.
         scale: HR size / LR size.
-        point: operating point; without a knob, the method's default one.
-        max_memory: bytes that the process may take, on a GPU those of the GPU; images that need
-            more are computed in parts. None: most of what is free.
-        precision: of the networks; a half one is for GPUs.
+        point: operating point; without a knob, the method's default.
+        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
+            more are computed in pieces. None allows most of the free memory.
+        precision: of the networks; half precision needs a GPU.
 
     Raises:
-        UserError: the method has no such precision here; or an image could not be read, or needs
-            more memory: names them all, after the others are done.
+        UserError: the method does not support the precision on this device; or some images could
+            not be read or need more memory, all of which are named after the others are done.
     """
     if source.is_dir():
         sources = images.list_images(source)
@@ -158,12 +158,12 @@ def upscale_files(
     for number, (file, path) in enumerate(zip(sources, targets, strict=True)):
         try:
             lr = images.read(file)
-            done = super_resolve(fast, images.to_tensor(lr).to(device), scale, point, max_memory)
+            result = super_resolve(fast, images.to_tensor(lr).to(device), scale, point, max_memory)
         except UserError as error:
             text = str(error)
             problems.append(text if text.startswith(str(file)) else f"{file}: {text}")
             continue
-        images.write(path, done.sr)
+        images.write(path, result.sr)
         log.info("%d/%d %s", number + 1, len(sources), path)
     if problems:
         raise UserError(" ".join(problems))

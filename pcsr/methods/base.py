@@ -1,13 +1,13 @@
-"""The method contract: the one interface that training, sweeps, figures and the command line know.
+"""The method contract: the one interface that training, sweeps, figures and the command line use.
 
 A method super-resolves an LR image with M *branches* of rising (or equal) cost. Each *unit* of the
 image (the whole image, a tile, an HR pixel) is computed by the branch that a *router* picks from
 the unit's *scores* at an *operating point*, which trades PSNR for FLOPs.
 
 ``explore`` runs every branch once, so that each operating point of a sweep is only a routing
-decision: ``compose(explore(lr), route(scores, point))``. A runner (``pcsr.engine``) runs the routed
-work alone; it is what users run and what latency is measured on. Both give the same image at the
-same point; a test holds them together.
+decision: ``compose(explore(lr), route(scores, point))``. A runner (``pcsr.engine``) runs only the
+routed work; it is what users run and what latency is measured on. Both give the same image at the
+same operating point; a test checks that they agree.
 """
 
 from abc import ABC, abstractmethod
@@ -23,25 +23,27 @@ from pcsr.config.models import Config, ModelConfig
 from pcsr.flops import Costs
 from pcsr.routing import OperatingPoint
 
-#: (LR (N, 3, h, w), HR (N, 3, H, W), what was drawn) -> ``"loss"`` to minimise, and its parts.
-#: It may be compiled, and recorded as a CUDA graph: everything must be done on tensors.
+#: (LR (N, 3, h, w), HR (N, 3, H, W), what ``Stage.draw`` drew) -> ``"loss"`` to minimise, and any
+#: terms of it to log. It may be compiled or recorded as a CUDA graph, so it must work on tensors
+#: alone.
 Loss = Callable[[Tensor, Tensor, int | None], Mapping[str, Tensor]]
 
 
 class MakeBackbone(Protocol):
-    """Builds the configured backbone in the width and with the tail that a method asks for."""
+    """Build the configured backbone with the width and tail that a method needs."""
 
     def __call__(self, *, width: int, scale: float | None) -> Backbone:
-        """Build it; ``scale=None`` builds an encoder without a tail."""
+        """Build the backbone; ``scale=None`` builds an encoder without a tail."""
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """What every branch gives for an image, before any decision.
+    """The output of every branch for images of one size, before any decision.
 
     Attributes:
-        candidates: each branch's result, first axis M; the rest as the method's ``compose`` likes.
-        scores: (N, M, units...) what the router decides by.
+        candidates: the outputs of the branches, first axis M; the method's ``compose`` defines the
+            other axes.
+        scores: (N, M, units...), what the router decides by.
         lr_size: height and width of the LR images.
     """
 
@@ -56,12 +58,13 @@ class Stage:
 
     Attributes:
         name: the key in the experiment's ``stages``.
-        modules: whose weights change; all others stay frozen, BatchNorm statistics too.
-        loss: makes the loss function once the stage's initial weights are in place, so that what is
-            frozen can be laid out for speed first.
-        labels: decides while the stage is validated: scores (N, M, units...), scale -> (N,
-            units...). None: as the method's first operating point does.
-        draw: draws what a step leaves to chance, from the only source that it may use.
+        modules: the modules that train; all others stay frozen, BatchNorm statistics included.
+        loss: builds the loss function, after the stage's initial weights are in place, so that
+            frozen networks can be deployed first.
+        labels: routes during validation: scores (N, M, units...), scale -> branch numbers (N,
+            units...). None routes at the method's first operating point.
+        draw: draws what a step leaves to chance from the generator given, the only source of
+            randomness that it may use.
     """
 
     name: str
@@ -72,18 +75,18 @@ class Stage:
 
 
 class Method(nn.Module, ABC):
-    """Base of all methods: four functions to write, and what is listed below.
+    """Base of all methods: a subclass writes four functions and sets the attributes below.
 
     Attributes:
         Options: model of the method's own options, ``model.options`` in an experiment.
         unit: what is routed.
-        points: the default sweep, its first the default point.
-        fine_knobs: values of the knob at which its cost in PSNR is measured, most expensive first;
-            empty for those of ``points``.
+        points: the operating points of a sweep by default; the first is the default point.
+        fine_knobs: knob values at which ``pcsr calibrate-knob`` measures the loss in PSNR, most
+            expensive first; if empty, those of ``points``.
         branches: M.
-        stages: in the order of training.
-        config: the complete configuration, as ``checks.complete`` returns it; stored with the
-            weights, it rebuilds the method.
+        stages: training stages in order.
+        config: the complete configuration, as ``checks.complete`` returns it. It is stored with
+            the weights and rebuilds the method.
     """
 
     Options: ClassVar[type[Config]] = Config
@@ -101,36 +104,44 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def explore(self, lr: Tensor, scale: float) -> Exploration:
-        """Run every branch on LR images (N, 3, h, w) with values in [0, 1]."""
+        """Run every branch on LR images (N, 3, h, w) in [0, 1]; ``scale`` is HR size / LR size.
+
+        Raises:
+            UserError: the method does not support the scale.
+        """
 
     @abstractmethod
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """Decide: scores (N, M, units...) -> int64 branch numbers (N, units...), cheapest 0."""
+        """Decide: scores (N, M, units...) -> int64 branch numbers (N, units...); 0 is the cheapest.
+
+        Raises:
+            UserError: the method does not support the operating point.
+        """
 
     @abstractmethod
     def compose(self, exploration: Exploration, labels: Tensor, point: OperatingPoint) -> Tensor:
-        """Put the chosen candidates together to SR images (N, 3, H, W), not clipped."""
+        """Assemble SR images (N, 3, H, W), not clipped, from the candidates chosen by labels."""
 
     @abstractmethod
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
-        """Return what one image costs, always and per unit of each branch."""
+        """Return the FLOPs of one image: those always spent, and those per unit of each branch."""
 
     @property
     def knobs(self) -> list[float]:
-        """Values of the knob in the default sweep; none where there is no knob."""
+        """Knob values of the default sweep; empty for a method without a knob."""
         return [point.knob for point in self.points if point.knob is not None]
 
     @property
     def refines(self) -> bool:
-        """Whether ``compose`` heeds ``point.refine``."""
+        """Whether ``point.refine`` makes a difference to ``compose``."""
         return any(point.refine for point in self.points)
 
     def lr_pixels(self, lr_size: tuple[int, int]) -> int:
-        """Return the LR pixels that are processed for one image; overlap counts each time."""
+        """Return the number of LR pixels processed for one image; overlaps count repeatedly."""
         return lr_size[0] * lr_size[1]
 
     def pixel_labels(self, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
-        """Return the branch of every HR pixel, (N, H, W), from the branches of the units."""
+        """Return the branch of every HR pixel, (N, H, W), given the units' (N, units...)."""
         return labels
 
 
@@ -139,8 +150,8 @@ class Tabulated(ABC):
 
     @abstractmethod
     def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
-        """Fill the table; returns what is worth recording of it.
+        """Fill the table and return facts to record about it.
 
         Args:
-            images: validation images: LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
+            images: validation images, LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
         """

@@ -1,4 +1,4 @@
-"""What methods check and complete alike: options, the knob, the scale of a tail."""
+"""Checks that methods share: their options, the knob, the scale of a tail."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -14,18 +14,18 @@ OptionsT = TypeVar("OptionsT", bound=Config)
 def complete(
     options: type[OptionsT], config: ModelConfig, paper: Mapping[str, Mapping[str, Any]]
 ) -> tuple[OptionsT, ModelConfig]:
-    """Fill what the options leave open with the paper's values for the backbone.
+    """Fill in the options that the user left out with the paper's values for the backbone.
 
     Args:
         options: the method's ``Options``.
         config: the user's configuration.
-        paper: backbone -> options.
+        paper: backbone -> the paper's options.
 
     Returns:
-        The options, and the configuration with all of them.
+        The complete options, and the configuration with them filled in.
 
     Raises:
-        UserError: an option is unknown, wrong, or missing because the backbone is not in the paper.
+        UserError: an option is unknown, invalid, or missing because ``paper`` lacks the backbone.
     """
     values = {**paper.get(config.backbone, {}), **config.options}
     completed = parse(options, values, f"model.options of {config.backbone}-{config.method}")
@@ -33,10 +33,15 @@ def complete(
 
 
 def knob_of(point: OperatingPoint, method: str, meaning: str) -> float:
-    """Return the knob of a method that decides by nothing else.
+    """Return the knob value for a method that can decide by its knob only.
+
+    Args:
+        point: operating point.
+        method: the method's name, for the message.
+        meaning: what the knob is, for the message.
 
     Raises:
-        UserError: the point has none; ``meaning`` says what the user should give.
+        UserError: the operating point has no knob value.
     """
     if point.knob is None:
         raise UserError(f"{method} decides by its knob alone: give {meaning}.")
@@ -44,10 +49,10 @@ def knob_of(point: OperatingPoint, method: str, meaning: str) -> float:
 
 
 def require_scale(config: ModelConfig, scale: float) -> int:
-    """Return the scale of a model with tails, which has no other.
+    """Return the scale as an integer, for a model with tails, which supports one scale only.
 
     Raises:
-        UserError: another scale is asked for.
+        UserError: ``scale`` is not the one that the model was built for.
     """
     if scale != config.scale:
         raise UserError(

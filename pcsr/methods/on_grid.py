@@ -1,9 +1,9 @@
-"""A head on all pixels of a regular grid, for training.
+"""Run a head on all pixels of a regular grid, for training.
 
-Where every LR pixel has the same HR pixels, the first layer of a head is the sum of a part per LR
-pixel and one per place in it (``factored``). What follows it is most of the work. On a CPU it is
-done a block of pixels at a time, so that hidden values stay in cache; instead of being kept for the
-backward pass they are computed again, which takes less time than reading them.
+If every LR pixel has the same block of HR pixels, the first layer of a head is the sum of a term
+per LR pixel and a term per place in the block (``engine.factored``). The layers after it are most
+of the work. On a CPU they run on a block of pixels at a time, so that hidden values stay in cache.
+The backward pass computes these again, which takes less time than to store and read them.
 """
 
 from typing import Any
@@ -20,13 +20,13 @@ BLOCK = 1 << 11  # HR pixels; their hidden values of the paper's widest head tak
 
 
 def places(rows: Axis, columns: Axis) -> Tensor:
-    """Return where the HR pixels of every LR pixel lie.
+    """Return where the HR pixels of an LR pixel lie; it is the same for every LR pixel.
 
     Args:
-        rows, columns: of a regular grid, whose ``block`` is not 0.
+        rows, columns: axes of a regular grid, whose ``block`` is not 0.
 
     Returns:
-        (rows.block * columns.block, 4): offset and cell, each for rows and columns.
+        (rows.block * columns.block, 4): row offset, column offset, row cell, column cell.
     """
     by_row, by_column = rows.offset[: rows.block], columns.offset[: columns.block]
     offsets = torch.cartesian_prod(by_row, by_column)
@@ -39,8 +39,8 @@ def on_grid(head: nn.Sequential, features: Tensor, places: Tensor) -> Tensor:
 
     Args:
         head: linear layers with ReLU between them, (m, C + 4) -> (m, outputs).
-        features: (n, C) of LR pixels.
-        places: (p, 4) of the HR pixels of each of them.
+        features: (n, C), one row per LR pixel.
+        places: (p, 4) of the HR pixels in an LR pixel, as returned by ``places``.
 
     Returns:
         (n, p, outputs).
@@ -60,48 +60,48 @@ def on_grid(head: nn.Sequential, features: Tensor, places: Tensor) -> Tensor:
 
 
 class _Blockwise(torch.autograd.Function):
-    """What follows the first layer, a block of pixels at a time, forwards and backwards."""
+    """The layers after the first, forward and backward, a block of pixels at a time."""
 
     @staticmethod
     def forward(ctx: Any, by_feature: Tensor, by_place: Tensor, *layers: Tensor) -> Tensor:
         ctx.save_for_backward(by_feature, by_place, *layers)
         *hidden, (weight, bias) = _pairs(layers)
-        made = by_feature.new_empty(len(by_feature), len(by_place), len(weight))
-        for some, out in _blocks(len(by_place), by_feature, made):
-            x = _hidden(some, by_place, hidden)[-1]
-            out.copy_(product(x, weight.T, bias).view_as(out))
-        return made
+        outputs = by_feature.new_empty(len(by_feature), len(by_place), len(weight))
+        for block, out in _blocks(len(by_place), by_feature, outputs):
+            inputs = _hidden(block, by_place, hidden)[-1]
+            out.copy_(product(inputs, weight.T, bias).view_as(out))
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         by_feature, by_place, *layers = ctx.saved_tensors
         pairs = _pairs(layers)
-        # Laid out for the products with what flows back.
-        across = [weight.contiguous() for weight, _ in pairs]
+        # Contiguous for the products with the gradients.
+        weights = [weight.contiguous() for weight, _ in pairs]
         d_feature, d_place = torch.empty_like(by_feature), torch.zeros_like(by_place)
         d_layers = [torch.zeros_like(tensor) for tensor in layers]
-        steps = list(enumerate(zip(across, _pairs(d_layers), strict=True)))[::-1]
-        for some, flowing, d_some in _blocks(len(by_place), by_feature, gradient, d_feature):
-            values = _hidden(some, by_place, pairs[:-1])
-            g = flowing.flatten(0, 1)
+        steps = list(enumerate(zip(weights, _pairs(d_layers), strict=True)))[::-1]
+        for block, d_outputs, d_block in _blocks(len(by_place), by_feature, gradient, d_feature):
+            values = _hidden(block, by_place, pairs[:-1])
+            g = d_outputs.flatten(0, 1)
             for number, (weight, (d_weight, d_bias)) in steps:
                 d_weight.addmm_(g.T, values[number])
                 d_bias.add_(g.sum(dim=0))
                 g = torch.ops.aten.threshold_backward(product(g, weight), values[number], 0)
-            g = g.view(len(some), len(by_place), -1)
-            torch.sum(g, dim=1, out=d_some)
+            g = g.view(len(block), len(by_place), -1)
+            torch.sum(g, dim=1, out=d_block)
             d_place.add_(g.sum(dim=0))
         return d_feature, d_place, *d_layers
 
 
 def _pairs(layers: Any) -> list[tuple[Tensor, Tensor]]:
-    """Pair the weights and biases of layers that come one after the other."""
+    """Pair the weights and biases of a flat sequence (weight, bias, weight, bias, ...)."""
     return list(zip(layers[::2], layers[1::2], strict=True))
 
 
 def _blocks(places: int, *tensors: Tensor) -> Any:
-    """Cut tensors along LR pixels into parts that fit the cache together."""
+    """Split tensors along LR pixels into blocks of at most ``BLOCK`` HR pixels, to fit in cache."""
     size = max(1, BLOCK // places)
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
@@ -109,7 +109,13 @@ def _blocks(places: int, *tensors: Tensor) -> Any:
 def _hidden(
     by_feature: Tensor, by_place: Tensor, layers: list[tuple[Tensor, Tensor]]
 ) -> list[Tensor]:
-    """Return the inputs of all layers after the first, each (pixels, width)."""
+    """Return the inputs of all layers after the first, each (pixels, width).
+
+    Args:
+        by_feature: (n, width), what the features add to the first layer.
+        by_place: (p, width), what the places add to it.
+        layers: weights and biases of the layers between the first and the last.
+    """
     values = [(by_feature[:, None] + by_place).relu_().flatten(0, 1)]
     for weight, bias in layers:
         values.append(product(values[-1], weight.T, bias, relu=True))

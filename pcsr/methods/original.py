@@ -1,4 +1,4 @@
-"""The unmodified backbone: one branch, one unit, no decision. The reference of every curve."""
+"""The unmodified backbone: one branch, one unit, no decision. Every curve is relative to it."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -46,7 +46,7 @@ class Original(Method):
         return exploration.candidates[0]
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
-        """See ``Method.costs``; all of the cost is the single branch's."""
+        """See ``Method.costs``; the single branch bears the whole cost."""
         return Costs(Flops(), (self._flops * (lr_size[0] * lr_size[1]),))
 
     @cached_property
@@ -55,7 +55,7 @@ class Original(Method):
         return flops.per_lr_pixel(self.network, self.network.inference())
 
     def _loss(self) -> Loss:
-        """L1 between SR and HR."""
+        """Return the L1 loss between SR and HR."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             return {"loss": F.l1_loss(self.network(lr), hr)}

@@ -1,7 +1,7 @@
 """PCSR: each HR pixel is computed by a light or a heavy head (Jeong et al., ECCV 2024).
 
-A backbone without its tail encodes the LR image once. A classifier then sends every HR pixel to
-one of M multilayer perceptrons, which read the nearest LR feature and the pixel's place and size.
+A backbone without its tail encodes the LR image once. A classifier then routes every HR pixel to
+one of M multilayer perceptrons. These read the nearest LR feature and the pixel's offset and size.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ PAPER = {
         "classifier": HeadConfig(width=20, depth=2),
     },
 }
-PLACE = 4  # numbers that say where a pixel lies: offset and cell, each for rows and columns
+PLACE = 4  # inputs of a head besides the feature: offset and cell, each for rows and columns
 BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
 L1_WEIGHT = 1000.0
 BALANCE_WEIGHT = 3.0
@@ -59,7 +59,7 @@ class Head(nn.Sequential):
 
 
 class Queries:
-    """What the heads read for each HR pixel: (feature, offset, cell), rows before columns.
+    """The inputs of the heads for each HR pixel: (feature, offset, cell), rows before columns.
 
     Args:
         features: (N, C, h, w).
@@ -78,7 +78,7 @@ class Queries:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
-        """Yield the numbers of all HR pixels, batch then rows then columns, a block at a time."""
+        """Yield the numbers of all HR pixels in blocks, in the order batch, rows, columns."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             yield torch.arange(start, stop, device=self.features.device)
@@ -110,8 +110,8 @@ class PCSROptions(Config):
 class PCSR(Method):
     """Pixel-level routing between M heads over one encoder; M = 2 in the paper.
 
-    Heads stand cheapest first, so the last is the paper's heavy upsampler. Any scale can be asked
-    for at test time; the costs and with them the routing follow the scale.
+    Heads are ordered cheapest first, so the last one is the paper's heavy upsampler. Inference
+    supports any scale; the costs, and so the routing, depend on it.
     """
 
     Options = PCSROptions
@@ -159,14 +159,14 @@ class PCSR(Method):
         for pixels in queries.blocks():
             query = queries.at(pixels)
             probabilities.append(self.classifier(query).softmax(dim=1))
-            for collected, head in zip(outputs, self.heads, strict=True):
-                collected.append(head(query))
+            for head_outputs, head in zip(outputs, self.heads, strict=True):
+                head_outputs.append(head(query))
         base = bilinear(lr, size)
         candidates = torch.stack([image(rows, queries.shape) + base for rows in outputs])
         return Exploration(candidates, image(probabilities, queries.shape), lr_size)
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """See ``Method.route``: cost ratio with k, within a budget, or ADM."""
+        """See ``Method.route``: by cost ratio with k, within a budget, or by ADM."""
         if point.knob is not None:
             return routing.by_cost_ratio(scores.log(), self.cost_shares(scale), point.knob)
         size = geometry.lr_size((scores.shape[-2], scores.shape[-1]), scale)
@@ -181,7 +181,11 @@ class PCSR(Method):
         return routing.refine(sr, labels) if point.refine else sr
 
     def rule(self, point: OperatingPoint, lr_size: tuple[int, int], scale: float) -> Rule:
-        """Return how images of a size are decided: by k, within a budget, or adaptively."""
+        """Return the rule for images of a size: by k, within a budget, or adaptive.
+
+        Raises:
+            UserError: the operating point gives no way to decide.
+        """
         if point.adaptive:
             return routing.Adaptive(self.branches)
         shares = tuple(self.cost_shares(scale))
@@ -191,24 +195,24 @@ class PCSR(Method):
             allowed = point.budget * (lr_size[0] * lr_size[1]) - costs.shared.engine
             return routing.WithinBudget(shares, 0.0, flops, allowed)
         if point.knob is None:
-            raise UserError("pcsr: give a knob value k, or ask for the adaptive decision.")
+            raise UserError("pcsr: give a knob value k, a budget, or the adaptive decision.")
         return routing.CostRatio(shares, point.knob)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
-        """See ``Method.costs``: encoder and classifier always, one head per HR pixel."""
+        """See ``Method.costs``: encoder and classifier in any case, and one head per HR pixel."""
         encoder, classifier, heads = self._flops
         per_lr, per_hr = executed_flops(self.classifier, self.heads, self.encoder.width)
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
         per_lr_pixel = encoder.run_as(encoder.engine + per_lr)
         shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
         branches = zip(heads, per_hr, strict=True)
-        return Costs(shared, tuple(head.run_as(each) for head, each in branches))
+        return Costs(shared, tuple(head.run_as(per_hr_pixel) for head, per_hr_pixel in branches))
 
     def cost_shares(self, scale: float) -> list[float]:
-        """Return c_j = (encoder + head j) FLOPs over their sum (PCSR section 3.3)."""
+        """Return c_j, the share of encoder and head j in the sum over all j (PCSR section 3.3)."""
         encoder, _, heads = self._flops
-        each = [encoder.paper + head.paper * scale**2 for head in heads]
-        return [cost / sum(each) for cost in each]
+        costs = [encoder.paper + head.paper * scale**2 for head in heads]
+        return [cost / sum(costs) for cost in costs]
 
     @cached_property
     def _flops(self) -> tuple[Flops, Flops, list[Flops]]:
@@ -222,11 +226,11 @@ class PCSR(Method):
         )
 
     def _all_heavy(self, scores: Tensor, scale: float) -> Tensor:
-        """Send every pixel to the heavy head: stage 0 trains no router."""
+        """Route every pixel to the heavy head: stage 0 trains no router."""
         return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
     def _stage0(self) -> Loss:
-        """L1 of the heavy head."""
+        """Return the L1 loss of the heavy head."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             size = (hr.shape[-2], hr.shape[-1])
@@ -236,7 +240,10 @@ class PCSR(Method):
         return loss
 
     def _stage1(self) -> Loss:
-        """L1 of the soft mixture, and balance (eq. 5-7), with encoder and heavy head frozen."""
+        """Return L1 of the soft mixture plus the balance loss (eq. 5-7).
+
+        Encoder and heavy head are frozen.
+        """
         encoder = self.encoder.inference()
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
@@ -259,7 +266,7 @@ class PCSR(Method):
 
 
 class AllPixels:
-    """Runs heads on all HR pixels, with gradients; fastest at whole scales.
+    """Run heads on all HR pixels, with gradients; fastest at integer scales.
 
     Args:
         features: (N, C, h, w).
@@ -273,7 +280,7 @@ class AllPixels:
         self._places = on_grid.places(rows, columns) if all(self._block) else None
 
     def __call__(self, head: Head) -> Tensor:
-        """Return what a head gives for all HR pixels, (N, outputs, H, W)."""
+        """Return the output of a head for all HR pixels, (N, outputs, H, W)."""
         queries = self._queries
         if self._places is None:
             (pixels,) = queries.blocks(len(queries))
@@ -284,9 +291,10 @@ class AllPixels:
 
 
 def _imbalance(probability: Tensor) -> Tensor:
-    """Mean over branches of |sum_i p_ij - n/M| / (n/M), over the pixels of all processes.
+    """Return the mean over branches of |sum_i p_ij - n/M| / (n/M), the balance loss.
 
-    With M = 2 both branches give the same value, the paper's.
+    The sum runs over the n pixels of all processes. With M = 2 both branches have the same value,
+    which is the paper's.
 
     Args:
         probability: (N, M, H, W).
@@ -299,31 +307,36 @@ def _imbalance(probability: Tensor) -> Tensor:
 
 
 def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (N, 3, h, w) to what the heads add to."""
+    """Enlarge LR images (N, 3, h, w) bilinearly to ``size``; the heads add to the result."""
     return F.interpolate(lr, size=size, mode="bilinear")
 
 
 def image(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
-    """Lay values per HR pixel, [(n, C), ...] in order, out as (N, C, H, W)."""
+    """Arrange values per HR pixel, [(n, C), ...] in order, as (N, C, H, W)."""
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
 
 
 def executed_flops(
     classifier: nn.Sequential, heads: Sequence[nn.Sequential], channels: int
 ) -> tuple[int, tuple[int, ...]]:
-    """Return what the engine executes beside the encoder; biases are free, as everywhere.
+    """Return the FLOPs that the engine executes after the encoder; biases are free as elsewhere.
 
     Args:
-        classifier, heads, channels: of an encoder's features.
+        classifier: (n, channels + 4) -> (n, M).
+        heads: M of them, (n, channels + 4) -> (n, 3), cheapest first.
+        channels: channels of the features.
 
     Returns:
-        FLOPs per LR pixel, the features' part of all first layers; and per HR pixel of each branch,
-        classifier and cheapest head included.
+        FLOPs per LR pixel, for the features' share of all first layers; and FLOPs per HR pixel of
+        each branch, which include the classifier and the cheapest head.
     """
-    linear = [[one for one in each if isinstance(one, nn.Linear)] for each in (classifier, *heads)]
+    linear = [
+        [layer for layer in module if isinstance(layer, nn.Linear)]
+        for module in (classifier, *heads)
+    ]
     per_lr_pixel = 2 * channels * sum(layers[0].out_features for layers in linear)
-    asked, cheapest, *others = (
+    of_classifier, of_cheapest, *of_others = (
         2 * sum(layer.in_features * layer.out_features for layer in layers[1:]) for layers in linear
     )
-    always = asked + cheapest
-    return per_lr_pixel, (always, *(always + other for other in others))
+    everywhere = of_classifier + of_cheapest
+    return per_lr_pixel, (everywhere, *(everywhere + of_other for of_other in of_others))

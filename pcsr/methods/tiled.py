@@ -1,4 +1,4 @@
-"""What patch-level methods share: cut into tiles, route each, run by branch, put together."""
+"""What patch-level methods share: cut into tiles, route each, run by branch, assemble."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from pcsr.methods.base import Exploration, Method
 from pcsr.methods.checks import require_scale
 from pcsr.routing import OperatingPoint
 
-# Tiles that run together. A CPU is fastest while CARN's activations stay near its caches; on a GPU
-# SRResNet's take 1.7 GB.
+# Tiles per batch. A CPU is fastest while CARN's activations stay near its caches. On a GPU the
+# activations of SRResNet then take 1.7 GB.
 TOGETHER = {"cpu": 8, "cuda": 128}
 
 
 def batches(numbers: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Yield the numbers of tiles (n,) in parts that run together on a device."""
+    """Split the numbers of tiles (n,) into batches for a device."""
     for part in numbers.split(TOGETHER[device.type]):
-        if len(part):  # no numbers at all split into one empty part
+        if len(part):  # an empty tensor splits into one empty part
             yield part
 
 
@@ -29,7 +29,7 @@ class Tiled(Method):
     """A method whose unit is a tile of 32x32 LR pixels, step 28 (protocol section 6).
 
     Every tile is rounded to 8 bit before the overlap is averaged, as the releases of ClassSR and
-    ARM do. A subclass says what a tile scores and what each branch makes of it.
+    ARM do. A subclass scores tiles, super-resolves them by each branch, and routes.
     """
 
     unit = "tile"
@@ -49,8 +49,8 @@ class Tiled(Method):
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``.
 
-        Candidates are 8-bit levels (M, tiles, 3, 32 * scale, 32 * scale), all images' tiles in
-        one row; scores are (N, M, rows, columns) of tiles.
+        Candidates are 8-bit levels (M, tiles, 3, 32 * scale, 32 * scale), the tiles of all images
+        in order. Scores are (N, M, rows, columns) of tiles.
         """
         side = TILE * require_scale(self.config, scale)
         tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
@@ -65,7 +65,7 @@ class Tiled(Method):
         return Exploration(candidates, grid(scores, tiles), tiles.lr_size)
 
     def compose(self, exploration: Exploration, labels: Tensor, point: OperatingPoint) -> Tensor:
-        """Put the chosen tiles together; there are no pixels to refine."""
+        """Assemble the images from the chosen tiles; there are no pixels to refine."""
         tiles = Tiles(len(labels), exploration.lr_size)
         numbers = torch.arange(len(tiles))
         chosen = exploration.candidates[labels.flatten(), numbers.to(labels.device)]
@@ -79,16 +79,16 @@ class Tiled(Method):
         return Costs(score * len(Tiles(1, lr_size)), branches)
 
     def lr_pixels(self, lr_size: tuple[int, int]) -> int:
-        """See ``Method.lr_pixels``: all pixels of all tiles."""
+        """See ``Method.lr_pixels``: the pixels of all tiles."""
         return len(Tiles(1, lr_size)) * TILE**2
 
     def pixel_labels(self, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
-        """See ``Method.pixel_labels``: where tiles overlap, the nearest tile's branch."""
+        """See ``Method.pixel_labels``: where tiles overlap, the branch of the nearest tile."""
         tiles = Tiles(len(labels), lr_size)
         rows, columns = tiles.nearest((round(lr_size[0] * scale), round(lr_size[1] * scale)))
         return labels[:, rows.to(labels.device)][:, :, columns.to(labels.device)]
 
 
 def grid(rows: list[Tensor], tiles: Tiles) -> Tensor:
-    """Lay values per tile, [(n, M), ...] in order, out as (N, M, rows, columns)."""
+    """Arrange values per tile, [(n, M), ...] in order, as (N, M, rows, columns)."""
     return torch.cat(rows).view(*tiles.shape, -1).permute(0, 3, 1, 2)

@@ -1,1 +1,1 @@
-"""Training runs of every method and stage."""
+"""Training, for every method and stage."""

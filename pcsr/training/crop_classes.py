@@ -1,4 +1,4 @@
-"""Training crops sorted into classes by the PSNR that a trained model gives them, for ClassSR."""
+"""Sort training crops into classes by the PSNR that a trained model reaches, for ClassSR."""
 
 import logging
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
 
-BATCH = 64  # crops measured together
-LINES = 20  # of the log, over a whole calibration
+BATCH = 64  # crops per forward pass
+LINES = 20  # log lines over a whole run
 
 
 def classify_crops(
     *,
     weights: WeightsFile,
     data: Annotated[Path, Parameter(help="packed store of training images")],
-    out: Annotated[Path, Parameter(help="safetensors file to write; a JSON stands beside it")],
+    out: Annotated[Path, Parameter(help="safetensors file to write, with a JSON beside it")],
     patch: Annotated[
         int, Parameter(validator=Number(gte=8), help="side of a crop in LR pixels")
     ] = 32,
@@ -44,9 +44,9 @@ def classify_crops(
     threads: Threads = CORES,
     log_file: LogFile = None,
 ) -> None:
-    """Sort all training crops into classes by the PSNR that a trained model gives them.
+    """Sort all training crops into classes by the PSNR that a trained model reaches on them.
 
-    ClassSR trains each of its networks on one class. A run that was cut is resumed.
+    ClassSR trains each of its networks on one class. An interrupted run is resumed.
 
     Example: `pcsr classify-crops --weights srresnet.safetensors --data data/prepared/div2k-train
     --out classes.safetensors`.
@@ -70,17 +70,17 @@ def classify_crops(
 def classify(
     method: Method, store: Store, patch: int, classes: int, out: Path, facts: Mapping[str, Any]
 ) -> None:
-    """Measure every training crop of a store and part the crops into classes of equal size.
+    """Measure every training crop of a store and split the crops into classes of equal size.
 
-    Class 0 holds the crops of the highest PSNR. LR crops are 8 bit; PSNR is the suite's. Writes
+    Class 0 holds the crops with the highest PSNR. LR crops are 8 bit; PSNR is the suite's. Writes
     ``out`` (tensors ``psnr`` in dB and ``class``, in the order of the crop table) and, beside it, a
-    JSON with the cuts in dB and the counts. A run that was cut is resumed where it was.
+    JSON with the thresholds in dB and the counts. An interrupted run is resumed.
 
     Args:
-        method: the model that measures, at its own scale.
+        method: the model that restores the crops, at its own scale.
         store: prepared HR images.
         patch: side of a crop in LR pixels.
-        classes: how many.
+        classes: number of classes.
         out: safetensors file to write.
         facts: provenance; ``facts["weights"]`` identifies the model's weights.
     """
@@ -98,16 +98,16 @@ def classify(
         for number, start in enumerate(
             runtime.progress(starts, "classify-crops", len(done) // BATCH)
         ):
-            some = np.arange(start, min(start + BATCH, len(crops)))
-            levels = crops.cut(crops.places(some))
-            psnr[some] = _measure(method, reduce(levels.float() / 255), levels)
-            file.write(psnr[some].tobytes())
+            indices = np.arange(start, min(start + BATCH, len(crops)))
+            levels = crops.cut(crops.places(indices))
+            psnr[indices] = _measure(method, reduce(levels.float() / 255), levels)
+            file.write(psnr[indices].tobytes())
             if number % max(1, len(starts) // LINES) == 0:
                 file.flush()
-                log.info("%d of %d crops measured", some[-1] + 1, len(crops))
+                log.info("%d of %d crops measured", indices[-1] + 1, len(crops))
     of_crop, cuts = part_evenly(psnr, classes)
     counts = np.bincount(of_crop, minlength=classes).tolist()
-    log.info("cuts at %s dB; %s crops", ", ".join(f"{c:.3f}" for c in cuts), counts)
+    log.info("thresholds at %s dB; %s crops per class", ", ".join(f"{c:.3f}" for c in cuts), counts)
     facts = {**facts, "data": store.digest, "crop": size, "cuts_db": cuts, "counts": counts}
     tensors = {"psnr": torch.from_numpy(psnr), "class": torch.from_numpy(of_crop)}
     files.write_json(files.sidecar(out), facts)
@@ -116,27 +116,29 @@ def classify(
 
 
 def part_evenly(psnr: np.ndarray, classes: int) -> tuple[np.ndarray, list[float]]:
-    """Part crops into classes of equal size, class 0 of the highest PSNR.
+    """Split crops into classes of equal size; class 0 has the highest PSNR.
 
     Args:
         psnr: (n,) dB, infinite where a crop is restored exactly.
-        classes: how many.
+        classes: number of classes.
 
     Returns:
-        uint8 (n,) classes, and between two classes each the lowest PSNR of the easier, rising.
+        The class of each crop, uint8 (n,), and the thresholds in dB in ascending order: the lowest
+        PSNR of every class but the hardest.
     """
     easiest_first = np.argsort(-psnr, kind="stable")
     of_crop = np.empty(len(psnr), np.uint8)
     of_crop[easiest_first] = np.arange(len(psnr)) * classes // len(psnr)
-    cuts = [float(psnr[of_crop == one].min(initial=np.inf)) for one in range(classes - 1)]
+    cuts = [float(psnr[of_crop == c].min(initial=np.inf)) for c in range(classes - 1)]
     return of_crop, cuts[::-1]
 
 
 def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarray:
-    """Return the numbers of the crops of one class, of crops of ``size`` HR pixels.
+    """Return the indices of the crops of one class; crops have ``size`` HR pixels a side.
 
     Raises:
-        UserError: the calibration is missing, damaged, of other data or crops, or has no such crop.
+        UserError: the file of classes is missing, damaged, made for other images or crops, or has
+            no crop of this class.
     """
     tensors, facts = checkpoint.load(path)
     if facts.get("data") != store.digest or facts.get("crop") != size:
@@ -146,19 +148,19 @@ def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarr
         )
     numbers = np.flatnonzero(tensors["class"].numpy() == wanted)
     if not len(numbers):
-        raise UserError(f"{path}: no crop is of class {wanted}; give more training images.")
+        raise UserError(f"{path}: no crop is of class {wanted}; use more training images.")
     return numbers
 
 
 def _measure(method: Method, lr: Tensor, hr: Tensor) -> np.ndarray:
-    """Return the PSNR-RGB (n,) in dB of LR crops, given the 8-bit levels of their HR crops."""
+    """Return the PSNR-RGB (n,) in dB of super-resolved LR crops; ``hr`` holds 8-bit levels."""
     scale = method.config.scale
     sr = runner(method).run(lr, scale, replace(method.points[0], refine=False)).sr
     return metrics.psnr_rgb_each(bicubic.levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()
 
 
 def _resume(part: Path, identity: str) -> np.ndarray:
-    """Return what a cut run has measured; starts ``part`` afresh if it measured something else."""
+    """Return what an interrupted run measured; restart ``part`` if it measured something else."""
     head = identity.encode()
     found = part.read_bytes() if part.exists() else b""
     if not found.startswith(head):
@@ -168,5 +170,5 @@ def _resume(part: Path, identity: str) -> np.ndarray:
     whole = len(values) // (4 * BATCH) * (4 * BATCH)
     part.write_bytes(head + values[:whole])
     done = np.frombuffer(values[:whole], np.float32)
-    log.info("resuming after %d measured crops of a cut run", len(done))
+    log.info("resuming after %d measured crops", len(done))
     return done

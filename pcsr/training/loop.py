@@ -1,8 +1,8 @@
-"""The step that every method and stage is trained by.
+"""The training step, the same for every method and stage.
 
-A step is a pure function of the weights, the optimiser's state and (seed, step): the batch and what
-a method draws come from these two numbers alone, and the learning rate from the step. Nothing in it
-waits for the device.
+A step is a pure function of the weights, the optimiser's state and (seed, step). The batch and a
+method's random draws depend on these two numbers alone, the learning rate on the step. Nothing in
+a step waits for the device.
 """
 
 import math
@@ -17,23 +17,23 @@ from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
 from pcsr.methods.base import Method, Stage
 
-#: What an optimiser keeps, by number of the parameter and name.
+#: Optimiser state: parameter index -> name -> tensor.
 Moments = Mapping[int, Mapping[str, Tensor]]
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """Cosine from ``learning_rate`` at step 0 to ``learning_rate_end`` after the last step."""
+    """Return a step's learning rate: a cosine that ends at ``learning_rate_end``."""
     share = 0.5 * (1 + math.cos(math.pi * step / stage.iterations))
     return stage.learning_rate_end + share * (stage.learning_rate - stage.learning_rate_end)
 
 
 class Step(nn.Module):
-    """The forward pass of a step, as a module: so it can be shared by processes, and compiled.
+    """The forward pass of a step, as a module that can be compiled and distributed.
 
-    Everything but what the stage trains is frozen, BatchNorm statistics too.
+    Everything but the modules that the stage trains is frozen, including BatchNorm statistics.
 
     Args:
-        method: with the weights that the stage starts from.
+        method: holds the weights that the stage starts from.
         part: one of ``method.stages``.
     """
 
@@ -51,14 +51,14 @@ class Step(nn.Module):
 
 
 class Loop:
-    """One stage of a method, step by step, shared with all processes that ``torchrun`` started.
+    """Trains one stage of a method step by step, over all processes that ``torchrun`` started.
 
     Args:
-        method: on its device, with the weights to start or to go on from.
+        method: on its device, with the weights to start or resume from.
         part: one of ``method.stages``.
-        stage: how it is trained.
-        batches: made on the same device.
-        moments: of an optimiser that is resumed.
+        stage: the stage's configuration.
+        batches: on the same device.
+        moments: optimiser state to resume from.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Loop:
         )
         self._fill(moments or {})
         if stage.compile:
-            # A recorded step replays without Python. Sums over processes cannot be recorded.
+            # A captured step replays without Python. Sums over processes cannot be captured.
             recorded = self._device.type == "cuda" and distributed.place()[1] == 1
             step.compile(dynamic=False, mode="reduce-overhead" if recorded else None)
         self._model: nn.Module = distributed.across_processes(step, self._device)
 
     def step(self, number: int) -> Mapping[str, Tensor]:
-        """Take a step; returns the losses, on the device, which the next step may write over."""
+        """Take a step and return its losses, on the device; the next step may overwrite them."""
         lr, hr = self._batches.batch(number)
         draw = self._part.draw
         drawn = draw(self._batches.random(number)) if draw else None
@@ -106,7 +106,7 @@ class Loop:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put the method into eval mode; afterwards only what was in training mode is again."""
+        """Switch the method to eval mode; on exit, restore the modules that were training."""
         training = [module for module in self._method.modules() if module.training]
         self._method.eval()
         yield
@@ -114,22 +114,22 @@ class Loop:
             module.training = True
 
     def moments(self) -> Moments:
-        """Return what the optimiser keeps."""
-        kept: Moments = self._optimiser.state_dict()["state"]
-        return kept
+        """Return the optimiser's state."""
+        moments: Moments = self._optimiser.state_dict()["state"]
+        return moments
 
     def _fill(self, moments: Moments) -> None:
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": moments})
         for parameter, values in self._optimiser.state.items():
             for name, value in values.items():
                 if value.shape == parameter.shape:
-                    # A fused step needs them in the parameter's order in memory, which no file has.
+                    # Fused Adam needs the parameter's memory layout, which files do not preserve.
                     values[name] = torch.empty_like(parameter).copy_(value)
 
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Let float32 products of a GPU round what they multiply to 10 bits; elsewhere none does."""
+    """Let a GPU round the factors of float32 products to 10 bits of mantissa inside the context."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield

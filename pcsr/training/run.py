@@ -1,7 +1,7 @@
-"""Training runs: of every method and stage, resumable, logged, validated.
+"""Training runs of every method and stage: resumable, logged, validated.
 
-A step is a pure function of what is saved and of its number (``loop``). A run that is killed at any
-moment therefore goes on from its last saved state and ends with the same weights, to the bit on a
+A step is a pure function of the saved state and its number (``loop``). A run that is killed at any
+moment therefore resumes from its last saved state and ends with the same weights, bit for bit on a
 CPU with the same number of threads.
 """
 
@@ -36,7 +36,7 @@ from pcsr.weights import checkpoint
 log = logging.getLogger("pcsr")
 Validate = Callable[[], Mapping[str, float]]
 
-ASK_EVERY = 10  # steps, of several processes: to ask all takes time
+ASK_EVERY = 10  # steps; with several processes a reduction, so not at every step
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Run:
     """One training run: what is trained, on what, and where its files go.
 
     Attributes:
-        method: with initial weights (fresh, or of the stage before).
+        method: holds the initial weights (fresh, or of the previous stage).
         part: one of ``method.stages``.
-        stage: how it is trained.
+        stage: the stage's configuration.
         out: the weights file; log, TensorBoard events and resumable state go beside it.
         facts: provenance, stored with the weights.
-        only: numbers of the training crops that are used; None is all.
+        only: indices of the training crops to use; None uses all.
     """
 
     method: Method
@@ -64,9 +64,9 @@ class Run:
 
     @cached_property
     def identity(self) -> str:
-        """Changes when a state of this run may not go on as another's.
+        """Hash of configuration, data and initial weights; a run resumes only its own states.
 
-        It covers configuration, data and initial weights, so it is read before any training.
+        It is cached on first access, which must come before any training.
         """
         return fingerprint(
             self.method.config,
@@ -85,21 +85,22 @@ class Run:
 
 
 def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
-    """Train one stage to its end, resuming where a run with the same identity was cut.
+    """Train one stage to its end, resuming an interrupted run with the same identity.
 
     Writes ``run.out`` (weights), its JSON, ``train-<identity>.jsonl`` (one line per log point) and
-    TensorBoard events. The last state stays: a finished run that is asked for again (because its
-    weights were removed, say) only writes them once more.
+    TensorBoard events. The last state is not deleted: repeating a finished run (because its weights
+    were removed, say) only writes the weights again.
 
     Raises:
-        UserError: the loss stopped being finite, or the run was asked to stop (its state is kept).
+        UserError: the loss is not finite, or the run was stopped by a signal. The last saved state
+            remains.
     """
     log.info("%s is run %s", run.part.name, run.identity)
     with ExitStack() as stack:
-        if rank == 0:  # the other processes must not wait for one that waits for days
+        if rank == 0:  # waiting here could block the other processes for days
             stack.enter_context(files.locked(run.out, wait=world == 1))
             files.remove_leftovers(run.state)
-        distributed.barrier()  # what rank 0 found is whole before the others read it
+        distributed.barrier()  # rank 0 has cleaned up before the others read the state
         _train(run, validate, rank, stack.enter_context(_Stop()))
 
 
@@ -111,7 +112,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
     )
     if stage.precision == "bf16" and not runtime.has_bfloat16(device):
         log.warning(
-            "precision: bf16: this processor has no bfloat16 arithmetic (avx512_bf16 or AMX); "
+            "precision: bf16: this processor has no bfloat16 arithmetic (AVX-512 BF16 or AMX); "
             "float32 would be several times faster"
         )
     start, elapsed, moments = _resume(run.state, method)
@@ -133,7 +134,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
             if not math.isfinite(values["loss"]):
                 raise UserError(
                     f"{run.out}: the loss is {values['loss']} at step {done}; lower learning_rate "
-                    f"of stage '{run.part.name}' (the last state is kept)."
+                    f"of stage '{run.part.name}' (the last state is saved)."
                 )
         if logging_now:
             values["learning_rate"] = learning_rate(stage, step)
@@ -146,7 +147,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         if saving and rank == 0:
             _save_state(run.state, method, loop.moments(), done, time.perf_counter() - began)
         if stopping and not last:
-            raise UserError(f"{run.out}: stopped at step {done}; run again to go on from there.")
+            raise UserError(f"{run.out}: stopped at step {done}; run again to resume from there.")
     if journal:
         journal.close()
         facts = {**run.facts, "seconds": round(time.perf_counter() - began, 1)}
@@ -161,7 +162,7 @@ def _save_state(path: Path, method: Method, moments: Moments, step: int, seconds
 
 
 def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
-    """Put saved weights back; returns their step, the seconds spent and the optimiser's state."""
+    """Load the saved weights; return their step, the seconds spent and the optimiser's state."""
     if not path.exists():
         return 0, 0.0, {}
     tensors, facts = checkpoint.load(path)
@@ -177,7 +178,7 @@ def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
 
 
 class _Journal:
-    """The JSONL log and TensorBoard events of a run; a resumed run drops what it will log again."""
+    """The JSONL log and TensorBoard events of a run; lines after the resumed step are dropped."""
 
     def __init__(self, folder: Path, identity: str, start: int) -> None:
         self._path = path = folder / f"train-{identity}.jsonl"
@@ -204,8 +205,8 @@ class _Journal:
 class _Stop:
     """Turns SIGTERM and SIGINT into a request to save and stop after the current step.
 
-    A second SIGINT stops at once, where one process trains: several get each signal twice, from who
-    sent it and from ``torchrun``.
+    With a single process, a second SIGINT stops at once. With several, each gets every signal
+    twice, from its sender and from ``torchrun``, so a second one means nothing.
     """
 
     asked = False

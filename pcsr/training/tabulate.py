@@ -1,4 +1,4 @@
-"""The table that a method decides by, filled from validation images after its training."""
+"""Fill the table that a method routes by, from validation images, after training."""
 
 import logging
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def tabulate(
     threads: Threads = CORES,
     log_file: LogFile = None,
 ) -> None:
-    """Fill the table that ARM decides by: PSNR of every width by the edges of a tile.
+    """Fill the table that ARM routes by: the PSNR of every width over a tile's edge score.
 
     Example: `pcsr tabulate --weights trained.safetensors --images data/prepared/div2k-valid --out
     arm.safetensors`.
@@ -39,7 +39,7 @@ def tabulate(
     runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
     if out.resolve() == weights.resolve():
-        raise UserError(f"--out {out}: give another file than --weights, which is kept.")
+        raise UserError(f"--out {out}: give another file than --weights, which is not overwritten.")
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     method, facts = load_method(weights)
@@ -60,7 +60,7 @@ def tabulate(
 
     with files.locked(out):
         recorded = method.tabulate(pairs())
-        # The facts of the training stay: they describe the weights.
+        # The facts from training stay: they describe the weights.
         table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
         provenance = files.provenance(device=runtime.describe(picked))
         model = method.config.model_dump(mode="json")

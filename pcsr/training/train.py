@@ -1,4 +1,4 @@
-"""The training command: a stage of an experiment of a suite, checked and put together."""
+"""The training command: validate a stage of an experiment, assemble it and run it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def train(
     *,
     suite: Suite,
     out: Annotated[Path, Parameter(help="weights file to write")],
-    init: Annotated[Path | None, Parameter(help="weights of the stage before")] = None,
+    init: Annotated[Path | None, Parameter(help="weights of the previous stage")] = None,
     calibration: Annotated[
         Path | None, Parameter(help="classes of crops, for a stage with a crop_class")
     ] = None,
@@ -35,14 +35,15 @@ def train(
         int,
         Parameter(
             validator=Number(gte=0),
-            help="that share the training, each on a GPU of its own; 0 means 1",
+            help="processes to train with, each on its own GPU; 0 means 1",
         ),
     ] = 1,
     log_file: LogFile = None,
 ) -> None:
-    """Train one stage of one experiment; a run that was cut is resumed.
+    """Train one stage of one experiment; an interrupted run is resumed.
 
-    Any number of processes trains the same, step by step, and may resume what another began.
+    Training is the same, step by step, with any number of processes, and may be resumed with
+    another number.
 
     Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/train-quick.yaml --out
     w.safetensors`.
@@ -69,9 +70,9 @@ def train(
             else "starts afresh: drop"
         )
         raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
-    of_class = setup.stages[stage].crop_class
-    if (of_class is None) != (calibration is None):
-        need = "trains on all crops: drop" if of_class is None else "trains on one class: give"
+    crop_class = setup.stages[stage].crop_class
+    if (crop_class is None) != (calibration is None):
+        need = "trains on all crops: drop" if crop_class is None else "trains on one class: give"
         raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")
     picked = runtime.pick_device(device)
     runtime.set_up(setup.seed, study.suite.threads)
@@ -94,14 +95,14 @@ def train(
     store = Store.open(Path(files.prepared(study.suite.train_set)))
     scale = setup.model.scale
     only = None
-    if calibration is not None and of_class is not None:
+    if calibration is not None and crop_class is not None:
         patch = setup.stages[stage].patch
         size = geometry.hr_size((patch, patch), scale)[0]
-        only = crop_classes.crops_of_class(calibration, of_class, store, size)
+        only = crop_classes.crops_of_class(calibration, crop_class, store, size)
     valid = open_images(Path(files.prepared(study.suite.valid_set)))
     protocol = study.suite.protocol.model_copy(update={"lr": setup.stages[stage].lr})
-    wanted = range(min(len(valid), study.suite.valid_images))
-    pairs = [measure.make_pair(valid[i], scale, protocol) for i in wanted]
+    count = min(len(valid), study.suite.valid_images)
+    pairs = [measure.make_pair(valid[i], scale, protocol) for i in range(count)]
 
     def validate() -> dict[str, float]:
         return measure.validate(method, stages[stage], pairs, scale, protocol.refine)

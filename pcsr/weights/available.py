@@ -1,7 +1,7 @@
-"""What weights and test sets can be had on this machine, and how published weights get here.
+"""Which weights and test sets are available on this machine, and downloads of published weights.
 
-Whether something is there is decided before any job runs, without asking the network: a mirror, if
-one is set, stands for all of it. Needs no torch.
+Availability is decided before any job runs and without network access: a mirror, if one is set,
+replaces the network entirely. Needs no torch.
 """
 
 import json
@@ -28,12 +28,12 @@ FOLDER = "released"  # of published weights, in RAW and in a mirror
 
 
 def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
-    """Download published weights, or take them from the mirror, and return the checkpoint's path.
+    """Download published weights, or copy them from the mirror; return the checkpoint's path.
 
     With a mirror set nothing is downloaded.
 
     Raises:
-        UserError: a file cannot be had, or is not the published one.
+        UserError: a file is not available, or is not the published one.
     """
     mirror = mirror_folder()
     files = [
@@ -51,7 +51,7 @@ def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
 
 
 def weights(study: Study, experiment: str) -> str:
-    """Return the file of the weights that are measured."""
+    """Return the path of the weights that a study evaluates for an experiment."""
     if study.suite.weights == "shipped":
         return files.shipped(experiment)
     return files.weights(study.suite.suite, experiment, study.final(experiment))
@@ -59,7 +59,7 @@ def weights(study: Study, experiment: str) -> str:
 
 @dataclass(frozen=True)
 class Present:
-    """What of a study can be measured here, and name -> reason of what cannot."""
+    """What of a study can be measured here; what cannot, as name -> reason."""
 
     experiments: dict[str, ExperimentConfig]
     test_sets: list[str]
@@ -68,11 +68,11 @@ class Present:
 
 
 def present(study: Study) -> Present:
-    """Leave out what cannot be had, if the suite wants that.
+    """Select what is available; nothing is left out unless the suite sets ``leave_out_absent``.
 
     Raises:
-        UserError: no experiment or no test set is left, or weights are not shipped, or those of
-            another model are.
+        UserError: no experiment or no test set is left; or the suite uses shipped weights and some
+            are missing or belong to another model.
     """
     if study.suite.weights == "shipped":
         for name in study.experiments:
@@ -80,20 +80,22 @@ def present(study: Study) -> Present:
     if not study.suite.leave_out_absent:
         return Present(study.experiments, list(study.suite.test_sets), {}, {})
     missing, test_sets = absent_weights(study), absent_test_sets(study)
-    kept = {name: setup for name, setup in study.experiments.items() if name not in missing}
+    experiments = {n: setup for n, setup in study.experiments.items() if n not in missing}
     left = [name for name in study.suite.test_sets if name not in test_sets]
-    for what, any_left, absent in (("weights", kept, missing), ("test sets", left, test_sets)):
+    groups = (("weights", experiments, missing), ("test sets", left, test_sets))
+    for what, any_left, absent in groups:
         if not any_left:
             first, reason = next(iter(absent.items()))
             raise UserError(
-                f"suite {study.suite.suite}: none of its {what} can be had here ({first}: "
-                f"{reason}); fix or unset PCSR_MIRROR, or fill {RAW} as data/README.md says."
+                f"suite {study.suite.suite}: none of its {what} are available here "
+                f"({first}: {reason}); fix or unset PCSR_MIRROR, or fill {RAW} as data/README.md "
+                "says."
             )
-    return Present(kept, left, missing, test_sets)
+    return Present(experiments, left, missing, test_sets)
 
 
 def _require_shipped(study: Study, experiment: str) -> None:
-    """Refuse what cannot be measured with shipped weights."""
+    """Refuse an experiment whose weights are not shipped, or are of another model."""
     path = Path(weights(study, experiment))
     description = files.sidecar(path)
     if not path.is_file() or not description.is_file():
@@ -101,8 +103,8 @@ def _require_shipped(study: Study, experiment: str) -> None:
             f"suite {study.suite.suite}: {path} does not exist: no weights of {experiment} are "
             "shipped. Drop it from experiments, or set weights: trained."
         )
-    known = json.loads(description.read_text(encoding="utf-8"))["model"]
-    shipped = _flat(parse(ModelConfig, known, str(description)))
+    model = json.loads(description.read_text(encoding="utf-8"))["model"]
+    shipped = _flat(parse(ModelConfig, model, str(description)))
     for key, value in _flat(study.experiments[experiment].model).items():
         if shipped.get(key) != value:
             raise UserError(
@@ -112,7 +114,7 @@ def _require_shipped(study: Study, experiment: str) -> None:
 
 
 def _flat(model: ModelConfig) -> dict[str, Any]:
-    """Return what is set of a model, options under ``options.<name>``."""
+    """Return the keys that a model sets explicitly, options as ``options.<name>``."""
     values = model.model_dump(mode="json", exclude_unset=True)
     for group in ("options", "backbone_options"):
         of_group = values.pop(group, {})
@@ -121,11 +123,11 @@ def _flat(model: ModelConfig) -> dict[str, Any]:
 
 
 def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
-    """Return the experiments of a study whose published weights cannot be had, and why."""
+    """Return the experiments whose published weights are not available: name -> reason."""
     absent = {}
     for experiment, released in study.released.items():
         if Path(weights(study, experiment)).is_file():
-            continue  # they are converted already
+            continue  # already converted
         for file in released.files:
             name = f"{FOLDER}/{file.path}"
             if not _can_be_had(name, raw / name, file.url):
@@ -135,7 +137,7 @@ def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
 
 
 def absent_test_sets(study: Study, raw: Path = RAW) -> dict[str, str]:
-    """Return the test sets of a study that cannot be had, and why."""
+    """Return the test sets of a study that are not available: name -> reason."""
     absent = {}
     for name in study.suite.test_sets:
         is_prepared = (Path(files.prepared(name)) / "manifest.json").is_file()
@@ -145,7 +147,7 @@ def absent_test_sets(study: Study, raw: Path = RAW) -> dict[str, str]:
 
 
 def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
-    """Say what is missing of a data set's images, or nothing."""
+    """Return why a data set's images are not available, or an empty string."""
     source = dataset.source
     if isinstance(source, WheelsSource):
         return ""

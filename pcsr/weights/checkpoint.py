@@ -1,7 +1,7 @@
-"""Weights and resumable states as safetensors files that carry their own description.
+"""Weights and resumable states as self-describing safetensors files.
 
-A file holds tensors and, in its header, one JSON text: the model configuration and where the
-weights come from. Reading it never executes code. The same JSON stands beside the file for people.
+A file holds tensors and, in its header, a JSON text with the model configuration and the weights'
+provenance. Reading it never executes code. The same JSON is written beside the file for readers.
 """
 
 import errno
@@ -36,7 +36,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write a model's weights, and its description as JSON beside them."""
-    # The weights come last: they say that the step is done.
+    # The weights come last: their existence marks the step as done.
     files.write_json(files.sidecar(path), facts)
     save(path, model.state_dict(), facts)
 
@@ -45,10 +45,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors (on the CPU) and their description.
 
     Raises:
-        UserError: the file is missing, truncated, no safetensors file, or not one of this suite.
+        UserError: the file is missing, truncated, not a safetensors file, or not from this suite.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; train it, or give the path of another.")
+        raise UserError(f"{path}: no such weights file; train it, or give another path.")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -71,10 +71,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Put tensors into a model, all of them and of exactly its shapes.
+    """Load tensors into a model; names and shapes must match exactly.
 
     Raises:
-        UserError: names the first tensor that is missing, too many, or of another shape.
+        UserError: names the first tensor that is missing, unexpected, or of another shape.
     """
     own = model.state_dict()
     problem = None
@@ -85,7 +85,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     else:
         for name, tensor in tensors.items():
             if tensor.shape != own[name].shape:
-                shapes = f"{tuple(tensor.shape)}, the model wants {tuple(own[name].shape)}"
+                shapes = f"{tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}"
                 problem = f"has '{name}' of shape {shapes}"
                 break
     if problem:
@@ -97,7 +97,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the checksum of a file's content, 64 hex digits."""
+    """Return the SHA-256 of a file's content, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -108,7 +108,7 @@ def digest(path: Path) -> str:
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return 12 hex digits that identify tensors by name and value."""
+    """Return 12 hex digits that identify tensors by their names and values."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(name.encode())
@@ -121,10 +121,10 @@ def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
 
     Args:
         path: the file.
-        allowed: functions and classes the file may name besides tensors and plain containers.
+        allowed: functions and classes the file may refer to, besides tensors and plain containers.
 
     Raises:
-        UserError: missing, truncated, not such a file, or a file that wants to run code.
+        UserError: the file is missing, truncated, not a PyTorch file, or would run code.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the path of a published checkpoint.")
@@ -140,7 +140,7 @@ def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
                 "read. Get the file from its authors, or re-save it as plain tensors."
             ) from None
         raise UserError(
-            f"{path}: not a readable PyTorch file; it may be truncated or of another kind: copy or "
+            f"{path}: not a readable PyTorch file; it may be truncated, or another format: copy or "
             "download it again."
         ) from None
 

@@ -1,4 +1,4 @@
-"""Published checkpoints as weights files of the suite; nothing in them is executed."""
+"""Convert published checkpoints to the suite's weights files; nothing in them is executed."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,25 +34,25 @@ def fetch_released(
     /,
     *,
     out: SafetensorsOut,
-    raw: Annotated[Path, Parameter(help="where downloads are kept")] = Path("data/raw"),
+    raw: Annotated[Path, Parameter(help="folder of downloads")] = Path("data/raw"),
     log_file: LogFile = None,
 ) -> str:
-    """Download the weights that a paper's authors published, check them, and convert them.
+    """Download the weights that a paper's authors published, verify and convert them.
 
-    With `PCSR_MIRROR` set they are taken from there, and nothing is downloaded; files without a
-    download belong into `data/raw/released`. Run it in a checkout of the suite.
+    With `PCSR_MIRROR` set, files are taken from there and nothing is downloaded. Files without a
+    download address belong in `data/raw/released`. Run it in a checkout of the suite.
 
     Example: `pcsr fetch-released carn-pcsr --out carn-pcsr.safetensors`.
     """
     runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
     weights = find_released(experiment, load_released())
-    wanted = load_experiment(experiment).model
+    expected = load_experiment(experiment).model
     file = available.obtain(weights, raw)
     release = read(file)
     for key in ("backbone", "method", "scale"):
         found = getattr(release.model, key)
-        if found != getattr(wanted, key):
+        if found != getattr(expected, key):
             raise UserError(
                 f"{file}: is no {experiment}: its {key} is {found} ({release.recognised}); fix "
                 f"{RELEASED}, or put the right file there."
@@ -61,15 +61,15 @@ def fetch_released(
         return _convert(file, release, out, weights.files[0].path, experiment=experiment)
 
 
-def _convert(file: Path, release: Released, out: Path, called: str, **known: Any) -> str:
+def _convert(file: Path, release: Released, out: Path, name: str, **extra: Any) -> str:
     method = registry.build(release.model, str(file))
     checkpoint.fill(method, release.tensors, str(file))
     facts = {
-        **known,
+        **extra,
         "model": method.config.model_dump(mode="json"),
         "released": release.recognised,
         "iterations": release.iterations,
-        "source": {"file": called, "sha256": checkpoint.sha256(file)},
+        "source": {"file": name, "sha256": checkpoint.sha256(file)},
         "provenance": files.provenance(),
     }
     checkpoint.save_weights(out, method, facts)

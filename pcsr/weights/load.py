@@ -1,4 +1,4 @@
-"""From a weights file, ours or a known release, to the method that it holds."""
+"""Load a method from a weights file of the suite or of a recognised release."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from pcsr.weights import checkpoint, released
 
 
 def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
-    """Build a method and fill it with the weights in ``path``, ours or a known release.
+    """Build a method and load the weights in ``path``, the suite's own or a recognised release's.
 
     Returns:
-        The method in eval mode on the CPU, and what is known about its training.
+        The method in eval mode on the CPU, and the facts stored with its weights.
 
     Raises:
         UserError: the file is missing, damaged, of an unknown release, or its weights do not fit
-            the model that it names.
+            the model that it describes.
     """
     if path.suffix in (".pth", ".pt", ".ckpt"):
         release = released.read(path)

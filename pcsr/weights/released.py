@@ -1,4 +1,4 @@
-"""The authors' released checkpoints, recognised and renamed; nothing in them is executed.
+"""Recognise and rename the authors' released checkpoints; nothing in them is executed.
 
 Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
 single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``).
@@ -46,40 +46,40 @@ RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
 }
 MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "conv_first.weight"}
 PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
-WIDEST = 1024  # channels; a file may not ask for more memory than any of these networks needs
-PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts its own iterations alone
+WIDEST = 1024  # channels, above any of these networks: a file must not exhaust the memory
+PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts only its own iterations
 CLASSIFIER = "classifier.imnet.layers."
 CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
 
 
 @dataclass(frozen=True)
 class Released:
-    """A recognised release: what to build, its weights under our names, and what is known of it."""
+    """A recognised release: the model to build, its weights under the suite's names, its origin."""
 
     model: ModelConfig
     tensors: dict[str, Tensor]
-    iterations: int | None  # of all stages together
+    iterations: int | None  # over all stages; None if unknown
     recognised: str
 
 
 class _Float64:
-    """Stands for numpy's float64 in a pickled array."""
+    """Stand-in for numpy's float64 in a pickled array."""
 
     def __setstate__(self, state: Any) -> None:
-        """Take nothing from the file: the type has no state that matters."""
+        """Ignore the state in the file: none of it matters here."""
 
 
 class _Table:
-    """Stands for an array in a pickled file, and takes nothing but float64 numbers from it.
+    """Stand-in for an array in a pickled file; reads nothing but float64 numbers.
 
-    numpy's own constructors must not be called by a file: they can be made to build arrays of
-    pointers out of its bytes.
+    A file must not get to call numpy's own constructors: they can be made to build arrays of
+    pointers from its bytes.
     """
 
     values: np.ndarray
 
     def __setstate__(self, state: Any) -> None:
-        """Read (version, shape, type, column order, bytes)."""
+        """Read (version, shape, dtype, column-major flag, bytes)."""
         _, shape, kind, by_columns, raw = state
         if not isinstance(kind, _Float64) or by_columns:
             raise ValueError("not a float64 table")
@@ -101,10 +101,10 @@ def _bytes(text: str, _: str) -> bytes:
 
 
 class _NamedOnly:
-    """Stands for what a pickled array names and does not use."""
+    """Stand-in for what a pickled array refers to but does not use."""
 
 
-# What a pickled array of numbers names, and what is used in its place.
+# Replacements for everything that a pickled array of numbers refers to.
 ARRAYS: list[Any] = [
     (_table, "numpy.core.multiarray._reconstruct"),
     (_table, "numpy._core.multiarray._reconstruct"),
@@ -134,8 +134,9 @@ def _with_mean(carn: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fold CARN's mean-shift layers, where a release has them, into its mean and outer layers.
 
     In ClassSR's release these 1x1 convolutions are no longer the fixed shifts they started as. The
-    network's input A x + b is A (x - m) with m = -b / A, so A goes into the first layer and m is
-    subtracted; that keeps zero padding exact. The output's shift goes into the last layer.
+    network's input A x + b equals A (x - m) with m = -A^-1 b, so A is folded into the first layer
+    and m is subtracted, which keeps zero padding exact. The output's shift goes into the last
+    layer.
     """
     mean = torch.tensor(MEAN_RGB).view(1, 3, 1, 1)
     if "sub_mean.weight" not in carn:
@@ -179,7 +180,7 @@ def read(path: Path) -> Released:
     """Recognise a released file.
 
     Raises:
-        UserError: not readable, not plain weights, or of no known layout; says which and why.
+        UserError: the file is not readable, not plain weights, or of no known layout.
     """
     if path.suffix == ".state":
         raise UserError(f"{path}: these are the tables of an ARM release; give its .pth file.")
@@ -190,10 +191,10 @@ def read(path: Path) -> Released:
         *(TypeError, ValueError, AttributeError, LookupError),
         *(ArithmeticError, RuntimeError),
     ) as error:
-        # The file is somebody else's: any of its parts may be of any kind.
+        # The file is untrusted: any part of it may be of any type.
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: not recognised: its parts do not fit together ({reason})."
+            f"{path}: not recognised: its contents are inconsistent ({reason})."
         ) from None
 
 
@@ -222,7 +223,7 @@ def _are_weights(content: Any) -> bool:
 
 
 def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not plain finite numbers; only BatchNorm's counters are whole."""
+    """Refuse tensors that are not plain finite floats; only BatchNorm's counters are integers."""
     for name, tensor in weights.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         counter = name.endswith("num_batches_tracked")
@@ -231,7 +232,7 @@ def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Released:
-    """Read an original or PCSR phase 1 of the PCSR release."""
+    """Read an original, or PCSR phase 1, of the PCSR release."""
     phase1 = any(name.startswith("heavy_sampler.") for name in weights)
     iterations = _steps(content.get("iter"))
     if iterations is not None and phase1:
@@ -270,11 +271,11 @@ def _classsr(path: Path, weights: Mapping[str, Tensor]) -> Released:
 
 
 def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
-    """Read one network alone: a branch of the ClassSR release is an original of its width."""
+    """Read a single network: a branch of the ClassSR release is an original of that width."""
     backbone, width = _backbone(path, weights)
     if backbone == "carn" and "b1.c1.0.bias" in weights:
         raise UserError(
-            f"{path}: these are weights of an ARM release, whose PSNR tables are in another file; "
+            f"{path}: these are weights of an ARM release, whose PSNR tables are in a second file; "
             f"put {path.with_suffix('.state').name} beside it."
         )
     config = _original(backbone, width)
@@ -287,7 +288,7 @@ def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
 
 
 def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
-    """Read a model of the ARM release, with the tables that stand beside its weights."""
+    """Read a model of the ARM release, with the tables from the file beside its weights."""
     backbone, width = _backbone(path, weights)
     state = checkpoint.read_pickled(tables, ARRAYS)
     iterations = _steps(state.get("iter"))
@@ -298,7 +299,7 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     )
     fits = centres.shape == psnr.shape and not (centres != centres[0]).any() and psnr.any()
     if not fits or not np.isfinite([centres, psnr]).all():
-        raise UserError(f"{tables}: its tables do not fit together; get the file again.")
+        raise UserError(f"{tables}: its tables are inconsistent; get the file again.")
     norm = {"batch_norm": False} if backbone == "carn" else {}
     config = ModelConfig(backbone=backbone, method="arm", backbone_options=norm)
     tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}
@@ -317,7 +318,7 @@ def _under(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _backbone(path: Path, names: Mapping[str, Tensor]) -> tuple[str, int]:
-    """Return the backbone that has these parameters, and its width."""
+    """Return the backbone with these parameters, and its width."""
     for backbone, mark in MARKS.items():
         for name, tensor in names.items():
             if name.startswith(mark):
@@ -336,7 +337,7 @@ def _width(path: Path, name: str, tensor: Tensor) -> int:
 
 
 def _steps(count: Any) -> int | None:
-    """Return a number of iterations that a file tells, if it is one."""
+    """Return the number of iterations that a file states, or None if it is not plausible."""
     return count if type(count) is int and 0 <= count < 10**9 else None
 
 
@@ -347,7 +348,7 @@ def _scale(model: Mapping[str, Any]) -> float:
 
 
 def _head(path: Path, prefix: str, weights: Mapping[str, Tensor]) -> HeadConfig:
-    """Read a multilayer perceptron's shape off its weights: every linear map but the last."""
+    """Infer a multilayer perceptron's hidden layers from its weights: all but the last."""
     layers = [(n, w) for n, w in _under(prefix, weights).items() if n.endswith("weight")]
     hidden = [_width(path, prefix + name, weight) for name, weight in layers[:-1]]
     return HeadConfig(width=hidden[0] if hidden else 0, depth=len(hidden))

@@ -1,4 +1,4 @@
-"""Weights that come with the suite: copied from the study that trained them, with what is known."""
+"""Ship weights with the suite: copy them, with their description, from the study that trained."""
 
 import json
 import logging
@@ -21,8 +21,8 @@ log = logging.getLogger("pcsr")
 def ship(
     *,
     suite: Suite,
-    licence: Annotated[str, Parameter(help="under which the weights may be used, in a line")],
-    out: Annotated[Path, Parameter(help="folder to put <experiment>.safetensors into")],
+    licence: Annotated[str, Parameter(help="licence of the weights, in one line")],
+    out: Annotated[Path, Parameter(help="folder to write <experiment>.safetensors to")],
 ) -> None:
     """Collect the weights that a suite trained, with their licence and validation curves.
 
@@ -35,12 +35,11 @@ def ship(
 def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     """Copy the final weights of every experiment of a study into a folder; returns the files.
 
-    The description of each says in addition under which licence it is, and how the validation PSNR
-    of every stage rose (``curve``: stage -> pairs of step and PSNR-RGB in dB).
+    Each description also gets the ``licence`` and the validation ``curve`` of every stage: stage
+    -> pairs of step and PSNR-RGB in dB.
 
     Raises:
-        UserError: weights are missing, or were made by code that no commit holds; then none are
-            copied.
+        UserError: weights are missing, or were trained by uncommitted code. Nothing is copied then.
     """
     found = {folder / f"{name}.safetensors": _trained(study, name) for name in study.experiments}
     for target, (tensors, facts) in found.items():
@@ -52,7 +51,7 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
 
 
 def _trained(study: Study, experiment: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the final weights of an experiment and what is known of them."""
+    """Return the final weights of an experiment and their facts, with validation curves."""
     curves = {}
     for stage in study.experiments[experiment].stages:
         path = Path(files.weights(study.suite.suite, experiment, stage))
@@ -68,8 +67,7 @@ def _require_commit(path: Path, facts: Mapping[str, Any]) -> None:
     provenance = facts["provenance"]
     if provenance["modified"] or not provenance["commit"]:
         raise UserError(
-            f"{path}: was made by code that no commit holds; commit, in a git checkout, and train "
-            "again."
+            f"{path}: was made by uncommitted code; commit it, in a git checkout, and train again."
         )
 
 
@@ -77,7 +75,7 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     """Return step and validation PSNR-RGB in dB of the latest training run in a folder."""
     logs = sorted(folder.glob("train-*.jsonl"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        raise UserError(f"{folder}: has no log of a training; train this stage again.")
+        raise UserError(f"{folder}: has no training log; train this stage again.")
     lines: list[dict[str, Any]] = [json.loads(line) for line in logs[-1].read_text().splitlines()]
     return [
         (line["step"], round(line["valid_psnr_rgb"], 3))

@@ -172,7 +172,7 @@ def test_other_suites_leave_nothing_out(mirror: Path) -> None:
     [
         ({"overrides": {"*": {"seed": 1}}}, "released weights are not trained: drop overrides"),
         ({"train_set": "div2k-train"}, "released weights are not trained: drop train_set"),
-        ({"weights": "trained"}, "or take released or shipped weights"),
+        ({"weights": "trained"}, "or use released or shipped weights"),
         ({"weights": "bought"}, "weights: Input should be 'trained', 'released' or 'shipped'"),
         ({"both_ways": ["lr,crpo"]}, "both_ways.0: String should match"),
     ],

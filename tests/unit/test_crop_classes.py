@@ -174,7 +174,7 @@ def test_a_calibration_that_does_not_fit_is_refused(cat: Store, made: Path, tmp_
     checkpoint.save(other, tensors, {**facts, "data": "of other images"})
     with pytest.raises(UserError, match="was made for other images or crops than these"):
         crops_of_class(other, 0, cat, SIZE)
-    with pytest.raises(UserError, match="no crop is of class 3; give more training images"):
+    with pytest.raises(UserError, match="no crop is of class 3; use more training images"):
         crops_of_class(made, 3, cat, SIZE)
     checkpoint.save_weights(other, build("fsrcnn", "original", width=8), {"model": {}})
     with pytest.raises(UserError, match="run `pcsr classify-crops` again"):
