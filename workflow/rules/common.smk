@@ -68,16 +68,12 @@ def dataset_fingerprint(wildcards):
 
 def released_fingerprint(wildcards):
     name = wildcards.experiment
-    return fingerprint(
-        study.released[name].identity(), study.experiments[name].model
-    )
+    return fingerprint(study.released[name].identity(), study.experiments[name].model)
 
 
 def stage_before(wildcards):
     before = study.experiments[wildcards.experiment].stage_before(wildcards.stage)
-    return (
-        [files.weights(suite.suite, wildcards.experiment, before)] if before else []
-    )
+    return [files.weights(suite.suite, wildcards.experiment, before)] if before else []
 
 
 def init_option(wildcards):
@@ -176,9 +172,7 @@ def report_files():
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]
-    return [
-        files.report(suite.suite, name) for name in (*tables, *figures, *images)
-    ]
+    return [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
 
 
 DEVICE = "cuda" if suite.gpus else "cpu"
