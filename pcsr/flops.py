@@ -72,8 +72,10 @@ def count(module: nn.Module, *inputs: Tensor) -> Flops:
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - heavy, only counting needs it
 
         analysis = FlopCountAnalysis(module.eval(), inputs).set_op_handle(**handles)
-        counted = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
-    module.train(training)
+        try:
+            counted = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
+        finally:
+            module.train(training)
     return Flops(counted["paper"], counted["algorithmic"], counted["algorithmic"])
 
 
