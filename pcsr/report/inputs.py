@@ -1,4 +1,4 @@
-"""What a suite was measured with and on: weights, images, and what could not be had."""
+"""What a suite was measured with and on: weights, images, and what was not available."""
 
 import re
 from collections.abc import Sequence
@@ -89,9 +89,9 @@ def inputs_markdown(study: Study, present: Present) -> str:
 ## Test sets
 
 {markdown(pd.DataFrame(sets).fillna("-"), ["Images", "Of"])}
-What could not be had was left out; claims on it read "not run". A set with fewer images than the
+What was not available was left out; claims on it read "not run". A set with fewer images than the
 published one is partial: its means do not compare with published means. Where more of its images
-can be had now, remove its folder below data/prepared and run again.
+are available now, remove its folder below data/prepared and run again.
 """
 
 

@@ -1,4 +1,4 @@
-"""What can be had on a machine, and how published weights get there."""
+"""What is available on a machine, and how published weights get there."""
 
 import hashlib
 from pathlib import Path
