@@ -20,7 +20,7 @@ from pcsr.data.bicubic import levels
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE, Tiles
-from pcsr.methods.base import Loss, MakeBackbone, Stage, Tabulated
+from pcsr.methods.base import Deploy, Loss, MakeBackbone, Stage, Tabulated
 from pcsr.methods.checks import complete, knob_of
 from pcsr.methods.tiled import Tiled, batches
 from pcsr.routing import OperatingPoint
@@ -124,7 +124,7 @@ class ARM(Tiled, Tabulated):
         weight = np.array([cost.paper for cost in self._flops]) ** 2
         return int(random.choice(len(weight), p=weight / weight.sum()))
 
-    def _loss(self) -> Loss:
+    def _loss(self, deploy: Deploy) -> Loss:
         """Return the L1 loss at the width that was drawn, or at full width if none was."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:

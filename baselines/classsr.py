@@ -19,7 +19,7 @@ from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE
-from pcsr.methods.base import Loss, MakeBackbone, Stage
+from pcsr.methods.base import Deploy, Loss, MakeBackbone, Stage
 from pcsr.methods.checks import complete, knob_of
 from pcsr.methods.tiled import Tiled
 from pcsr.routing import OperatingPoint
@@ -125,11 +125,11 @@ class ClassSR(Tiled):
         def labels(scores: Tensor, scale: float) -> Tensor:
             return torch.full_like(scores[:, 0], branch, dtype=torch.long)
 
-        return Stage(BRANCHES[branch], [self.networks[branch]], lambda: loss, labels)
+        return Stage(BRANCHES[branch], [self.networks[branch]], lambda deploy: loss, labels)
 
-    def _joint(self) -> Loss:
+    def _joint(self, deploy: Deploy) -> Loss:
         """Return L1 of the frozen networks' soft mixture plus Class-Loss and Average-Loss."""
-        networks = [network.inference() for network in self.networks]
+        networks = [deploy(network) for network in self.networks]
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             with torch.no_grad():

@@ -55,15 +55,21 @@ class Costs:
         return sum((b * n for b, n in zip(self.branch, units, strict=True)), start=self.shared)
 
 
-def count(module: nn.Module, *inputs: Tensor) -> Flops:
-    """Count the FLOPs of ``module(*inputs)`` in eval mode by tracing it once."""
+def count(module: nn.Module, *inputs: Tensor, folded: bool = False) -> Flops:
+    """Count the FLOPs of ``module(*inputs)`` in eval mode by tracing it once.
+
+    Args:
+        module: as defined.
+        inputs: of its forward pass.
+        folded: whether it runs with BatchNorm folded into its convolutions (``engine`` alone).
+    """
     handles = {
         "aten::_convolution": _convolution,
         "aten::linear": _linear,
         "aten::addmm": _addmm,
         "aten::addmm_": _addmm,
         "aten::prelu": partial(_elementwise, 1),
-        "aten::batch_norm": partial(_elementwise, 2),
+        "aten::batch_norm": _batch_norm,
     }
     training = module.training
     with warnings.catch_warnings():
@@ -76,7 +82,8 @@ def count(module: nn.Module, *inputs: Tensor) -> Flops:
             counted = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
         finally:
             module.train(training)
-    return Flops(counted["paper"], counted["algorithmic"], counted["algorithmic"])
+    engine = counted["algorithmic"] - (counted["batch_norm"] if folded else 0)
+    return Flops(counted["paper"], counted["algorithmic"], engine)
 
 
 def _both(paper: int, algorithmic: int) -> Counter[str]:
@@ -108,24 +115,26 @@ def _elementwise(each: int, inputs: list[Any], outputs: list[Any]) -> Counter[st
     return _both(flops, flops)
 
 
+def _batch_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    flops = 2 * prod(_shape(outputs[0]))
+    return Counter(paper=flops, algorithmic=flops, batch_norm=flops)
+
+
 def _shape(value: Any) -> list[int]:
     sizes: list[int] = value.type().sizes()
     return sizes
 
 
-def per_lr_pixel(network: nn.Module, as_run: nn.Module | None = None) -> Flops:
+def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
     """Count a convolutional network's FLOPs per LR pixel.
 
-    Every layer keeps the size of its input or multiplies it, so the count for any image is exactly
-    this number times its LR pixels.
+    All its layers keep or multiply the size of their input, so that the count of any image is this
+    number times its LR pixels, exactly.
 
     Args:
-        network: the network as it is defined.
-        as_run: a network of the same output that is run in its place; it gives the engine count.
+        network: as defined.
+        folded: whether it runs with BatchNorm folded, as the engine runs it.
     """
     side = 8
     lr = next(network.parameters()).new_zeros(1, 3, side, side)
-    counted = count(network, lr)
-    if as_run is not None:
-        counted = counted.run_as(count(as_run, lr).engine)
-    return counted * (1 / side**2)
+    return count(network, lr, folded=folded) * (1 / side**2)

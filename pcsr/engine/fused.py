@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pcsr.backbones.base import padded, sixteens
 from pcsr.engine import kernels
+from pcsr.engine.deploy import padded, sixteens
 from pcsr.engine.heads import Heads
 from pcsr.engine.regions import Images, Region
 from pcsr.errors import UserError

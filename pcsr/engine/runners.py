@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsr.data.bicubic import levels
+from pcsr.engine.deploy import deploy
 from pcsr.engine.parts import InParts, Piece
 from pcsr.engine.sparse import Engine
 from pcsr.errors import UserError
@@ -118,7 +119,7 @@ class ImageRunner(Runner):
 
     def __init__(self, method: Original, precision: torch.dtype) -> None:
         self.method = method
-        network = method.network.deployed(precision)
+        network = deploy(method.network, precision)
         self._network = InParts(network)
         self.networks = [network]
 

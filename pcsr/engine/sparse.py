@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pcsr.backbones.base import Backbone
 from pcsr.engine import parts
 from pcsr.engine.banded import Banded
+from pcsr.engine.deploy import deploy
 from pcsr.engine.heads import Heads
 from pcsr.engine.parts import Part, Piece
 from pcsr.engine.regions import Images, Region
@@ -49,7 +50,7 @@ class Engine:
         precision: torch.dtype = torch.float32,
         kind: type[Heads] | None = None,
     ) -> None:
-        self.encoder = encoder.deployed(precision)
+        self.encoder = deploy(encoder, precision)
         self._precision = precision
         self._halo = encoder.halo
         self._channels = encoder.width

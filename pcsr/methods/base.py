@@ -27,6 +27,8 @@ from pcsr.routing import OperatingPoint
 #: terms of it to log. It may be compiled or recorded as a CUDA graph, so it must work on tensors
 #: alone.
 Loss = Callable[[Tensor, Tensor, int | None], Mapping[str, Tensor]]
+#: Lays a network that stays frozen out for speed: same output, less work.
+Deploy = Callable[[Backbone], Backbone]
 
 
 class MakeBackbone(Protocol):
@@ -69,7 +71,7 @@ class Stage:
 
     name: str
     modules: Sequence[nn.Module]
-    loss: Callable[[], Loss]
+    loss: Callable[[Deploy], Loss]
     labels: Callable[[Tensor, float], Tensor] | None = None
     draw: Callable[[np.random.Generator], int] | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pcsr import flops
 from pcsr.config.models import ModelConfig, WidthOptions
 from pcsr.flops import Costs, Flops
-from pcsr.methods.base import Exploration, Loss, MakeBackbone, Method, Stage
+from pcsr.methods.base import Deploy, Exploration, Loss, MakeBackbone, Method, Stage
 from pcsr.methods.checks import complete, require_scale
 from pcsr.routing import OperatingPoint
 
@@ -52,9 +52,9 @@ class Original(Method):
     @cached_property
     def _flops(self) -> Flops:
         """FLOPs per LR pixel."""
-        return flops.per_lr_pixel(self.network, self.network.inference())
+        return flops.per_lr_pixel(self.network, folded=True)
 
-    def _loss(self) -> Loss:
+    def _loss(self, deploy: Deploy) -> Loss:
         """Return the L1 loss between SR and HR."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:

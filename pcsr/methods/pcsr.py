@@ -19,7 +19,7 @@ from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import axis
 from pcsr.methods import on_grid
-from pcsr.methods.base import Exploration, Loss, MakeBackbone, Method, Stage
+from pcsr.methods.base import Deploy, Exploration, Loss, MakeBackbone, Method, Stage
 from pcsr.methods.checks import complete
 from pcsr.routing import OperatingPoint, Rule
 
@@ -220,7 +220,7 @@ class PCSR(Method):
         query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
         per_pixel = [flops.count(head, query) for head in (self.classifier, *self.heads)]
         return (
-            flops.per_lr_pixel(self.encoder, self.encoder.inference()),
+            flops.per_lr_pixel(self.encoder, folded=True),
             per_pixel[0],
             per_pixel[1:],
         )
@@ -229,7 +229,7 @@ class PCSR(Method):
         """Route every pixel to the heavy head: stage 0 trains no router."""
         return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
-    def _stage0(self) -> Loss:
+    def _stage0(self, deploy: Deploy) -> Loss:
         """Return the L1 loss of the heavy head."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
@@ -239,12 +239,12 @@ class PCSR(Method):
 
         return loss
 
-    def _stage1(self) -> Loss:
+    def _stage1(self, deploy: Deploy) -> Loss:
         """Return L1 of the soft mixture plus the balance loss (eq. 5-7).
 
         Encoder and heavy head are frozen.
         """
-        encoder = self.encoder.inference()
+        encoder = deploy(self.encoder)
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             size = (hr.shape[-2], hr.shape[-1])

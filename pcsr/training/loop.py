@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pcsr import distributed
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
+from pcsr.engine.deploy import deploy
 from pcsr.methods.base import Method, Stage
 
 #: Optimiser state: parameter index -> name -> tensor.
@@ -43,7 +44,7 @@ class Step(nn.Module):
         for module in part.modules:
             module.requires_grad_(True).train()
         self.method = method
-        self._loss = part.loss()
+        self._loss = part.loss(deploy)
 
     def forward(self, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
         """Return ``"loss"`` and its parts (``methods.base.Loss``)."""

@@ -12,6 +12,7 @@ from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.data.bicubic import levels
 from pcsr.engine import banded, parts
+from pcsr.engine.deploy import deploy
 from pcsr.engine.parts import Part
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
@@ -122,7 +123,7 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
     lr = torch.rand(1, 3, side, side, dtype=torch.float64)
     other = lr.clone()
     other[..., centre, centre] += 1.0
-    for run in (network, network.inference()):
+    for run in (network, deploy(network)):
         apart = (run(other) - run(lr)).abs().amax(dim=(0, 1))
         assert apart.isfinite().all()
         reached = (apart > 0).nonzero() // (scale or 1) - centre
@@ -133,10 +134,10 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
 def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
     network: Backbone = registry.resolve("backbone", "carn")(width=8, scale=None).eval()
     lr = torch.rand(1, 3, 9, 9)
-    alone = network.inference()(lr)
+    alone = deploy(network)(lr)
     together = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in together.modules())
-    assert torch.equal(together.inference()(lr), alone)
+    assert torch.equal(deploy(together)(lr), alone)
 
 
 @pytest.mark.parametrize("size", [(40, 70), (17, 200), (33, 33)])

@@ -17,6 +17,7 @@ from pcsr import registry, routing
 from pcsr.backbones.base import Backbone
 from pcsr.config.models import HeadConfig
 from pcsr.engine import parts, sparse
+from pcsr.engine.deploy import deploy, widened
 from pcsr.engine.fused import Fused, _compacted, _halves
 from pcsr.engine.runners import Restored, runner
 from pcsr.errors import UserError
@@ -95,8 +96,8 @@ def test_a_widened_network_gives_the_same(backbone: str, tail: bool, width: int)
     network: Backbone = registry.resolve("backbone", backbone)(
         width=width, scale=4 if tail else None
     )
-    network = network.eval().inference()
-    wide, lr = network.widened(), photograph_like(12, 13)
+    network = deploy(network.eval())
+    wide, lr = widened(network), photograph_like(12, 13)
     channels = [m.weight.shape[:2] for m in wide.modules() if isinstance(m, torch.nn.Conv2d)]
     assert all(n == 3 or n % 16 == 0 for pair in channels for n in pair)
     expected, found = network(lr), wide(lr)

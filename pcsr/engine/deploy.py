@@ -1,0 +1,158 @@
+"""Backbones laid out for inference: the same output for less work.
+
+BatchNorm is folded, CARN's concatenations become sums, and in half precision channels are padded
+for tensor cores.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from pcsr.backbones.base import Backbone
+from pcsr.backbones.carn import CARN, Cascade
+from pcsr.products import product, product_added
+
+ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
+
+
+def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbone:
+    """Return a network in eval mode with the same output for less work.
+
+    It may share weights with ``network``; deploy again after they have changed. In half precision
+    ``features`` may have more channels than ``width``, the added ones zero.
+
+    Args:
+        network: as defined.
+        precision: of weights and features.
+    """
+    fast = network
+    if isinstance(network, CARN):
+        fast = copy.deepcopy(network).eval().requires_grad_(False)
+        if isinstance(fast.body, Cascade):
+            fast.body = Summed(fast.body)
+    if precision == torch.float32:
+        return fast
+    return widened(fast).to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def widened(network: Backbone) -> Backbone:
+    """Return a copy with ungrouped convolutions and channels padded to multiples of 16.
+
+    Tensor cores are underused on few channels: computing the added zeros takes them less time than
+    doing without. Images keep their 3 channels.
+    """
+    wide = copy.deepcopy(network)
+    for module in wide.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = _dense(module.weight, module.groups)
+            outer, inner = (sixteens(n, network.width) for n in weight.shape[:2])
+            module.weight = nn.Parameter(padded(weight, (outer, inner)))
+            if module.bias is not None:
+                module.bias = nn.Parameter(padded(module.bias, (outer,)))
+            module.out_channels, module.in_channels, module.groups = outer, inner, 1
+        elif isinstance(module, nn.ConvTranspose2d):
+            module.in_channels = sixteens(module.in_channels, network.width)
+            module.weight = nn.Parameter(padded(module.weight, (module.in_channels,)))
+        elif isinstance(module, Summed):
+            module.widen(sixteens(network.width, network.width))
+    return wide
+
+
+def sixteens(channels: int, width: int) -> int:
+    """Round channels up to a multiple of 16, in whole widths: a shuffle by r has r^2 of them.
+
+    The 3 channels of an image are left as they are.
+    """
+    if channels == 3:
+        return channels
+    unit = width if channels % width == 0 else channels
+    return channels // unit * (-(-unit // 16) * 16)
+
+
+def padded(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return detached values, their first axes padded with zeros at the end to ``shape``."""
+    missing = [(0, to - n) for n, to in zip(values.shape, shape, strict=False)]
+    missing += [(0, 0)] * (values.ndim - len(missing))
+    return F.pad(values.detach(), [n for pair in reversed(missing) for n in pair])
+
+
+def _dense(weight: Tensor, groups: int) -> Tensor:
+    """Return the weights of a grouped convolution as those of an ungrouped one."""
+    if groups == 1:
+        return weight
+    blocks = [torch.block_diag(*tap.chunk(groups)) for tap in weight.flatten(2).unbind(dim=2)]
+    return torch.stack(blocks, dim=2).unflatten(2, weight.shape[2:])
+
+
+class Summed(nn.Module):
+    """A cascade for inference: BatchNorm is folded, and nothing is concatenated.
+
+    A conv1 over a concatenation is the sum of one conv1 per part. Each of these is a matrix product
+    that accumulates into the same rows, so no concatenation is copied. On a CPU it runs on
+    ``ROWS`` pixels at a time.
+    """
+
+    def __init__(self, cascade: Cascade) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            Summed(unit) if isinstance(unit, Cascade) else unit for unit in cascade.units
+        )
+        self.steps: Sequence[nn.ParameterList] = nn.ModuleList(  # type: ignore[assignment]
+            nn.ParameterList(_folded(*fuse)) for fuse in cascade.fuse
+        )
+
+    def widen(self, width: int) -> None:
+        """Pad the weights to parts of ``width`` channels; the added ones are zero."""
+        for weights in self.steps:
+            for number, values in enumerate(weights):
+                weights[number] = nn.Parameter(padded(values, (width,) * values.ndim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``Cascade.forward``."""
+        seen = [_rows(x)]
+        fused = x
+        for step, (bias, *parts) in enumerate(self.steps):
+            seen.append(_rows(self.units[step % len(self.units)](fused)))
+            total = _fused(seen, bias, parts)
+            fused = total.view(len(x), *x.shape[-2:], -1).permute(0, 3, 1, 2)
+        return fused
+
+
+def _fused(seen: Sequence[Tensor], bias: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Return ReLU(bias + sum_i seen[i] @ parts[i]), (pixels, width).
+
+    Args:
+        seen: (pixels, width) each.
+        bias: (width,).
+        parts: (width, width) each.
+    """
+    total = torch.empty_like(seen[0])
+    rows = ROWS if total.device.type == "cpu" else len(total)
+    for out, first, *others in zip(*(one.split(rows) for one in (total, *seen)), strict=True):
+        block_sum = product(first, parts[0], bias)
+        for other, part in zip(others, parts[1:], strict=True):
+            block_sum = product_added(other, part, block_sum)
+        torch.clamp_min(block_sum, 0, out=out)
+    return total
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Reshape (N, C, h, w) to (N * h * w, C); a view if channels are last in memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _folded(convolution: nn.Conv2d, *after: nn.Module) -> list[nn.Parameter]:
+    """Split a fusing conv1 into its bias and the weights (width, width) of its parts."""
+    weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
+    norm = after[0]
+    if isinstance(norm, _BatchNorm):  # SyncBatchNorm, too
+        weight, bias = fuse_conv_bn_weights(
+            *(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
+        )
+    parts = weight.detach().T.contiguous().split(len(weight))
+    return [nn.Parameter(values, requires_grad=False) for values in (bias.detach(), *parts)]  # type: ignore[union-attr]
