@@ -20,9 +20,9 @@ from pcsr.data.bicubic import levels
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE, Tiles
-from pcsr.methods.base import Deploy, Loss, MakeBackbone, Stage, Tabulated
+from pcsr.methods.base import Deploy, Loss, MakeBackbone, Stage
 from pcsr.methods.checks import complete, knob_of
-from pcsr.methods.tiled import Tiled, batches
+from pcsr.methods.tiled import Tabulated, Tiled, batches
 from pcsr.routing import OperatingPoint
 
 PAPER = {

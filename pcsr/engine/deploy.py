@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade
-from pcsr.products import product, product_added
+from pcsr.engine.products import product, product_added
 
 ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
 

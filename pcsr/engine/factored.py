@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from pcsr.engine.products import plain_product, product
 from pcsr.geometry import Axis
-from pcsr.products import plain_product, product
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ same operating point; a test checks that they agree.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -145,15 +145,3 @@ class Method(nn.Module, ABC):
     def pixel_labels(self, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
         """Return the branch of every HR pixel, (N, H, W), given the units' (N, units...)."""
         return labels
-
-
-class Tabulated(ABC):
-    """A method that routes by a table, which is filled from validation images after training."""
-
-    @abstractmethod
-    def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
-        """Fill the table and return facts to record about it.
-
-        Args:
-            images: validation images, LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
-        """

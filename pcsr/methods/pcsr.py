@@ -18,9 +18,9 @@ from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import axis
-from pcsr.methods import on_grid
 from pcsr.methods.base import Deploy, Exploration, Loss, MakeBackbone, Method, Stage
 from pcsr.methods.checks import complete
+from pcsr.methods.heads import PLACE, Head, executed_flops, places
 from pcsr.routing import OperatingPoint, Rule
 
 # Encoder width, heads (light, heavy) and classifier of the paper's models at x4.
@@ -41,21 +41,9 @@ PAPER = {
         "classifier": HeadConfig(width=20, depth=2),
     },
 }
-PLACE = 4  # inputs of a head besides the feature: offset and cell, each for rows and columns
 BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
 L1_WEIGHT = 1000.0
 BALANCE_WEIGHT = 3.0
-
-
-class Head(nn.Sequential):
-    """A multilayer perceptron with ReLU: (n, inputs) -> (n, outputs)."""
-
-    def __init__(self, inputs: int, config: HeadConfig, outputs: int) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(config.depth):
-            layers += [nn.Linear(inputs, config.width), nn.ReLU(inplace=True)]
-            inputs = config.width
-        super().__init__(*layers, nn.Linear(inputs, outputs))
 
 
 class Queries:
@@ -277,7 +265,7 @@ class AllPixels:
         self._queries = Queries(features, size)
         rows, columns = self._queries.rows, self._queries.columns
         self._block = (rows.block, columns.block)
-        self._places = on_grid.places(rows, columns) if all(self._block) else None
+        self._places = places(rows, columns) if all(self._block) else None
 
     def __call__(self, head: Head) -> Tensor:
         """Return the output of a head for all HR pixels, (N, outputs, H, W)."""
@@ -285,7 +273,7 @@ class AllPixels:
         if self._places is None:
             (pixels,) = queries.blocks(len(queries))
             return image([head(queries.at(pixels))], queries.shape)
-        values = on_grid.on_grid(head, queries.features, self._places)
+        values = head.on_grid(queries.features, self._places)
         by_block = values.view(queries.shape[0], *queries.lr_size, *self._block, -1)
         return by_block.permute(0, 5, 1, 3, 2, 4).reshape(len(by_block), -1, *queries.shape[1:])
 
@@ -314,29 +302,3 @@ def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
 def image(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
     """Arrange values per HR pixel, [(n, C), ...] in order, as (N, C, H, W)."""
     return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)
-
-
-def executed_flops(
-    classifier: nn.Sequential, heads: Sequence[nn.Sequential], channels: int
-) -> tuple[int, tuple[int, ...]]:
-    """Return the FLOPs that the engine executes after the encoder; biases are free as elsewhere.
-
-    Args:
-        classifier: (n, channels + 4) -> (n, M).
-        heads: M of them, (n, channels + 4) -> (n, 3), cheapest first.
-        channels: channels of the features.
-
-    Returns:
-        FLOPs per LR pixel, for the features' share of all first layers; and FLOPs per HR pixel of
-        each branch, which include the classifier and the cheapest head.
-    """
-    linear = [
-        [layer for layer in module if isinstance(layer, nn.Linear)]
-        for module in (classifier, *heads)
-    ]
-    per_lr_pixel = 2 * channels * sum(layers[0].out_features for layers in linear)
-    of_classifier, of_cheapest, *of_others = (
-        2 * sum(layer.in_features * layer.out_features for layer in layers[1:]) for layers in linear
-    )
-    everywhere = of_classifier + of_cheapest
-    return per_lr_pixel, (everywhere, *(everywhere + of_other for of_other in of_others))

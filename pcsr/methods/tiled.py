@@ -1,7 +1,8 @@
 """What patch-level methods share: cut into tiles, route each, run by branch, assemble."""
 
-from abc import abstractmethod
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,18 @@ class Tiled(Method):
         tiles = Tiles(len(labels), lr_size)
         rows, columns = tiles.nearest((round(lr_size[0] * scale), round(lr_size[1] * scale)))
         return labels[:, rows.to(labels.device)][:, :, columns.to(labels.device)]
+
+
+class Tabulated(ABC):
+    """A method that routes by a table, which is filled from validation images after training."""
+
+    @abstractmethod
+    def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
+        """Fill the table and return facts to record about it.
+
+        Args:
+            images: validation images, LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
+        """
 
 
 def grid(rows: list[Tensor], tiles: Tiles) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pcsr import distributed
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
+from pcsr.engine import blockwise
 from pcsr.engine.deploy import deploy
 from pcsr.methods.base import Method, Stage
 
@@ -41,6 +42,7 @@ class Step(nn.Module):
     def __init__(self, method: Method, part: Stage) -> None:
         super().__init__()
         method.requires_grad_(False).eval()
+        blockwise.accelerate(method)
         for module in part.modules:
             module.requires_grad_(True).train()
         self.method = method

@@ -12,7 +12,7 @@ from pcsr.data.store import Store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, unknown_name
 from pcsr.evaluation import measure
-from pcsr.methods.base import Tabulated
+from pcsr.methods.tiled import Tabulated
 from pcsr.options import Device, LogFile, Suite
 from pcsr.training import crop_classes
 from pcsr.training import run as training

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pcsr.products import plain_product, product, product_added
+from pcsr.engine.products import plain_product, product, product_added
 
 
 @pytest.mark.parametrize("rows", [1, 11, 300])

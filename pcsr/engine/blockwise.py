@@ -1,62 +1,37 @@
-"""Run a head on all pixels of a regular grid, for training.
+"""What follows the first layer of heads on all pixels of a regular grid, for training on a CPU.
 
-If every LR pixel has the same block of HR pixels, the first layer of a head is the sum of a term
-per LR pixel and a term per place in the block (``engine.factored``). The layers after it are most
-of the work. On a CPU they run on a block of pixels at a time, so that hidden values stay in cache.
+It is most of the work. It runs on a block of pixels at a time, so that hidden values stay in cache.
 The backward pass computes these again, which takes less time than to store and read them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pcsr.geometry import Axis
-from pcsr.products import in_onednn, product
+from pcsr.engine.products import in_onednn, product
+from pcsr.methods import heads
+from pcsr.methods.base import Method
 
 BLOCK = 1 << 11  # HR pixels; their hidden values of the paper's widest head take 1.4 MB
 
 
-def places(rows: Axis, columns: Axis) -> Tensor:
-    """Return where the HR pixels of an LR pixel lie; it is the same for every LR pixel.
-
-    Args:
-        rows, columns: axes of a regular grid, whose ``block`` is not 0.
-
-    Returns:
-        (rows.block * columns.block, 4): row offset, column offset, row cell, column cell.
-    """
-    by_row, by_column = rows.offset[: rows.block], columns.offset[: columns.block]
-    offsets = torch.cartesian_prod(by_row, by_column)
-    cells = [offsets.new_full((len(offsets), 1), cell) for cell in (rows.cell, columns.cell)]
-    return torch.cat([offsets, *cells], dim=1)
+def accelerate(method: Method) -> None:
+    """Let the heads of a method, if it has any, run blockwise; the values are the same."""
+    for module in method.modules():
+        if isinstance(module, heads.Head):
+            module.finish = finish
 
 
-def on_grid(head: nn.Sequential, features: Tensor, places: Tensor) -> Tensor:
-    """Run a head on all HR pixels, with gradients.
-
-    Args:
-        head: linear layers with ReLU between them, (m, C + 4) -> (m, outputs).
-        features: (n, C), one row per LR pixel.
-        places: (p, 4) of the HR pixels in an LR pixel, as returned by ``places``.
-
-    Returns:
-        (n, p, outputs).
-    """
-    first, *rest = [layer for layer in head if isinstance(layer, nn.Linear)]
-    of_feature, of_place = first.weight.split((features.shape[1], places.shape[1]), dim=1)
-    by_feature = F.linear(features, of_feature)
-    by_place = F.linear(places, of_place, first.bias)
-    if rest and in_onednn(by_feature):
-        layers = [tensor for layer in rest for tensor in (layer.weight, layer.bias)]
-        finished: Tensor = _Blockwise.apply(by_feature, by_place, *layers)
-        return finished
-    x = by_feature[:, None] + by_place
-    for layer in rest:
-        x = layer(x.relu())
-    return x
+def finish(layers: Sequence[nn.Linear], by_feature: Tensor, by_place: Tensor) -> Tensor:
+    """See ``heads.Finish``."""
+    if not layers or not in_onednn(by_feature):
+        return heads.finish(layers, by_feature, by_place)
+    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    finished: Tensor = _Blockwise.apply(by_feature, by_place, *tensors)
+    return finished
 
 
 class _Blockwise(torch.autograd.Function):

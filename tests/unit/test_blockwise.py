@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pcsr.config.models import HeadConfig
+from pcsr.engine import blockwise
+from pcsr.engine.blockwise import BLOCK
 from pcsr.geometry import axis
-from pcsr.methods.on_grid import BLOCK, on_grid, places
-from pcsr.methods.pcsr import Head
+from pcsr.methods.heads import Head, places
 
 CHANNELS = 6
 
@@ -21,6 +22,11 @@ def plainly(head: Head, features: Tensor, where: Tensor) -> Tensor:
     query = torch.cat([feature, where.expand(len(features), -1, -1)], dim=2)
     made: Tensor = head(query.flatten(0, 1)).view(len(features), len(where), -1)
     return made
+
+
+def on_grid(head: Head, features: Tensor, where: Tensor) -> Tensor:
+    head.finish = blockwise.finish
+    return head.on_grid(features, where)
 
 
 def values_and_gradients(
