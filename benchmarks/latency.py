@@ -1,7 +1,6 @@
 """Measure latency side by side in one run: the original, the definition and the engine.
 
-Absolute times say little on a shared CPU, so all cases of an image take turns, and what counts is
-the ratio to the original's time. Each output is compared with that of the method's definition.
+On a shared CPU only ratios count, so all cases take turns. Outputs are held to the definition's.
 """
 
 import logging
@@ -367,12 +366,10 @@ def compare(
 def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str, Any]]:
     """Time a method on an image mirrored to 1, 4, 16, ... times its pixels.
 
-    Mirroring preserves the content, so every size has the same shares of branches. Methods with a
-    knob use the plan's first value. Each time is the fastest of three.
+    Mirroring preserves the shares of branches. The knob is the plan's first; the best of 3 runs.
     """
-    point = replace(method.points[0], refine=True)
-    if method.knobs and plan.knobs:
-        point = replace(point, knob=plan.knobs[0])
+    knob = plan.knobs[0] if method.knobs and plan.knobs else method.points[0].knob
+    point = OperatingPoint(knob=knob, refine=True)
     try:
         fast = runner(method, plan.precision)
     except UserError as error:

@@ -32,7 +32,7 @@ class OperatingPoint:
             ``budget`` decides instead.
         adaptive: let the method decide without a knob (PCSR's ADM).
         budget: FLOPs that an image may cost per LR pixel on average, counted as the engine executes
-            them. The smallest k that stays within the budget is found for each image.
+            them; the smallest k within it is taken. A batch shares its budget.
         refine: smooth pixels of cheaper branches that touch a more expensive one.
 
     Raises:
@@ -47,19 +47,15 @@ class OperatingPoint:
     def __post_init__(self) -> None:
         """Reject more than one way to decide."""
         if (self.knob is not None) + self.adaptive + (self.budget is not None) > 1:
-            raise UserError(
-                "give one of --k, --adaptive and --budget (in Python k, adaptive, budget), not "
-                "several."
-            )
+            raise UserError("give one of --k, --adaptive and --budget, not several.")
 
 
 def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -> Tensor:
     """Choose argmax_j p_j / c_j^k (PCSR section 3.3).
 
     Args:
-        log_probabilities: (N, M, ...). Logarithms, because neither the probabilities of a confident
-            classifier nor c^25 can be represented in float32. A constant offset per unit does not
-            matter.
+        log_probabilities: (N, M, ...). Logarithms, because a confident classifier's probabilities
+            and c^25 underflow in float32. A constant offset per unit does not matter.
         costs: M relative costs, cheapest first.
         k: 0 takes the most likely branch. Larger values save more FLOPs: 25 takes the cheapest
             branch everywhere, -25 the most expensive.
@@ -100,8 +96,7 @@ def adaptive(probabilities: Tensor) -> Tensor:
     """Choose branches without a knob: ADM (PCSR section 3.4); see ``Adaptive``.
 
     Args:
-        probabilities: (N, M, ...) in [0, 1]. Pass whole images: each decision depends on all pixels
-            of the call.
+        probabilities: (N, M, ...) in [0, 1] of whole images: all pixels of a call decide together.
 
     Returns:
         (N, ...) int64 branch numbers.
