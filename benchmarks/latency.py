@@ -20,6 +20,7 @@ from benchmarks import reference_pcsr
 from benchmarks.timing import peak, profiled, seconds
 from pcsr import files, flops, geometry, metrics, registry, runtime
 from pcsr.config.models import ModelConfig, ProtocolConfig
+from pcsr.config.options import CORES, Device, Flag, MaxMemory, Precision, Threads, WeightsFiles
 from pcsr.data import bicubic, images
 from pcsr.data.images import to_tensor
 from pcsr.data.test_images import open_images
@@ -29,7 +30,6 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.upscale import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
-from pcsr.options import CORES, Device, Flag, MaxMemory, Precision, Threads, WeightsFiles
 from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 

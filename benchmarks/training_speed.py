@@ -27,11 +27,11 @@ from benchmarks.training_speed_page import markdown
 from pcsr import files, registry, runtime
 from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
+from pcsr.config.options import CORES, Device, Suite, Threads
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, unknown_name
 from pcsr.methods.base import Method
-from pcsr.options import CORES, Device, Suite, Threads
 from pcsr.training.loop import Loop
 
 log = logging.getLogger("pcsr")

@@ -1,12 +1,12 @@
 """PCSR and adaptive-compute baselines for super-resolution: reproduced, audited, measured alike.
 
-``pcsr.load`` reads weights; what it returns upscales images (``pcsr.api``).
+``pcsr.load`` reads weights; what it returns upscales images (``pcsr.evaluation.model``).
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcsr.api import Model, Result, load
+    from pcsr.evaluation.model import Model, Result, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Result", "__version__", "load"]
@@ -16,6 +16,6 @@ def __getattr__(name: str) -> Any:
     """Import the Python interface when it is first used: the command line must not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module 'pcsr' has no attribute '{name}'")
-    from pcsr import api  # noqa: PLC0415 - imports torch
+    from pcsr.evaluation import model  # noqa: PLC0415 - imports torch
 
-    return getattr(api, name)
+    return getattr(model, name)

@@ -21,12 +21,12 @@ from cyclopts import Parameter
 from pcsr import files, runtime
 from pcsr.config.load import find_dataset, load_datasets
 from pcsr.config.models import DatasetConfig
+from pcsr.config.options import LogFile
 from pcsr.data import images
 from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, sha256
 from pcsr.errors import UserError
-from pcsr.options import LogFile
 from pcsr.runtime import progress
 
 INDEX = "index.jsonl.part"

@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pcsr import files, runtime
 from pcsr.config.models import ProtocolConfig
+from pcsr.config.options import CORES, Device, HRImages, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
 from pcsr.metrics import psnr_rgb
-from pcsr.options import CORES, Device, HRImages, LogFile, Threads, WeightsFile
 from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method

@@ -11,15 +11,7 @@ from cyclopts import Parameter
 
 from pcsr import files, metrics, runtime
 from pcsr.config.models import ProtocolConfig
-from pcsr.data import bicubic
-from pcsr.data.images import to_uint8, write
-from pcsr.data.test_images import open_images
-from pcsr.engine.runners import runner
-from pcsr.errors import UserError
-from pcsr.evaluation.measure import Pair, make_pair
-from pcsr.methods.base import Method
-from pcsr.methods.pcsr import PCSR
-from pcsr.options import (
+from pcsr.config.options import (
     CORES,
     LR,
     Adaptive,
@@ -32,6 +24,14 @@ from pcsr.options import (
     Threads,
     WeightsFiles,
 )
+from pcsr.data import bicubic
+from pcsr.data.images import to_uint8, write
+from pcsr.data.test_images import open_images
+from pcsr.engine.runners import runner
+from pcsr.errors import UserError
+from pcsr.evaluation.measure import Pair, make_pair
+from pcsr.methods.base import Method
+from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 

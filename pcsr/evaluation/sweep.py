@@ -13,12 +13,7 @@ from cyclopts import Parameter
 from pcsr import files, registry, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.models import ProtocolConfig
-from pcsr.data.test_images import TestImage, TestImages, open_images
-from pcsr.errors import UserError
-from pcsr.evaluation.measure import Row, make_pair, measure, points_of
-from pcsr.methods.base import Method
-from pcsr.metrics import Metric
-from pcsr.options import (
+from pcsr.config.options import (
     CORES,
     LR,
     Adaptive,
@@ -31,6 +26,11 @@ from pcsr.options import (
     Threads,
     WeightsFiles,
 )
+from pcsr.data.test_images import TestImage, TestImages, open_images
+from pcsr.errors import UserError
+from pcsr.evaluation.measure import Row, make_pair, measure, points_of
+from pcsr.methods.base import Method
+from pcsr.metrics import Metric
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

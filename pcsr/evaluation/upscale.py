@@ -11,14 +11,7 @@ from cyclopts import Parameter
 
 from pcsr import files, registry, runtime
 from pcsr.config.models import ModelConfig
-from pcsr.data import images
-from pcsr.engine.runners import runner
-from pcsr.errors import UserError
-from pcsr.evaluation import knob_table
-from pcsr.evaluation.show import usable_point
-from pcsr.evaluation.super_resolve import super_resolve
-from pcsr.methods.base import Method
-from pcsr.options import (
+from pcsr.config.options import (
     CORES,
     Adaptive,
     Device,
@@ -30,6 +23,13 @@ from pcsr.options import (
     Threads,
     WeightsFile,
 )
+from pcsr.data import images
+from pcsr.engine.runners import runner
+from pcsr.errors import UserError
+from pcsr.evaluation import knob_table
+from pcsr.evaluation.show import usable_point
+from pcsr.evaluation.super_resolve import super_resolve
+from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 

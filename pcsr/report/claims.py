@@ -7,7 +7,7 @@ from typing import Annotated
 import pandas as pd
 from cyclopts import Parameter
 
-from pcsr.options import MarkdownOut, Results
+from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
 from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
 from pcsr.report.tables import markdown, rounded

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pcsr.options import MarkdownOut, Results
+from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
 from pcsr.report.tables import PLACE, markdown, rounded

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from pcsr import files
+from pcsr.config.options import Results
 from pcsr.errors import unknown_name
-from pcsr.options import Results
 from pcsr.report.tidy import (
     CONVENTIONS,
     REFERENCE,

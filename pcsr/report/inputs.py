@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field
 from pcsr import files
 from pcsr.config.load import Study, load_study
 from pcsr.config.models import Config
+from pcsr.config.options import MarkdownOut, Suite
 from pcsr.data.store import MANIFEST
-from pcsr.options import MarkdownOut, Suite
 from pcsr.report import pages
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import read_facts

@@ -8,8 +8,8 @@ import pandas as pd
 from cyclopts import Parameter
 
 from pcsr import files
+from pcsr.config.options import Results
 from pcsr.errors import unknown_name
-from pcsr.options import Results
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
     COUNTS,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pcsr import files, geometry, metrics, runtime
 from pcsr.config.load import fingerprint
+from pcsr.config.options import CORES, Device, LogFile, Threads, WeightsFile
 from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
-from pcsr.options import CORES, Device, LogFile, Threads, WeightsFile
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

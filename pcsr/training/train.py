@@ -8,12 +8,12 @@ from cyclopts.validators import Number
 
 from pcsr import distributed, files, geometry, registry, runtime
 from pcsr.config.load import load_study
+from pcsr.config.options import Device, LogFile, Suite
 from pcsr.data.store import Store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, unknown_name
 from pcsr.evaluation import measure
 from pcsr.methods.tiled import Tabulated
-from pcsr.options import Device, LogFile, Suite
 from pcsr.training import crop_classes
 from pcsr.training import run as training
 from pcsr.weights import checkpoint

@@ -7,8 +7,8 @@ from cyclopts import Parameter
 
 from pcsr import files, registry, runtime
 from pcsr.config.load import RELEASED, find_released, load_experiment, load_released
+from pcsr.config.options import LogFile
 from pcsr.errors import UserError
-from pcsr.options import LogFile
 from pcsr.weights import available, checkpoint
 from pcsr.weights.released import Released, read
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pcsr import files, runtime
 from pcsr.config.load import Study, load_study
+from pcsr.config.options import Suite
 from pcsr.errors import UserError
-from pcsr.options import Suite
 from pcsr.weights import available, checkpoint
 
 log = logging.getLogger("pcsr")
