@@ -20,7 +20,8 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method, Stage
-from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, Queries, bilinear, image
+from pcsr.methods.heads import AllPixels, image
+from pcsr.methods.pcsr import BALANCE_WEIGHT, L1_WEIGHT, PCSR, bilinear
 from pcsr.training.loop import Step
 
 EPOCH = 1 << 20  # steps; more than are ever measured
@@ -113,17 +114,16 @@ class ReferenceLoop:
 def plain_losses(method: PCSR, stage: str, lr: Tensor, hr: Tensor) -> Mapping[str, Tensor]:
     """Return the losses of a PCSR stage by its definition: one query per HR pixel."""
     size = (hr.shape[-2], hr.shape[-1])
-    queries = Queries(method.encoder(lr), size)
-    (pixels,) = queries.blocks(len(queries))
-    query = queries.at(pixels)
+    shape = (len(hr), *size)
+    (query,) = AllPixels(method.encoder(lr), size).queries()
     base = bilinear(lr, size)
     heavy = method.heads[-1](query)
     if stage == "stage0":
-        return {"loss": F.l1_loss(image([heavy], queries.shape) + base, hr)}
+        return {"loss": F.l1_loss(image([heavy], shape) + base, hr)}
     probability = method.classifier(query).softmax(dim=1)
     outputs = torch.stack([*(head(query) for head in method.heads[:-1]), heavy], dim=1)
     mixture = (probability[..., None] * outputs).sum(dim=1)
-    l1 = F.l1_loss(image([mixture], queries.shape) + base, hr)
+    l1 = F.l1_loss(image([mixture], shape) + base, hr)
     even = len(query) / method.branches
     balance = ((probability.sum(dim=0) - even).abs() / even).mean()
     return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance}

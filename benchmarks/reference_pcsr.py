@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcsr import geometry
-from pcsr.methods.pcsr import PCSR, image
+from pcsr.methods.heads import image
+from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
 
 QUERIES = 300_000  # HR pixels per batch in the published code

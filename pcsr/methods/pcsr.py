@@ -4,7 +4,7 @@ A backbone without its tail encodes the LR image once. A classifier then routes 
 one of M multilayer perceptrons. These read the nearest LR feature and the pixel's offset and size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -17,10 +17,9 @@ from pcsr.config.models import Config, HeadConfig, ModelConfig, Width
 from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
-from pcsr.geometry import axis
 from pcsr.methods.base import Deploy, Exploration, Loss, MakeBackbone, Method, Stage
 from pcsr.methods.checks import complete
-from pcsr.methods.heads import PLACE, Head, executed_flops, places
+from pcsr.methods.heads import PLACE, AllPixels, Head, executed_flops
 from pcsr.routing import OperatingPoint, Rule
 
 # Encoder width, heads (light, heavy) and classifier of the paper's models at x4.
@@ -44,47 +43,6 @@ PAPER = {
 BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
 L1_WEIGHT = 1000.0
 BALANCE_WEIGHT = 3.0
-
-
-class Queries:
-    """The inputs of the heads for each HR pixel: (feature, offset, cell), rows before columns.
-
-    Args:
-        features: (N, C, h, w).
-        size: H and W of the HR images.
-    """
-
-    def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
-        channels, height, width = features.shape[1:]
-        self.shape = (len(features), *size)
-        self.lr_size = (height, width)
-        self.features = features.permute(0, 2, 3, 1).reshape(-1, channels)
-        self.rows = axis(height, size[0], features.device)
-        self.columns = axis(width, size[1], features.device)
-
-    def __len__(self) -> int:
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
-    def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
-        """Yield the numbers of all HR pixels in blocks, in the order batch, rows, columns."""
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            yield torch.arange(start, stop, device=self.features.device)
-
-    def at(self, pixels: Tensor) -> Tensor:
-        """Return the queries (n, C + 4) of the HR pixels with the given numbers (n,)."""
-        _, hr_height, hr_width = self.shape
-        lr_height, lr_width = self.lr_size
-        line = pixels // hr_width  # counts through all images
-        row, column = line % hr_height, pixels % hr_width
-        nearest = (line // hr_height * lr_height + self.rows.nearest[row]) * lr_width
-        feature = self.features.index_select(0, nearest + self.columns.nearest[column])
-        place = feature.new_empty(len(pixels), PLACE)
-        place[:, 0] = self.rows.offset[row]
-        place[:, 1] = self.columns.offset[column]
-        place[:, 2] = self.rows.cell
-        place[:, 3] = self.columns.cell
-        return torch.cat([feature, place], dim=1)
 
 
 class PCSROptions(Config):
@@ -114,11 +72,10 @@ class PCSR(Method):
         options, self.config = complete(PCSROptions, config, PAPER)
         self.branches = len(options.heads)
         self.encoder = make_backbone(width=options.width, scale=None)
-        inputs = options.width + PLACE
         self.heads: Sequence[Head] = nn.ModuleList(  # type: ignore[assignment]
-            Head(inputs, head, 3) for head in options.heads
+            Head(options.width, head, 3) for head in options.heads
         )
-        self.classifier = Head(inputs, options.classifier, self.branches)
+        self.classifier = Head(options.width, options.classifier, self.branches)
         self.stages = (
             Stage("stage0", [self.encoder, self.heads[-1]], self._stage0, labels=self._all_heavy),
             Stage(
@@ -141,17 +98,11 @@ class PCSR(Method):
         """
         lr_size = (lr.shape[-2], lr.shape[-1])
         size = geometry.hr_size(lr_size, scale)
-        queries = Queries(self.encoder(lr), size)
-        outputs: list[list[Tensor]] = [[] for _ in self.heads]
-        probabilities = []
-        for pixels in queries.blocks():
-            query = queries.at(pixels)
-            probabilities.append(self.classifier(query).softmax(dim=1))
-            for head_outputs, head in zip(outputs, self.heads, strict=True):
-                head_outputs.append(head(query))
+        run = AllPixels(self.encoder(lr), size, BLOCK)
+        probabilities = run(self.classifier).softmax(dim=1)
         base = bilinear(lr, size)
-        candidates = torch.stack([image(rows, queries.shape) + base for rows in outputs])
-        return Exploration(candidates, image(probabilities, queries.shape), lr_size)
+        candidates = torch.stack([run(head) + base for head in self.heads])
+        return Exploration(candidates, probabilities, lr_size)
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
         """See ``Method.route``: by cost ratio with k, within a budget, or by ADM."""
@@ -189,7 +140,7 @@ class PCSR(Method):
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: encoder and classifier in any case, and one head per HR pixel."""
         encoder, classifier, heads = self._flops
-        per_lr, per_hr = executed_flops(self.classifier, self.heads, self.encoder.width)
+        per_lr, per_hr = executed_flops(self.classifier, self.heads)
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
         per_lr_pixel = encoder.run_as(encoder.engine + per_lr)
         shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
@@ -253,31 +204,6 @@ class PCSR(Method):
         return loss
 
 
-class AllPixels:
-    """Run heads on all HR pixels, with gradients; fastest at integer scales.
-
-    Args:
-        features: (N, C, h, w).
-        size: H and W of the HR images.
-    """
-
-    def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
-        self._queries = Queries(features, size)
-        rows, columns = self._queries.rows, self._queries.columns
-        self._block = (rows.block, columns.block)
-        self._places = places(rows, columns) if all(self._block) else None
-
-    def __call__(self, head: Head) -> Tensor:
-        """Return the output of a head for all HR pixels, (N, outputs, H, W)."""
-        queries = self._queries
-        if self._places is None:
-            (pixels,) = queries.blocks(len(queries))
-            return image([head(queries.at(pixels))], queries.shape)
-        values = head.on_grid(queries.features, self._places)
-        by_block = values.view(queries.shape[0], *queries.lr_size, *self._block, -1)
-        return by_block.permute(0, 5, 1, 3, 2, 4).reshape(len(by_block), -1, *queries.shape[1:])
-
-
 def _imbalance(probability: Tensor) -> Tensor:
     """Return the mean over branches of |sum_i p_ij - n/M| / (n/M), the balance loss.
 
@@ -297,8 +223,3 @@ def _imbalance(probability: Tensor) -> Tensor:
 def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge LR images (N, 3, h, w) bilinearly to ``size``; the heads add to the result."""
     return F.interpolate(lr, size=size, mode="bilinear")
-
-
-def image(rows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
-    """Arrange values per HR pixel, [(n, C), ...] in order, as (N, C, H, W)."""
-    return torch.cat(rows).view(*shape, -1).permute(0, 3, 1, 2)

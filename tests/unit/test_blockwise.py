@@ -43,7 +43,7 @@ def values_and_gradients(
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_values_and_gradients_are_those_of_the_definition(depth: int, scale: int) -> None:
     torch.manual_seed(depth)
-    head = Head(CHANNELS + 4, HeadConfig(width=7 if depth else 0, depth=depth), 3)
+    head = Head(CHANNELS, HeadConfig(width=7 if depth else 0, depth=depth), 3)
     where = places(axis(5, 5 * scale), axis(7, 7 * scale))
     assert where.shape == (scale**2, 4)
     # Several blocks, and a last one that is not full.
@@ -56,7 +56,7 @@ def test_values_and_gradients_are_those_of_the_definition(depth: int, scale: int
 
 
 def test_no_gradients_are_needed() -> None:
-    head = Head(CHANNELS + 4, HeadConfig(width=7, depth=2), 3)
+    head = Head(CHANNELS, HeadConfig(width=7, depth=2), 3)
     where, features = places(axis(1, 4), axis(1, 4)), torch.randn(10, CHANNELS)
     with torch.no_grad():
         torch.testing.assert_close(on_grid(head, features, where), plainly(head, features, where))
