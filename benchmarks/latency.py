@@ -379,8 +379,8 @@ def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str,
     for _ in range(plan.steps):
 
         def run(lr: Tensor = lr) -> int:
-            pieces = fast.pieces(lr, scale, point, plan.limit)
-            return sum(images.to_uint8(piece.sr).size for piece in pieces)
+            tiles = fast.tiles(lr, scale, point, plan.limit)
+            return sum(images.to_uint8(tile.sr).size for tile in tiles)
 
         fastest = min(seconds(run, lr.device) for _ in range(3))
         height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)

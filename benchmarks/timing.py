@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.profiler import profile
 
-from pcsr.engine.parts import Held
+from pcsr.engine.memory import Held
 
 MOST = 8  # operations in a profile
 

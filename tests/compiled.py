@@ -13,7 +13,7 @@ from models import build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pcsr.engine import fused, kernels
+from pcsr.engine import gpu, kernels
 from pcsr.registry import BACKBONES
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -47,8 +47,8 @@ for backbone in BACKBONES:
     model = build(backbone, "pcsr")
     networks = {"classifier": model.classifier, "light": model.heads[0], "heavy": model.heads[1]}
     for name, layers in networks.items():
-        packed = fused._Packed(layers, model.encoder.width, torch.float16)
+        packed = gpu._Packed(layers, torch.float16)
         shape = packed.constants(routed=name == "heavy", added=name != "classifier")
         report(f"{backbone} {name}", kernels.head, packed.warps, shape)
-report("compact", kernels.compact, 4, {"branch": 1, "BLOCK": fused.COMPACTED})
-report("smooth", kernels.smooth, 4, {"CHANNELS": 3, "BLOCK": fused.SMOOTHED})
+report("compact", kernels.compact, 4, {"branch": 1, "BLOCK": gpu.COMPACTED})
+report("smooth", kernels.smooth, 4, {"CHANNELS": 3, "BLOCK": gpu.SMOOTHED})

@@ -1,6 +1,7 @@
-"""The fast, exact path: PCSR's output for a fraction of its work, in bounded memory.
+"""The fast, exact path: what a method defines for a fraction of its work, in bounded memory.
 
-``factored`` splits a head's first layer. ``grids`` orders the HR pixels of a few LR rows. ``parts``
-cuts images that are too large. ``sparse`` runs an encoder and routed heads on the parts, with
-``banded`` on a CPU and ``fused`` on a GPU. ``runners`` finds the runner of a method.
+``runners`` finds the runner of a method. ``tiles`` are what an image is cut into to fit in
+memory, ``memory`` finds how. ``engine`` runs an encoder and routed heads on tiles, the heads by
+``cpu`` (in ``strips`` of a few LR rows) or ``gpu`` (by ``kernels``). ``deploy`` lays networks out
+for inference, ``products`` multiplies narrow matrices, ``blockwise`` trains heads in cache.
 """

@@ -6,14 +6,17 @@ The runner is chosen by the method's type. A method without one is run as it is 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
 from pcsr.data.bicubic import levels
+from pcsr.engine import memory
+from pcsr.engine.cpu import StripHeads
 from pcsr.engine.deploy import deploy
-from pcsr.engine.parts import InParts, Piece
-from pcsr.engine.sparse import Engine
+from pcsr.engine.engine import Engine, Heads
+from pcsr.engine.tiles import SRTile, Tile, whole
 from pcsr.errors import UserError
 from pcsr.geometry import Mosaic, Tiles
 from pcsr.methods.base import Method
@@ -22,6 +25,9 @@ from pcsr.methods.original import Original
 from pcsr.methods.pcsr import PCSR
 from pcsr.methods.tiled import Tiled, batches, grid
 from pcsr.routing import OperatingPoint
+
+FINISHED = 2.5  # copies of an SR image that exist at once while it is rounded to 8-bit levels
+TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # most bytes for the tail of a network
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,13 @@ class Runner(ABC):
     networks: Sequence[nn.Module] = ()
 
     @abstractmethod
-    def pieces(
+    def tiles(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """Run the routed work piece by piece, so that memory stays below a limit.
+    ) -> Iterator[SRTile]:
+        """Run the routed work tile by tile, so that memory stays below a limit.
 
         Decisions that depend on the whole image still see all of it. Without a limit, every image
-        is one piece.
+        is one tile.
 
         Args:
             lr: (N, 3, h, w) in [0, 1].
@@ -67,9 +73,9 @@ class Runner(ABC):
         """
 
     def run(self, lr: Tensor, scale: float, point: OperatingPoint) -> Restored:
-        """Run the routed work on LR images (N, 3, h, w), each as one piece."""
-        pieces = list(self.pieces(lr, scale, point))
-        return Restored(_batch([p.sr for p in pieces]), _batch([p.labels for p in pieces]))
+        """Run the routed work on LR images (N, 3, h, w), each as one tile."""
+        tiles = list(self.tiles(lr, scale, point))
+        return Restored(_batch([t.sr for t in tiles]), _batch([t.labels for t in tiles]))
 
     def compile(self) -> None:
         """Compile the networks with ``torch.compile``, anew for each image size that occurs."""
@@ -103,46 +109,113 @@ class PixelRunner(Runner):
     def __init__(self, method: PCSR, precision: torch.dtype) -> None:
         self.method = method
         self._rule = method.rule
-        self._engine = Engine(method.encoder, method.classifier, method.heads, precision)
+        kind = fastest_heads(next(method.parameters()).device, precision)
+        self._engine = Engine(method.encoder, method.classifier, method.heads, precision, kind)
         self.networks = [self._engine.encoder]  # the heads' kernels are always compiled
 
-    def pieces(
+    def tiles(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """See ``Runner.pieces``."""
+    ) -> Iterator[SRTile]:
+        """See ``Runner.tiles``."""
         rule = self._rule(point, (lr.shape[-2], lr.shape[-1]), scale)
-        return self._engine.pieces(lr, scale, rule, point.refine, limit)
+        return self._engine.tiles(lr, scale, rule, point.refine, limit)
+
+
+def fastest_heads(device: torch.device, precision: torch.dtype) -> type[Heads]:
+    """Return the fastest heads. In float32 the kernels' layers would not fit in shared memory."""
+    if device.type == "cuda" and precision != torch.float32 and find_spec("triton"):
+        from pcsr.engine.gpu import FusedHeads  # noqa: PLC0415 - triton is on GPU machines alone
+
+        return FusedHeads
+    return StripHeads
 
 
 class ImageRunner(Runner):
-    """An original network, its backbone deployed."""
+    """An original network, its backbone deployed, on tiles of images.
+
+    The tail works on HR pixels and takes by far the most memory, but its halo is narrow. So it runs
+    on smaller tiles within each tile, even without a limit.
+    """
 
     def __init__(self, method: Original, precision: torch.dtype) -> None:
         self.method = method
-        network = deploy(method.network, precision)
-        self._network = InParts(network)
+        self._network = network = deploy(method.network, precision)
         self.networks = [network]
+        small = memory.probe(network)
+        self._dtype = small.dtype
+        with torch.no_grad():
+            features = network.features(small)
+        self._features = memory.SLACK * features.nbytes / small[0, 0].numel()
+        self._body = memory.bytes_per_pixel(network.features, small)
+        self._tail = memory.bytes_per_pixel(network.upsample, features, small)
 
-    def pieces(
+    def tiles(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """See ``Runner.pieces``."""
+    ) -> Iterator[SRTile]:
+        """See ``Runner.tiles``."""
         factor = require_scale(self.method.config, scale)
-        for part, sr in self._network.run(lr, limit):
+        halo = self._network.halo + self._network.tail_halo
+        x = lr.to(self._dtype)
+        tail_limit = TAIL[lr.device.type]
+        if limit is not None:
+            limit = min(limit, memory.ENOUGH[lr.device.type])
+            tail_limit = min(tail_limit, int(limit / 2))
+        for tile in self._cut(lr, factor, halo, limit, tail_limit):
+            outer = tile.grown(halo, (lr.shape[-2], lr.shape[-1]))
+            features = self._network.features(outer.of(x))
+            sr = self._enlarge(tile, outer, features, x, factor, tail_limit)
             labels = self.method.route(sr, point, scale)
-            yield Piece(part.image, part.top * factor, part.left * factor, sr, labels)
+            yield SRTile(tile.image, tile.top * factor, tile.left * factor, sr, labels)
+
+    def _cut(
+        self, lr: Tensor, factor: int, halo: int, limit: float | None, tail_limit: float
+    ) -> list[Tile]:
+        """Cut images into tiles that fit within the limit."""
+        lr_size = (lr.shape[-2], lr.shape[-1])
+        if limit is None:
+            return whole(len(lr), lr_size)
+        sr_bytes = FINISHED * 3 * factor**2 * lr.element_size()
+
+        def needed(outer: int, inner: int) -> float:
+            layers = max(self._body * outer, min(tail_limit, self._tail * outer))
+            return self._features * outer + layers + sr_bytes * inner
+
+        return memory.cut(len(lr), lr_size, halo, needed, limit)
+
+    def _enlarge(
+        self, tile: Tile, outer: Tile, features: Tensor, x: Tensor, factor: int, limit: float
+    ) -> Tensor:
+        """Return the SR of a tile, (1, 3, H, W), given the features of ``outer``."""
+        halo = self._network.tail_halo
+
+        def needed(outer: int, _: int) -> float:
+            return self._tail * outer
+
+        def enlarged(small: Tile) -> Tensor:
+            around = small.grown(halo, (x.shape[-2], x.shape[-1]))
+            sr = self._network.upsample(around.inside(outer, features), around.of(x))
+            return small.enlarged(factor).inside(around.enlarged(factor), sr).float()
+
+        tiles = [small.within(tile) for small in memory.cut(1, tile.size, halo, needed, limit)]
+        if tiles == [tile]:
+            return enlarged(tile)
+        hr = tile.enlarged(factor)
+        result = torch.empty(1, 3, *hr.size, device=x.device)
+        for small in tiles:
+            small.enlarged(factor).inside(hr, result).copy_(enlarged(small))
+        return result
 
 
 class _OneByOne(Runner):
-    """Runs images one at a time, each as one piece."""
+    """Runs images one at a time, each as one tile."""
 
-    def pieces(
+    def tiles(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[Piece]:
-        """See ``Runner.pieces``."""
+    ) -> Iterator[SRTile]:
+        """See ``Runner.tiles``."""
         for number in range(len(lr)):
             restored = self.run(lr[number : number + 1], scale, point)
-            yield Piece(number, 0, 0, restored.sr, restored.labels)
+            yield SRTile(number, 0, 0, restored.sr, restored.labels)
 
 
 class TileRunner(_OneByOne):

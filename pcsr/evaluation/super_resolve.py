@@ -44,7 +44,7 @@ def super_resolve(
     dtype: DTypeLike = np.uint8,
     keep_routing: bool = False,
 ) -> SuperResolved:
-    """Super-resolve one image, piece by piece if it does not fit in memory.
+    """Super-resolve one image, tile by tile if it does not fit in memory.
 
     Args:
         runner: of the method.
@@ -52,7 +52,7 @@ def super_resolve(
         scale: HR size / LR size.
         point: operating point.
         max_memory: bytes that the process may use (on a GPU: of the GPU's memory); larger images
-            are computed in pieces. None allows most of the free memory.
+            are computed in tiles. None allows most of the free memory.
         dtype: of the result, uint8 or float32.
         keep_routing: whether to return the branch of each HR pixel.
 
@@ -72,19 +72,19 @@ def super_resolve(
         limit = LIMIT_SHARE * (max_memory - runtime.used_memory(lr.device) - own)
     units = torch.zeros(runner.method.branches, dtype=torch.long)
     count = 0
-    for piece in runner.pieces(lr, scale, point, limit):
-        height, width = piece.sr.shape[-2:]
-        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
-        values = levels(piece.sr[0]) if sr.dtype == np.uint8 else piece.sr[0].clamp(0, 1)
+    for tile in runner.tiles(lr, scale, point, limit):
+        height, width = tile.sr.shape[-2:]
+        here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
+        values = levels(tile.sr[0]) if sr.dtype == np.uint8 else tile.sr[0].clamp(0, 1)
         sr[here] = values.permute(1, 2, 0).cpu().numpy()
-        units += torch.bincount(piece.labels.flatten(), minlength=len(units)).cpu()
+        units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
         if routing is not None:
             per_pixel = runner.method.unit == "pixel"
-            labels = piece.labels if per_pixel else _of_pixels(runner, piece.labels, lr_size, scale)
+            labels = tile.labels if per_pixel else _of_pixels(runner, tile.labels, lr_size, scale)
             routing[here] = labels[0].cpu().numpy()
         count += 1
     if count > 1:
-        log.info("computed in %d pieces", count)
+        log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())
 
 

@@ -133,7 +133,7 @@ def upscale_files(
         scale: HR size / LR size.
         point: operating point; without a knob, the method's default.
         max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
-            more are computed in pieces. None allows most of the free memory.
+            more are computed in tiles. None allows most of the free memory.
         precision: of the networks; half precision needs a GPU.
 
     Raises:

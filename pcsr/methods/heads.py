@@ -8,6 +8,8 @@ engine read it there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -31,6 +33,23 @@ def finish(layers: Sequence[nn.Linear], by_feature: Tensor, by_place: Tensor) ->
     return x
 
 
+@dataclass(frozen=True)
+class PlaceTerms:
+    """What the places of HR pixels add to a head's first layer, biases included.
+
+    Attributes:
+        rows, columns: (width, rows) and (width, columns); a pixel adds its row's and its column's.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """The sums for all pairs of a row and a column, (width, rows * columns)."""
+        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
+
+
 class Split(NamedTuple):
     """A head with its first layer split into a term per LR pixel and a term per place.
 
@@ -45,6 +64,15 @@ class Split(NamedTuple):
     of_place: Tensor
     bias: Tensor
     rest: list[nn.Linear]
+
+    def place_terms(self, rows: Axis, columns: Axis) -> PlaceTerms:
+        """Return what the places on these axes add to the first layer."""
+        by_row, by_column, row_cell, column_cell = self.of_place.unbind(dim=1)
+        constant = self.bias + row_cell * rows.cell + column_cell * columns.cell
+        return PlaceTerms(
+            constant[:, None] + by_row[:, None] * rows.offset,
+            by_column[:, None] * columns.offset,
+        )
 
 
 class Head(nn.Sequential):
@@ -66,9 +94,14 @@ class Head(nn.Sequential):
         self.channels = channels
         self.finish: Finish = finish  # the engine may put a faster one in its place
 
+    @property
+    def layers(self) -> list[nn.Linear]:
+        """The linear layers, between which there is a ReLU."""
+        return [layer for layer in self if isinstance(layer, nn.Linear)]
+
     def split(self) -> Split:
         """Split the first layer; the weights are views, with gradients."""
-        first, *rest = [layer for layer in self if isinstance(layer, nn.Linear)]
+        first, *rest = self.layers
         of_feature, of_place = first.weight.split((self.channels, PLACE), dim=1)
         return Split(of_feature, of_place, first.bias, rest)
 

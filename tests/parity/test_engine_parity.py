@@ -1,4 +1,4 @@
-"""The engine and PCSR as it was published give the same photograph; so do parts of it."""
+"""The engine and PCSR as it was published give the same photograph; so do tiles of it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from benchmarks import reference_pcsr
 from pcsr.config.models import ProtocolConfig
 from pcsr.data import images
 from pcsr.data.test_images import open_images
-from pcsr.engine import parts
+from pcsr.engine import memory
 from pcsr.engine.runners import runner
 from pcsr.evaluation import measure
 from pcsr.methods.pcsr import PCSR
@@ -57,18 +57,18 @@ def test_same_image_as_defined(shared: Path, backbone: str) -> None:
 
 @pytest.mark.shared
 @torch.no_grad()
-def test_parts_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = released(shared, "carn-pcsr-phase1"), lr_of_1232(shared)
     whole = restored(method, lr, 4, "adaptive", refine=True)
-    cut = parts.cut
+    cut = memory.cut
     monkeypatch.setattr(
-        parts, "cut", lambda count, size, halo, *_: cut(count, size, halo, lambda o, i: o, 40_000)
+        memory, "cut", lambda count, size, halo, *_: cut(count, size, halo, lambda o, i: o, 40_000)
     )
     sr = torch.full_like(whole.sr, torch.nan)
-    pieces = list(runner(method).pieces(lr, 4, at("adaptive", True), 1e12))
-    assert len(pieces) > 3
-    for piece in pieces:
-        rows, columns = piece.sr.shape[-2:]
-        sr[..., piece.top : piece.top + rows, piece.left : piece.left + columns] = piece.sr
+    tiles = list(runner(method).tiles(lr, 4, at("adaptive", True), 1e12))
+    assert len(tiles) > 3
+    for tile in tiles:
+        rows, columns = tile.sr.shape[-2:]
+        sr[..., tile.top : tile.top + rows, tile.left : tile.left + columns] = tile.sr
     torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
     assert_same_levels(images.to_uint8(sr), images.to_uint8(whole.sr), 0.99999)

@@ -1,4 +1,4 @@
-"""The engine: parts give the whole, budgets are kept to the pixel, halos are wide enough."""
+"""The engine: tiles give the whole, budgets are kept to the pixel, halos are wide enough."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.data.bicubic import levels
-from pcsr.engine import banded, parts
+from pcsr.engine import cpu, memory
 from pcsr.engine.deploy import deploy
-from pcsr.engine.parts import Part
 from pcsr.engine.runners import runner
+from pcsr.engine.tiles import Tile
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
@@ -23,23 +23,23 @@ BACKBONES = list(registry.BACKBONES)
 
 
 def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float, **how: Any) -> Any:
-    """Put the pieces of one image together: SR, labels and the number of pieces."""
+    """Put the tiles of one image together: SR, labels and the number of tiles."""
     size = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
     sr, labels = torch.full((3, *size), torch.nan), torch.full(size, -1)
-    pieces = list(runner(method).pieces(lr, scale, at(knob, refine), **how))
-    for piece in pieces:
-        rows, columns = piece.sr.shape[-2:]
-        here = slice(piece.top, piece.top + rows), slice(piece.left, piece.left + columns)
+    tiles = list(runner(method).tiles(lr, scale, at(knob, refine), **how))
+    for tile in tiles:
+        rows, columns = tile.sr.shape[-2:]
+        here = slice(tile.top, tile.top + rows), slice(tile.left, tile.left + columns)
         assert labels[here].eq(-1).all()  # no pixel comes twice
-        sr[:, *here], labels[here] = piece.sr[0], piece.labels[0].long()
-    return sr, labels, len(pieces)
+        sr[:, *here], labels[here] = tile.sr[0], tile.labels[0].long()
+    return sr, labels, len(tiles)
 
 
-def six_parts(count: int, lr_size: tuple[int, int], *_: Any) -> list[Part]:
-    """Cut as ``parts.cut`` does, but small images too, which fit into any memory."""
+def six_tiles(count: int, lr_size: tuple[int, int], *_: Any) -> list[Tile]:
+    """Cut as ``memory.cut`` does, but small images too, which fit into any memory."""
     (height, width), (down, across) = lr_size, (lr_size[0] // 2, lr_size[1] // 3)
     return [
-        Part(image, top, bottom, left, right)
+        Tile(image, top, bottom, left, right)
         for image in range(count)
         for top, bottom in ((0, down), (down, height))
         for left, right in ((0, across), (across, 2 * across), (2 * across, width))
@@ -47,16 +47,16 @@ def six_parts(count: int, lr_size: tuple[int, int], *_: Any) -> list[Part]:
 
 
 @pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(banded.BAND, "cpu", 1 << 13)
-    monkeypatch.setitem(banded.SPREAD, "cpu", 1 << 14)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(cpu.STRIP, "cpu", 1 << 13)
+    monkeypatch.setitem(cpu.SPREAD, "cpu", 1 << 14)
     with torch.no_grad():
         yield
 
 
 @pytest.mark.parametrize("scale", [4, 2.7])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parts_give_the_whole_image(
+def test_tiles_give_the_whole_image(
     backbone: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, lr = build(backbone, "pcsr", scale=scale), photograph_like(47, 52)
@@ -68,7 +68,7 @@ def test_parts_give_the_whole_image(
         for refine in (False, True):
             whole, of_whole, one = together(method, lr, knob, refine, scale)
             with monkeypatch.context() as patch:
-                patch.setattr(parts, "cut", six_parts)
+                patch.setattr(memory, "cut", six_tiles)
                 sr, labels, several = together(method, lr, knob, refine, scale, limit=1e9)
             assert one == 1 and several == 6
             assert (labels != of_whole).double().mean() < 1e-4
@@ -80,15 +80,15 @@ def test_parts_give_the_whole_image(
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parts_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = build(backbone, "original"), photograph_like(47, 52)
     whole = restored(method, lr, 4, None, refine=False).sr[0]
-    monkeypatch.setattr(parts, "cut", six_parts)
+    monkeypatch.setattr(memory, "cut", six_tiles)
     sr, count = torch.full_like(whole, torch.nan), 0
-    for piece in runner(method).pieces(lr, 4, at(None, False), 1e9):
-        height, width = piece.sr.shape[-2:]
-        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
-        sr[:, *here] = piece.sr[0]
+    for tile in runner(method).tiles(lr, 4, at(None, False), 1e9):
+        height, width = tile.sr.shape[-2:]
+        here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
+        sr[:, *here] = tile.sr[0]
         count += 1
     assert count == 6
     torch.testing.assert_close(sr, whole, rtol=0, atol=1e-5)
@@ -100,12 +100,12 @@ def test_images_of_a_batch_are_decided_together_and_cut_apart(
     method = build("fsrcnn", "pcsr")
     lr = torch.cat([photograph_like(30, 34), photograph_like(30, 34).flip(-1)])
     whole = restored(method, lr, 4, "adaptive", refine=True)
-    monkeypatch.setattr(parts, "cut", six_parts)
+    monkeypatch.setattr(memory, "cut", six_tiles)
     sr = torch.full_like(whole.sr, torch.nan)
-    for piece in runner(method).pieces(lr, 4, at("adaptive", True), 1e9):
-        height, width = piece.sr.shape[-2:]
-        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
-        sr[piece.image, :, *here] = piece.sr[0]
+    for tile in runner(method).tiles(lr, 4, at("adaptive", True), 1e9):
+        height, width = tile.sr.shape[-2:]
+        here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
+        sr[tile.image, :, *here] = tile.sr[0]
     torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
 
 
@@ -141,34 +141,34 @@ def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 70), (17, 200), (33, 33)])
-def test_parts_cover_every_pixel_once(
+def test_tiles_cover_every_pixel_once(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "SMALLEST", 6)
-    found = parts.cut(2, size, 5, lambda outer, inner: outer, 900)
+    monkeypatch.setattr(memory, "SMALLEST", 6)
+    found = memory.cut(2, size, 5, lambda outer, inner: outer, 900)
     seen = torch.zeros(2, *size)
     for part in found:
         seen[part.image, part.top : part.bottom, part.left : part.right] += 1
         grown = part.grown(5, size)
         assert grown.size[0] * grown.size[1] <= 900
     assert (seen == 1).all()
-    assert len(parts.cut(1, size, 5, lambda outer, inner: outer, 1e9)) == 1
+    assert len(memory.cut(1, size, 5, lambda outer, inner: outer, 1e9)) == 1
 
 
-def test_parts_that_never_fit_are_an_error() -> None:
-    with pytest.raises(UserError, match=r"the smallest parts of the image need .* MiB are left"):
-        parts.cut(1, (64, 64), 20, lambda outer, inner: 1000.0 * outer, 5000)
+def test_tiles_that_never_fit_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"the smallest tiles of the image need .* MiB are left"):
+        memory.cut(1, (64, 64), 20, lambda outer, inner: 1000.0 * outer, 5000)
 
 
 def test_a_part_keeps_to_the_image() -> None:
-    part = Part(0, 2, 5, 0, 7)
-    assert part.grown(3, (10, 8)) == Part(0, 0, 8, 0, 8)
+    part = Tile(0, 2, 5, 0, 7)
+    assert part.grown(3, (10, 8)) == Tile(0, 0, 8, 0, 8)
     values = torch.arange(64).view(8, 8)
     assert torch.equal(part.inside(part.grown(3, (10, 8)), values), values[2:5, :7])
 
 
 def test_memory_is_counted_while_it_is_held() -> None:
-    with parts.Held() as held:
+    with memory.Held() as held:
         first = torch.zeros(1000)
         second = first + 1
         del first

@@ -14,7 +14,7 @@ from PIL import Image
 from workspace import Workspace
 
 from pcsr.data.images import read, to_tensor
-from pcsr.engine import parts
+from pcsr.engine import memory
 from pcsr.evaluation import knob_table
 from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
@@ -204,6 +204,6 @@ def test_the_script_for_gpus_goes_on_where_it_was(
 
 
 def test_held_memory_is_what_bench_reports() -> None:
-    with parts.Held() as held, torch.no_grad():
+    with memory.Held() as held, torch.no_grad():
         restored(build("fsrcnn", "original"), torch.rand(1, 3, 16, 16), 4, None, refine=False)
     assert held.peak > 56 * 16 * 16 * 4

@@ -16,10 +16,11 @@ pytest.importorskip("triton", reason="there is no triton for this system")
 from pcsr import registry, routing
 from pcsr.backbones.base import Backbone
 from pcsr.config.models import HeadConfig
-from pcsr.engine import parts, sparse
+from pcsr.engine import memory, runners
 from pcsr.engine.deploy import deploy, widened
-from pcsr.engine.fused import Fused, _compacted, _halves
+from pcsr.engine.gpu import FusedHeads, _compacted, _halves
 from pcsr.engine.runners import Restored, runner
+from pcsr.engine.tiles import Tile
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 
@@ -36,8 +37,8 @@ def _without_gradients() -> Iterator[None]:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the kernels, in blocks that the interpreter is through with in seconds."""
-    monkeypatch.setattr("pcsr.engine.fused._launch", lambda width: (1024, 4))
-    monkeypatch.setattr(sparse, "_kind", lambda *_: Fused)
+    monkeypatch.setattr("pcsr.engine.gpu._launch", lambda width: (1024, 4))
+    monkeypatch.setattr(runners, "fastest_heads", lambda *_: FusedHeads)
 
 
 def dense(method: Method, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
@@ -58,16 +59,16 @@ def test_kernels_give_the_definition(fused: None, backbone: str, scale: float) -
         torch.testing.assert_close(found.sr, defined.sr, rtol=0, atol=1e-6)
 
 
-def test_kernels_of_four_heads_in_parts(fused: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_of_four_heads_in_tiles(fused: None, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = tuple(HeadConfig(width=8 * n, depth=n) for n in (1, 2, 3, 5))
     method = build("fsrcnn", "pcsr", width=12, heads=heads, classifier=HeadConfig(width=6, depth=1))
     lr = photograph_like(24, 26)
     defined = dense(method, lr, 4, "adaptive", True)
-    halves = [parts.Part(0, top, top + 12, 0, 26) for top in (0, 12)]
-    monkeypatch.setattr(parts, "cut", lambda *_: halves)
-    pieces = list(runner(method).pieces(lr, 4, at("adaptive", True), 1e9))
-    assert len(pieces) == 2 and len(defined.labels.unique()) > 2
-    sr = torch.cat([piece.sr for piece in pieces], dim=2)
+    halves = [Tile(0, top, top + 12, 0, 26) for top in (0, 12)]
+    monkeypatch.setattr(memory, "cut", lambda *_: halves)
+    tiles = list(runner(method).tiles(lr, 4, at("adaptive", True), 1e9))
+    assert len(tiles) == 2 and len(defined.labels.unique()) > 2
+    sr = torch.cat([tile.sr for tile in tiles], dim=2)
     torch.testing.assert_close(sr, defined.sr, rtol=0, atol=1e-6)
 
 
@@ -121,7 +122,7 @@ def test_compaction_finds_every_pixel_once(total: int) -> None:
 def test_refinement_is_its_definition() -> None:
     torch.manual_seed(0)
     sr, labels = torch.rand(3, 37, 41), torch.randint(0, 3, (37, 41), dtype=torch.uint8)
-    heads = Fused.__new__(Fused)  # weights do not matter
+    heads = FusedHeads.__new__(FusedHeads)  # weights do not matter
     expected = routing.refine(sr[None], labels[None])[0]
     torch.testing.assert_close(heads.refine(sr, labels), expected, rtol=0, atol=1e-6)
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcsr.engine import kernels
 from pcsr.engine.deploy import padded, sixteens
-from pcsr.engine.heads import Heads
-from pcsr.engine.regions import Images, Region
+from pcsr.engine.engine import Heads
+from pcsr.engine.tiles import ImageGrid, TileGrid
 from pcsr.errors import UserError
+from pcsr.methods.heads import Head
 from pcsr.routing import Rule
 
 COMPACTED = 2048  # pixels per program whose labels are compacted
@@ -20,26 +21,21 @@ SMALLEST = 16  # smallest side of a product on tensor cores
 FLOAT = 4  # bytes
 
 
-class Fused(Heads):
+class FusedHeads(Heads):
     """See ``Heads``; Triton kernels, between which the device never waits for the host.
 
     Hidden values stay in registers. Half precision applies to features, weights and hidden values;
     accumulators, places and outputs are float32.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Sequential,
-        heads: Sequence[nn.Sequential],
-        channels: int,
-        precision: torch.dtype,
-    ) -> None:
-        self._packed = [_Packed(layers, channels, precision) for layers in (classifier, *heads)]
+    def __init__(self, classifier: Head, heads: Sequence[Head], precision: torch.dtype) -> None:
+        channels = classifier.channels
+        self._packed = [_Packed(head, precision) for head in (classifier, *heads)]
         projection = torch.cat([packed.feature for packed in self._packed])
         feature_channels = channels if precision == torch.float32 else sixteens(channels, channels)
         self._projection = padded(projection, (len(projection), feature_channels))
 
-    def needs(self, images: Images) -> tuple[float, float]:
+    def needs(self, images: ImageGrid) -> tuple[float, float]:
         """See ``Heads.needs``."""
         block = images.hr_pixels / images.lr_pixels
         branches = len(self._packed) - 1
@@ -47,23 +43,23 @@ class Fused(Heads):
         per_hr_pixel = FLOAT * (4 * branches + 1 + 3 + 3) + 1
         return self._projection.element_size() * len(self._projection) + block * per_hr_pixel, 0
 
-    def measure(self, region: Region, features: Tensor, rule: Rule) -> list[Tensor]:
+    def measure(self, tile: TileGrid, features: Tensor, rule: Rule) -> list[Tensor]:
         """See ``Heads.measure``; a single (1, K, H, W)."""
-        return [self._measure(self._project(features), _Grid(region), rule)]
+        return [self._measure(self._project(features), _Grid(tile), rule)]
 
-    def inside(self, region: Region, measured: list[Tensor]) -> Tensor:
+    def inside(self, tile: TileGrid, measured: list[Tensor]) -> Tensor:
         """See ``Heads.inside``."""
-        return measured[0][..., *region.own()].flatten(2)
+        return measured[0][..., *tile.own()].flatten(2)
 
     def finish(
-        self, region: Region, features: Tensor, rule: Rule, measured: list[Tensor] | None
+        self, tile: TileGrid, features: Tensor, rule: Rule, measured: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """See ``Heads.finish``."""
-        grid = _Grid(region)
+        grid = _Grid(tile)
         projected = self._project(features)
         values = measured[0] if measured else self._measure(projected, grid, rule)
         labels = rule.decide(values)[0]
-        base = region.bilinear().contiguous()
+        base = tile.bilinear().contiguous()
         sr = torch.empty_like(base)
         _, cheapest, *others = self._packed
         self._run(cheapest, projected, grid, base, sr)
@@ -120,14 +116,14 @@ class Fused(Heads):
 
 
 class _Grid:
-    """Where a region's HR pixels lie, in the form that the kernels read."""
+    """Where a tile's HR pixels lie, in the form that the kernels read."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, tile: TileGrid) -> None:
         self.rows, self.columns = (
-            replace(along, nearest=along.nearest.int()) for along in (region.rows, region.columns)
+            replace(along, nearest=along.nearest.int()) for along in (tile.rows, tile.columns)
         )
-        self.size = region.size
-        self.lr_width = region.outer.size[1]
+        self.size = tile.size
+        self.lr_width = tile.outer.size[1]
 
 
 class _Packed:
@@ -142,21 +138,21 @@ class _Packed:
         hidden, hidden_bias, last, last_bias: see ``kernels.head``.
     """
 
-    def __init__(self, layers: nn.Sequential, channels: int, precision: torch.dtype) -> None:
-        first, *rest = (layer for layer in layers if isinstance(layer, nn.Linear))
-        self.outputs = (first, *rest)[-1].out_features
+    def __init__(self, head: Head, precision: torch.dtype) -> None:
+        of_feature, of_place, bias, rest = head.split()
+        self.outputs = head.layers[-1].out_features
         if self.outputs > SMALLEST:
             raise UserError(f"model.heads: the fused engine supports {SMALLEST} heads at most.")
         self.layers = len(rest)
-        self.halves = _halves(first.out_features)
+        self.halves = _halves(len(bias))
         width = sum(self.halves)
         self.block, self.warps = _launch(width)
-        weight = padded(first.weight, (width,))
-        self.feature = weight[:, :channels].to(precision)
-        self._place = weight[:, channels:].T
-        self._bias = padded(first.bias, (width,))
-        *between, last = rest or [first]  # with a single layer, the kernel reads no last one
-        empty = weight.new_empty(0, width)
+        self.feature = padded(of_feature, (width,)).to(precision)
+        self._place = padded(of_place, (width,)).T
+        self._bias = padded(bias, (width,))
+        between = rest[:-1]
+        last = head.layers[-1]  # which the kernel does not read if there is no other layer
+        empty = self._bias.new_empty((0, width))
         weights = [padded(layer.weight, (width, width)).T for layer in between]
         self.hidden = torch.cat([empty, *weights]).to(precision)
         biases = [padded(layer.bias[None], (1, width)) for layer in between]

@@ -1,8 +1,8 @@
 """HR pixels over a few rows of LR pixels, in the order in which they are computed fastest.
 
-A band numbers its HR pixels. Values per HR pixel are (channels, pixels) in that order, and ``view``
-shows an image in it. If every LR pixel has the same block of HR pixels, the order is block row,
-block column, LR pixel, so that one broadcast addition gives the first layer of all pixels.
+A strip numbers its HR pixels. Values per HR pixel are (channels, pixels) in that order, and
+``view`` shows an image in it. If every LR pixel has the same block of HR pixels, the order is block
+row, block column, LR pixel, so that one broadcast addition gives the first layer of all pixels.
 """
 
 import math
@@ -12,20 +12,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcsr.engine import bilinear
-from pcsr.engine.factored import Place
 from pcsr.geometry import Axis
+from pcsr.methods.heads import PlaceTerms
 
 
 @dataclass(frozen=True)
-class Band(ABC):
-    """Some LR rows of a region, all its LR columns, and their HR pixels.
+class Strip(ABC):
+    """Some LR rows of a tile, all its LR columns, and their HR pixels.
 
     Attributes:
-        lr_rows, hr_rows: the band's LR and HR rows within the region.
+        lr_rows, hr_rows: the strip's LR and HR rows within the tile.
         lr_width: number of LR columns.
-        rows, columns: axes of the HR pixels; ``nearest`` counts from the band's first LR pixel.
-        tables: number of LR pixels -> ``terms`` of all pixels, shared by the bands of a region.
+        rows, columns: axes of the HR pixels; ``nearest`` counts from the strip's first LR pixel.
+        tables: number of LR pixels -> ``terms`` of all pixels, shared by the strips of a tile.
     """
 
     lr_rows: slice
@@ -47,35 +46,35 @@ class Band(ABC):
 
     @property
     def lr_pixels(self) -> slice:
-        """The band's LR pixels within the region, which are numbered row by row."""
+        """The strip's LR pixels within the tile, which are numbered row by row."""
         return slice(self.lr_rows.start * self.lr_width, self.lr_rows.stop * self.lr_width)
 
     @abstractmethod
-    def local(self, place: Place) -> Place:
-        """Return the band's places, given those of all ``distinct`` axes of the region."""
+    def local(self, place: PlaceTerms) -> PlaceTerms:
+        """Return the strip's places, given those of all ``distinct`` axes of the tile."""
 
     @abstractmethod
-    def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
+    def everywhere(self, projected: Tensor, place: PlaceTerms, first: Tensor) -> None:
         """Compute the first layer of all HR pixels.
 
         Args:
             projected: what the features add to it, (width, LR pixels).
-            place: what the band's places add to it.
+            place: what the strip's places add to it.
             first: (width, pixels), receives the result.
         """
 
     @abstractmethod
-    def places(self, place: Place) -> Tensor:
+    def places(self, place: PlaceTerms) -> Tensor:
         """Return what the places add to the first layer, as rows of a table: (places, width)."""
 
     @abstractmethod
     def terms(self, pixels: Tensor) -> Tensor:
         """Return the rows of a table whose sum is the first layer of each HR pixel.
 
-        The table has one row for each of the band's LR pixels, followed by ``places``.
+        The table has one row for each of the strip's LR pixels, followed by ``places``.
 
         Args:
-            pixels: (n,) numbers of HR pixels in the band.
+            pixels: (n,) numbers of HR pixels in the strip.
 
         Returns:
             (n, terms) row numbers.
@@ -86,40 +85,40 @@ class Band(ABC):
         """Return the bilinear image, (C, pixels).
 
         Args:
-            around: (C, rows + 2, columns + 2), the band's LR pixels plus one on each side.
+            around: (C, rows + 2, columns + 2), the strip's LR pixels plus one on each side.
         """
 
     @abstractmethod
     def view(self, image: Tensor) -> Tensor:
-        """View an image (C, H, W) of the band's HR size with its pixels in the band's order."""
+        """View an image (C, H, W) of the strip's HR size with its pixels in the strip's order."""
 
     @abstractmethod
     def shaped(self, values: Tensor) -> Tensor:
         """View (C, pixels) in the shape of ``view``; the last axis but one runs over rows."""
 
     @abstractmethod
-    def part(self, values: Tensor, thinner: "Band") -> Tensor:
-        """View those of (C, pixels) that lie in a thinner band of this band, in its shape."""
+    def part(self, values: Tensor, thinner: "Strip") -> Tensor:
+        """View those of (C, pixels) that lie in a thinner strip of this strip, in its shape."""
 
 
-class RegularBand(Band):
+class RegularStrip(Strip):
     """Every LR pixel has the same block of HR pixels: the scale is an integer."""
 
-    def local(self, place: Place) -> Place:
-        """See ``Band.local``: every band has the places of one block."""
+    def local(self, place: PlaceTerms) -> PlaceTerms:
+        """See ``Strip.local``: every strip has the places of one block."""
         return place
 
-    def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
-        """See ``Band.everywhere``."""
+    def everywhere(self, projected: Tensor, place: PlaceTerms, first: Tensor) -> None:
+        """See ``Strip.everywhere``."""
         out = first.view(len(first), -1, projected.shape[1])
         torch.add(projected[:, None], place.sums[:, :, None], out=out)
 
-    def places(self, place: Place) -> Tensor:
-        """See ``Band.places``: one for each pixel of the block."""
+    def places(self, place: PlaceTerms) -> Tensor:
+        """See ``Strip.places``: one for each pixel of the block."""
         return place.sums.T
 
     def terms(self, pixels: Tensor) -> Tensor:
-        """See ``Band.terms``."""
+        """See ``Strip.terms``."""
         # Looking them up takes a quarter of the time that integer divisions take.
         lr_pixels = math.prod(self.lr_size)
         if lr_pixels not in self.tables:
@@ -135,20 +134,20 @@ class RegularBand(Band):
         return terms.flatten(0, 1)
 
     def bilinear(self, around: Tensor) -> Tensor:
-        """See ``Band.bilinear``."""
-        return bilinear.by_block(around, self.rows, self.columns).flatten(1)
+        """See ``Strip.bilinear``."""
+        return bilinear_by_block(around, self.rows, self.columns).flatten(1)
 
     def view(self, image: Tensor) -> Tensor:
-        """See ``Band.view``."""
+        """See ``Strip.view``."""
         (height, width), (down, across) = self.lr_size, self._block
         return image.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
 
     def shaped(self, values: Tensor) -> Tensor:
-        """See ``Band.shaped``."""
+        """See ``Strip.shaped``."""
         return values.view(-1, *self._block, *self.lr_size)
 
-    def part(self, values: Tensor, thinner: Band) -> Tensor:
-        """See ``Band.part``."""
+    def part(self, values: Tensor, thinner: Strip) -> Tensor:
+        """See ``Strip.part``."""
         return self.shaped(values)[..., thinner.lr_rows, :]
 
     @property
@@ -156,27 +155,27 @@ class RegularBand(Band):
         return self.rows.block, self.columns.block
 
 
-class AnyBand(Band):
+class AnyStrip(Strip):
     """LR pixels have different blocks of HR pixels; HR pixels are numbered row by row."""
 
-    def local(self, place: Place) -> Place:
-        """See ``Band.local``."""
-        return Place(place.rows[:, self.hr_rows], place.columns)
+    def local(self, place: PlaceTerms) -> PlaceTerms:
+        """See ``Strip.local``."""
+        return PlaceTerms(place.rows[:, self.hr_rows], place.columns)
 
-    def everywhere(self, projected: Tensor, place: Place, first: Tensor) -> None:
-        """See ``Band.everywhere``."""
+    def everywhere(self, projected: Tensor, place: PlaceTerms, first: Tensor) -> None:
+        """See ``Strip.everywhere``."""
         lr_rows = projected.view(len(projected), -1, self.lr_width)
         rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
         out = self.shaped(first)
         torch.index_select(rows, 2, self.columns.nearest, out=out)
         out.add_(place.columns[:, None])
 
-    def places(self, place: Place) -> Tensor:
-        """See ``Band.places``: those of the rows, then those of the columns."""
+    def places(self, place: PlaceTerms) -> Tensor:
+        """See ``Strip.places``: those of the rows, then those of the columns."""
         return torch.cat([place.rows, place.columns], dim=1).T
 
     def terms(self, pixels: Tensor) -> Tensor:
-        """See ``Band.terms``."""
+        """See ``Strip.terms``."""
         height, width = len(self.rows.nearest), len(self.columns.nearest)
         row, column = pixels // width, pixels % width
         nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
@@ -184,38 +183,38 @@ class AnyBand(Band):
         return torch.stack([nearest, first + row, first + height + column], dim=1)
 
     def bilinear(self, around: Tensor) -> Tensor:
-        """See ``Band.bilinear``."""
-        return bilinear.by_pixel(around, self.rows, self.columns).flatten(1)
+        """See ``Strip.bilinear``."""
+        return bilinear_by_pixel(around, self.rows, self.columns).flatten(1)
 
     def view(self, image: Tensor) -> Tensor:
-        """See ``Band.view``: the image itself."""
+        """See ``Strip.view``: the image itself."""
         return image
 
     def shaped(self, values: Tensor) -> Tensor:
-        """See ``Band.shaped``."""
+        """See ``Strip.shaped``."""
         return values.view(len(values), -1, len(self.columns.nearest))
 
-    def part(self, values: Tensor, thinner: Band) -> Tensor:
-        """See ``Band.part``."""
+    def part(self, values: Tensor, thinner: Strip) -> Tensor:
+        """See ``Strip.part``."""
         return self.shaped(values)[:, thinner.hr_rows]
 
 
 def distinct(along: Axis) -> Axis:
-    """Return the part of a region's axis with distinct places: one block if all are alike."""
+    """Return the part of a tile's axis with distinct places: one block if all are alike."""
     return along.cut(0, along.block) if along.block else along
 
 
-def bands(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> list[Band]:
-    """Cut a region into bands of whole LR rows.
+def cut(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> list[Strip]:
+    """Cut a tile into strips of whole LR rows.
 
     Args:
-        rows: all HR rows; ``nearest`` counts from the region's first LR row.
+        rows: all HR rows; ``nearest`` counts from the tile's first LR row.
         columns: all HR columns, likewise.
         lr_size: number of LR rows and columns.
-        pixels: most LR pixels in a band; a band has at least one row even if that is more.
+        pixels: most LR pixels in a strip; a strip has at least one row even if that is more.
     """
     height, width = lr_size
-    kind = RegularBand if rows.block and columns.block else AnyBand
+    kind = RegularStrip if rows.block and columns.block else AnyStrip
     tops = torch.arange(0, height, max(1, pixels // width), device=rows.nearest.device)
     lr = [*tops.tolist(), height]
     hr = [*torch.searchsorted(rows.nearest, tops).tolist(), len(rows.nearest)]
@@ -231,3 +230,45 @@ def bands(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> l
         )
         for n in range(len(tops))
     ]
+
+
+def bilinear_by_pixel(around: Tensor, rows: Axis, columns: Axis) -> Tensor:
+    """Interpolate HR pixels at any positions.
+
+    Args:
+        around: (C, h + 2, w + 2).
+        rows, columns: axes of the HR pixels; ``nearest`` counts from the second LR row and column.
+
+    Returns:
+        (C, H, W).
+    """
+    return _between(_between(around, 2, columns), 1, rows)
+
+
+def _between(values: Tensor, dim: int, along: Axis) -> Tensor:
+    own = along.nearest + 1
+    other = own + along.offset.sign().long()
+    share = along.offset.abs().div(2).view(-1, *[1] * (2 - dim))
+    return torch.lerp(values.index_select(dim, own), values.index_select(dim, other), share)
+
+
+def bilinear_by_block(around: Tensor, rows: Axis, columns: Axis) -> Tensor:
+    """Interpolate HR pixels that form the same block in every LR pixel.
+
+    Args:
+        around: (C, h + 2, w + 2).
+        rows, columns: axes of the HR pixels, whose ``block`` is not 0.
+
+    Returns:
+        (C, block rows, block columns, h, w).
+    """
+    channels, height, width = around.shape
+    tall = around.new_empty(channels, rows.block, height - 2, width)
+    for place, offset in enumerate(rows.offset[: rows.block].tolist()):
+        other = around[:, :-2] if offset < 0 else around[:, 2:]
+        torch.lerp(around[:, 1:-1], other, abs(offset) / 2, out=tall[:, place])
+    wide = tall.new_empty(channels, rows.block, columns.block, height - 2, width - 2)
+    for place, offset in enumerate(columns.offset[: columns.block].tolist()):
+        other = tall[..., :-2] if offset < 0 else tall[..., 2:]
+        torch.lerp(tall[..., 1:-1], other, abs(offset) / 2, out=wide[:, :, place])
+    return wide

@@ -1,0 +1,204 @@
+"""Tiles of images, each with the surroundings that its output depends on, and their HR pixels.
+
+A network computes a tile with a halo as wide as its receptive field, and the output of the halo is
+discarded: what is kept equals the output for the whole image. Where a tile ends at the image's
+border there is no halo, and the network pads as it does for the whole image.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcsr.engine.strips import bilinear_by_pixel
+from pcsr.geometry import Axis, axis
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of LR pixels of one image.
+
+    Attributes:
+        image: the image's number in the batch.
+        top, bottom, left, right: rows top to bottom - 1 and columns left to right - 1.
+    """
+
+    image: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def grown(self, by: int, lr_size: tuple[int, int]) -> "Tile":
+        """Return the tile extended by ``by`` pixels on each side, clipped to the image."""
+        return Tile(
+            self.image,
+            max(0, self.top - by),
+            min(lr_size[0], self.bottom + by),
+            max(0, self.left - by),
+            min(lr_size[1], self.right + by),
+        )
+
+    def within(self, larger: "Tile") -> "Tile":
+        """Return this tile, given relative to ``larger``, in the coordinates of the image."""
+        return Tile(
+            larger.image,
+            larger.top + self.top,
+            larger.top + self.bottom,
+            larger.left + self.left,
+            larger.left + self.right,
+        )
+
+    def enlarged(self, scale: int) -> "Tile":
+        """Return the tile in HR pixels."""
+        sides = (self.top, self.bottom, self.left, self.right)
+        return Tile(self.image, *(side * scale for side in sides))
+
+    def of(self, images: Tensor) -> Tensor:
+        """Cut the tile out of (N, C, h, w): (1, C, rows, columns)."""
+        here = images[self.image : self.image + 1]
+        return here[..., self.top : self.bottom, self.left : self.right]
+
+    def inside(self, larger: "Tile", values: Tensor) -> Tensor:
+        """Cut this tile out of values (..., rows, columns) of a larger one that contains it."""
+        return values[
+            ...,
+            self.top - larger.top : self.bottom - larger.top,
+            self.left - larger.left : self.right - larger.left,
+        ]
+
+
+@dataclass(frozen=True)
+class SRTile:
+    """A rectangle of a super-resolved image.
+
+    Attributes:
+        image: the image's number in the batch.
+        top, left: HR row and column at which the tile starts.
+        sr: (1, 3, rows, columns), not clipped.
+        labels: branch numbers, (1, rows, columns) if units are HR pixels, else (1, units...).
+    """
+
+    image: int
+    top: int
+    left: int
+    sr: Tensor
+    labels: Tensor
+
+
+def whole(count: int, lr_size: tuple[int, int]) -> list[Tile]:
+    """Return every image of a batch as one tile."""
+    return [Tile(number, 0, lr_size[0], 0, lr_size[1]) for number in range(count)]
+
+
+class ImageGrid:
+    """LR images, and where their HR pixels lie.
+
+    Args:
+        lr: (N, 3, h, w) in [0, 1].
+        size: H and W of the HR images.
+
+    Attributes:
+        lr: the images.
+        lr_size: h and w.
+        rows, columns: axes of all HR rows and columns.
+        regular: whether every LR pixel has the same block of HR pixels.
+        lr_pixels, hr_pixels: number of pixels in all images.
+    """
+
+    def __init__(self, lr: Tensor, size: tuple[int, int]) -> None:
+        self.lr = lr
+        self.lr_size = (lr.shape[-2], lr.shape[-1])
+        self.rows, self.columns = (
+            axis(*lengths, lr.device) for lengths in zip(self.lr_size, size, strict=True)
+        )
+        self.regular = bool(self.rows.block and self.columns.block)
+        self.lr_pixels = len(lr) * self.lr_size[0] * self.lr_size[1]
+        self.hr_pixels = len(lr) * size[0] * size[1]
+
+    def hr_ranges(self, tile: Tile) -> tuple[slice, slice]:
+        """Return the ranges of HR rows and columns of a tile."""
+        return (
+            _hr_range(self.rows, tile.top, tile.bottom),
+            _hr_range(self.columns, tile.left, tile.right),
+        )
+
+
+def _hr_range(along: Axis, start: int, stop: int) -> slice:
+    if along.block:
+        return slice(start * along.block, stop * along.block)
+    borders = torch.tensor([start, stop], device=along.nearest.device)
+    return slice(*torch.searchsorted(along.nearest, borders).tolist())
+
+
+class TileGrid:
+    """A tile with a ring of one LR pixel, so that refinement sees its neighbours.
+
+    Args:
+        tile: what is kept in the end.
+        images: the images that it belongs to.
+
+    Attributes:
+        outer: the tile and its ring, where the image goes on.
+        size: number of HR rows and columns, as all below with the ring.
+        rows, columns: axes of the HR pixels; ``nearest`` counts from the first LR pixel.
+        ringed: whether there is a ring.
+    """
+
+    def __init__(self, tile: Tile, images: ImageGrid) -> None:
+        self.outer = tile.grown(1, images.lr_size)
+        self.ringed = self.outer != tile
+        self._tile = tile
+        self._images = images
+        down, across = images.hr_ranges(self.outer)
+        self._top, self._left = down.start, across.start
+        self.rows = images.rows.cut(down.start, down.stop, self.outer.top)
+        self.columns = images.columns.cut(across.start, across.stop, self.outer.left)
+        self.size = (len(self.rows.nearest), len(self.columns.nearest))
+
+    def around(self) -> Tensor:
+        """Return the LR pixels and one more on each side, (3, rows + 2, columns + 2).
+
+        Beyond the image's border its last pixel is repeated.
+        """
+        lr_size = self._images.lr_size
+        more = self.outer.grown(1, lr_size)
+        ends = [self.outer.left == 0, self.outer.right == lr_size[1]]
+        ends += [self.outer.top == 0, self.outer.bottom == lr_size[0]]
+        padding = [int(end) for end in ends]
+        return F.pad(more.of(self._images.lr), padding, mode="replicate")[0]
+
+    def bilinear(self) -> Tensor:
+        """Return the bilinear image, (3, H, W)."""
+        around = self.around()
+        if not self._images.regular:
+            return bilinear_by_pixel(around, self.rows, self.columns)
+        down, across = self.rows.block, self.columns.block
+        size = around.shape[1] * down, around.shape[2] * across
+        enlarged = F.interpolate(around[None], size, mode="bilinear")
+        return enlarged[0, :, down:-down, across:-across]
+
+    def own(self) -> tuple[slice, slice]:
+        """Return the HR rows and columns of the tile without its ring."""
+        rows, columns = self._images.hr_ranges(self._tile)
+        return (
+            slice(rows.start - self._top, rows.stop - self._top),
+            slice(columns.start - self._left, columns.stop - self._left),
+        )
+
+    def without_ring(self, sr: Tensor, labels: Tensor) -> SRTile:
+        """Cut the tile out of SR (3, H, W) and branch numbers (H, W)."""
+        rows, columns = self.own()
+        return SRTile(
+            self._tile.image,
+            self._top + rows.start,
+            self._left + columns.start,
+            sr[None, :, rows, columns],
+            labels[None, rows, columns],
+        )
