@@ -5,6 +5,8 @@ of the time of ``torch.mm``. As for convolutions, it spends a millisecond on pre
 that it has not seen before.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -56,5 +58,20 @@ def in_onednn(x: Tensor) -> bool:
     # FLOPs are counted on a trace, and traces and compilers know only torch's own operations.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    return on_cpu and torch.backends.mkldnn.is_available()
+    return x.device.type == "cpu" and x.dtype == torch.float32 and _usable()
+
+
+@cache
+def _usable() -> bool:
+    """Tell whether torch has oneDNN's products as they are called here.
+
+    They are not part of torch's public interface: a version without them, or with others, takes the
+    plain products.
+    """
+    one = torch.ones(1, 1)
+    try:
+        torch.ops.mkldnn._linear_pointwise(one, one, None, "relu", [], "")
+        torch.ops.mkldnn._linear_pointwise.binary(one, one, one, None, "add")
+    except (AttributeError, RuntimeError):
+        return False
+    return True

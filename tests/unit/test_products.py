@@ -1,9 +1,21 @@
 """Products of matrices: oneDNN's are torch's."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from pcsr.engine import products
 from pcsr.engine.products import plain_product, product, product_added
+
+
+def refuse(*_: Any) -> None:
+    raise RuntimeError("another signature")
+
+
+#: What a version of torch may have in place of oneDNN's products.
+OTHERS = [SimpleNamespace(), SimpleNamespace(_linear_pointwise=refuse)]
 
 
 @pytest.mark.parametrize("rows", [1, 11, 300])
@@ -31,3 +43,19 @@ def test_other_precisions() -> None:
     torch.manual_seed(0)
     left, right = torch.randn(30, 8, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
     torch.testing.assert_close(product(left, right, relu=True), (left @ right).relu())
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["missing", "changed"])
+def test_without_onednns_products_torchs_are_taken(
+    other: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    left, right, onto = torch.randn(30, 8), torch.randn(8, 5), torch.randn(30, 5)
+    monkeypatch.setattr(torch.ops, "mkldnn", other)
+    products._usable.cache_clear()
+    try:
+        assert not products.in_onednn(left)
+        assert torch.equal(product(left, right, relu=True), (left @ right).relu())
+        assert torch.equal(product_added(left, right, onto.clone()), onto.addmm(left, right))
+    finally:
+        products._usable.cache_clear()
