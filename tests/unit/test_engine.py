@@ -8,6 +8,7 @@ import torch
 from models import Knob, at, build, photograph_like, restored
 from torch import Tensor, nn
 
+from benchmarks import reference_pcsr
 from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.data.bicubic import levels
@@ -52,6 +53,18 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(cpu.SPREAD, "cpu", 1 << 14)
     with torch.no_grad():
         yield
+
+
+@pytest.mark.parametrize("knob", [-25.0, 25.0])
+@pytest.mark.parametrize("scale", [4, 2.7])
+def test_every_head_is_what_the_published_steps_give(scale: float, knob: float) -> None:
+    """The reference samples one query per HR pixel and knows nothing of a split first layer."""
+    method, lr = build("carn", "pcsr"), photograph_like(13, 17)
+    explored = method.explore(lr, scale)
+    labels = method.route(explored.scores, at(knob), scale)
+    sr = method.compose(explored, labels, at(refine=True))
+    reference = reference_pcsr.restore(method, lr, scale, at(knob, True))  # type: ignore[arg-type]
+    torch.testing.assert_close(sr, reference, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [4, 2.7])
