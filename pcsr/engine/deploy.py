@@ -107,7 +107,7 @@ class Summed(nn.Module):
         )
 
     def widen(self, width: int) -> None:
-        """Pad the weights to parts of ``width`` channels; the added ones are zero."""
+        """Pad each part of the weights to ``width`` channels; the added ones are zero."""
         for weights in self.steps:
             for number, values in enumerate(weights):
                 weights[number] = nn.Parameter(padded(values, (width,) * values.ndim))
