@@ -1,10 +1,12 @@
 """Where the reference values and released weights are, and what happens without them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from served import served
 from workspace import Workspace
 
 from pcsr.config.models import DatasetConfig, WheelsSource
@@ -39,6 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """Folder of golden values, released weights and photographs."""
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with (
+        served(tmp_path_factory.mktemp("server")) as environment,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        for name, value in environment.items():
+            m.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

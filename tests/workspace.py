@@ -10,6 +10,7 @@ from shutil import copytree
 from typing import Any
 
 import yaml
+from served import SCRIPTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,6 +40,11 @@ class Workspace:
         scripts = str(Path(sys.executable).parent)
         return {**own, "PATH": f"{scripts}{os.pathsep}{own['PATH']}", **changes}
 
+    def served(self, **changes: str) -> dict[str, str]:
+        """``environment``, in which ``pcsr`` runs in a process that has imported torch already."""
+        own = self.environment()
+        return {**own, "PATH": f"{own[SCRIPTS]}{os.pathsep}{own['PATH']}", **changes}
+
     def start(self, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
@@ -53,9 +59,9 @@ class Workspace:
     def pcsr(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever that is."""
         return subprocess.run(
-            self.command(*arguments),
+            ["pcsr", *map(str, arguments)],
             cwd=self.folder,
-            env=self.environment(**environment),
+            env=self.served(**environment),
             capture_output=True,
             text=True,
             timeout=300,
@@ -69,7 +75,7 @@ class Workspace:
         return subprocess.run(
             self.workflow(*arguments),
             cwd=self.folder,
-            env=self.environment(**environment),
+            env=self.served(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
