@@ -1,4 +1,4 @@
-"""Images of images: where the work went, and crops side by side. Arrays in, figures out.
+"""Figures of one image: where the work went, and crops side by side. Arrays in, figures out.
 
 Images are (H, W, 3) uint8 RGB.
 """
@@ -18,7 +18,7 @@ Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 Box = tuple[int, int, int, int]  # top, left, height, width in HR pixels
 
-BOX_COLOUR = "#ffb000"  # seen on dark and light images, and by the colour-blind
+BOX_COLOUR = "#ffb000"  # visible on dark and light images, and to colour-blind readers
 
 
 def branch_colours(branches: int) -> NDArray[np.float64]:

@@ -308,7 +308,7 @@ def test_both_panels_show_every_point(summary):
         assert {"0", "8 to 25"} <= texts
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["pcsr", "adaptive (ADM)", "value of the knob", "original"]
+    assert names == ["pcsr", "adaptive (ADM)", "knob value", "original"]
 
 
 def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
@@ -412,7 +412,7 @@ def test_a_choice_that_was_not_measured_as_published_stays_the_suites_own(tmp_pa
     own = {"lr": "float", "crop": "tiles", "refine": False}
     ours = verdicts([write_sweep(tmp_path, "carn-original", rows, protocol=own)], claims)
     assert ours["CARN", "urban100"]["LR"] == "8-bit"
-    assert ours["CARN", "urban100"]["Ours PSNR"] == pytest.approx(PSNR)
+    assert ours["CARN", "urban100"]["Our PSNR"] == pytest.approx(PSNR)
 
 
 def test_the_adaptive_decision_stands_for_no_cell(tmp_path, claims):
@@ -428,7 +428,7 @@ def test_images_without_a_pair_are_left_out_of_claims(tmp_path, claims, lacking)
     rows[lacking] = [one for one in rows[lacking] if one["image"] != "0801"]
     sweeps = [write_sweep(tmp_path, name, of) for name, of in rows.items()]
     page = claim.claims_markdown(tidy.collect(sweeps), claims)
-    assert "Left out of carn on urban100" in page and "measured on them: 0801." in page
+    assert "Images excluded for carn on urban100" in page and "measured on them: 0801." in page
     assert page.count("partial: 2 of 3 images |") == 2
     paired = {name: [one for one in of if one["image"] != "0801"] for name, of in rows.items()}
     alone = [write_sweep(tmp_path / "paired", name, of) for name, of in paired.items()]
@@ -494,7 +494,7 @@ def two_lr(tmp_path):
 def test_a_cell_is_compared_on_the_lr_it_was_measured_on(two_lr, claims):
     ours = verdicts(two_lr, claims)["CARN-PCSR", "urban100"]
     assert (ours["Knob"], ours["LR"]) == ("2", "float")
-    assert ours["Ours PSNR"] == pytest.approx(24.05)
+    assert ours["Our PSNR"] == pytest.approx(24.05)
     assert ours["Published (dB)"] == pytest.approx(-0.03)
     assert ours["Ours (dB)"] == pytest.approx(24.05 - PSNR)  # the original is measured on 8-bit LR
     assert ours["Published (% of FLOPs)"] == pytest.approx(100 * 29.6 / 49.3)
@@ -527,11 +527,11 @@ def test_classsr_stands_at_the_knob_that_is_its_own(tmp_path, claims):
 def test_the_audit_shows_each_protocol_beside_the_original(two_lr, claims):
     page = claim.claims_markdown(tidy.collect(two_lr), claims)
     section = page.partition("### CARN-PCSR: published 24.00 dB, 29.6 GFLOPs")[2]
-    assert "-0.03 dB beside the published original, at 60.0 % of its FLOPs" in section
+    assert "-0.03 dB relative to the published original, at 60.0 % of its FLOPs" in section
     lines = [line for line in section.splitlines() if line.startswith("| pcsr |")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    # Method, LR, cropped, refined, knob, PSNR, beside the original on the same and on 8-bit LR,
-    # shares of its FLOPs by both conventions, and the share for the published loss.
+    # Method, LR, cropped, refined, knob, PSNR, gain over the original on the same and on 8-bit LR,
+    # shares of its FLOPs in both conventions, and the share for the published loss.
     # 24.03 dB lies 3/5 of the way from knob 2 to knob 0: 35.84 of 49.3 GFLOPs.
     assert cells == [
         ["pcsr", "8-bit", "yes", "yes", "2", "24.000", "-0.060", "-0.060", "60.0", "60.0", "72.7"],
