@@ -95,7 +95,7 @@ def test_intervals_hold_the_value_and_shrink_with_images():
     assert widths[1] == pytest.approx(2 * 1.96 / np.sqrt(1000), rel=0.1)
 
 
-def test_few_images_and_what_is_not_there_have_no_interval():
+def test_few_images_and_missing_values_have_no_interval():
     few = curves.estimate(lambda some: float(len(some)), curves.LEAST_IMAGES - 1)
     assert few.text(1) == "7.0"
     sometimes = curves.estimate(lambda some: 1.0 if 0 in some else np.nan, IMAGES)
@@ -206,7 +206,7 @@ def test_a_method_without_a_knob_is_one_point():
     assert "| plain | pcsr |" in page or "| pcsr | plain |" in page
 
 
-def test_few_images_are_said_once():
+def test_few_images_are_mentioned_once():
     page = fairness.fairness_markdown(results().query("image < '03'"))
     assert page.count("fewer than 8 images") == 1
     assert "| pcsr | 59.8 |" in page

@@ -220,7 +220,7 @@ def test_the_page_ends_with_the_meaning_of_every_column():
     assert untold == set()
 
 
-def test_the_verb_writes_markdown_and_html(tmp_path):
+def test_the_command_writes_markdown_and_html(tmp_path):
     tidy.write_csv(table(original(), routed()), tmp_path / "results.csv")
     fairness.fairness(tmp_path / "results.csv", out=tmp_path / "reports" / "fairness.md")
     page = (tmp_path / "reports" / "fairness.md").read_text()

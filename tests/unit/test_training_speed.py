@@ -87,7 +87,7 @@ def test_a_loop_that_trains_something_else_is_refused(
         training_speed.compare(subject(cat, "pcsr", "stage0"), plan)
 
 
-def test_busy_is_the_time_that_is_computed_in() -> None:
+def test_busy_is_the_time_spent_computing() -> None:
     def step() -> dict[str, torch.Tensor]:
         end = time.process_time() + 0.2
         while time.process_time() < end:

@@ -99,7 +99,7 @@ def test_images_and_curves_are_drawn(released: Workspace) -> None:
     assert drawn == curves | {f"{m}-{kind}" for m in methods for kind in ("routing", "comparison")}
 
 
-def test_nothing_runs_twice_and_a_image_more_is_found(
+def test_nothing_runs_twice_and_an_added_image_is_found(
     released: Workspace, mirror: Path, tmp_path: Path
 ) -> None:
     suite = ("-n", "--configfile", "configs/suites/released.yaml")
