@@ -52,10 +52,10 @@ def claims(
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     """Put each published cell beside our operating point of the nearest FLOPs.
 
-    Nearest is meant in shares of the original's FLOPs where the original was measured, so that a
-    part of a test set has the same point as the whole. Ours is measured as the cell was, or by the
-    suite's own protocol where that was not measured. A set under another name
-    (``test2k-from-div8k``) is another set. Several experiments of one method give a row each.
+    Where the original was measured, nearest is meant in shares of its FLOPs, so that a subset of a
+    test set has the same point as the whole. Our point follows the cell's protocol, or the suite's
+    own where that was not measured. A set under another name (``test2k-from-div8k``) is another
+    set. Several experiments of one method give a row each.
 
     Returns:
         Rows by test set, then as published: ``TEXT``, the columns of ``DECIMALS`` and
@@ -134,7 +134,7 @@ def _verdict(
     row: PublishedModel,
     claims: Claims,
 ) -> str:
-    """Judge a point; means over a part of the images are not judged."""
+    """Judge a point; means over a subset of the images are not judged."""
     near = abs(delta) <= claims.tolerance.psnr_db + 1e-9  # a difference of decimals is not exact
     same = near and abs(percent) <= claims.tolerance.gflops_percent + 1e-9
     verdict = ["reproduced" if same else "differs"]

@@ -94,7 +94,7 @@ def selected(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
-    """Part the FLOPs of selected points into what routing leaves and what overlap adds.
+    """Split the FLOPs of selected points into what routing leaves and what overlap adds.
 
     ``Without overlap`` is the mean of each image's FLOPs over its overlap factor: what routing
     alone would cost. Savings are against the original's FLOPs in the same convention.
@@ -161,7 +161,7 @@ def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
-    """Interpolate every curve at the original's PSNR and at parts of the original's GFLOPs.
+    """Interpolate every curve at the original's PSNR and at shares of the original's GFLOPs.
 
     Args:
         curves_of: name -> curve, of one place and convention.

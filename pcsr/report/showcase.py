@@ -74,7 +74,7 @@ def comparison(
 
     Args:
         panels: title and image; the first is the reference (HR). A smaller image, such as the
-            LR one, is shown with its own pixels over the same part of the scene; the others are
+            LR one, is shown with its own pixels over the same area of the scene; the others are
             titled with their PSNR over the crop.
         box: what is enlarged, in pixels of the reference; by default its most detailed square.
         side: side of that square.
