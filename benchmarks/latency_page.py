@@ -1,4 +1,4 @@
-"""Page of the latency benchmark: which share of the FLOPs saved is also saved in time."""
+"""Page of the latency benchmark: how much of the saving in FLOPs is a saving in time."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ CASES = {
     "flops_ratio": "FLOP ratio",
     "time_ratio": "Time ratio",
     "over": "Time / FLOP ratio",
-    "speedup": "Faster than the definition",
+    "speedup": "Speedup over the definition",
     "seconds": "Seconds",
     "peak": "Peak (MiB)",
     "psnr_rgb": "PSNR-RGB (dB)",
@@ -45,7 +45,7 @@ DECIMALS = {
     "FLOP ratio": 3,
     "Time ratio": 3,
     "Time / FLOP ratio": 2,
-    "Faster than the definition": 2,
+    "Speedup over the definition": 2,
     "Seconds": 3,
     "Peak (MiB)": 0,
     "PSNR-RGB (dB)": 3,
@@ -53,7 +53,7 @@ DECIMALS = {
     "Identical values (%)": 4,
     "Megapixels": 2,
     "Seconds per megapixel": 4,
-    "Over the first": 3,
+    "Relative to the first": 3,
 }
 
 
@@ -139,8 +139,8 @@ def figure(results: Sequence[Measured]) -> Figure:
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.set_ticks([], minor=True)
-        panel.set_xlabel("FLOPs / the original's (algorithmic)")
-        panel.set_ylabel("time / the original's")
+        panel.set_xlabel("FLOPs relative to the original (algorithmic)")
+        panel.set_ylabel("time relative to the original")
         images = ", ".join(rows["image"].unique())
         panel.set_title(f"{images}\n{_machine(measured)}", fontsize="small")
         panel.legend(frameon=False, fontsize="small")
@@ -159,10 +159,10 @@ def markdown(results: Sequence[Measured]) -> str:
     return "\n".join(
         [
             "# Time over FLOPs\n",
-            "Every method beside the original of its backbone, measured in turns in one run; the "
-            "faster of two memory formats each, the definition as it was published. Ratios are to "
-            "the original. FLOPs are counted by the algorithmic convention; *engine* counts what "
-            "is executed. Peak is that of tensors that are alive at once.\n",
+            "Every method and the original of its backbone, measured in turn in one run. Each uses "
+            "the faster of two memory formats; the definition runs as it was published. Ratios are "
+            "relative to the original. FLOPs are counted in the algorithmic convention; *engine* "
+            "counts what is executed. Peak is the peak memory of live tensors.\n",
             *(_section(measured) for measured in results),
         ]
     )
@@ -173,7 +173,7 @@ def _section(measured: Measured) -> str:
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
     text = [f"## {_machine(measured)}\n", f"Commit {commit}.\n"]
     if facts["fresh"]:
-        text.append(f"Fresh weights, where none are published: {', '.join(facts['fresh'])}.\n")
+        text.append(f"Fresh weights, because none are published: {', '.join(facts['fresh'])}.\n")
     if measured["cases"]:
         rows = cases(measured)
         table = rows[list(CASES)].rename(columns=CASES)
@@ -190,7 +190,7 @@ def _section(measured: Measured) -> str:
 def _operations(rows: pd.DataFrame) -> str:
     names = {key: CASES[key] for key in ("image", "model", "path", "knob")}
     table = rows[list(names)].rename(columns=names)
-    table["Share of the time (calls)"] = [
+    table["Share of time (calls)"] = [
         ", ".join(
             f"{name.removeprefix('aten::')} {100 * share:.0f} % ({calls})"
             for name, share, calls in profile
@@ -210,8 +210,8 @@ def _sizes(rows: pd.DataFrame) -> str:
             "SR": rows["hr_width"].astype(str) + "x" + rows["hr_height"].astype(str),
             "Seconds": rows["seconds"],
             "Seconds per megapixel": each,
-            "Over the first": each / each.groupby(model).transform("first"),
+            "Relative to the first": each / each.groupby(model).transform("first"),
         }
     )
-    note = "The same image, mirrored to 4, 16 and 64 times its pixels.\n"
+    note = "The same image, extended by mirroring to 4, 16 and 64 times as many pixels.\n"
     return f"{note}\n{table_markdown(rounded(table, DECIMALS), DECIMALS)}"

@@ -10,9 +10,9 @@ from pcsr.report.tables import rounded
 
 DECIMALS = {
     "Steps/s": 2,
-    "Times the reference loop": 2,
+    "Speedup over the reference loop": 2,
     "Busy (%)": 0,
-    "Step takes (MiB)": 0,
+    "Step memory (MiB)": 0,
     "Reference (hours)": 1,
     "Suite (hours)": 1,
     "Fastest (hours)": 1,
@@ -33,9 +33,9 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "Batch": frame["batch"],
             "Loop": frame["way"],
             "Steps/s": frame["steps_per_second"],
-            "Times the reference loop": frame["steps_per_second"] / base,
+            "Speedup over the reference loop": frame["steps_per_second"] / base,
             "Busy (%)": 100 * frame["busy"],
-            "Step takes (MiB)": frame["peak_bytes"] / 2**20,
+            "Step memory (MiB)": frame["peak_bytes"] / 2**20,
         }
     )
 
@@ -65,18 +65,18 @@ def markdown(measured: dict[str, Any]) -> str:
             f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
             f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
             f"images `{facts['data']}`.\n",
-            f"Both loops trained the same batches, in turns, in one run: {plan['rounds']} rounds "
-            f"of at least {plan['seconds']:g} s each, the median counts. *Reference loop*: "
-            f"{plan['workers']} worker processes read, turn and shrink crops one by one; the "
-            "network runs as it is defined; the loss is read after every step. What its "
-            "workers made during another loop's turn is used up before its own. *Suite*: `pcsr "
-            "train`. *Busy* is the part of all cores' time that is computed in, workers included; "
-            "on a GPU the part of the time in which a kernel runs. What a step *takes* is memory "
-            "beside weights, optimiser and images.\n",
+            "Both loops trained on the same batches, taking turns in one run: "
+            f"{plan['rounds']} rounds of at least {plan['seconds']:g} s each; the median is given. "
+            f"*Reference loop*: {plan['workers']} worker processes read, flip and downscale crops "
+            "one by one; the network runs as it is defined; the loss is read after every step. "
+            "Batches that its workers made during another loop's turn are used up before its own. "
+            "*Suite*: `pcsr train`. *Busy* is the share of all cores' time spent computing, "
+            "workers included; on a GPU, the share of the time in which a kernel runs. *Step "
+            "memory* is what a step needs on top of weights, optimiser state and images.\n",
             table_markdown(rounded(table(measured["rows"]), DECIMALS), DECIMALS),
             "## The full recipes\n",
-            "All iterations of the suite at these paces, stage after stage; *fastest* takes the "
-            "fastest loop of each stage.\n",
+            "All iterations of the suite at these speeds, one stage after another; *fastest* uses "
+            "the fastest loop of each stage.\n",
             table_markdown(rounded(times, DECIMALS), DECIMALS),
         ]
     )

@@ -50,8 +50,8 @@ def _section(
     numeric = [name for name in table.columns if name not in TEXT]
     return (
         f"### {row.model}: published {cell[0]:.2f} dB, {cell[1]:.1f} GFLOPs\n\n"
-        f"That is {-loss:+.2f} dB beside the published original, at {100 * share:.1f} % of its "
-        f"FLOPs. Ours, by protocol:\n\n{markdown(table, numeric)}"
+        f"That is {-loss:+.2f} dB relative to the published original, at {100 * share:.1f} % of "
+        f"its FLOPs. Our points, by protocol:\n\n{markdown(table, numeric)}"
     )
 
 

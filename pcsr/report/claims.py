@@ -1,4 +1,4 @@
-"""Every published number beside what was measured, with a verdict."""
+"""Every published number, what was measured, and a verdict."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +23,10 @@ from pcsr.report.tidy import (
 
 DECIMALS = {
     "Published PSNR": 2,
-    "Ours PSNR": 3,
+    "Our PSNR": 3,
     "Difference (dB)": 3,
     "Published GFLOPs": 1,
-    "Ours GFLOPs": 2,
+    "Our GFLOPs": 2,
     "Difference (%)": 1,
 }
 BESIDE_DECIMALS = {
@@ -45,17 +45,17 @@ def claims(
     out: MarkdownOut,
     published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
 ) -> None:
-    """Set every published cell beside ours, with the difference and a verdict."""
+    """Compare every published cell with ours, and give the difference and a verdict."""
     pages.write(claims_markdown(load(results), load_claims(published)), out)
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     """Put each published cell beside our operating point of the nearest FLOPs.
 
-    Nearest is meant in shares of the original's FLOPs where the original was measured, so that a
-    part of a test set has the same point as the whole. Ours is measured as the cell was, or by the
-    suite's own protocol where that was not measured. A set under another name
-    (``test2k-from-div8k``) is another set. Several experiments of one method give a row each.
+    Where the original was measured, nearest is meant in shares of its FLOPs, so that a subset of a
+    test set has the same point as the whole. Our point follows the cell's protocol, or the suite's
+    own where that was not measured. A set under another name (``test2k-from-div8k``) is another
+    set. Several experiments of one method give a row each.
 
     Returns:
         Rows by test set, then as published: ``TEXT``, the columns of ``DECIMALS`` and
@@ -106,9 +106,9 @@ def _ours(
         "Experiment": point["experiment"],
         "Knob": knob_text(point),
         "LR": lr_text(point["lr"]),
-        "Ours PSNR": point["psnr_rgb"],
+        "Our PSNR": point["psnr_rgb"],
         "Difference (dB)": delta,
-        "Ours GFLOPs": point["gflops_paper"],
+        "Our GFLOPs": point["gflops_paper"],
         "Difference (%)": percent,
         "Training": _training(point),
         "Verdict": _verdict(point, delta, percent, claims.images[test_set], row, claims),
@@ -134,7 +134,7 @@ def _verdict(
     row: PublishedModel,
     claims: Claims,
 ) -> str:
-    """Judge a point; means over a part of the images are not judged."""
+    """Judge a point; means over a subset of the images are not judged."""
     near = abs(delta) <= claims.tolerance.psnr_db + 1e-9  # a difference of decimals is not exact
     same = near and abs(percent) <= claims.tolerance.gflops_percent + 1e-9
     verdict = ["reproduced" if same else "differs"]
@@ -151,7 +151,7 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     rows = compare(shared, claims)
     pages = [_head(results, claims, rows), *_left_out(results, shared)]
     of_each = list(rows.groupby("Test set", sort=False))
-    measured_first = sorted(of_each, key=lambda one: bool(one[1]["Ours PSNR"].isna().all()))
+    measured_first = sorted(of_each, key=lambda one: bool(one[1]["Our PSNR"].isna().all()))
     for test_set, cells in measured_first:
         text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
         pages.append(f"## {test_set}\n\n{markdown(text, ['Knob', *DECIMALS])}")
@@ -160,7 +160,7 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
             columns = ["Model", "Experiment", "Knob", "LR", *BESIDE_DECIMALS]
             table = rounded(beside[columns], BESIDE_DECIMALS)
             text_beside = markdown(table, ["Knob", *BESIDE_DECIMALS])
-            pages.append(f"Beside the original, as a part of the set allows, too:\n\n{text_beside}")
+            pages.append(f"Relative to the original, valid for a subset too:\n\n{text_beside}")
         of_set = shared[shared["test_set"] == test_set]
         pages += audit.sections(of_set, str(test_set), claims)
     return "\n".join(pages)
@@ -168,7 +168,7 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
 
 def _own_knobs(claims: Claims) -> str:
     return "".join(
-        f"\n{method} has no knob of its own: its cells stand at {knob:g}."
+        f"\n{method} has no knob of its own; its cells are compared at knob {knob:g}."
         for method, knob in claims.knobs.items()
     )
 
@@ -180,8 +180,8 @@ def _left_out(results: pd.DataFrame, shared: pd.DataFrame) -> Iterator[str]:
         without = sorted(set(rows["image"]) - set(shared.loc[here, "image"]))
         if without:
             yield (
-                f"Left out of {backbone} on {test_set}, because not every method was measured on "
-                f"them: {', '.join(without)}.\n"
+                f"Images excluded for {backbone} on {test_set}, because not every method was "
+                f"measured on them: {', '.join(without)}.\n"
             )
 
 
@@ -192,7 +192,7 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
     verdicts = rows["Verdict"]
     names = ["reproduced", "differs", "not run"]
     counts = [f"{(verdicts == name).sum()} {name}" for name in names]
-    counts.append(f"{(~verdicts.isin(names)).sum()} partial or after short training")
+    counts.append(f"{(~verdicts.isin(names)).sum()} partial or with short training")
     limits = claims.tolerance
     return f"""# Published numbers and ours
 
@@ -203,20 +203,21 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 - Test sets measured: {listed("test_set")}.
 - Result: {", ".join(counts)}.
 
-PSNR is RGB in dB, FLOPs are in GFLOPs per image by the paper convention. Beside a method with a
-knob stands our measured point whose share of the original's FLOPs is nearest the published one. It
-was measured on the LR that the published cell was, if the suite measured that.{_own_knobs(claims)}
-The knob is k of PCSR and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
-Below the cells stands every method under every protocol that was measured: the point of the
+PSNR is measured on RGB, in dB. FLOPs are GFLOPs per image in the paper convention. For a method
+with a knob, our point is the one whose share of the original's FLOPs is closest to the published
+share. It uses the same kind of LR image as the published cell, if the suite measured
+that.{_own_knobs(claims)}
+The knob is k for PCSR and ClassSR, and eta over the full cost for ARM. ADM is the adaptive
+decision. Below the cells, every method is listed under every measured protocol: the point at the
 published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the
-curve has just the published distance to the original on the same LR.
+curve loses exactly the published amount to the original on the same LR.
 `value [low, high]` is a mean over images with its 95 % bootstrap interval.
 
 | verdict | meaning |
 | :-- | :-- |
 | reproduced | within {limits.psnr_db:g} dB and {limits.gflops_percent:g} % of the GFLOPs |
-| differs | measured, and outside one of them |
-| not run | not measured on this test set; a set under another name is another set |
-| partial: n of N images | a part of the published set: what stands beside the original compares |
-| (short training: n iterations) | trained for less than was published; the numbers do not compare |
+| differs | measured, but outside at least one of these tolerances |
+| not run | not measured on this test set; a set with another name is a different set |
+| partial: n of N images | a subset: only values relative to the original are comparable |
+| (short training: n iterations) | trained for less than published; numbers are not comparable |
 """

@@ -28,7 +28,7 @@ LOSS_DB = 0.05  # that a selected point may have against the original
 BUDGETS = (0.75, 0.5)  # shares of the original's FLOPs
 CHOICES = {  # choice of the protocol -> (what it is called, value, value it is compared with)
     "lr": ("float LR instead of 8-bit LR", "float", "8bit"),
-    "refine": ("refined instead of not", True, False),
+    "refine": ("refined instead of unrefined", True, False),
     "crop": ("whole image instead of tiles", "none", "tiles"),
 }
 FLOP_DECIMALS = {
@@ -36,10 +36,10 @@ FLOP_DECIMALS = {
     "vs original (dB)": 3,
     "GFLOPs": 2,
     "Without overlap": 2,
-    "Overlap's extra": 2,
+    "Added by overlap": 2,
     "Overlap factor": 3,
     "Saved by routing (%)": 1,
-    "Saved in all (%)": 1,
+    "Saved in total (%)": 1,
 }
 
 
@@ -63,7 +63,7 @@ def fairness_markdown(results: pd.DataFrame) -> str:
 
 def _place(measured: pd.DataFrame) -> Iterator[str]:
     if not (measured["method"] == REFERENCE).any():
-        yield "The original was not measured, so there is nothing to compare with.\n"
+        yield "The original was not measured, so there is nothing to compare against.\n"
         return
     rows = common_images(measured)
     left_out = measured["image"].nunique() - rows["image"].nunique()
@@ -94,7 +94,7 @@ def selected(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
-    """Part the FLOPs of selected points into what routing leaves and what overlap adds.
+    """Split the FLOPs of selected points into what routing leaves and what overlap adds.
 
     ``Without overlap`` is the mean of each image's FLOPs over its overlap factor: what routing
     alone would cost. Savings are against the original's FLOPs in the same convention.
@@ -113,10 +113,10 @@ def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
                 "vs original (dB)": chosen["psnr_rgb"] - original["psnr_rgb"],
                 "GFLOPs": gflops,
                 "Without overlap": unlapped,
-                "Overlap's extra": gflops - unlapped,
+                "Added by overlap": gflops - unlapped,
                 "Overlap factor": chosen["overlap"],
                 "Saved by routing (%)": 100 * (1 - unlapped / whole),
-                "Saved in all (%)": 100 * (1 - gflops / whole),
+                "Saved in total (%)": 100 * (1 - gflops / whole),
             }
         )
         parts.append(table)
@@ -161,7 +161,7 @@ def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
-    """Interpolate every curve at the original's PSNR and at parts of the original's GFLOPs.
+    """Interpolate every curve at the original's PSNR and at shares of the original's GFLOPs.
 
     Args:
         curves_of: name -> curve, of one place and convention.
@@ -177,8 +177,8 @@ def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
         percent, gflops = (partial(f, curve, original, LOSS_DB) for f in needed)
         row = {
             "Method": name,
-            f"FLOPs for {LOSS_DB:g} dB less (%)": estimate(percent, images).text(1),
-            "the same in GFLOPs": estimate(gflops, images).text(2),
+            f"FLOPs at -{LOSS_DB:g} dB (%)": estimate(percent, images).text(1),
+            f"GFLOPs at -{LOSS_DB:g} dB": estimate(gflops, images).text(2),
         }
         for share in BUDGETS:
             psnr, change = (partial(f, curve, original, share) for f in (_psnr_at, _change_at))
@@ -225,8 +225,8 @@ def _reach(curves_of: dict[str, Curve], original: Curve) -> Iterator[str]:
         rate, quality = curve.frontier(np.arange(len(original.psnr)))
         percent, above = 100 * rate / original.gflops.mean(), quality - original.psnr.mean()
         yield (
-            f"- {name} runs from {percent[0]:.1f} to {percent[-1]:.1f} % of the original's FLOPs "
-            f"and from {above[0]:+z.3f} to {above[-1]:+z.3f} dB."
+            f"- {name} covers {percent[0]:.1f} to {percent[-1]:.1f} % of the original's FLOPs and "
+            f"{above[0]:+z.3f} to {above[-1]:+z.3f} dB relative to the original."
         )
 
 
@@ -264,8 +264,8 @@ def _flops(chosen: pd.DataFrame) -> str:
     far = chosen.loc[~chosen["near"], "curve"]
     if len(far):
         text.append(
-            f"No point within {LOSS_DB:g} dB of the original, so that of highest PSNR is shown: "
-            f"{', '.join(far)}.\n"
+            f"No point is within {LOSS_DB:g} dB of the original, so the one with the highest PSNR "
+            f"is shown: {', '.join(far)}.\n"
         )
     return "\n".join([*text, *_reversals(table)])
 
@@ -273,18 +273,18 @@ def _flops(chosen: pd.DataFrame) -> str:
 def _reversals(table: pd.DataFrame) -> Iterator[str]:
     """Say of every method that saves by one convention and costs more by the other that it does."""
     by_convention = table.pivot(index="Method", columns="Convention")
-    gflops, saved = by_convention["GFLOPs"], by_convention["Saved in all (%)"]
+    gflops, saved = by_convention["GFLOPs"], by_convention["Saved in total (%)"]
     if not set(CONVENTIONS) <= set(gflops.columns):
         return
     whole = gflops.loc[table["Method"].iloc[0]]
     for name in saved.index[(saved["paper"] > 0) & (saved["algorithmic"] < 0)]:
         cost = gflops.loc[name]
         yield (
-            f"**{name} saves {saved.loc[name, 'paper']:.1f} % of the original's FLOPs as the paper "
-            f"counts ({cost['paper']:.2f} instead of {whole['paper']:.2f} GFLOPs), but executes "
-            f"{cost['algorithmic'] / whole['algorithmic']:.2f} times the original's "
-            f"({cost['algorithmic']:.2f} instead of {whole['algorithmic']:.2f} GFLOPs, "
-            "algorithmic).**\n"
+            f"**{name} saves {saved.loc[name, 'paper']:.1f} % of the original's FLOPs in the paper "
+            f"convention ({cost['paper']:.2f} instead of {whole['paper']:.2f} GFLOPs), but executes"
+            f" {cost['algorithmic'] / whole['algorithmic']:.2f} times as many FLOPs as the original"
+            f" ({cost['algorithmic']:.2f} instead of {whole['algorithmic']:.2f} GFLOPs, algorithmic"
+            " convention).**\n"
         )
 
 
@@ -293,7 +293,7 @@ def _protocol(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
     head = "### What the protocol is worth\n"
     measured = set() if effects.empty else set(effects["Choice"])
     missing = [text for text, *_ in CHOICES.values() if text not in measured]
-    note = f"Not measured both ways: {'; '.join(missing)}.\n" if missing else ""
+    note = f"Not compared: {'; '.join(missing)}.\n" if missing else ""
     table = "" if effects.empty else markdown(effects, ["Knob", "PSNR-RGB (dB)", "GFLOPs"])
     return "\n".join(part for part in (head, table, note) if part)
 
@@ -302,19 +302,19 @@ def _equal(rows: pd.DataFrame) -> str:
     parts = ["### At equal PSNR and at equal FLOPs\n"]
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
     rows = rows.assign(flops_once=rows["flops_paper"] / overlap)
-    conventions = [(of, f"the {name} convention") for of, name in _conventions(rows, "flops")]
+    conventions = _conventions(rows, "flops")
     if (overlap > 1).any():
-        conventions.append(("once", "the paper convention, as if no pixel were processed twice"))
+        conventions.append(("once", "paper, as if no pixel were processed twice"))
     for convention, name in conventions:
         curves_of, original = _curves(rows, convention)
         if not curves_of:
-            return "\n".join([*parts, "No method beside the original was measured.\n"])
+            return "\n".join([*parts, "No method other than the original was measured.\n"])
         points, pairs = equal_points(curves_of, original), deltas(curves_of)
-        parts.append(f"FLOPs by {name}:\n")
+        parts.append(f"FLOPs ({name}):\n")
         parts.append(markdown(points, list(points.columns[1:])))
         if (points == "-").any(axis=None):
             parts += [
-                "A dash: the curve never has that PSNR, or all of it costs more than that budget.\n"
+                "A dash: the curve never reaches that PSNR, or all of it exceeds that budget.\n"
             ]
             parts += ["\n".join(_reach(curves_of, original)) + "\n"]
         if not pairs.empty:
@@ -333,58 +333,58 @@ def _head(results: pd.DataFrame) -> str:
     )
     return f"""# Fair comparisons
 
-- Protocol, where nothing else is said: {protocol_text(main)}.
-- `value [low, high]` is a mean over images with its 95 % interval: percentiles of
+- Protocol, unless stated otherwise: {protocol_text(main)}.
+- `value [low, high]` is a mean over images with its 95 % interval, taken from the percentiles of
   {curves.RESAMPLES} bootstrap resamples of the images.
-{too_few}- What every column means stands at the end.
+{too_few}- The columns are explained at the end.
 """
 
 
 def _how_to_read() -> str:
     return f"""## How to read this page
 
-**Knob.** k of PCSR and ClassSR (more saves more), eta over the full network's cost for ARM (less
-saves more); ADM is the adaptive decision, which has none.
+**Knob.** k for PCSR and ClassSR (larger saves more), eta over the full network's cost for ARM
+(smaller saves more). ADM is the adaptive decision, which has no knob.
 
-**Where the FLOPs go.** One point per method: by the paper's convention the cheapest that loses at
-most {LOSS_DB:g} dB to the original, else the one of highest PSNR.
-
-| column | meaning |
-| :-- | :-- |
-| Convention | transposed convolutions count on the output (paper) or input grid (algorithmic) |
-| GFLOPs | per image, mean over the images |
-| Overlap factor | LR pixels processed over LR pixels of the image; above 1 where tiles overlap |
-| Without overlap | GFLOPs if no pixel were processed twice: each image's over its factor |
-| Overlap's extra | GFLOPs less those without overlap |
-| Saved by routing (%) | of the original's GFLOPs, without overlap: by decision and networks |
-| Saved in all (%) | of the original's GFLOPs, with overlap; below 0 it costs more than that |
-
-**What the protocol is worth.** For the point above and for ADM: one choice made the other way, all
-else as in the protocol. PSNR is the mean over images of the difference on each image, GFLOPs
-(paper) the difference of the means. A method is missing where a choice was not measured: refinement
-changes pixel-level routing alone, and methods by tiles are measured on whole tiles alone.
-
-**At equal PSNR and at equal FLOPs.** A curve is the mean over the images at every knob value,
-joined by straight lines, without points that another one beats in PSNR and FLOPs. ADM is no part of
-it. Costs and budgets are against the original's mean GFLOPs in the same convention. Where tiles
-overlap, the last tables divide each image's FLOPs by its overlap factor: how the comparison would
-stand if a tile method did no work twice.
+**Where the FLOPs go.** One point per method: the cheapest, in the paper convention, that loses at
+most {LOSS_DB:g} dB to the original. If there is none, the one with the highest PSNR.
 
 | column | meaning |
 | :-- | :-- |
-| FLOPs for {LOSS_DB:g} dB less (%) | cost of the original's PSNR less {LOSS_DB:g} dB |
-| the same in GFLOPs | its mean per image |
-| PSNR-RGB at 75 % (dB) | of the curve at a budget of 75 % of the original's GFLOPs |
-| vs original at 75 % (dB) | that less the original's PSNR on the same images |
-| Common PSNR (dB) | range that both curves cover; BD-FLOPs is a mean over it |
-| BD-FLOPs (%) | FLOPs more (negative: fewer) at equal PSNR than the method compared with |
-| Common GFLOPs | range that both curves cover; BD-PSNR is a mean over it |
-| BD-PSNR (dB) | PSNR more at equal FLOPs than the method compared with |
+| Convention | transposed convolutions counted on the output (paper) or input (algorithmic) grid |
+| GFLOPs | per image, averaged over the images |
+| Overlap factor | LR pixels processed per LR pixel of the image; above 1 where tiles overlap |
+| Without overlap | GFLOPs if no pixel were processed twice: each image's divided by its factor |
+| Added by overlap | GFLOPs minus those without overlap |
+| Saved by routing (%) | of the original's GFLOPs, without overlap: by routing and the branches |
+| Saved in total (%) | of the original's GFLOPs, with overlap; negative if it costs more |
 
-BD are Bjontegaard's deltas, between monotone cubic curves over log FLOPs. Points of no FLOPs
-(bicubic everywhere) have no logarithm and are left out of them. A dash stands where the curves have
-too little in common (PSNR for BD-FLOPs, FLOPs for BD-PSNR): less than
-{100 * curves.LEAST_COMMON:g} % of the shorter one's range, {curves.LEAST_RANGE:g} dB or
-{100 * curves.LEAST_RANGE:g} % of FLOPs. Every resample takes the same images of both methods and
-of the original. A value without an interval is one that some resample does not reach.
+**What the protocol is worth.** For the point above and for ADM, one choice is changed and all else
+stays as in the protocol. PSNR is the difference on each image, averaged over the images. GFLOPs
+(paper) is the difference of the means. A method is missing where a choice was not measured:
+refinement changes pixel-level routing only, and tile methods are measured on whole tiles only.
+
+**At equal PSNR and at equal FLOPs.** A curve joins the means over the images at each knob value by
+straight lines. Points that another one beats in PSNR and FLOPs are dropped. ADM is not part of the
+curve. Costs and budgets are relative to the original's mean GFLOPs in the same convention. Where
+tiles overlap, the last tables divide each image's FLOPs by its overlap factor. They show how the
+comparison would look if a tile method did no work twice.
+
+| column | meaning |
+| :-- | :-- |
+| FLOPs at -{LOSS_DB:g} dB (%) | cost of the original's PSNR minus {LOSS_DB:g} dB |
+| GFLOPs at -{LOSS_DB:g} dB | the same cost in GFLOPs, mean per image |
+| PSNR-RGB at 75 % (dB) | of the curve, at a budget of 75 % of the original's GFLOPs |
+| vs original at 75 % (dB) | the same, minus the original's PSNR on the same images |
+| Common PSNR (dB) | range that both curves cover; BD-FLOPs is averaged over it |
+| BD-FLOPs (%) | extra FLOPs at equal PSNR over the method compared with; negative: fewer |
+| Common GFLOPs | range that both curves cover; BD-PSNR is averaged over it |
+| BD-PSNR (dB) | PSNR gain at equal FLOPs over the method compared with |
+
+BD values are Bjontegaard deltas between monotone cubic curves over log FLOPs. Points with zero
+FLOPs (bicubic everywhere) have no logarithm and are excluded. A dash means that the curves have too
+little in common (PSNR for BD-FLOPs, FLOPs for BD-PSNR): less than
+{100 * curves.LEAST_COMMON:g} % of the shorter range, {curves.LEAST_RANGE:g} dB or
+{100 * curves.LEAST_RANGE:g} % of FLOPs. Each resample takes the same images for both methods and
+the original. A value has no interval if some resample does not reach it.
 """

@@ -147,7 +147,7 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     scales = ", ".join(f"x{scale:g}" for scale in sorted(set(points["scale"])))
     least, most = points["images"].min(), points["images"].max()
     images = f"{most}" if least == most else f"{least} to {most}"
-    part = "" if points["complete"].all() else ", a part of the published set"
+    part = "" if points["complete"].all() else ", a subset of the published set"
     return (
         f"{backbone} on {test_set}, {scales}\n"
         f"mean of {images} images{part}; {protocol_text(points)}"
@@ -163,7 +163,7 @@ def _handles(points: pd.DataFrame, colours: Colours) -> list[Line2D]:
     if points["adaptive"].any():
         handles.append(Line2D([], [], marker="*", markersize=14, label="adaptive (ADM)", **mark))
     if points["knob"].notna().any():
-        handles.append(Line2D([], [], marker="$1$", label="value of the knob", **mark))
+        handles.append(Line2D([], [], marker="$1$", label="knob value", **mark))
     if (points["method"] == REFERENCE).any():
         reference: dict[str, Any] = {
             "color": REFERENCE_COLOUR,

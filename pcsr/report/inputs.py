@@ -89,9 +89,9 @@ def inputs_markdown(study: Study, present: Present) -> str:
 ## Test sets
 
 {markdown(pd.DataFrame(sets).fillna("-"), ["Images", "Of"])}
-What was not available was left out; claims on it read "not run". A set with fewer images than the
-published one is partial: its means do not compare with published means. Where more of its images
-are available now, remove its folder below data/prepared and run again.
+Whatever was not available was left out, and its claims read "not run". A set with fewer images than
+the published one is partial: its means are not comparable with published means. If more of its
+images are available now, remove its folder under data/prepared and run again.
 """
 
 

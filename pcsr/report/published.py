@@ -1,4 +1,4 @@
-"""The published table that a report is held against, and how each of its cells was measured."""
+"""The published table that a report is compared with, and how each of its cells was measured."""
 
 from pathlib import Path
 
@@ -61,8 +61,8 @@ class Claims(Config):
     def nearest(self, points: pd.DataFrame, gflops: float) -> pd.Series:
         """Return the point that stands for a method's cell.
 
-        It is the one of the nearest ``gflops_paper``, or that of the method's only knob value; not
-        the adaptive decision, which is no choice of a share.
+        It is the one with the nearest ``gflops_paper``, or that of the method's only knob value.
+        The adaptive decision, which aims at no share, is never taken.
 
         Args:
             points: of one method under one protocol.

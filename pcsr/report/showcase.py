@@ -1,4 +1,4 @@
-"""Images of images: where the work went, and crops side by side. Arrays in, figures out.
+"""Figures of one image: where the work went, and crops side by side. Arrays in, figures out.
 
 Images are (H, W, 3) uint8 RGB.
 """
@@ -18,7 +18,7 @@ Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 Box = tuple[int, int, int, int]  # top, left, height, width in HR pixels
 
-BOX_COLOUR = "#ffb000"  # seen on dark and light images, and by the colour-blind
+BOX_COLOUR = "#ffb000"  # visible on dark and light images, and to colour-blind readers
 
 
 def branch_colours(branches: int) -> NDArray[np.float64]:
@@ -74,7 +74,7 @@ def comparison(
 
     Args:
         panels: title and image; the first is the reference (HR). A smaller image, such as the
-            LR one, is shown with its own pixels over the same part of the scene; the others are
+            LR one, is shown with its own pixels over the same area of the scene; the others are
             titled with their PSNR over the crop.
         box: what is enlarged, in pixels of the reference; by default its most detailed square.
         side: side of that square.

@@ -169,12 +169,12 @@ def _decimals(table: pd.DataFrame) -> dict[str, int]:
 def _sections(table: pd.DataFrame) -> str:
     head = [
         "# Operating points\n",
-        "Means over the images of each test set. GFLOPs are per image, in both conventions;",
-        "the heavy share is what the most expensive branch computed of the units. Units are",
-        "what was routed (images, tiles or HR pixels), LR pixels what was processed: more than",
-        "the image has, where tiles overlap. The knob is k for pcsr and classsr (more saves",
-        "more) and eta over the full cost for arm (less saves more); ADM is the adaptive decision,",
-        "which has none.",
+        "Means over the images of each test set. GFLOPs are per image, in both conventions. The",
+        "heavy share is the share of the units that the most expensive branch computed. Units are",
+        "what was routed (images, tiles or HR pixels). LR pixels are those processed: more than",
+        "the image has where tiles overlap. The knob is k for pcsr and classsr (larger saves more)",
+        "and eta over the full cost for arm (smaller saves more). ADM is the adaptive decision,",
+        "which has no knob.",
     ]
     sections = []
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):

@@ -205,7 +205,7 @@ def knob_text(point: pd.Series) -> str:
 
 
 def lr_text(lr: str) -> str:
-    """Return how LR was kept, as text: ``8-bit`` or ``float``."""
+    """Return how LR was stored, as text: ``8-bit`` or ``float``."""
     return "8-bit" if lr == "8bit" else lr
 
 

@@ -1,4 +1,4 @@
-"""What every method keeps: dense and sparse paths agree, counted and executed FLOPs agree."""
+"""What every method guarantees: dense and sparse paths agree, counted and executed FLOPs agree."""
 
 from itertools import product
 from typing import Any

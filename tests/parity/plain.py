@@ -27,7 +27,7 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 
 def shrink_matrix(size: int, scale: int) -> np.ndarray:
-    """Weights (size / scale, size) of antialiased bicubic shrinking with a symmetric border."""
+    """Weights (size / scale, size) of antialiased bicubic downscaling with a symmetric border."""
     small = size // scale
     centre = (np.arange(small) + 0.5) * scale - 0.5
     tap = np.floor(centre).astype(int)[:, None] + np.arange(-2 * scale, 2 * scale + 2)

@@ -69,9 +69,9 @@ def test_edge_score_is_its_definition() -> None:
 
 
 class Known(ARM):
-    """Branch j is wrong by so many levels everywhere: nearest-neighbour enlargement plus an error.
+    """Branch j is off by that many levels everywhere: nearest-neighbour enlargement plus an error.
 
-    On a tile whose first pixel is black it is wrong by half as much.
+    On a tile whose first pixel is black it is off by half as much.
     """
 
     errors = (16, 8, 4, 0)
@@ -91,7 +91,7 @@ def known(*tiles: Tensor) -> tuple[ARM, dict[str, object]]:
 
 
 def dark_stripes(level: int) -> Tensor:
-    """Black and dark grey columns in turn, the first black."""
+    """Alternating black and dark grey columns, the first black."""
     return (torch.arange(32) % 2 * level / 255).expand(3, 32, 32).contiguous()
 
 

@@ -14,7 +14,7 @@ from pcsr.weights import available
 
 BODY = b"weights"
 SHA256 = hashlib.sha256(BODY).hexdigest()
-URL = "http://127.0.0.1:9/none.pth"  # nobody answers there
+URL = "http://127.0.0.1:9/none.pth"  # nothing listens there
 GET = "Ask the authors."
 
 
@@ -59,7 +59,7 @@ def weights(url: str | None = None, sha256: str | None = SHA256) -> ReleasedWeig
     return ReleasedWeights(files=tuple(files), get=GET)
 
 
-def test_files_of_a_mirror_come_to_stand_beside_each_other(mirror: Path, raw: Path) -> None:
+def test_files_of_a_mirror_are_placed_side_by_side(mirror: Path, raw: Path) -> None:
     for kind in ("pth", "state"):
         put(mirror / f"released/ARM/a.{kind}")
     for url in (URL, None):  # a mirror is looked into first
@@ -123,7 +123,7 @@ def test_converted_weights_are_there_without_their_file(study: Study, mirror: Pa
     assert "carn-pcsr" in available.absent_weights(study)
 
 
-def test_with_a_network_all_that_has_an_address_can_be_had(study: Study, raw: Path) -> None:
+def test_with_a_network_everything_with_an_address_is_available(study: Study, raw: Path) -> None:
     absent = available.absent_weights(study, raw)
     srresnet = {"srresnet-original", "srresnet-pcsr", "srresnet-classsr", "srresnet-arm"}
     assert set(absent) == srresnet | {"fsrcnn-classsr", "carn-classsr"}

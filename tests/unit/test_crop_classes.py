@@ -1,4 +1,4 @@
-"""Classes of training crops: measured like everything else, parted evenly, resumed exactly."""
+"""Classes of training crops: measured like everything else, split evenly, resumed exactly."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_cut_is_the_lowest_psnr_of_the_easier_class() -> None:
     assert cuts == [30, 40]
 
 
-def test_crops_of_equal_psnr_are_parted_evenly_too() -> None:
+def test_crops_of_equal_psnr_are_split_evenly_too() -> None:
     of_crop, cuts = part_evenly(np.full(6, 33, np.float32), 3)
     assert of_crop.tolist() == [0, 0, 1, 1, 2, 2] and cuts == [33, 33]
 
@@ -59,7 +59,7 @@ def method() -> Method:
 
 @pytest.fixture(scope="module")
 def made(method: Method, cat: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibration in one go."""
+    """Classes from an uninterrupted run."""
     out = tmp_path_factory.mktemp("made") / "classes.safetensors"
     crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
     return out
@@ -83,12 +83,12 @@ def test_every_crop_is_measured_like_a_test_image(method: Method, cat: Store, ma
     assert not list(made.parent.glob("*.part"))
 
 
-class CutError(Exception):
-    """What ends a run in the middle."""
+class StopError(Exception):
+    """Interrupts a run."""
 
 
 @pytest.mark.parametrize("lost", [0, 2, 50])  # bytes; 4 are a crop's
-def test_a_run_that_was_cut_twice_ends_with_the_same_file(
+def test_a_run_interrupted_twice_ends_with_the_same_file(
     method: Method,
     cat: Store,
     made: Path,
@@ -101,11 +101,11 @@ def test_a_run_that_was_cut_twice_ends_with_the_same_file(
     measure, measured = crop_classes._measure, []
 
     def run(most: int) -> None:
-        """Go on until so many batches were measured in all."""
+        """Run until this many batches have been measured in total."""
 
         def count(method: Method, lr: torch.Tensor, hr: torch.Tensor) -> np.ndarray:
             if len(measured) == most:
-                raise CutError
+                raise StopError
             measured.append(len(hr))
             return measure(method, lr, hr)
 
@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_twice_ends_with_the_same_file(
 
     monkeypatch.setattr(crop_classes, "BATCH", 32)
     for most in (1, 2):
-        with pytest.raises(CutError):
+        with pytest.raises(StopError):
             run(most)
         part.write_bytes(part.read_bytes()[: -lost or None])
     assert measured == [32, 32] and not out.exists()
@@ -126,7 +126,7 @@ def test_a_run_that_was_cut_twice_ends_with_the_same_file(
     assert not part.exists()
 
 
-def test_progress_after_a_cut_is_counted_in_batches(
+def test_progress_after_an_interruption_is_counted_in_batches(
     method: Method, cat: Store, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, shown = tmp_path / made.name, []
@@ -144,7 +144,7 @@ def test_progress_after_a_cut_is_counted_in_batches(
     assert shown == [(2, 2)]  # of the four batches of 104 crops
 
 
-def test_what_other_weights_measured_is_not_gone_on_from(
+def test_measurements_of_other_weights_are_not_resumed(
     method: Method, cat: Store, made: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / made.name

@@ -18,7 +18,7 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """A file server on 127.0.0.1 whose manners a test can spoil."""
+    """A file server on 127.0.0.1 whose behaviour a test can break."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -27,7 +27,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         self.statuses: list[int] = []  # answered first, one per request
         self.cuts: list[int] = []  # bytes after which the next answers break off
-        self.asked: list[dict[str, str]] = []
+        self.requests: list[dict[str, str]] = []
 
     @property
     def url(self) -> str:
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server, headers = self.server, dict(self.headers.items())
-        server.asked.append(headers)
+        server.requests.append(headers)
         if server.statuses:
             self.send_response(server.statuses.pop(0))
             self.end_headers()
@@ -91,35 +91,37 @@ def test_downloads_once(server: Server, tmp_path: Path) -> None:
     assert get(server, target, bytes=len(BODY)) == target
     assert target.read_bytes() == BODY
     get(server, target)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert left(target.parent) == ["set.zip"]
 
 
-def test_goes_on_after_cuts(server: Server, tmp_path: Path) -> None:
+def test_resumes_after_dropped_connections(server: Server, tmp_path: Path) -> None:
     server.cuts = [140_000, 80_000]
     get(server, tmp_path / "set.zip")
     assert (tmp_path / "set.zip").read_bytes() == BODY
-    starts = [int(asked.get("Range", "bytes=0-")[6:-1]) for asked in server.asked]
+    starts = [int(headers.get("Range", "bytes=0-")[6:-1]) for headers in server.requests]
     assert 0 == starts[0] < starts[1] < starts[2]
     assert starts[1] >= 140_000 - module.CHUNK
-    assert [asked.get("If-Range") for asked in server.asked] == [None, '"v1"', '"v1"']
+    assert [headers.get("If-Range") for headers in server.requests] == [None, '"v1"', '"v1"']
 
 
-def test_goes_on_after_a_restart_of_the_program(server: Server, tmp_path: Path) -> None:
+def test_resumes_after_a_restart_of_the_program(server: Server, tmp_path: Path) -> None:
     server.cuts = [140_000] + [0] * module.ATTEMPTS
     with pytest.raises(UserError, match=r"cannot be downloaded .*PCSR_MIRROR") as error:
         get(server, tmp_path / "set.zip")
     assert server.url in str(error.value)
     assert left(tmp_path) == ["set.zip.part", "set.zip.part.json"]
-    before = len(server.asked)
+    before = len(server.requests)
     get(server, tmp_path / "set.zip")
     assert (tmp_path / "set.zip").read_bytes() == BODY
-    assert len(server.asked) == before + 1
-    assert "Range" in server.asked[-1]
+    assert len(server.requests) == before + 1
+    assert "Range" in server.requests[-1]
     assert left(tmp_path) == ["set.zip"]
 
 
-def test_a_part_of_another_version_or_url_is_not_continued(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_of_another_version_or_url_is_not_resumed(
+    server: Server, tmp_path: Path
+) -> None:
     server.cuts = [140_000] + [0] * module.ATTEMPTS
     with pytest.raises(UserError, match="cannot be downloaded"):
         get(server, tmp_path / "set.zip")
@@ -132,13 +134,13 @@ def test_a_part_of_another_version_or_url_is_not_continued(server: Server, tmp_p
     part.write_bytes(b"x" * 1000)
     part.with_name("other.zip.part.json").write_text('{"url": "http://else", "validator": null}')
     fetch(server.url, tmp_path / "other.zip", sha256=digest)
-    assert "Range" not in server.asked[-1]
+    assert "Range" not in server.requests[-1]
 
 
 def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cuts = False, [140_000]
     get(server, tmp_path / "set.zip")
-    assert "Range" in server.asked[1]
+    assert "Range" in server.requests[1]
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
@@ -148,7 +150,7 @@ def test_a_server_that_always_cuts_at_the_same_place_is_given_up(
     server.ranges, server.cuts = False, [140_000] * 50
     with pytest.raises(UserError, match="cannot be downloaded"):
         get(server, tmp_path / "set.zip")
-    assert len(server.asked) == 1 + module.ATTEMPTS
+    assert len(server.requests) == 1 + module.ATTEMPTS
 
 
 @pytest.mark.parametrize("etag", ['"v1"', 'W/"v1"', None])
@@ -157,8 +159,8 @@ def test_only_a_strong_etag_guards_a_range(
 ) -> None:
     server.etag, server.cuts = etag, [140_000]
     get(server, tmp_path / "set.zip")
-    assert "Range" in server.asked[1]
-    assert server.asked[1].get("If-Range") == (etag if etag == '"v1"' else None)
+    assert "Range" in server.requests[1]
+    assert server.requests[1].get("If-Range") == (etag if etag == '"v1"' else None)
 
 
 def test_416_means_whole_or_start_again(server: Server, tmp_path: Path) -> None:
@@ -168,24 +170,24 @@ def test_416_means_whole_or_start_again(server: Server, tmp_path: Path) -> None:
         part.with_name("set.zip.part.json").write_text(
             f'{{"url": "{server.url}", "validator": null}}'
         )
-        server.asked.clear()
+        server.requests.clear()
         get(server, tmp_path / "set.zip")
         assert (tmp_path / "set.zip").read_bytes() == BODY
-        assert len(server.asked) == (1 if content == BODY else 2)
+        assert len(server.requests) == (1 if content == BODY else 2)
         (tmp_path / "set.zip").unlink()
 
 
 def test_passing_server_errors_are_tried_again(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     get(server, tmp_path / "set.zip")
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_a_refused_address_is_not_tried_again(server: Server, tmp_path: Path) -> None:
     server.statuses = [404]
     with pytest.raises(UserError, match=r"set\.zip: the server answered 404 Not Found; check"):
         get(server, tmp_path / "set.zip")
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert left(tmp_path) == []
 
 
@@ -219,9 +221,9 @@ def test_the_mirror_comes_before_the_network(server: Server, tmp_path: Path) -> 
     target = tmp_path / "raw" / "set.zip"
     get(server, target, mirror=mirror, mirror_name="sets/set.zip")
     assert target.read_bytes() == BODY
-    assert server.asked == []
+    assert server.requests == []
     get(server, tmp_path / "b.zip", mirror=mirror, mirror_name="sets/none.zip")
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_wrong_mirror_file_is_an_error(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_a_wrong_mirror_file_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "set.zip").read_bytes() == b"wrong"
 
 
-def test_no_answer_names_the_url_and_the_mend(tmp_path: Path, server: Server) -> None:
+def test_no_answer_names_the_url_and_the_fix(tmp_path: Path, server: Server) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError) as error:
@@ -269,17 +271,17 @@ def test_a_full_disk_keeps_what_came(
     assert (tmp_path / "set.zip.part").read_bytes() == BODY[:1000]
     assert not (tmp_path / "set.zip").exists()
     get(server, tmp_path / "set.zip")
-    assert server.asked[-1]["Range"] == "bytes=1000-"
+    assert server.requests[-1]["Range"] == "bytes=1000-"
 
 
-def test_two_that_want_one_file_download_it_once(server: Server, tmp_path: Path) -> None:
+def test_two_processes_download_one_file_once(server: Server, tmp_path: Path) -> None:
     both = [threading.Thread(target=get, args=(server, tmp_path / "set.zip")) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join()
     assert (tmp_path / "set.zip").read_bytes() == BODY
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_mirror_folder_reads_the_environment(

@@ -95,7 +95,7 @@ def test_intervals_hold_the_value_and_shrink_with_images():
     assert widths[1] == pytest.approx(2 * 1.96 / np.sqrt(1000), rel=0.1)
 
 
-def test_few_images_and_what_is_not_there_have_no_interval():
+def test_few_images_and_missing_values_have_no_interval():
     few = curves.estimate(lambda some: float(len(some)), curves.LEAST_IMAGES - 1)
     assert few.text(1) == "7.0"
     sometimes = curves.estimate(lambda some: 1.0 if 0 in some else np.nan, IMAGES)
@@ -153,14 +153,14 @@ def test_the_cheapest_near_point_is_selected():
     assert not chosen.loc["arm", "near"] and chosen.loc["arm", "knob"] == 3
 
 
-def test_routing_and_overlap_are_parted():
+def test_flops_are_split_into_routing_and_overlap():
     table = fairness.split_flops(fairness.selected(points()))
     paper = table[table["Convention"] == "paper"].set_index("Method")
     assert paper.loc["arm", "GFLOPs"] == pytest.approx(75)
     assert paper.loc["arm", "Without overlap"] == pytest.approx(60)
-    assert paper.loc["arm", "Overlap's extra"] == pytest.approx(15)
+    assert paper.loc["arm", "Added by overlap"] == pytest.approx(15)
     assert paper.loc["arm", "Saved by routing (%)"] == pytest.approx(40)
-    assert paper.loc["arm", "Saved in all (%)"] == pytest.approx(25)
+    assert paper.loc["arm", "Saved in total (%)"] == pytest.approx(25)
     assert paper.loc["pcsr", "Saved by routing (%)"] == pytest.approx(40)
     assert paper.loc["pcsr", "Overlap factor"] == pytest.approx(1)
 
@@ -185,17 +185,17 @@ def test_the_page():
     assert "| pcsr | 59.8 [59.8, 59.8] |" in page
     assert "| arm | 74.7 [74.7, 74.7] |" in page
     assert "| pcsr | arm | 28.55 to 30.65 | -20.0 [-20.0, -20.0] |" in page
-    assert "**pcsr saves 40.0 % of the original's FLOPs as the paper counts" in page
-    assert "executes 2.40 times the original's" in page
-    assert "Not measured both ways: whole image instead of tiles." in page
+    assert "**pcsr saves 40.0 % of the original's FLOPs in the paper convention" in page
+    assert "executes 2.40 times as many FLOPs as the original" in page
+    assert "Not compared: whole image instead of tiles." in page
     assert "fewer than" not in page
 
 
 def test_conventions_that_agree_are_shown_once():
     same = results().assign(flops_algorithmic=lambda table: table["flops_paper"])
     page = fairness.fairness_markdown(same)
-    assert page.count("FLOPs by the paper and algorithmic convention:") == 1
-    assert "FLOPs by the paper convention:" not in page and "executes" not in page
+    assert page.count("FLOPs (paper and algorithmic):") == 1
+    assert "FLOPs (paper):" not in page and "executes" not in page
 
 
 def test_a_method_without_a_knob_is_one_point():
@@ -206,7 +206,7 @@ def test_a_method_without_a_knob_is_one_point():
     assert "| plain | pcsr |" in page or "| pcsr | plain |" in page
 
 
-def test_few_images_are_said_once():
+def test_few_images_are_mentioned_once():
     page = fairness.fairness_markdown(results().query("image < '03'"))
     assert page.count("fewer than 8 images") == 1
     assert "| pcsr | 59.8 |" in page

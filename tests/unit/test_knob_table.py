@@ -22,9 +22,9 @@ def test_between_two_values_the_drop_is_linear() -> None:
 
 
 def test_the_first_crossing_counts() -> None:
-    """A cheap point that loses little by chance is not reached over one that loses more."""
+    """A cheap point that loses little by chance is not taken beyond one that loses more."""
     assert knob_table.for_drop(table(0.0, 0.1, 0.01), 0.05) == pytest.approx(0.5)
-    # Less than nothing is lost at first: routing may help.
+    # The first drop is negative: routing may help.
     assert knob_table.for_drop(table(0.0, -0.01, 0.03), 0.01) == pytest.approx(1.5)
 
 
@@ -33,7 +33,7 @@ def test_a_knob_that_falls_as_it_saves() -> None:
     assert knob_table.for_drop(points, 0.01) == pytest.approx(4)
 
 
-def test_what_cannot_be_had() -> None:
+def test_impossible_drops_and_damaged_tables_are_refused() -> None:
     with pytest.raises(UserError, match=r"--psnr-drop -0\.1: give a drop of at least 0 dB"):
         knob_table.for_drop(table(0.0, 0.01), -0.1)
     with pytest.raises(UserError, match="w: has no table"):

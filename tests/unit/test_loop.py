@@ -41,7 +41,7 @@ def test_a_compiled_step_is_the_step(cat: Store, backbone: str, method: str, nam
     expected = losses(cat, backbone, method, name)
     counters.clear()
     compiled = losses(cat, backbone, method, name, compile=True)
-    assert counters["stats"]["unique_graphs"] > 0  # it was compiled, not only asked to be
+    assert counters["stats"]["unique_graphs"] > 0  # it was compiled, not only requested
     assert compiled == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == 4
 
@@ -64,7 +64,7 @@ def test_float32_is_exact_outside_of_a_step(cat: Store) -> None:
     assert not any(backend.allow_tf32 for backend in backends)
 
 
-def test_after_a_validation_training_goes_on_as_before(cat: Store) -> None:
+def test_after_a_validation_every_module_is_in_its_mode_again(cat: Store) -> None:
     running = loop(cat, "carn", "classsr", "medium")
     method = running._method
     before = {name: module.training for name, module in method.named_modules()}
@@ -75,8 +75,8 @@ def test_after_a_validation_training_goes_on_as_before(cat: Store) -> None:
 
 
 @pytest.mark.parametrize("method", ["original", "pcsr"])
-def test_moments_go_on_in_the_order_of_their_parameters(cat: Store, method: str) -> None:
-    """Files have one order in memory, and weights with channels last another."""
+def test_moments_resume_in_the_memory_layout_of_their_parameters(cat: Store, method: str) -> None:
+    """Files are contiguous; weights may be in the channels-last format."""
     name = "train" if method == "original" else "stage0"
     whole = loop(cat, "carn", method, name)
     whole.step(0)

@@ -36,7 +36,7 @@ def config(source: dict[str, Any], **given: Any) -> DatasetConfig:
 
 @pytest.fixture
 def hr(tmp_path: Path) -> Path:
-    """Six images img_1 ... img_10 whose natural order is not that of their letters."""
+    """Six images img_1 ... img_10 whose natural order is not alphabetical."""
     for seed, number in enumerate((1, 2, 3, 8, 9, 10)):
         images.write(tmp_path / "hr" / f"img_{number}.png", photo(seed))
     return tmp_path / "hr"
@@ -102,7 +102,7 @@ def test_reductions_are_matlab_bicubic_rounded_once(tmp_path: Path, hr: Path) ->
     assert (reduced(np.full((9, 9, 3), 255, np.uint8), 0.5) == 255).all()
 
 
-def test_ready_lr_images_are_packed_beside(tmp_path: Path, hr: Path) -> None:
+def test_given_lr_images_are_packed_too(tmp_path: Path, hr: Path) -> None:
     lrs = [photo(50 + i, -40, 7) for i in range(6)]
     for i, number in enumerate((1, 2, 3, 8, 9, 10)):
         images.write(tmp_path / "lr" / f"img_{number}x4.png", lrs[i])
@@ -197,7 +197,7 @@ def test_an_archive_is_read_without_being_unpacked(tmp_path: Path, hr: Path, suf
         make_store("set", config(source | {"members": "x/*.png"}), tmp_path / "none", raw)
 
 
-def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"hello")
     source = {"kind": "archive", "url": "http://127.0.0.1:9/set.zip", "members": "*"}
     source["md5"] = hashlib.md5(b"hello").hexdigest()
@@ -244,7 +244,7 @@ def test_no_two_images_of_one_name(tmp_path: Path, hr: Path) -> None:
         make_store("set", folder(hr), tmp_path / "out")
 
 
-# -- stopping and going on ------------------------------------------------------------------------
+# -- stopping and resuming ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("tail", TAILS)
-def test_a_restart_goes_on_and_gives_the_same_store(
+def test_a_restart_resumes_and_gives_the_same_store(
     tmp_path: Path, hr: Path, reads: list[str], tail: str
 ) -> None:
     made = folder(hr, reductions=(1, 0.7))
@@ -373,7 +373,7 @@ def test_an_old_store_stays_usable_until_the_new_one_is_whole(tmp_path: Path, hr
     assert Store.open(out).names == ["img_1", "img_2"]
 
 
-def test_a_full_disk_stops_it_and_it_goes_on_later(
+def test_a_full_disk_stops_it_and_a_later_run_resumes(
     tmp_path: Path, hr: Path, reads: list[str]
 ) -> None:
     out = tmp_path / "out"

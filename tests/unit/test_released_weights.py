@@ -60,7 +60,7 @@ def test_the_whole_pcsr_release_is_recognised(mirror: Path, tmp_path: Path, name
 
 
 def srresnet(shared: Path, folder: Path, name: str) -> Path:
-    """SRResNet's formula weights in the layout of the PCSR release, whose files are not at hand."""
+    """SRResNet's formula weights in the layout of the PCSR release, which is not available."""
     file = folder / name / "iter_last.pth"
     file.parent.mkdir()
     model = {"name": "srresnet", "args": {"scale": 4}, "sd": formula_weights(shared, name)}
@@ -141,7 +141,7 @@ def test_tensors_that_are_no_weights_are_refused(
     assert message in refused(file)
 
 
-def test_a_number_of_iterations_that_is_none_is_not_taken(shared: Path, tmp_path: Path) -> None:
+def test_an_invalid_number_of_iterations_is_ignored(shared: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "iter_last.pth", tmp_path / "w.safetensors"
     model = {"name": "srresnet", "args": {}, "sd": formula_weights(shared, "srresnet-x4")}
     for count in (10**30, True, -1, "many"):
@@ -254,7 +254,7 @@ GOOD = [BINS] * 4
         {"hmap": {"hmap_x_list": [], "hmap_y_mean_list": []}},
     ],
 )
-def test_tables_that_are_none_are_refused(carn: Path, state: object) -> None:
+def test_files_that_are_no_tables_are_refused(carn: Path, state: object) -> None:
     torch.save(state, carn.with_suffix(".state"))
     assert "inconsistent" in refused(carn)
 
@@ -285,7 +285,7 @@ def test_arrays_of_pointers_are_refused(carn: Path) -> None:
     assert str(carn.with_suffix(".state")) in refused(carn)
 
 
-def test_cut_files_are_refused(carn: Path, mirror: Path) -> None:
+def test_truncated_files_are_refused(carn: Path, mirror: Path) -> None:
     state = Path(copy(mirror / "ARM-Net/ckpt/arm-carn.state", carn.with_suffix(".state")))
     state.write_bytes(state.read_bytes()[:1000])
     message = refused(carn)

@@ -140,7 +140,7 @@ def test_only_the_suites_own_protocol_is_averaged(sweeps, tmp_path, summary):
     pd.testing.assert_frame_equal(tidy.summarise(results), summary)
 
 
-def test_overlap_is_told_apart(tmp_path):
+def test_overlap_is_reported_separately(tmp_path):
     rows = [row | {"units": 24, "lr_pixels": 24 * 1024} for row in original_rows()]
     summary = tidy.summarise(tidy.collect([write_sweep(tmp_path, "carn-x", rows)]))
     assert summary["overlap"].item() == pytest.approx(1.2)
@@ -150,7 +150,7 @@ def test_overlap_is_told_apart(tmp_path):
     assert (table["Units"].item(), table["LR pixels"].item()) == (24, 24 * 1024)
 
 
-def test_heavy_share_is_that_of_the_costliest_branch_there_is():
+def test_heavy_share_is_that_of_the_most_expensive_branch():
     table = pd.DataFrame({"share_10": [np.nan, 0.1], "share_2": [0.7, 0.2], "share_0": [0.3, 0.7]})
     assert tidy.share_columns(table) == ["share_0", "share_2", "share_10"]
     assert tidy.heavy_share(table).tolist() == [0.7, 0.1]
@@ -169,7 +169,7 @@ def test_heavy_share_is_that_of_the_costliest_branch_there_is():
         (lambda path: path.with_suffix(".json").write_text("{}"), "protocol"),
     ],
 )
-def test_a_spoilt_sweep_is_named(sweeps, spoil, told):
+def test_a_damaged_sweep_is_named(sweeps, spoil, told):
     spoil(sweeps[0])
     with pytest.raises(UserError, match=told) as error:
         tidy.collect(sweeps)
@@ -308,7 +308,7 @@ def test_both_panels_show_every_point(summary):
         assert {"0", "8 to 25"} <= texts
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["pcsr", "adaptive (ADM)", "value of the knob", "original"]
+    assert names == ["pcsr", "adaptive (ADM)", "knob value", "original"]
 
 
 def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
@@ -395,7 +395,7 @@ def test_verdicts(tmp_path, claims):
         ),
     ],
 )
-def test_a_verdict_tells_of_a_partial_set_and_of_short_training(tmp_path, claims, facts, verdict):
+def test_a_verdict_mentions_a_partial_set_and_short_training(tmp_path, claims, facts, verdict):
     path = write_sweep(tmp_path, "carn-original", original_rows(), **facts)
     assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == verdict
 
@@ -412,10 +412,10 @@ def test_a_choice_that_was_not_measured_as_published_stays_the_suites_own(tmp_pa
     own = {"lr": "float", "crop": "tiles", "refine": False}
     ours = verdicts([write_sweep(tmp_path, "carn-original", rows, protocol=own)], claims)
     assert ours["CARN", "urban100"]["LR"] == "8-bit"
-    assert ours["CARN", "urban100"]["Ours PSNR"] == pytest.approx(PSNR)
+    assert ours["CARN", "urban100"]["Our PSNR"] == pytest.approx(PSNR)
 
 
-def test_the_adaptive_decision_stands_for_no_cell(tmp_path, claims):
+def test_the_adaptive_decision_is_compared_with_no_cell(tmp_path, claims):
     points = ((0.0, 40.0, False), (None, 29.6, True))
     rows = [row(i, "pcsr", k, adm, 0.5, 24.0, g) for i in range(3) for k, g, adm in points]
     sweeps = [write_sweep(tmp_path, "carn-pcsr", rows)]
@@ -428,7 +428,7 @@ def test_images_without_a_pair_are_left_out_of_claims(tmp_path, claims, lacking)
     rows[lacking] = [one for one in rows[lacking] if one["image"] != "0801"]
     sweeps = [write_sweep(tmp_path, name, of) for name, of in rows.items()]
     page = claim.claims_markdown(tidy.collect(sweeps), claims)
-    assert "Left out of carn on urban100" in page and "measured on them: 0801." in page
+    assert "Images excluded for carn on urban100" in page and "measured on them: 0801." in page
     assert page.count("partial: 2 of 3 images |") == 2
     paired = {name: [one for one in of if one["image"] != "0801"] for name, of in rows.items()}
     alone = [write_sweep(tmp_path / "paired", name, of) for name, of in paired.items()]
@@ -456,7 +456,7 @@ def test_only_the_published_scale_is_compared(tmp_path, claims):
     assert verdicts([path], claims)["CARN", "urban100"]["Verdict"] == "not run"
 
 
-def test_the_page_of_claims_says_what_it_rests_on(sweeps, claims):
+def test_the_claims_page_states_its_sources(sweeps, claims):
     page = claim.claims_markdown(tidy.collect(sweeps), claims)
     assert "suite quick, commit 0123456789ab" in page
     assert "8-bit LR, cropped to whole tiles, refined" in page
@@ -494,7 +494,7 @@ def two_lr(tmp_path):
 def test_a_cell_is_compared_on_the_lr_it_was_measured_on(two_lr, claims):
     ours = verdicts(two_lr, claims)["CARN-PCSR", "urban100"]
     assert (ours["Knob"], ours["LR"]) == ("2", "float")
-    assert ours["Ours PSNR"] == pytest.approx(24.05)
+    assert ours["Our PSNR"] == pytest.approx(24.05)
     assert ours["Published (dB)"] == pytest.approx(-0.03)
     assert ours["Ours (dB)"] == pytest.approx(24.05 - PSNR)  # the original is measured on 8-bit LR
     assert ours["Published (% of FLOPs)"] == pytest.approx(100 * 29.6 / 49.3)
@@ -514,7 +514,7 @@ def test_points_are_matched_by_their_share_of_the_original(tmp_path, claims):
     assert verdicts(sweeps, claims)["CARN-PCSR", "urban100"]["Knob"] == "2"
 
 
-def test_classsr_stands_at_the_knob_that_is_its_own(tmp_path, claims):
+def test_classsr_is_compared_at_its_own_knob(tmp_path, claims):
     points = ((-25.0, 51.7), (0.0, 40.0), (25.0, 30.0))
     rows = [row(i, "classsr", k, False, 0.5, 24.0, cost) for i in range(3) for k, cost in points]
     sweeps = [write_sweep(tmp_path, "carn-classsr", rows)]
@@ -527,11 +527,11 @@ def test_classsr_stands_at_the_knob_that_is_its_own(tmp_path, claims):
 def test_the_audit_shows_each_protocol_beside_the_original(two_lr, claims):
     page = claim.claims_markdown(tidy.collect(two_lr), claims)
     section = page.partition("### CARN-PCSR: published 24.00 dB, 29.6 GFLOPs")[2]
-    assert "-0.03 dB beside the published original, at 60.0 % of its FLOPs" in section
+    assert "-0.03 dB relative to the published original, at 60.0 % of its FLOPs" in section
     lines = [line for line in section.splitlines() if line.startswith("| pcsr |")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    # Method, LR, cropped, refined, knob, PSNR, beside the original on the same and on 8-bit LR,
-    # shares of its FLOPs by both conventions, and the share for the published loss.
+    # Method, LR, cropped, refined, knob, PSNR, gain over the original on the same and on 8-bit LR,
+    # shares of its FLOPs in both conventions, and the share for the published loss.
     # 24.03 dB lies 3/5 of the way from knob 2 to knob 0: 35.84 of 49.3 GFLOPs.
     assert cells == [
         ["pcsr", "8-bit", "yes", "yes", "2", "24.000", "-0.060", "-0.060", "60.0", "60.0", "72.7"],

@@ -117,7 +117,7 @@ def test_points_between_the_measured_ones():
 def test_a_method_that_is_costlier_by_its_overlap_alone_is_equal_without_it():
     tiles = routed("classsr", costlier=1.25, lr_pixels=1250)
     page = fairness.fairness_markdown(table(original(), routed(), tiles))
-    as_counted, once = page.split("as if no pixel were processed twice:")
+    as_counted, once = page.split("as if no pixel were processed twice):")
     assert cells(as_counted, "| pcsr | classsr")[3] == "-20.0 [-20.0, -20.0]"
     assert cells(once, "| pcsr | classsr")[3] == "0.0 [0.0, 0.0]"
     assert cells(once, "| classsr | 77.0")[1:] == cells(once, "| pcsr | 77.0")[1:]
@@ -160,12 +160,12 @@ def test_a_dash_is_explained_by_where_the_curve_runs():
     assert cells(page, "| pcsr | -")[1:3] == ["-", "-"]
     assert cells(page, "| pcsr | -")[5:] == ["-", "-"]
     assert (
-        "- pcsr runs from 60.0 to 80.0 % of the original's FLOPs and from -1.000 to -0.500 dB."
-        in page
+        "- pcsr covers 60.0 to 80.0 % of the original's FLOPs and -1.000 to -0.500 dB relative to "
+        "the original." in page
     )
-    assert "so that of highest PSNR is shown: pcsr." in page
+    assert "so the one with the highest PSNR is shown: pcsr." in page
     reaches = rows_of("pcsr", [(0.0, 29.0, 40), (1.0, 30.5, 80)])
-    assert "runs from" not in fairness.fairness_markdown(table(original(), reaches))
+    assert "pcsr covers" not in fairness.fairness_markdown(table(original(), reaches))
 
 
 def test_a_value_that_some_resample_lacks_has_no_interval():
@@ -181,9 +181,9 @@ def test_a_reversal_is_told_with_its_numbers():
     rows = table(original(flops_algorithmic=10e9), routed())
     page = fairness.fairness_markdown(rows)
     assert (
-        "**pcsr saves 20.0 % of the original's FLOPs as the paper counts (80.00 instead of 100.00 "
-        "GFLOPs), but executes 8.00 times the original's (80.00 instead of 10.00 GFLOPs, "
-        "algorithmic).**" in page
+        "**pcsr saves 20.0 % of the original's FLOPs in the paper convention (80.00 instead of "
+        "100.00 GFLOPs), but executes 8.00 times as many FLOPs as the original (80.00 instead of "
+        "10.00 GFLOPs, algorithmic convention).**" in page
     )
     cheaper = table(original(flops_algorithmic=90e9), routed())
     assert "executes" not in fairness.fairness_markdown(cheaper)
@@ -199,7 +199,7 @@ def test_the_adaptive_decision_is_in_the_protocol_and_in_no_curve():
         "0.250 [0.250, 0.250]",
     ]
     assert cells(page, "| pcsr | 77.0")
-    assert "Not measured both ways: refined instead of not; whole image instead of tiles." in page
+    assert "Not compared: refined instead of unrefined; whole image instead of tiles." in page
 
 
 def test_the_page_ends_with_the_meaning_of_every_column():
@@ -220,7 +220,7 @@ def test_the_page_ends_with_the_meaning_of_every_column():
     assert untold == set()
 
 
-def test_the_verb_writes_markdown_and_html(tmp_path):
+def test_the_command_writes_markdown_and_html(tmp_path):
     tidy.write_csv(table(original(), routed()), tmp_path / "results.csv")
     fairness.fairness(tmp_path / "results.csv", out=tmp_path / "reports" / "fairness.md")
     page = (tmp_path / "reports" / "fairness.md").read_text()

@@ -66,7 +66,7 @@ def edit(folder: Path, **changes: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
-def test_damaged_stores_are_refused_with_the_mend(tmp_path: Path) -> None:
+def test_damaged_stores_are_refused_with_the_fix(tmp_path: Path) -> None:
     def refused(problem: str, name: str) -> None:
         with pytest.raises(UserError, match=problem) as error:
             Store.open(folder)

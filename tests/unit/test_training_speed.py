@@ -68,7 +68,7 @@ def test_both_loops_are_measured_in_turns(cat: Store) -> None:
     for row in rows:
         assert row["steps_per_second"] > 0 and row["peak_bytes"] > 0
     table = page.table(rows)
-    assert table["Times the reference loop"].tolist()[::2] == [1, 1, 1]
+    assert table["Speedup over the reference loop"].tolist()[::2] == [1, 1, 1]
     hours = page.projected(rows).set_index("Model")
     of_suite = sum(row["iterations"] / row["steps_per_second"] / 3600 for row in rows[1:4:2])
     assert hours.loc["fsrcnn-pcsr", "Suite (hours)"] == pytest.approx(of_suite)
@@ -87,7 +87,7 @@ def test_a_loop_that_trains_something_else_is_refused(
         training_speed.compare(subject(cat, "pcsr", "stage0"), plan)
 
 
-def test_busy_is_the_time_that_is_computed_in() -> None:
+def test_busy_is_the_time_spent_computing() -> None:
     def step() -> dict[str, torch.Tensor]:
         end = time.process_time() + 0.2
         while time.process_time() < end:

@@ -136,7 +136,7 @@ def test_images_of_other_kinds(
     assert not out.exists() and not (tmp_path / "sr.png").exists()
 
 
-def test_images_that_are_none(refuse: Any, weights: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_images(refuse: Any, weights: Path, tmp_path: Path) -> None:
     sweep = ("sweep", "--weights", weights, "--out", tmp_path / "o.csv", "--images")
     assert "no such file" in refuse(*sweep, tmp_path / "missing.png")
     text = tmp_path / "text.png"
@@ -225,7 +225,7 @@ def test_foreign_files_are_never_executed(refuse: Any, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_no_gpu_where_one_is_asked_for(refuse: Any, weights: Path, tmp_path: Path) -> None:
+def test_no_gpu_where_one_is_requested(refuse: Any, weights: Path, tmp_path: Path) -> None:
     count = torch.cuda.device_count()
     wanted = f"cuda:{count}" if count else "cuda"
     image = write_image(tmp_path / "image.png")

@@ -82,7 +82,7 @@ def test_what_it_lacks_is_named_and_not_run(released: Workspace) -> None:
     assert "PCSR release, srresnet pcsr x4, width 58" in page
     assert "| PCSR/save/srresnet-pcsr-phase1/iter_last.pth |" in page
     claims = released.path("reports/released/claims.md").read_text()
-    urban = claims.partition("## urban100")[2].partition("Beside the original")[0]
+    urban = claims.partition("## urban100")[2].partition("Relative to the original")[0]
     lines = {line.split("|")[1].strip(): line for line in urban.splitlines() if "K)" in line}
     for model in ("FSRCNN (25K)", "FSRCNN-ClassSR (113K)", "FSRCNN-ARM (25K)", "FSRCNN-PCSR (25K)"):
         assert lines[model].endswith("| partial: 2 of 100 images |")
@@ -99,7 +99,7 @@ def test_images_and_curves_are_drawn(released: Workspace) -> None:
     assert drawn == curves | {f"{m}-{kind}" for m in methods for kind in ("routing", "comparison")}
 
 
-def test_nothing_runs_twice_and_a_image_more_is_found(
+def test_nothing_runs_twice_and_an_added_image_is_found(
     released: Workspace, mirror: Path, tmp_path: Path
 ) -> None:
     suite = ("-n", "--configfile", "configs/suites/released.yaml")

@@ -142,7 +142,7 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
         assert (table[measure].notna() == own).all()
 
 
-def test_a_image_that_the_scale_does_not_divide(
+def test_an_image_that_the_scale_does_not_divide(
     workspace: Workspace, photographs: Path, original_weights: Path, tmp_path: Path
 ) -> None:
     """Either way of cropping cuts it from the top left; one keeps all whole LR pixels."""
@@ -156,7 +156,7 @@ def test_a_image_that_the_scale_does_not_divide(
     assert table.loc["tiles", ["lr_height", "lr_width"]].tolist() == [32, 60]
 
 
-def test_sweep_goes_on_where_it_was_cut(
+def test_sweep_resumes_where_it_was_interrupted(
     workspace: Workspace, photographs: Path, pcsr_weights: Path, tmp_path: Path
 ) -> None:
     out, again = tmp_path / "sweep.csv", tmp_path / "again.csv"
@@ -166,7 +166,7 @@ def test_sweep_goes_on_where_it_was_cut(
     for image in photographs.iterdir():
         (broken / image.name).write_bytes(image.read_bytes())
     workspace.succeed(*arguments, "--out", out)
-    # A cut leaves whole lines and the beginning of one.
+    # An interruption leaves whole lines and the beginning of one.
     rows = [
         json.loads(pd.read_csv(out)[lambda t, n=n: t.image == n].to_json(orient="records"))
         for n in ("cat_0", "cat_1")
@@ -203,7 +203,7 @@ def _identity(workspace: Workspace, arguments: tuple[object, ...], folder: Path)
 def test_lr_images_are_those_made(
     workspace: Workspace, photographs: Path, pcsr_weights: Path, tmp_path: Path
 ) -> None:
-    """Ready LR images give the numbers of the degradation that made them."""
+    """Given LR images give the numbers of the degradation that made them."""
     demo = tmp_path / "demo"
     arguments = ("--weights", pcsr_weights)
     lr = tmp_path / "lr"

@@ -67,7 +67,7 @@ def lines_of(folder: Path) -> int:
     return sum(path.read_text().count("\n") for path in folder.glob("train-*.jsonl"))
 
 
-def test_a_stopped_run_saves_and_goes_on(workspace: Workspace, undisturbed: Path) -> None:
+def test_a_stopped_run_saves_and_resumes(workspace: Workspace, undisturbed: Path) -> None:
     suite = workspace.suite("stopped")
     out = workspace.path("stopped/stage0/weights.safetensors")
     run = workspace.start(workspace.command(*STAGE0, "--suite", suite, "--out", out))
@@ -123,10 +123,10 @@ def test_removed_weights_are_written_again_without_training(
     assert same_weights(undisturbed, copy)
 
 
-def test_other_initial_weights_do_not_go_on_from_an_old_state(
+def test_an_old_state_is_not_resumed_from_other_initial_weights(
     workspace: Workspace, undisturbed: Path
 ) -> None:
-    """A stage that was cut starts afresh when the stage before it was trained again."""
+    """An interrupted stage starts over when the stage before it was trained again."""
     suite = workspace.suite("other-init")
     out = workspace.path("other-init/weights.safetensors")
     stage1 = ("train", "fsrcnn-pcsr", "stage1", "--device", "cpu", "--suite", suite, "--out", out)
@@ -259,9 +259,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(workspace: Workspace) -> None:
     assert not out.exists()
 
 
-def test_pace_is_measured_once(workspace: Workspace) -> None:
-    suite = workspace.suite("pace", experiments=["fsrcnn-original", "fsrcnn-pcsr"])
-    out = workspace.path("pace/cpu.json")
+def test_training_speed_is_measured_once(workspace: Workspace) -> None:
+    suite = workspace.suite("speed", experiments=["fsrcnn-original", "fsrcnn-pcsr"])
+    out = workspace.path("speed/cpu.json")
     data = workspace.path("data/prepared/embedded-smoke")
     quickly = ("--seconds", "0.01", "--rounds", "1", "--workers", "1", "--data", data)
     command = (
@@ -285,7 +285,7 @@ def test_pace_is_measured_once(workspace: Workspace) -> None:
     assert "unknown way 'suit'" in workspace.refuse(*command, "--way", "suit")
     message = workspace.refuse(*command, "--threads", "1")
     assert "was measured with threads" in message and "another file as --out" in message
-    out = workspace.path("pace/script.json")
+    out = workspace.path("speed/script.json")
     script = Path(__file__).parents[2] / "benchmarks/gpu/training.py"
     how = ["--device", "cpu", "--suite", suite, "--data", data, "--out", out, "--turn", "0.01"]
     which = ["--experiments", "fsrcnn-pcsr", "fsrcnn-original", "--ways", "reference", "suite"]

@@ -185,7 +185,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     assert "not a file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
 
 
-def test_the_script_for_gpus_goes_on_where_it_was(
+def test_the_gpu_script_resumes_where_it_stopped(
     here: Workspace, files: dict[str, Path], tmp_path: Path
 ) -> None:
     large, out = tmp_path / "large.png", tmp_path / "engine.json"

@@ -1,4 +1,4 @@
-"""The workflow: its job graph, what reruns what, a cut run, and the smoke suite to its end."""
+"""The workflow: its job graph, what reruns what, interrupted runs, the smoke suite to its end."""
 
 import json
 import os
