@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pcsr import escape
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
 
@@ -62,9 +63,12 @@ def markdown(measured: dict[str, Any]) -> str:
     return "\n".join(
         [
             "# Training speed\n",
-            f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
-            f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
-            f"images `{facts['data']}`.\n",
+            escape.markdown(
+                f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
+                f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite "
+                f"{facts['suite']}, images {facts['data']}."
+            )
+            + "\n",
             f"Both loops trained the same batches, in turns, in one run: {plan['rounds']} rounds "
             f"of at least {plan['seconds']:g} s each, the median counts. *Reference loop*: "
             f"{plan['workers']} worker processes read, turn and shrink crops one by one; the "

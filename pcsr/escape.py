@@ -12,8 +12,11 @@ import re
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-# `_` inside a word and `]` before anything but a target mean nothing: img_001 and [low, high] stay.
-_MARKDOWN = re.compile(r"[\\`*<|&~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
+# Not what means nothing where it stands, so that img_001, f/8: 2 and [low, high] stay readable: `_`
+# inside a word, `]` without a target, `#` before the end of a line, `:` and `.` outside an address.
+_MARKDOWN = re.compile(
+    r"[\\`*<|&~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|#(?=#*$)|:(?=//)|(?<=www)\."
+)
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
