@@ -5,7 +5,11 @@ import re
 import string
 from pathlib import Path
 
+from PIL import Image
 from workspace import ROOT, Workspace
+
+from pcsr import escape
+from pcsr.report import tidy
 
 # Placeholder -> why it need not be quoted. None is.
 UNQUOTED: dict[str, str] = {}
@@ -58,3 +62,22 @@ def test_a_hostile_suite_path_is_a_path_and_no_command(workspace: Workspace) -> 
     assert "suite hostile-path was measured with" in (folder / page).read_text(encoding="utf-8")
     assert "Shell command: pcsr inputs --suite='-a b" in done.stdout
     assert not list(folder.glob("**/proof*"))
+
+
+def test_a_sweep_of_hostile_names_is_whole(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "$(touch proof)"
+    folder.mkdir()
+    names = ["null", "NA", "1e5", "007", "a\nb", "caf\udce9", "a|b", "$x$", "\x1b[31m", "=1+1"]
+    for name in names:
+        image = Image.new("RGB", (64, 64), (len(name), 9, 200))
+        image.save(tmp_path / "one.png")
+        (tmp_path / "one.png").rename(folder / f"{name}.png")
+    out = tmp_path / "results" / "s$x$" / "<b>" / "![x](y)" / "sweep.csv"
+    weights = ROOT / "weights" / "fsrcnn-original.safetensors"
+    options = ("--crop", "none", "--device", "cpu", "--threads", "1", "--out", out)
+    said = workspace.succeed("sweep", "--weights", weights, "--images", folder, *options)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", said)
+    results = tidy.collect([out])
+    assert sorted(results["image"]) == sorted(map(escape.printable, names))
+    assert tidy.summarise(results)["images"].tolist() == [len(names)]
+    assert set(results["test_set"]) == {"![x](y)"}

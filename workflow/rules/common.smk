@@ -27,13 +27,13 @@ SUITE_FILE = Path(
 )
 
 try:
+    study = load_study(SUITE_FILE)
     suite_values = read_yaml(SUITE_FILE)
     if config and config != suite_values:
         raise UserError(
             f"{SUITE_FILE}: the suite is changed on the command line (--config, or several "
             "--configfile); put the changes into a suite file of your own."
         )
-    study = load_study(SUITE_FILE)
     registry.check_names(study)
     present = available.present(study)
 except UserError as error:
