@@ -34,7 +34,9 @@ help: ## print this list
 
 setup: $(STAMP) ## install the suite into .venv (PYTHON=python3.12 for another Python)
 
+# Checked before Snakemake reads it, which would run Python in a file that says `__use_yte__: true`.
 reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
+	@$(BIN)/pcsr check 'configs/suites/$(SUITE).yaml'
 	$(SNAKEMAKE)
 	@$(MAKE) --no-print-directory $(REPORT)/report.html
 	@printf '\nFigures:\n'; find $(REPORT) -name '*.png' | sort | sed 's/^/  /'

@@ -25,6 +25,7 @@ COMMANDS = {
         "fetch-released": "pcsr.weights.convert:fetch_released",
     },
     "Train": {
+        "check": "pcsr.weights.available:check",
         "prepare": "pcsr.data.prepare:prepare",
         "train": "pcsr.training.train:train",
         "classify-crops": "pcsr.training.crop_classes:classify_crops",

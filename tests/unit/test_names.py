@@ -21,6 +21,8 @@ from PIL import Image
 from rich.logging import RichHandler
 
 from pcsr import cli, escape, registry, runtime
+from pcsr.config.models import DatasetConfig, FolderSource
+from pcsr.data.prepare import make_store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.report import claims, fairness, figures, inputs, pages, showcase, tables, tidy
@@ -256,6 +258,20 @@ def test_image_names_are_escaped_before_measuring(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a\\nb.png")  # as the escaped name of another
     with pytest.raises(UserError, match="two images are called"):
         open_images(tmp_path)
+
+
+def test_a_packed_store_has_names_that_its_readers_take(tmp_path: Path) -> None:
+    names = ("null", "a\nb", "caf\udce9", "\x1b[31m")
+    (tmp_path / "HR").mkdir()
+    for name in names:
+        Image.new("RGB", (2, 2)).save(tmp_path / "one.png")
+        (tmp_path / "one.png").rename(tmp_path / "HR" / f"{name}.png")
+    source = FolderSource(kind="folder", path=str(tmp_path / "HR"))
+    make_store("mine", DatasetConfig(source=source), tmp_path / "store")
+    facts = tidy.read_facts(inputs.ManifestFacts, tmp_path / "store" / "manifest.json")
+    found = [image.name for image in facts.images]
+    assert sorted(found) == sorted(map(escape.printable, names))
+    assert open_images(tmp_path / "store").names == found
 
 
 def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
