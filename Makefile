@@ -21,7 +21,10 @@ LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
 IMAGES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
 # No lock: training holds its own, and one left behind by a killed run must not stop the next.
-SNAKEMAKE := $(BIN)/snakemake --configfile configs/suites/$(SUITE).yaml --nolock
+SNAKEMAKE := $(BIN)/snakemake --configfile 'configs/suites/$(SUITE).yaml' --nolock
+ifneq ($(words $(SUITE)),1)
+$(error SUITE='$(SUITE)': give one name of configs/suites, without blanks)
+endif
 
 # The rules of the workflow call `pcsr` by its bare name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -31,7 +34,9 @@ help: ## print this list
 
 setup: $(STAMP) ## install the suite into .venv (PYTHON=python3.12 for another Python)
 
+# Checked before Snakemake reads it, which would run Python in a file that says `__use_yte__: true`.
 reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
+	@$(BIN)/pcsr check 'configs/suites/$(SUITE).yaml'
 	$(SNAKEMAKE)
 	@$(MAKE) --no-print-directory $(REPORT)/report.html
 	@printf '\nFigures:\n'; find $(REPORT) -name '*.png' | sort | sed 's/^/  /'

@@ -10,6 +10,7 @@ import seaborn as sns
 from cyclopts import Parameter
 from matplotlib.figure import Figure
 
+from pcsr import escape
 from pcsr.errors import UserError
 from pcsr.report import figures, pages
 from pcsr.report.tables import markdown as table_markdown
@@ -116,6 +117,7 @@ def figure(results: Sequence[Measured]) -> Figure:
     for panel, measured in zip(panels, results, strict=True):
         rows = cases(measured)
         rows = rows[rows["path"].isin(list(MARKERS))]
+        rows["model"] = rows["model"].map(escape.mathtext)
         sns.scatterplot(
             rows,
             x="flops_ratio",
@@ -142,7 +144,8 @@ def figure(results: Sequence[Measured]) -> Figure:
         panel.set_xlabel("FLOPs relative to the original (algorithmic)")
         panel.set_ylabel("time relative to the original")
         images = ", ".join(rows["image"].unique())
-        panel.set_title(f"{images}\n{_machine(measured)}", fontsize="small")
+        title = [escape.mathtext(line) for line in (images, _machine(measured))]
+        panel.set_title("\n".join(title), fontsize="small")
         panel.legend(frameon=False, fontsize="small")
         sns.despine(ax=panel)
     return drawn
@@ -171,9 +174,10 @@ def markdown(results: Sequence[Measured]) -> str:
 def _section(measured: Measured) -> str:
     facts = measured["provenance"]
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
-    text = [f"## {_machine(measured)}\n", f"Commit {commit}.\n"]
+    text = [f"## {escape.markdown(_machine(measured))}\n", f"Commit {escape.markdown(commit)}.\n"]
     if facts["fresh"]:
-        text.append(f"Fresh weights, because none are published: {', '.join(facts['fresh'])}.\n")
+        fresh = escape.markdown(", ".join(facts["fresh"]))
+        text.append(f"Fresh weights, because none are published: {fresh}.\n")
     if measured["cases"]:
         rows = cases(measured)
         table = rows[list(CASES)].rename(columns=CASES)

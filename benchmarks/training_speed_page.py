@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pcsr import escape
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
 
@@ -62,9 +63,12 @@ def markdown(measured: dict[str, Any]) -> str:
     return "\n".join(
         [
             "# Training speed\n",
-            f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
-            f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite `{facts['suite']}`, "
-            f"images `{facts['data']}`.\n",
+            escape.markdown(
+                f"{facts['device']}, {facts['threads']} threads, {facts['machine']}, torch "
+                f"{facts['versions']['torch']}; commit {', '.join(commits)}; suite "
+                f"{facts['suite']}, images {facts['data']}."
+            )
+            + "\n",
             "Both loops trained on the same batches, taking turns in one run: "
             f"{plan['rounds']} rounds of at least {plan['seconds']:g} s each; the median is given. "
             f"*Reference loop*: {plan['workers']} worker processes read, flip and downscale crops "

@@ -8,10 +8,11 @@ import importlib.util
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from pcsr import __version__
+from pcsr import __version__, escape
 from pcsr.errors import UserError
 
 # Group -> command -> function, imported when its command runs: --help must not wait for torch.
@@ -24,6 +25,7 @@ COMMANDS = {
         "fetch-released": "pcsr.weights.convert:fetch_released",
     },
     "Train": {
+        "check": "pcsr.weights.available:check",
         "prepare": "pcsr.data.prepare:prepare",
         "train": "pcsr.training.train:train",
         "classify-crops": "pcsr.training.crop_classes:classify_crops",
@@ -103,15 +105,20 @@ def main() -> None:
         overview = not arguments or arguments[0].startswith("-")
         returned = app(overview)(arguments, exit_on_error=False, print_error=False)
         if returned is not None:
-            print("\n".join([returned] if isinstance(returned, str) else returned))
+            lines = [returned] if isinstance(returned, str) else returned
+            print("\n".join(map(escape.printable, lines)))
     except (UserError, CycloptsError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error), 2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {where}{error.strerror or error}; check the disk's free space and the "
-            "permissions there, then run again.",
-            file=sys.stderr,
+        _fail(
+            f"{where}{error.strerror or error}; check the disk's free space and the permissions "
+            "there, then run again.",
+            1,
         )
-        sys.exit(1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """Print one line, which names in it cannot break or steer the terminal with, and exit."""
+    print(f"error: {escape.printable(' '.join(message.split()))}", file=sys.stderr)
+    sys.exit(status)

@@ -8,6 +8,7 @@ module imports neither torch nor any of the classes; names are resolved on use.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pcsr.config.load import Study, parse
 from pcsr.config.models import ModelConfig
-from pcsr.errors import unknown_name
+from pcsr.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from pcsr.methods.base import Method
+
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # of what another package registers
 
 BACKBONES = {
     "fsrcnn": "pcsr.backbones.fsrcnn:FSRCNN",
@@ -39,9 +42,19 @@ METRICS = {
 
 
 def table(kind: str) -> dict[str, str]:
-    """Return name -> ``module:attribute`` for ``"backbone"``, ``"method"`` or ``"metric"``."""
+    """Return name -> ``module:attribute`` for ``"backbone"``, ``"method"`` or ``"metric"``.
+
+    Raises:
+        UserError: another package registers a name that cannot be part of a file's name.
+    """
     own = {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
     outside = {e.name: e.value for e in metadata.entry_points(group=f"pcsr.{kind}s")}
+    for name in outside:
+        if not re.fullmatch(NAME, name):
+            raise UserError(
+                f"{kind} '{name}' of another package: give it a name of at most 64 letters, "
+                "digits, _, - and ., of which the first is a letter or digit."
+            )
     return {**outside, **own}
 
 

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.progress import track
 from torch import nn
 
-from pcsr import gpus
+from pcsr import escape, gpus
 from pcsr.errors import UserError
 
 T = TypeVar("T")
@@ -181,6 +181,13 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
+class _OneLine(logging.Formatter):
+    """Log a message as one line; names and other people's text cannot steer the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return escape.printable(super().formatMessage(record))
+
+
 class _LogFile(logging.FileHandler):
     """A log file that raises an error naming its path if the disk is full."""
 
@@ -198,16 +205,17 @@ def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    plain = _OneLine("%(asctime)s %(levelname)s %(message)s")
     reconfigure(stderr=True)  # log lines and progress bars must share rich's console
     if get_console().is_terminal:
         logger.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
+        logger.handlers[-1].setFormatter(_OneLine("%(message)s"))
     else:  # not rich, which would wrap lines to a terminal that is not there
         logger.addHandler(logging.StreamHandler())
         logger.handlers[-1].setFormatter(plain)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        logger.addHandler(_LogFile(file))
+        logger.addHandler(_LogFile(file, encoding="utf-8"))
         logger.handlers[-1].setFormatter(plain)
 
 

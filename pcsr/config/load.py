@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from pcsr import files
+from pcsr.config import yaml_file
 from pcsr.config.models import (
     PUBLISHED,
     Config,
@@ -54,17 +55,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing, is not YAML, or does not hold a mapping.
+        UserError: the file is missing or too large, is not YAML or of a kind that ``yaml_file``
+            refuses, or does not hold a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(yaml_file.MAX_BYTES + 1)
+        if len(data) > yaml_file.MAX_BYTES:
+            raise UserError(
+                f"{path}: is larger than {yaml_file.MAX_BYTES >> 10} KiB; give a file of settings."
+            )
+        values = yaml_file.parse(data.decode("utf-8-sig"))
     except FileNotFoundError:
         beside = [p.stem for p in path.parent.glob("*.yaml")]
         raise UserError(f"{path}: no such file. {did_you_mean(path.stem, beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        reason = yaml_file.reason(error)
         raise UserError(f"{path}: not valid YAML ({reason}); fix that line.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a mapping of keys to values.")

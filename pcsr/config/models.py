@@ -9,8 +9,9 @@ errors everywhere.
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pcsr.config.base import Below, Config, Local, Name
 from pcsr.errors import unknown_name
 
 TABLE = "table"  # the step after the training stages, for methods with a table
@@ -21,13 +22,6 @@ PUBLISHED = "released"  # the step that replaces training
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-
-
-class Config(BaseModel):
-    """Base of all configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HeadConfig(Config):
@@ -74,8 +68,8 @@ class ModelConfig(Config):
     that a dry run imports neither.
     """
 
-    backbone: str = Field(description="name in the registry of backbones")
-    method: str = Field(description="name in the registry of methods")
+    backbone: str = Field(max_length=100, description="name in the registry of backbones")
+    method: str = Field(max_length=100, description="name in the registry of methods")
     scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
     options: dict[str, Any] = Field(default={}, description="the method's own options")
     backbone_options: dict[str, Any] = Field(default={}, description="the backbone's own options")
@@ -204,7 +198,7 @@ class ProtocolConfig(Config):
 class CalibrationConfig(Config):
     """How training crops are sorted into classes by the PSNR that a trained model reaches."""
 
-    experiment: str = Field(description="experiment whose final weights measure the crops")
+    experiment: Name = Field(description="experiment whose final weights measure the crops")
     classes: int = Field(
         default=3, ge=2, le=255, description="classes of equal size, 0 the easiest"
     )
@@ -216,15 +210,15 @@ class SuiteConfig(Config):
 
     suite: Name
     description: str
-    experiments: tuple[str, ...] = Field(min_length=1)
+    experiments: tuple[Name, ...] = Field(min_length=1)
     weights: Literal["trained", "released", "shipped"] = Field(
         default="trained",
         description="train them, or use those of configs/released.yaml or of weights/",
     )
-    train_set: str | None = None
-    valid_set: str | None = None
+    train_set: Name | None = None
+    valid_set: Name | None = None
     valid_images: int = Field(default=10, ge=1, description="images per validation")
-    test_sets: tuple[str, ...] = Field(min_length=1)
+    test_sets: tuple[Name, ...] = Field(min_length=1)
     leave_out_absent: bool = Field(
         default=False,
         description="leave out, and report, weights and test sets that are not available",
@@ -268,7 +262,7 @@ class WheelsSource(Config):
     """Photographs inside installed Python packages."""
 
     kind: Literal["wheels"]
-    images: tuple[str, ...] = Field(min_length=1, description="package/path/image")
+    images: tuple[Below, ...] = Field(min_length=1, description="package/path/image")
 
 
 class ArchiveSource(Config):
@@ -280,7 +274,7 @@ class ArchiveSource(Config):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
     members: str = Field(description="glob of the images inside the archive")
-    mirror: str | None = Field(
+    mirror: Below | None = Field(
         default=None, description="folder of the images, or the archive, under PCSR_MIRROR"
     )
 
@@ -295,11 +289,11 @@ class FolderSource(Config):
     """Images that the user provides in a folder."""
 
     kind: Literal["folder"]
-    path: str = Field(description="folder of HR images")
-    lr_path: str | None = Field(
+    path: Local = Field(description="folder of HR images")
+    lr_path: Local | None = Field(
         default=None, description="folder of ready-made LR images, same names"
     )
-    mirror: str | None = Field(default=None, description="folder of HR images under PCSR_MIRROR")
+    mirror: Below | None = Field(default=None, description="folder of HR images under PCSR_MIRROR")
     get: str = Field(default="", description="where the user gets the images")
 
 
@@ -337,8 +331,7 @@ class DatasetsConfig(Config):
 class ReleasedFile(Config):
     """A published file."""
 
-    path: str = Field(
-        pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$",
+    path: Below = Field(
         description="path below `released` in PCSR_MIRROR or data/raw",
     )
     url: str | None = Field(default=None, description="download address, if there is one")

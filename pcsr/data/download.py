@@ -222,7 +222,7 @@ def _shown(response: requests.Response, url: str, have: int) -> Iterator[bytes]:
     name = Path(urlsplit(url).path).name
     length = response.headers.get("Content-Length")
     total = have + int(length) if length is not None else None
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     last_logged = time.monotonic()
     log.info("downloading %s", url)
     console = Console(stderr=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
-from pcsr import files, runtime
+from pcsr import escape, files, runtime
 from pcsr.config.load import find_dataset, load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.config.options import LogFile
@@ -100,7 +100,8 @@ def reduced(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _copy_name(name: str, factor: float) -> str:
-    return name if factor == 1 else f"{name}@{factor:g}"
+    # A manifest is UTF-8, which not every file system's names are.
+    return escape.printable(name if factor == 1 else f"{name}@{factor:g}")
 
 
 def _is_done(name: str, config: DatasetConfig, out: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcsr import escape
 from pcsr.data import images
 from pcsr.data.store import MANIFEST, Store, identity, sha256
 from pcsr.errors import UserError
@@ -38,7 +39,8 @@ class TestImages:
         known_digest: str = "",
         complete: bool = True,
     ) -> None:
-        self.names = names
+        # Names end up in tables: what UTF-8 or a line cannot hold is escaped before measuring.
+        self.names = images.unique([escape.printable(name) for name in names], "images")
         self.complete = complete  # False if the data set lacks images it should have
         self._hr, self._lr = hr, lr
         self._digest = known_digest

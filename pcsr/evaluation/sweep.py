@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pcsr import files, registry, runtime
+from pcsr import escape, files, registry, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import (
@@ -108,7 +108,7 @@ def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str
     """Return a name for a weights file that is unique within a sweep."""
     generic = path.stem in ("weights", "iter_last")
     name = str(facts.get("experiment") or (path.parent.name if generic else path.stem))
-    return name if name not in taken else str(path)
+    return escape.printable(name if name not in taken else str(path))
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,10 @@ def measure_all(
     Rows are saved to ``<out>.part`` as they come, so that an interrupted sweep resumes. The CSV is
     written in one go at the end.
     """
-    import pandas as pd  # noqa: PLC0415 - heavy, and only writing the table needs it
+    # Heavy, and only writing the table needs them.
+    import pandas as pd  # noqa: PLC0415
+
+    from pcsr.report.tidy import write_csv  # noqa: PLC0415
 
     identity = fingerprint(
         [(subject.name, subject.digest) for subject in subjects],
@@ -176,8 +179,7 @@ def measure_all(
     rows = _in_order(rows, subjects, images)
     # The table comes last: its existence marks the sweep as done.
     files.write_json(files.sidecar(out), {**facts, "images": len(images)})
-    with files.atomic(out) as temporary:
-        pd.DataFrame(rows, columns=_columns(rows)).to_csv(temporary, index=False)
+    write_csv(pd.DataFrame(rows, columns=_columns(rows)), out)
     part.unlink()
 
 

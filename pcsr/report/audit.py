@@ -5,6 +5,7 @@ from functools import partial
 
 import pandas as pd
 
+from pcsr import escape
 from pcsr.report.curves import Curve, estimate, percent_needed
 from pcsr.report.published import Claims, PublishedModel
 from pcsr.report.tables import markdown
@@ -49,7 +50,7 @@ def _section(
     table = by_protocol(rows, original, loss, share, claims)
     numeric = [name for name in table.columns if name not in TEXT]
     return (
-        f"### {row.model}: published {cell[0]:.2f} dB, {cell[1]:.1f} GFLOPs\n\n"
+        f"### {escape.markdown(row.model)}: published {cell[0]:.2f} dB, {cell[1]:.1f} GFLOPs\n\n"
         f"That is {-loss:+.2f} dB relative to the published original, at {100 * share:.1f} % of "
         f"its FLOPs. Our points, by protocol:\n\n{markdown(table, numeric)}"
     )

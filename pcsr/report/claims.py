@@ -7,6 +7,7 @@ from typing import Annotated
 import pandas as pd
 from cyclopts import Parameter
 
+from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
 from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
@@ -154,7 +155,7 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     measured_first = sorted(of_each, key=lambda one: bool(one[1]["Our PSNR"].isna().all()))
     for test_set, cells in measured_first:
         text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
-        pages.append(f"## {test_set}\n\n{markdown(text, ['Knob', *DECIMALS])}")
+        pages.append(f"## {escape.markdown(test_set)}\n\n{markdown(text, ['Knob', *DECIMALS])}")
         beside = cells.dropna(subset=list(BESIDE_DECIMALS))
         if len(beside):
             columns = ["Model", "Experiment", "Knob", "LR", *BESIDE_DECIMALS]
@@ -168,7 +169,8 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
 
 def _own_knobs(claims: Claims) -> str:
     return "".join(
-        f"\n{method} has no knob of its own; its cells are compared at knob {knob:g}."
+        f"\n{escape.markdown(method)} has no knob of its own; its cells are compared at knob "
+        f"{knob:g}."
         for method, knob in claims.knobs.items()
     )
 
@@ -179,15 +181,16 @@ def _left_out(results: pd.DataFrame, shared: pd.DataFrame) -> Iterator[str]:
         here = (shared["test_set"] == test_set) & (shared["backbone"] == backbone)
         without = sorted(set(rows["image"]) - set(shared.loc[here, "image"]))
         if without:
+            place, images = map(escape.markdown, (f"{backbone} on {test_set}", ", ".join(without)))
             yield (
-                f"Images excluded for {backbone} on {test_set}, because not every method was "
-                f"measured on them: {', '.join(without)}.\n"
+                f"Images excluded for {place}, because not every method was measured on them: "
+                f"{images}.\n"
             )
 
 
 def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
     def listed(column: str) -> str:
-        return ", ".join(sorted(set(results[column])))
+        return escape.markdown(", ".join(sorted(set(results[column]))))
 
     verdicts = rows["Verdict"]
     names = ["reproduced", "differs", "not run"]
@@ -196,10 +199,10 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
     limits = claims.tolerance
     return f"""# Published numbers and ours
 
-- Published: {claims.source}.
+- Published: {escape.markdown(claims.source)}.
 - Ours: suite {listed("suite")}, commit {listed("commit")}.
-- Protocol of the suite: {protocol_text(results[results["main"]])}.
-- {claims.note}
+- Protocol of the suite: {escape.markdown(protocol_text(results[results["main"]]))}.
+- {escape.markdown(claims.note)}
 - Test sets measured: {listed("test_set")}.
 - Result: {", ".join(counts)}.
 

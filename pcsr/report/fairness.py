@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
@@ -56,7 +57,7 @@ def fairness_markdown(results: pd.DataFrame) -> str:
     """
     sections = [_head(results)]
     for (test_set, backbone, scale), of_place in results.groupby(PLACE):
-        sections.append(f"## {backbone} on {test_set}, x{scale:g}\n")
+        sections.append(f"## {escape.markdown(f'{backbone} on {test_set}')}, x{scale:g}\n")
         sections += _place(of_place.assign(curve=labels(of_place)))
     return "\n".join([*sections, _how_to_read()])
 
@@ -265,7 +266,7 @@ def _flops(chosen: pd.DataFrame) -> str:
     if len(far):
         text.append(
             f"No point is within {LOSS_DB:g} dB of the original, so the one with the highest PSNR "
-            f"is shown: {', '.join(far)}.\n"
+            f"is shown: {escape.markdown(', '.join(far))}.\n"
         )
     return "\n".join([*text, *_reversals(table)])
 
@@ -280,7 +281,8 @@ def _reversals(table: pd.DataFrame) -> Iterator[str]:
     for name in saved.index[(saved["paper"] > 0) & (saved["algorithmic"] < 0)]:
         cost = gflops.loc[name]
         yield (
-            f"**{name} saves {saved.loc[name, 'paper']:.1f} % of the original's FLOPs in the paper "
+            f"**{escape.markdown(name)} "
+            f"saves {saved.loc[name, 'paper']:.1f} % of the original's FLOPs in the paper "
             f"convention ({cost['paper']:.2f} instead of {whole['paper']:.2f} GFLOPs), but executes"
             f" {cost['algorithmic'] / whole['algorithmic']:.2f} times as many FLOPs as the original"
             f" ({cost['algorithmic']:.2f} instead of {whole['algorithmic']:.2f} GFLOPs, algorithmic"
@@ -326,14 +328,13 @@ def _head(results: pd.DataFrame) -> str:
     main = results[results["main"]]
     images = main.groupby("test_set")["image"].nunique()
     few = images[images < curves.LEAST_IMAGES]
+    sets = escape.markdown(", ".join(few.index))
     too_few = (
-        f"- No intervals on {', '.join(few.index)}: fewer than {curves.LEAST_IMAGES} images.\n"
-        if len(few)
-        else ""
+        f"- No intervals on {sets}: fewer than {curves.LEAST_IMAGES} images.\n" if len(few) else ""
     )
     return f"""# Fair comparisons
 
-- Protocol, unless stated otherwise: {protocol_text(main)}.
+- Protocol, unless stated otherwise: {escape.markdown(protocol_text(main))}.
 - `value [low, high]` is a mean over images with its 95 % interval, taken from the percentiles of
   {curves.RESAMPLES} bootstrap resamples of the images.
 {too_few}- The columns are explained at the end.

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from pcsr import files
+from pcsr import escape, files
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
 from pcsr.report.tidy import (
@@ -148,15 +148,16 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     least, most = points["images"].min(), points["images"].max()
     images = f"{most}" if least == most else f"{least} to {most}"
     part = "" if points["complete"].all() else ", a subset of the published set"
-    return (
-        f"{backbone} on {test_set}, {scales}\n"
-        f"mean of {images} images{part}; {protocol_text(points)}"
+    lines = (
+        f"{backbone} on {test_set}, {scales}",
+        f"mean of {images} images{part}; {protocol_text(points)}",
     )
+    return "\n".join(map(escape.mathtext, lines))
 
 
 def _handles(points: pd.DataFrame, colours: Colours) -> list[Line2D]:
     handles = [
-        Line2D([], [], marker="o", label=curve, **style)
+        Line2D([], [], marker="o", label=escape.mathtext(curve), **style)
         for curve, style, _ in _curves(points, colours)
     ]
     mark: dict[str, Any] = {"linestyle": "none", "color": "0.6"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from pcsr import files
+from pcsr import escape, files
 from pcsr.config.load import Study, load_study
 from pcsr.config.models import Config
 from pcsr.config.options import MarkdownOut, Suite
@@ -81,7 +81,7 @@ def inputs_markdown(study: Study, present: Present) -> str:
         sets.append(_test_set(name, read_facts(ManifestFacts, path)))
     used += [_absent("Experiment", name, why) for name, why in present.absent_weights.items()]
     sets += [_absent("Test set", name, why) for name, why in present.absent_test_sets.items()]
-    return f"""# What suite {suite} was measured with
+    return f"""# What suite {escape.markdown(suite)} was measured with
 
 ## Weights
 
@@ -104,7 +104,7 @@ def _weights(experiment: str, facts: WeightsFacts) -> dict[str, str]:
     trained = f"{how} {facts.iterations or 0:,} iterations"
     row = {"Experiment": experiment, "State": facts.released or trained}
     if facts.source:
-        row |= {"File": facts.source.file, "sha256": f"`{facts.source.sha256[:16]}`"}
+        row |= {"File": facts.source.file, "sha256": facts.source.sha256[:16]}
     return row
 
 

@@ -1,5 +1,6 @@
 """A page of Markdown as an HTML file that needs nothing from a network."""
 
+from html import escape
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -16,12 +17,19 @@ th { border-bottom: 2px solid #888; text-align: left; }
 
 
 def html(markdown: str) -> str:
-    """Render Markdown, tables included, as one HTML page titled by its first heading."""
-    title = markdown.partition("\n")[0].lstrip("# ")
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    """Render Markdown, tables included, as one HTML page titled by its first heading.
+
+    What could load something or lead somewhere (HTML, images, links) stays text.
+    """
+    # A page has names of other people's in it, which `escape.markdown` ought to have taken care of.
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.disable(["image", "link", "autolink", "reference"]).parse(markdown)
+    heading = next((token for token in tokens if token.type == "inline"), None)
+    title = "".join(part.content for part in heading.children or ()) if heading else ""
+    body = parser.renderer.render(tokens, parser.options, {})
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from pcsr import metrics
+from pcsr import escape, metrics
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
@@ -79,6 +79,7 @@ def comparison(
         box: what is enlarged, in pixels of the reference; by default its most detailed square.
         side: side of that square.
     """
+    panels = [(escape.mathtext(title), image) for title, image in panels]
     name, reference = panels[0]
     top, left, height, width = box or detailed_box(reference, side)
     rows = 1 if len(panels) < 4 else 2
@@ -136,5 +137,5 @@ def routing_figure(hr: Image, sr: Image, labels: Labels, branches: int, title: s
         for j, (colour, share) in enumerate(zip(branch_colours(branches), shares, strict=True))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=branches, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(escape.mathtext(title))
     return figure

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 from cyclopts import Parameter
 
-from pcsr import files
+from pcsr import escape, files
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
 from pcsr.report.pages import html
@@ -155,9 +155,11 @@ def markdown(table: pd.DataFrame, numeric: Iterable[str] = ()) -> str:
     """Return a table of text as Markdown, the columns ``numeric`` aligned to the right."""
     right = set(numeric)
     rules = ["--:" if name in right else ":--" for name in table.columns]
-    rows = [list(table.columns), rules, *table.to_numpy().tolist()]
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+    text = table.map(escape.markdown).rename(columns=escape.markdown)
+    # Not to_markdown (tabulate): it pads cells to the widest of their column, so that one longer
+    # number changes every line of a report that is in git.
+    rows = [list(text.columns), rules, *text.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _decimals(table: pd.DataFrame) -> dict[str, int]:
@@ -180,13 +182,14 @@ def _sections(table: pd.DataFrame) -> str:
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
         decimals = _decimals(table)
         text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), decimals)
-        title = f"\n## {backbone} on {test_set}, {scale}\n\n"
+        place = f"{backbone} on {test_set}, {scale}"
+        title = f"\n## {escape.markdown(place)}\n\n"
         sections.append(title + markdown(text, ["Knob", *decimals]))
     return "\n".join(head) + "\n" + "".join(sections)
 
 
 def _latex(text: pd.DataFrame, right: set[str]) -> str:
-    style = text.style.hide(axis="index").format(escape="latex")
-    style = style.format_index(escape="latex", axis="columns")
+    style = text.style.hide(axis="index").format(escape.latex)
+    style = style.format_index(escape.latex, axis="columns")
     columns = "".join("r" if name in right else "l" for name in text.columns)
     return str(style.to_latex(hrules=True, column_format=columns))

@@ -6,6 +6,7 @@ rows over the images.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import pandas as pd
 from cyclopts import Parameter
 from pydantic import ConfigDict, Field
 
-from pcsr import files
+from pcsr import escape, files
 from pcsr.config.load import ConfigT, parse
 from pcsr.config.models import Config, ProtocolConfig
 from pcsr.errors import UserError
@@ -23,7 +24,7 @@ REFERENCE = "original"  # the method that every other one is compared with
 CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
 COUNTS = (*CONVENTIONS, "engine")  # and what is executed
 
-# An image called "0801" must stay text, so no type is left to a guess.
+# An image called "0801" or "null" must stay text, so no type is left to a guess.
 SWEEP_TYPES = {
     "image": "str",
     "method": "str",
@@ -127,9 +128,12 @@ def load(path: Path) -> pd.DataFrame:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table atomically and without an index; floats keep every digit."""
+    """Write a table atomically and without an index; floats keep every digit, text is one line."""
+    plain = table.rename(columns=escape.printable)
+    text = [name for name in plain if not pd.api.types.is_numeric_dtype(plain[name])]
+    plain[text] = plain[text].map(escape.printable, na_action="ignore")
     with files.atomic(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        plain.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFrame:
@@ -174,7 +178,7 @@ def common_images(results: pd.DataFrame) -> pd.DataFrame:
 
 def share_columns(table: pd.DataFrame) -> list[str]:
     """Return the names ``share_0``, ``share_1``, ... that the table has, cheapest branch first."""
-    names = [name for name in table.columns if name.startswith("share_")]
+    names = [name for name in table.columns if re.fullmatch("share_[0-9]+", name)]
     return sorted(names, key=lambda name: int(name.removeprefix("share_")))
 
 
@@ -225,7 +229,7 @@ def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
     """Read the JSON file beside a result; a UserError names a missing file or a wrong key."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make the result again.") from None
     return parse(model, facts, str(path))
 
@@ -240,14 +244,18 @@ def _sweep(path: Path) -> pd.DataFrame:
 
 
 def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
-    """Read a CSV file that has at least the columns of ``types`` and one row."""
+    """Read a CSV file that has at least the columns of ``types`` and one row.
+
+    Blank is no value in a column of numbers alone: an image may well be called ``null`` or ``NA``.
+    """
     try:
         header = pd.read_csv(path, nrows=0)
         missing = [name for name in types if name not in header.columns]
         if missing:
             raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
-        floats = [name for name in header.columns if name not in types and name not in FACT_TYPES]
-        frame = pd.read_csv(path, dtype={**types, **dict.fromkeys(floats, "float64")})
+        every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
+        blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
+        frame = pd.read_csv(path, dtype=every, keep_default_na=False, na_values=blank)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None

@@ -1,11 +1,12 @@
 # The checked configuration, and the lists of files that rules make of it. No torch here.
 import os
+import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
-from pcsr import files, registry
+from pcsr import escape, files, registry
 from pcsr.config.load import fingerprint, load_study, read_yaml
 from pcsr.errors import UserError
 from pcsr.weights import available
@@ -26,17 +27,17 @@ SUITE_FILE = Path(
 )
 
 try:
+    study = load_study(SUITE_FILE)
     suite_values = read_yaml(SUITE_FILE)
     if config and config != suite_values:
         raise UserError(
             f"{SUITE_FILE}: the suite is changed on the command line (--config, or several "
             "--configfile); put the changes into a suite file of your own."
         )
-    study = load_study(SUITE_FILE)
     registry.check_names(study)
     present = available.present(study)
 except UserError as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(escape.printable(str(error))) from None
 
 validate(suite_values, "../../configs/schema/suite.schema.json", set_default=False)
 
@@ -50,7 +51,7 @@ wildcard_constraints:
     suite=suite.suite,
     experiment="|".join(experiments),
     test_set="|".join(test_sets),
-    backbone="|".join(backbones),
+    backbone="|".join(map(re.escape, backbones)),
     stage="|".join({stage for setup in experiments.values() for stage in setup.stages}),
 
 
@@ -77,7 +78,8 @@ def stage_before(wildcards):
 
 
 def init_option(wildcards):
-    return [f"--init {path}" for path in stage_before(wildcards)]
+    before = stage_before(wildcards)
+    return ["--init", *before] if before else []
 
 
 def classes_of_crops(wildcards):
@@ -87,7 +89,8 @@ def classes_of_crops(wildcards):
 
 
 def calibration_option(wildcards):
-    return [f"--calibration {path}" for path in classes_of_crops(wildcards)]
+    classes = classes_of_crops(wildcards)
+    return ["--calibration", *classes] if classes else []
 
 
 def measuring_weights(wildcards):
@@ -96,7 +99,7 @@ def measuring_weights(wildcards):
 
 def calibration_options(wildcards):
     calibration = suite.calibration
-    return f"--patch {calibration.patch} --classes {calibration.classes}"
+    return ["--patch", calibration.patch, "--classes", calibration.classes]
 
 
 def trained_weights(wildcards):
@@ -177,7 +180,8 @@ def report_files():
 
 DEVICE = "cuda" if suite.gpus else "cpu"
 ONE_GPU = min(suite.gpus, 1)
-PROTOCOL_OPTIONS = f"--lr {protocol.lr} --crop {protocol.crop} " + (
-    "--refine" if protocol.refine else "--no-refine"
-)
+# Lists of arguments, not texts with blanks: the rules quote each argument (`:q`), because names and
+# paths may hold what a shell would run.
+PROTOCOL_OPTIONS = ["--lr", protocol.lr, "--crop", protocol.crop]
+PROTOCOL_OPTIONS += ["--refine" if protocol.refine else "--no-refine"]
 BOTH_WAYS_OPTIONS = ["--both-ways", *suite.both_ways] if suite.both_ways else []

@@ -9,4 +9,4 @@ rule prepare:
     params:
         fingerprint=dataset_fingerprint,
     shell:
-        "pcsr prepare {wildcards.dataset} --log {log}"
+        "pcsr prepare {wildcards.dataset:q} --log {log:q}"

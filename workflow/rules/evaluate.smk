@@ -19,5 +19,5 @@ rule sweep:
         protocol=PROTOCOL_OPTIONS,
         both_ways=BOTH_WAYS_OPTIONS,
     shell:
-        "pcsr sweep --weights {input.weights} --images {params.images} {params.knobs}"
-        " {params.protocol} {params.both_ways} --device {params.device} --threads {threads} --out {output} --log {log}"
+        "pcsr sweep --weights {input.weights:q} --images {params.images:q} {params.knobs:q}"
+        " {params.protocol:q} {params.both_ways:q} --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"

@@ -9,4 +9,4 @@ rule released:
     params:
         fingerprint=released_fingerprint,
     shell:
-        "pcsr fetch-released {wildcards.experiment} --out {output} --log {log}"
+        "pcsr fetch-released {wildcards.experiment:q} --out {output:q} --log {log:q}"

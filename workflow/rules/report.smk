@@ -14,7 +14,7 @@ rule collect:
     benchmark:
         "results/{suite}/benchmarks/collect.tsv"
     shell:
-        "pcsr collect --sweeps {input} --out {output} 2> {log}"
+        "pcsr collect --sweeps {input:q} --out {output:q} 2> {log:q}"
 
 
 rule figure:
@@ -33,8 +33,8 @@ rule figure:
     benchmark:
         "results/{suite}/benchmarks/figure-{test_set}-{backbone}.tsv"
     shell:
-        "pcsr figure {input} --test-set {wildcards.test_set} --backbone {wildcards.backbone}"
-        " --out {output.png} 2> {log}"
+        "pcsr figure {input:q} --test-set {wildcards.test_set:q} --backbone {wildcards.backbone:q}"
+        " --out {output.png:q} 2> {log:q}"
 
 
 rule operating_points:
@@ -53,7 +53,7 @@ rule operating_points:
     benchmark:
         "results/{suite}/benchmarks/operating_points.tsv"
     shell:
-        "pcsr table {input} --out {output.html} 2> {log}"
+        "pcsr table {input:q} --out {output.html:q} 2> {log:q}"
 
 
 rule claims:
@@ -73,7 +73,7 @@ rule claims:
     benchmark:
         "results/{suite}/benchmarks/claims.tsv"
     shell:
-        "pcsr claims {input.results} --published {input.published} --out {output.md} 2> {log}"
+        "pcsr claims {input.results:q} --published {input.published:q} --out {output.md:q} 2> {log:q}"
 
 
 rule inputs:
@@ -96,7 +96,7 @@ rule inputs:
         suite_file=SUITE_FILE,
         absent=[present.absent_weights, present.absent_test_sets],
     shell:
-        "pcsr inputs --suite {params.suite_file} --out {output.md} 2> {log}"
+        "pcsr inputs --suite={params.suite_file:q} --out {output.md:q} 2> {log:q}"
 
 
 rule fairness:
@@ -115,7 +115,7 @@ rule fairness:
     benchmark:
         "results/{suite}/benchmarks/fairness.tsv"
     shell:
-        "pcsr fairness {input} --out {output.md} 2> {log}"
+        "pcsr fairness {input:q} --out {output.md:q} 2> {log:q}"
 
 
 rule showcase:
@@ -145,6 +145,6 @@ rule showcase:
         images=test_images,
         options=PROTOCOL_OPTIONS,
     shell:
-        "pcsr showcase --images {params.images} --weights {input.original} {input.method}"
-        " {params.options} --threads {threads} --routing {output.routing}"
-        " --comparison {output.comparison} 2> {log}"
+        "pcsr showcase --images {params.images:q} --weights {input.original:q} {input.method:q}"
+        " {params.options:q} --threads {threads:q} --routing {output.routing:q}"
+        " --comparison {output.comparison:q} 2> {log:q}"

@@ -23,10 +23,10 @@ rule train:
         device=DEVICE,
         fingerprint=stage_fingerprint,
     shell:
-        "pcsr train {wildcards.experiment} {wildcards.stage} --suite {params.suite_file}"
-        " {params.init} {params.calibration} --device {params.device}"
+        "pcsr train {wildcards.experiment:q} {wildcards.stage:q} --suite={params.suite_file:q}"
+        " {params.init:q} {params.calibration:q} --device {params.device:q}"
         # As many as there are, where the suite asks for more.
-        " --processes {resources.gpu} --out {output} --log {log}"
+        " --processes {resources.gpu:q} --out {output:q} --log {log:q}"
 
 
 # Training crops -> classes of equal size, by the PSNR that a trained model gives them.
@@ -48,8 +48,8 @@ rule classify_crops:
         options=calibration_options,
         device=DEVICE,
     shell:
-        "pcsr classify-crops --weights {input.weights} --data {params.data} {params.options}"
-        " --device {params.device} --threads {threads} --out {output} --log {log}"
+        "pcsr classify-crops --weights {input.weights:q} --data {params.data:q} {params.options:q}"
+        " --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"
 
 
 # The table of a method that decides by one, from all validation images.
@@ -70,5 +70,5 @@ rule tabulate:
         images=valid_images,
         device=DEVICE,
     shell:
-        "pcsr tabulate --weights {input.weights} --images {params.images}"
-        " --device {params.device} --threads {threads} --out {output} --log {log}"
+        "pcsr tabulate --weights {input.weights:q} --images {params.images:q}"
+        " --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"

@@ -1,0 +1,45 @@
+"""What all models of configuration share: their base, and types of names and paths. No torch."""
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Part of a file's name, a pattern of the workflow's, and a word of its commands. In one case only,
+# because some file systems take A and a for the same.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+Local = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$", max_length=1000)]  # a path on this machine
+# A path that stays below the folder that it is relative to.
+Below = Annotated[str, Field(pattern=r"^\w[\w .@+-]*(/\w[\w .@+-]*)*$", max_length=1000)]
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """Refuse true and false where a number belongs: pydantic takes them for 1 and 0."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            if not _takes_bool(field.annotation) and _has_bool(values.get(name)):
+                raise ValueError(f"{name} takes no true or false; write its value")
+        return values
+
+
+def _has_bool(value: Any) -> bool:
+    """Tell whether a value is, or holds, true or false; without recursion, as files may be deep."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, bool):
+            return True
+        if isinstance(one, (dict, list, tuple)):
+            waiting += one.values() if isinstance(one, dict) else one
+    return False
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Tell whether a type has a place for truth values, or is a model that decides for itself."""
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation in (bool, Any) or is_model or any(map(_takes_bool, get_args(annotation)))

@@ -1,0 +1,54 @@
+r"""Names and other people's text, made harmless for what they are written into: a function each.
+
+A name is anything that a user, a file or another package can call something: an image, a suite, an
+experiment, a data set, a method, a metric, the description inside a weights file. HTML needs no
+function here: pages are Markdown first, and ``report.pages`` lets no HTML through.
+"""
+
+import re
+
+# Control characters (ESC starts a terminal's commands), line ends, marks that reverse the direction
+# of text (a name can then look like another), and bytes outside UTF-8 as Python decodes them.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+# Not what means nothing where it stands, so that img_001, f/8: 2 and [low, high] stay readable: `_`
+# inside a word, `]` without a target, `#` before the end of a line, `:` and `.` outside an address.
+_MARKDOWN = re.compile(
+    r"[\\`*<|&~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|#(?=#*$)|:(?=//)|(?<=www)\."
+)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def printable(text: str) -> str:
+    r"""Write hidden characters as escapes such as ``\n`` and ``\x1b``: one line, for a terminal.
+
+    The result can be encoded in UTF-8, so it is also what a name becomes in a CSV file.
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def markdown(text: str) -> str:
+    """Escape what Markdown, with tables, would take for markup, inside a line of it."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
+
+
+def latex(text: str) -> str:
+    """Escape LaTeX's special characters; the result may begin a cell of a table."""
+    escaped = "".join(_LATEX.get(character, character) for character in printable(text))
+    # After the \\ that ends a row, [ and * would be taken for its options.
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
+
+
+def mathtext(text: str) -> str:
+    """Escape text for a figure: matplotlib takes what stands between two ``$`` for mathematics."""
+    return printable(text).replace("$", r"\$")

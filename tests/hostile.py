@@ -1,0 +1,97 @@
+"""Names that somebody could give, each of which means something to some reader."""
+
+import itertools
+
+MISSING = ("null", "NA", "nan", "None", "N/A", "#N/A", "NULL", "<NA>", "n/a", "-nan", "", " ")
+NUMBERS = ("1e5", "007", "0x1F", "1_000", "True", "false", "inf", "-0", "2024-01-01", "1,5")
+CSV = ('a"b', '"', "a,b", "'a'", "a;b", "=1+1", "@x", "a\\", '""', "#a")
+LINES = ("a\nb", "a\r\nb", "a\rb", "a\tb", "\n\n# head", "a\x0bb", "a\x0cb", "a\x85b", "a\u2028b")
+TERMINAL = (
+    "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07",
+    "\x9b2J",
+    "\x07",
+    "a\x08\x08b",
+    "\x7f",
+    "\x00",
+)
+MARKDOWN = (
+    *(
+        "a|b",
+        "\\|",
+        "a\\|b",
+        "|",
+        "*a*",
+        "**a**",
+        "_a_",
+        "__a__",
+        "a_b_c",
+        "`a`",
+        "``",
+        "~~a~~",
+        "# a #",
+    ),
+    *("![x](http://evil.example/x.png)", "[x](http://evil.example)", "<http://evil.example>", "a]"),
+    *(
+        "![x][y]",
+        "[x]: http://evil.example",
+        "http://evil.example/x.png",
+        "www.evil.example",
+        "](x)",
+    ),
+    *(
+        "\\",
+        "\\\\",
+        "\\*a\\*",
+        "1. a",
+        "- a",
+        "> a",
+        "---",
+        "$a$",
+        "&amp;",
+        "&#60;b&#62;",
+        "a\\`b`",
+    ),
+)
+HTML = (
+    *("<script>alert(1)</script>", "<img src=http://evil.example/x.png onerror=x>", "</title><b>"),
+    *(
+        "</td></table><iframe src=//evil.example>",
+        "<!-- a -->",
+        "--><b>",
+        "a&b<c>d",
+        "<svg/onload=x>",
+    ),
+)
+LATEX = (
+    "100%",
+    "a_b",
+    "a$b$c",
+    "$",
+    "\\$",
+    "a\\$b$",
+    "$\\frac$",
+    "\\input{/etc/passwd}",
+    "#1",
+    "a^b",
+)
+LATEX += ("{", "}", "~", "[1cm]", "*[1cm]", "a&b", "\\\\", "$\\nonsense{$", "_", "_a", "^", '<>|"')
+PATHS = ("../x", "/etc/passwd", "-x", "--out", ".hidden", "a b", "$(touch proof)", "`touch proof`")
+UNICODE = (
+    "é",
+    "Zürich",
+    "a\u202eb",
+    "a\u2066b",
+    "\udcff",
+    "caf\udce9",
+    "\ud800",
+    "x" * 250,
+    "\ufeffa",
+)
+NAMES = tuple(
+    dict.fromkeys(
+        itertools.chain(
+            *(MISSING, NUMBERS, CSV, LINES, TERMINAL, MARKDOWN, HTML, LATEX, PATHS, UNICODE)
+        )
+    )
+)

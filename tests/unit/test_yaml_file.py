@@ -1,0 +1,262 @@
+"""YAML that lies: each kind is refused in one line with its place, fast and in little memory."""
+
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from workspace import ROOT
+
+from pcsr.config import yaml_file
+from pcsr.config.load import parse, read_yaml
+from pcsr.config.models import (
+    Config,
+    DatasetsConfig,
+    ExperimentConfig,
+    HeadConfig,
+    ReleasedConfig,
+    SuiteConfig,
+)
+from pcsr.errors import UserError
+
+
+def laughs(first: str, wrap: str) -> str:
+    """Nine times nine times nine: a text of a few hundred bytes that stands for 9^20 values."""
+    levels = (f"a{n}: &a{n} {wrap % ', '.join([f'*a{n - 1}'] * 9)}" for n in range(1, 20))
+    return "\n".join([f"a0: &a0 {first}", *levels])
+
+
+TWICE = (
+    ("a: 1\na: 2", "'a' is given twice"),
+    ("x:\n  b: {c: 1, c: 2}", "x.b: 'c' is given twice"),
+    ('a: 1\n"a": 2', "'a' is given twice"),
+    ("b: &b {x: 1}\na: {<<: *b, <<: *b}", "a: '<<' is given twice"),
+)
+AMBIGUOUS = tuple(
+    (f"stage: {{iterations: {value}}}", f"stage.iterations: '{value[:40]}' is ambiguous")
+    for value in (
+        *("yes", "No", "on", "OFF", "010", "-017", "0x1F", "0b1", "1:30", "1:30.5", "2024-01-01"),
+        *(".nan", ".inf", "-.inf", "9" * 5000, "2024-99-99"),
+    )
+)
+ENDLESS = (
+    ("[" * 100_000, "levels deep"),
+    ("a: " + "{a: " * 5000, "levels deep"),
+    ("".join(f"{' ' * n}a:\n" for n in range(600)), "levels deep"),
+    ("- " * 50_000, "levels deep"),
+    (laughs("[x, x, x, x]", "[%s]"), "more than 5000 values"),
+    (laughs("{x: 1}", "{<<: [%s]}"), "more than 5000 values"),
+    ("a: &a [*a]", "a: *a repeats itself"),
+    ("a: &a {b: *a}", "a.b: *a repeats itself"),
+    ("\n".join(f"k{n}: v" for n in range(10_000)), "more than 5000 values"),
+    ("# " * 2**18, "is larger than 256 KiB"),
+)
+OTHER = (
+    *(
+        (f"a: {tag} {{x: 1}}", "a: a tag")
+        for tag in ("!!python/object:os.system", "!mine", "!!set")
+    ),
+    ("a: !!python/object/apply:os.system [touch proof]", "a: a tag"),
+    ("a: !!binary aGVsbG8=", "a: a tag"),
+    *(
+        (f"{key}: x", "a key must be a short text")
+        for key in ("1", "true", "2.5", "null", "k" * 300)
+    ),
+    ("? [a]\n: 1", "a key must be a short text"),
+    ("a:\n\tb: 1", "line 2, column 1"),
+    ("a: \x00", "not valid YAML"),
+    ("a: *nothing", "undefined alias"),
+    ("a: [", "not valid YAML"),
+    ("a: 1\n---\nb: 2", "another document"),
+    ("", "must hold a mapping"),
+    ("- a", "must hold a mapping"),
+    ("null", "must hold a mapping"),
+)
+
+
+@pytest.mark.parametrize("parser", ["CSafeLoader", "SafeLoader"])
+def test_a_file_that_lies_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parser: str
+) -> None:
+    monkeypatch.setattr(yaml_file, "_PARSER", getattr(yaml, parser))
+    path = tmp_path / "mine.yaml"
+    cases = (*TWICE, *AMBIGUOUS, *ENDLESS, *OTHER)
+    assert len(cases) > 40
+    for text, said in cases:
+        path.write_text(text)
+        started = time.perf_counter()
+        with pytest.raises(UserError) as error:
+            read_yaml(path)
+        assert time.perf_counter() - started < (1 if parser == "CSafeLoader" else 10), text[:40]
+        message = str(error.value)
+        assert message.startswith(f"{path}: "), message
+        assert "\n" not in message and len(message) < 1500
+        if parser == "CSafeLoader":  # the other one says some of it in other words
+            assert said in message, message
+
+
+def test_what_has_no_end_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text, _ in ENDLESS:
+        path.write_text(text)
+        tracemalloc.start()
+        with pytest.raises(UserError):
+            read_yaml(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20, text[:40]
+        tracemalloc.stop()
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for data in (b"a: \xff\xfe", bytes(range(256)), b"\x89PNG\r\n\x1a\n", b"\x00" * 2**20):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"mine\.yaml: "):
+            read_yaml(path)
+
+
+def test_the_files_of_the_repository_are_read_as_before() -> None:
+    files = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "profiles").rglob("*.yaml")]
+    assert len(files) > 20
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert yaml_file.parse(text) == yaml.safe_load(text)
+    # Anchors, merges that an explicit key overrides, and quoted words stay what they are.
+    text = "a: &a {x: 1, y: 'yes'}\nb: {<<: *a, x: 2.5}\nc: *a\nd: [true, False, ~, -3, 1e-3]"
+    assert yaml_file.parse(text) == yaml.safe_load(text)
+
+
+STAGE = {"iterations": 1, "learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize("lie", [True, False])
+def test_true_and_false_are_no_numbers(lie: bool) -> None:
+    model: dict[str, Any] = {"backbone": "carn", "method": "pcsr"}
+    suite = {"suite": "x", "description": "x", "experiments": ["x"], "test_sets": ["x"]}
+    suite["weights"] = "shipped"
+    lies: list[tuple[type[Config], dict[str, Any], str]] = [
+        (ExperimentConfig, {"model": model, "stages": {"a": {**STAGE, key: lie}}}, key)
+        for key in ("iterations", "learning_rate", "batch", "crop_class", "save_every")
+    ]
+    lies += [
+        (
+            ExperimentConfig,
+            {"model": model, "stages": {"a": {**STAGE, "betas": [0.9, lie]}}},
+            "betas",
+        ),
+        (ExperimentConfig, {"model": model, "stages": {"a": STAGE}, "seed": lie}, "seed"),
+        (ExperimentConfig, {"model": {**model, "scale": lie}, "stages": {"a": STAGE}}, "scale"),
+        (SuiteConfig, {**suite, "threads": lie}, "threads"),
+        (SuiteConfig, {**suite, "knobs": {"pcsr": [0, lie]}}, "knobs"),
+        (HeadConfig, {"width": lie, "depth": 1}, "width"),
+    ]
+    for kind, values, key in lies:
+        with pytest.raises(UserError, match=f"{key} takes no true or false"):
+            parse(kind, values, "my.yaml")
+    assert parse(SuiteConfig, {**suite, "adaptive": lie}, "my.yaml").adaptive is lie
+    options = {**model, "options": {"fast": lie}, "backbone_options": {"batch_norm": lie}}
+    assert parse(ExperimentConfig, {"model": options, "stages": {"a": STAGE}}, "my.yaml")
+
+
+HOSTILE = (
+    *(
+        "",
+        ".",
+        "..",
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        ".hidden",
+        "-x",
+        "--out",
+        "_x",
+        "a b",
+        "A",
+        "Quick",
+    ),
+    *("a.b", "$(touch proof)", "`touch proof`", "a;b", "a|b", "a&b", "a>b", "a'b", 'a"b', "a\\b"),
+    *(
+        "a\nb",
+        "a\n",
+        "a\tb",
+        "a\x00b",
+        "a\x1b[31m",
+        "é",
+        "\uff41",
+        "a*",
+        "a?",
+        "{a}",
+        "x" * 65,
+        "x" * 5000,
+    ),
+)
+
+
+def test_names_are_safe_in_paths_patterns_and_commands() -> None:
+    dataset = {"source": {"kind": "folder", "path": "x"}}
+    released = {"files": [{"path": "x.pth"}]}
+    model = {"backbone": "carn", "method": "pcsr"}
+    suite = {"suite": "x", "description": "x", "experiments": ["x"], "test_sets": ["x"]}
+    suite |= {"train_set": "x", "valid_set": "x", "calibration": {"experiment": "x"}}
+    for name in HOSTILE:
+        lies: list[tuple[type[Config], dict[str, Any]]] = [
+            (SuiteConfig, {**suite, "suite": name}),
+            (SuiteConfig, {**suite, "experiments": [name]}),
+            (SuiteConfig, {**suite, "test_sets": ["x", name]}),
+            (SuiteConfig, {**suite, "train_set": name}),
+            (SuiteConfig, {**suite, "valid_set": name}),
+            (SuiteConfig, {**suite, "calibration": {"experiment": name}}),
+            (ExperimentConfig, {"model": model, "stages": {name: STAGE}}),
+            (DatasetsConfig, {"datasets": {name: dataset}}),
+            (ReleasedConfig, {"released": {name: released}}),
+        ]
+        for kind, values in lies:
+            with pytest.raises(UserError, match=r"my\.yaml: ") as error:
+                parse(kind, values, "my.yaml")
+            assert len(str(error.value)) < 6000
+    assert parse(SuiteConfig, suite, "my.yaml").suite == "x"
+
+
+def test_paths_below_a_folder_stay_below_it() -> None:
+    good = (
+        "PCSR/save/x4/iter_last.pth",
+        "Urban100/HR",
+        "DIV2K_train_HR",
+        "a b/c+d@2",
+        "skimage/x.png",
+    )
+    bad = (
+        "",
+        "/etc",
+        "../x",
+        "a/../x",
+        "a/..",
+        "./a",
+        "a//b",
+        "a/",
+        ".a",
+        "-a",
+        "a\nb",
+        "a\x00",
+        "~/x",
+    )
+    for path, right in (*((path, True) for path in good), *((path, False) for path in bad)):
+        tables: list[tuple[type[Config], dict[str, Any]]] = [
+            (ReleasedConfig, {"released": {"x": {"files": [{"path": path}]}}}),
+            (DatasetsConfig, {"datasets": {"x": {"source": {"kind": "wheels", "images": [path]}}}}),
+            (
+                DatasetsConfig,
+                {"datasets": {"x": {"source": {"kind": "folder", "path": "x", "mirror": path}}}},
+            ),
+        ]
+        for kind, values in tables:
+            if right:
+                assert parse(kind, values, "my.yaml")
+            else:
+                with pytest.raises(UserError, match=r"my\.yaml: "):
+                    parse(kind, values, "my.yaml")
+    for path in ("", "a\x00b", "a\nb", "x" * 2000):
+        source = {"kind": "folder", "path": path}
+        with pytest.raises(UserError, match="path"):
+            parse(DatasetsConfig, {"datasets": {"x": {"source": source}}}, "my.yaml")
