@@ -11,19 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
-from models import at, build, photograph_like, stage_of
-
-from pcsr import metrics
-from pcsr.config.models import ProtocolConfig, StageConfig
-from pcsr.data.batches import Batches
-from pcsr.data.store import Store
-from pcsr.data.test_images import TestImage
-from pcsr.evaluation import upscale
-from pcsr.evaluation.measure import make_pair, measure
-from pcsr.training.loop import Loop
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = tuple(str(ROOT / name) + "/" for name in ("pcsr", "baselines"))
 
