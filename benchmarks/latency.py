@@ -80,6 +80,7 @@ def bench(
     """
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
+    files.refuse_overwriting((*weights, *images), [out])
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     plan = Plan(

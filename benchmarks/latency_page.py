@@ -64,11 +64,13 @@ def latency(
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg beside it")],
 ) -> None:
     """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
+    drawings = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
+    files.refuse_overwriting(measured, drawings)
     results = [read(path) for path in measured]
     drawn = figure(results)
-    for suffix in (".svg", ".png"):
-        figures.save(drawn, out.with_suffix(suffix))
-    pages.write(markdown(results), out)
+    for path in drawings:
+        figures.save(drawn, path)
+    pages.write(markdown(results), out, measured)
 
 
 def read(path: Path) -> Measured:

@@ -46,7 +46,7 @@ def claims(
     published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
 ) -> None:
     """Set every published cell beside ours, with the difference and a verdict."""
-    pages.write(claims_markdown(load(results), load_claims(published)), out)
+    pages.write(claims_markdown(load(results), load_claims(published)), out, (results, published))
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:

@@ -45,7 +45,7 @@ FLOP_DECIMALS = {
 
 def fairness(results: Results, /, *, out: MarkdownOut) -> None:
     """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
-    pages.write(fairness_markdown(load(results)), out)
+    pages.write(fairness_markdown(load(results)), out, [results])
 
 
 def fairness_markdown(results: pd.DataFrame) -> str:

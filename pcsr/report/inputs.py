@@ -62,7 +62,7 @@ class ManifestFacts(_Read):
 def inputs(*, suite: Suite, out: MarkdownOut) -> None:
     """List the weights and images that a suite was measured with, and what was not available."""
     study = load_study(suite)
-    pages.write(inputs_markdown(study, available.present(study)), out)
+    pages.write(inputs_markdown(study, available.present(study)), out, [suite])
 
 
 def inputs_markdown(study: Study, present: Present) -> str:

@@ -1,5 +1,6 @@
 """A page of Markdown as an HTML file that needs nothing from a network."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -25,7 +26,13 @@ def html(markdown: str) -> str:
     )
 
 
-def write(markdown: str, path: Path) -> None:
-    """Write a page atomically as ``.md`` and ``.html``, whatever the suffix of ``path``."""
-    files.write_text(path.with_suffix(".md"), markdown)
-    files.write_text(path.with_suffix(".html"), html(markdown))
+def write(markdown: str, path: Path, inputs: Iterable[Path]) -> None:
+    """Write a page atomically as ``.md`` and ``.html``, whatever the suffix of ``path``.
+
+    Raises:
+        UserError: one of them is one of ``inputs``, from which the page was made.
+    """
+    page, rendered = path.with_suffix(".md"), path.with_suffix(".html")
+    files.refuse_overwriting(inputs, (page, rendered))
+    files.write_text(page, markdown)
+    files.write_text(rendered, html(markdown))

@@ -62,6 +62,7 @@ def fetch_released(
 
 
 def _convert(file: Path, release: Released, out: Path, name: str, **extra: Any) -> str:
+    files.refuse_overwriting([file], (out, files.sidecar(out)))
     method = registry.build(release.model, str(file))
     checkpoint.fill(method, release.tensors, str(file))
     facts = {
