@@ -10,6 +10,7 @@ import seaborn as sns
 from cyclopts import Parameter
 from matplotlib.figure import Figure
 
+from pcsr import files
 from pcsr.errors import UserError
 from pcsr.report import figures, pages
 from pcsr.report.tables import markdown as table_markdown

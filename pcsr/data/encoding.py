@@ -6,7 +6,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from pcsr.data.colour import PNG_SIGNATURE, Colour, png_chunks
 from pcsr.data.decoding import Encoded, Pixels
@@ -22,8 +22,7 @@ WRITABLE = {
     ".tif": ("TIFF", 2**31 - 1),
     ".tiff": ("TIFF", 2**31 - 1),
 }
-OPTIONS: dict[str, dict[str, Any]] = {
-    "PNG": {},
+LOSSES: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "WEBP": {"lossless": True, "exact": True},
 }
@@ -83,34 +82,25 @@ def save(path: Path, image: Pixels) -> None:
         OSError: the file cannot be written; names it.
     """
     kind, _ = WRITABLE[ending(path)]
-    values = np.ascontiguousarray(image.values)
+    one_plane = image.values.shape[2] == 1
+    values = np.ascontiguousarray(image.values[:, :, 0] if one_plane else image.values)
     with atomic(path) as temporary:
-        if kind == "TIFF":
-            _save_tiff(temporary, values, image.colour)
-        elif values.dtype == np.uint16:
-            data = imagecodecs.png_encode(values.squeeze(2) if values.shape[2] == 1 else values)
+        if kind == "PNG":
+            data = memoryview(imagecodecs.png_encode(values))
             with temporary.open("wb") as file:
                 file.writelines((data[:HEADER], png_chunks(image.colour), data[HEADER:]))
+        elif kind == "TIFF":
+            _save_tiff(temporary, values, image.colour)
         else:
-            options = OPTIONS[kind] | (
-                {"pnginfo": _described(image.colour)} if kind == "PNG" else {}
-            )
-            shown = Image.fromarray(values.squeeze(2) if values.shape[2] == 1 else values)
-            shown.save(temporary, kind, icc_profile=image.colour.icc or None, **options)
-
-
-def _described(colour: Colour) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    for chunk in colour.chunks:
-        info.add(*chunk)
-    return info
+            options = {"icc_profile": image.colour.icc or None, **LOSSES[kind]}
+            Image.fromarray(values).save(temporary, kind, **options)
 
 
 def _save_tiff(path: Path, values: np.ndarray, colour: Colour) -> None:
-    planes = values.shape[2]
+    planes = values.shape[2] if values.ndim == 3 else 1
     tifffile.imwrite(
         path,
-        values.squeeze(2) if planes == 1 else values,
+        values,
         photometric="minisblack" if planes < 3 else "rgb",
         planarconfig="contig" if planes > 1 else None,
         extrasamples=["unassalpha"] if planes in (2, 4) else None,

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pcsr import runtime
-from pcsr.data import decoding
+from pcsr.data import decoding, formats
 from pcsr.data.colour import Colour
 from pcsr.data.decoding import Pixels
 from pcsr.engine.runners import runner
@@ -81,9 +81,9 @@ class Model:
         """Super-resolve an image.
 
         Args:
-            image: a PIL image, RGB, grey or a palette, with or without transparency, which is turned
-                upright; a numpy array (h, w, 3), uint8, uint16 or floating point in [0, 1]; or a
-                tensor (3, h, w) or (N, 3, h, w), uint8 or floating point in [0, 1].
+            image: a PIL image, RGB, grey or a palette, with or without transparency, which is
+                turned upright; a numpy array (h, w, 3), uint8, uint16 or floating point in [0, 1];
+                or a tensor (3, h, w) or (N, 3, h, w), uint8 or floating point in [0, 1].
             k: value of the method's knob (for ARM eta over the full cost).
             adaptive: let the method decide without a knob (PCSR's ADM).
             budget: share of the original's FLOPs to spend on each image, e.g. 0.5 (PCSR).
@@ -166,8 +166,8 @@ def _batch(image: Tensor) -> tuple[Tensor, DTypeLike]:
 def _pixels(image: Any) -> Pixels:
     """Return an array or a PIL image as what a file of it would hold; arrays may be float."""
     if isinstance(image, Image.Image):
-        why = decoding.refusal(image)
-        if not why and image.mode not in ("I;16", "I;16B") and decoding.bits_of(image) == 16:
+        why = formats.refusal(image)
+        if not why and image.mode not in ("I;16", "I;16B") and formats.bits_of(image) == 16:
             why = "has 16 bits per channel, of which Pillow keeps 8; give an array"
         if why:
             raise ValueError(f"image: {why}.")

@@ -202,7 +202,7 @@ def _upscaled(
     point: OperatingPoint,
     max_memory: int | None,
 ) -> Pixels:
-    """Read and super-resolve an image, once its header says that ``path`` and memory can hold it."""
+    """Read and super-resolve an image, unless its header says that it does not fit."""
     device = next(fast.method.parameters()).device
     # A limit on a GPU is one of its memory; images are decoded in the host's.
     room = room_on(torch.device("cpu"), max_memory if device.type == "cpu" else None)
