@@ -11,7 +11,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -110,7 +110,7 @@ class Encoded:
             UserError: the image is damaged.
         """
         try:
-            with _pillows_limits():
+            with _at_ease():
                 values = _sixteen_bits(self) if self.bits == 16 else _eight_bits(self.image)
                 values = _UPRIGHT[_orientation(self.image)](values)
         except Exception as error:  # whatever decoders raise on broken bytes
@@ -135,7 +135,7 @@ def read_header(
     name = name or (str(source) if isinstance(source, Path) else "image")
     data = _bytes(source, name, _room(room))
     try:
-        with _pillows_limits():
+        with _at_ease():
             image = Image.open(io.BytesIO(data), formats=formats.READ)
             return _accepted(image, data, name)
     except UserError:
@@ -232,30 +232,25 @@ def _damaged(name: str, error: Exception) -> UserError:
 
 
 @contextmanager
-def _pillows_limits() -> Iterator[None]:
+def _at_ease() -> Iterator[None]:
     """Lift Pillow's own limits, which are below 16K and below what a sound PNG may carry.
 
     They are module variables of Pillow, read when a file is opened and again when some formats are
-    decoded. The lock keeps two threads from restoring each other's values. What Pillow warns of is
-    odd metadata, which nothing here uses.
+    decoded. The lock keeps two threads from restoring each other's values. What Pillow and
+    tifffile warn of is odd metadata, which nothing here uses.
     """
-    with _pillow, warnings.catch_warnings():
+    limits = {
+        (Image, "MAX_IMAGE_PIXELS"): None,
+        (PngImagePlugin, "MAX_TEXT_CHUNK"): METADATA,
+        (PngImagePlugin, "MAX_TEXT_MEMORY"): METADATA,
+        (logging.getLogger("tifffile"), "disabled"): True,
+    }
+    with _pillow, warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
-        before = (
-            Image.MAX_IMAGE_PIXELS,
-            PngImagePlugin.MAX_TEXT_CHUNK,
-            PngImagePlugin.MAX_TEXT_MEMORY,
-        )
-        Image.MAX_IMAGE_PIXELS = None
-        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = METADATA
-        try:
-            yield
-        finally:
-            (
-                Image.MAX_IMAGE_PIXELS,
-                PngImagePlugin.MAX_TEXT_CHUNK,
-                PngImagePlugin.MAX_TEXT_MEMORY,
-            ) = before
+        for (where, name), value in limits.items():
+            stack.callback(setattr, where, name, getattr(where, name))
+            setattr(where, name, value)
+        yield
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
