@@ -66,12 +66,12 @@ def latency(
 ) -> None:
     """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
     drawings = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
-    files.refuse_overwriting(measured, drawings)
+    files.refuse_overwriting(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]
     drawn = figure(results)
     for path in drawings:
         figures.save(drawn, path)
-    pages.write(markdown(results), out, measured)
+    pages.write(markdown(results), out)
 
 
 def read(path: Path) -> Measured:

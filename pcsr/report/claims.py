@@ -7,6 +7,7 @@ from typing import Annotated
 import pandas as pd
 from cyclopts import Parameter
 
+from pcsr import files
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
 from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
@@ -46,7 +47,8 @@ def claims(
     published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
 ) -> None:
     """Set every published cell beside ours, with the difference and a verdict."""
-    pages.write(claims_markdown(load(results), load_claims(published)), out, (results, published))
+    files.refuse_overwriting((results, published), pages.written(out))
+    pages.write(claims_markdown(load(results), load_claims(published)), out)
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:

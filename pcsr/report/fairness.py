@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pcsr import files
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
@@ -45,7 +46,8 @@ FLOP_DECIMALS = {
 
 def fairness(results: Results, /, *, out: MarkdownOut) -> None:
     """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
-    pages.write(fairness_markdown(load(results)), out, [results])
+    files.refuse_overwriting([results], pages.written(out))
+    pages.write(fairness_markdown(load(results)), out)
 
 
 def fairness_markdown(results: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """A page of Markdown as an HTML file that needs nothing from a network."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -26,13 +25,13 @@ def html(markdown: str) -> str:
     )
 
 
-def write(markdown: str, path: Path, inputs: Iterable[Path]) -> None:
-    """Write a page atomically as ``.md`` and ``.html``, whatever the suffix of ``path``.
+def written(path: Path) -> tuple[Path, Path]:
+    """Return the files of a page, ``.md`` and ``.html``, whatever the suffix of ``path``."""
+    return path.with_suffix(".md"), path.with_suffix(".html")
 
-    Raises:
-        UserError: one of them is one of ``inputs``, from which the page was made.
-    """
-    page, rendered = path.with_suffix(".md"), path.with_suffix(".html")
-    files.refuse_overwriting(inputs, (page, rendered))
+
+def write(markdown: str, path: Path) -> None:
+    """Write a page atomically as Markdown and HTML."""
+    page, rendered = written(path)
     files.write_text(page, markdown)
     files.write_text(rendered, html(markdown))
