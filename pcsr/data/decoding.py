@@ -98,10 +98,7 @@ class Encoded:
         width, height = self.size
         need = len(self.data) + width * height * (DECODING * self.bits / 8 + per_pixel)
         if need > room:
-            raise UserError(
-                f"{self.name}: {width} x {height} pixels need {need / 2**30:.2f} GiB, and "
-                f"{max(room, 0) / 2**30:.2f} GiB of memory are left; give more, or split the image."
-            )
+            raise _too_large(f"{self.name}: {width} x {height} pixels need", need, room)
 
     def decode(self) -> Pixels:
         """Decode the pixels.
@@ -203,10 +200,7 @@ def _read(source: Path | BinaryIO, name: str, room: float) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise UserError(f"{name}: cannot be read (not a file); give an image file.")
         if found.st_size > room:
-            raise UserError(
-                f"{name}: the file has {found.st_size / 2**30:.2f} GiB, and "
-                f"{max(room, 0) / 2**30:.2f} GiB of memory are left; give more, or split the image."
-            )
+            raise _too_large(f"{name}: the file needs", found.st_size, room)
         return source.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; check the path.") from None
@@ -220,9 +214,18 @@ def _room(room: float | None) -> float:
     return FREE_SHARE * runtime.free_memory(torch.device("cpu")) if room is None else room
 
 
+def _too_large(what: str, need: float, room: float) -> UserError:
+    return UserError(
+        f"{what} {need / 2**20:.0f} MiB, and {max(room, 0) / 2**20:.0f} MiB are left; give more "
+        "memory, or split the image."
+    )
+
+
 def _damaged(name: str, error: Exception) -> UserError:
     if isinstance(error, MemoryError):
-        return UserError(f"{name}: too little memory; give more, or split the image.")
+        return UserError(
+            f"{name}: too little memory is free; give more memory, or split the image."
+        )
     text = " ".join(str(error).split()) or type(error).__name__
     if "MAX_TEXT" in text:
         return UserError(
