@@ -85,18 +85,20 @@ class Encoded:
         return (1 if self.grey else 3) + self.alpha
 
     def require_memory(self, room: float | None = None, per_pixel: float = 0) -> None:
-        """Refuse the image if decoding it takes more memory than there is.
+        """Refuse the image if reading it takes more memory than there is.
 
         Args:
             room: bytes that may be used; None allows most of the free memory.
-            per_pixel: bytes that the caller needs for each pixel besides.
+            per_pixel: bytes that the caller needs for each pixel once it is decoded.
 
         Raises:
             UserError: the memory does not do; says how much would.
         """
         room = _room(room)
         width, height = self.size
-        need = len(self.data) + width * height * (DECODING * self.bits / 8 + per_pixel)
+        levels = self.bits // 8
+        peak = max(DECODING * levels, self.planes * levels + per_pixel)
+        need = len(self.data) + width * height * peak
         if need > room:
             raise _too_large(f"{self.name}: {width} x {height} pixels need", need, room)
 
