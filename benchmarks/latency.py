@@ -108,13 +108,8 @@ def bench(
     for method in methods if plan.steps else ():
         lr = _sixteenth(open_images(images[-1])[0].hr, method.config.scale).to(picked)
         growing += grow(method, lr, method.config.scale, plan)
-    facts = files.provenance(
-        device=runtime.describe(picked),
-        threads=threads,
-        fresh=list(fresh),
-        rounds=plan.rounds,
-        precision=precision,
-    )
+    how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds, "precision": precision}
+    facts = files.provenance(device=runtime.describe(picked), **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
 
 

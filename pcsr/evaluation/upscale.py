@@ -145,7 +145,7 @@ def targets(source: Path, target: Path, ext: str | None = None) -> list[tuple[Pa
             raise UserError(f"--ext {ext}: {target} has an ending already; drop --ext.")
         encoding.ending(target)
         return [(source, target)]
-    ending = encoding.ending(Path(f"image.{(ext or 'png').removeprefix('.')}"))
+    ending = encoding.ending(target / f"*.{(ext or 'png').removeprefix('.')}")
     sources = images.list_images(source) if source.is_dir() else [source]
     names = images.unique([file.stem for file in sources], str(source))
     return [(file, target / f"{name}{ending}") for file, name in zip(sources, names, strict=True)]
