@@ -80,6 +80,7 @@ def bench(
     """
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
+    files.refuse_overwriting((*weights, *images), [out])
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     plan = Plan(
@@ -107,13 +108,8 @@ def bench(
     for method in methods if plan.steps else ():
         lr = _sixteenth(open_images(images[-1])[0].hr, method.config.scale).to(picked)
         growing += grow(method, lr, method.config.scale, plan)
-    facts = files.provenance(
-        device=runtime.describe(picked),
-        threads=threads,
-        fresh=list(fresh),
-        rounds=plan.rounds,
-        precision=precision,
-    )
+    how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds, "precision": precision}
+    facts = files.provenance(device=runtime.describe(picked), **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
 
 

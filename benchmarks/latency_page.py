@@ -10,7 +10,7 @@ import seaborn as sns
 from cyclopts import Parameter
 from matplotlib.figure import Figure
 
-from pcsr import escape
+from pcsr import escape, files
 from pcsr.errors import UserError
 from pcsr.report import figures, pages
 from pcsr.report.tables import markdown as table_markdown
@@ -65,10 +65,12 @@ def latency(
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg beside it")],
 ) -> None:
     """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
+    drawings = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
+    files.refuse_overwriting(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]
     drawn = figure(results)
-    for suffix in (".svg", ".png"):
-        figures.save(drawn, out.with_suffix(suffix))
+    for path in drawings:
+        figures.save(drawn, path)
     pages.write(markdown(results), out)
 
 

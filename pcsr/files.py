@@ -1,7 +1,6 @@
 """Paths of the suite's outputs, atomic writers, locks and provenance. Needs no torch or GPU."""
 
 import fcntl
-import glob
 import json
 import logging
 import os
@@ -9,8 +8,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from pcsr.errors import UserError
 
 log = logging.getLogger("pcsr")
 
+TEMPORARY = ".pcsr-"  # how the names of temporary files begin
 VERSIONED = ("torch", "numpy", "scikit-image", "fvcore", "pandas", "snakemake")
 
 
@@ -64,9 +64,7 @@ def atomic(path: Path) -> Iterator[Path]:
         OSError: the file cannot be written; names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -79,13 +77,29 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Make a locked temporary file beside ``path``, whose name is the suite's own.
+
+    The system drops the lock with the process, so that what killed writers left can be told from
+    what is being written.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(path.suffix, TEMPORARY, path.parent)
+        with suppress(OSError):  # a file system without locks; leftovers stay there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:  # another process may have taken it for a leftover
+            return handle, Path(name)
+        os.close(handle)
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on making ``path``; it is released even if this process is killed.
 
-    The lock is on ``<path>.lock``. Temporary files that killed writers of ``path`` left behind are
+    The lock is on ``<path>.lock``. Temporary files that killed writers left beside ``path`` are
     removed. On a file system without locks this only warns.
 
     Raises:
@@ -104,14 +118,47 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             log.warning("%s: no locks on this file system; start one process at a time", path)
-        remove_leftovers(path)
+        remove_leftovers(path.parent)
         yield
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary files of killed writers of ``path``; the caller must hold its lock."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        left.unlink(missing_ok=True)
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in a folder whose writers were killed."""
+    for left in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError), left.open("rb") as file:  # OSError: it is being written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+
+
+def refuse_overwriting(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
+    """Refuse outputs that are inputs, under whatever name or link.
+
+    Args:
+        inputs: files, with the JSON beside them, and folders, with the files in them.
+        outputs: all files to write, of which some may exist.
+
+    Raises:
+        UserError: names the first output that is an input.
+    """
+    read = {
+        key
+        for path in inputs
+        if path is not None
+        for file in (path.iterdir() if path.is_dir() else (path, sidecar(path)))
+        if (key := _identity(file)) is not None
+    }
+    for path in outputs:
+        if path is not None and _identity(path) in read:
+            raise UserError(f"{path}: is an input and would be overwritten; give another output.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what a file is under all its names; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,127 +1,81 @@
-"""Reading and writing images: 8-bit RGB in, 8-bit RGB out, and no silent conversion.
+"""Images that are measured or trained on: 8-bit RGB in, 8-bit RGB out, and folders of images.
 
-Pixels are read as stored: EXIF orientation and colour profiles are not applied, and only the first
-frame of a multi-frame file is read.
+Images are turned upright as their EXIF orientation says; colour profiles are not applied.
 """
 
-import io
+import logging
+import os
 import re
-import struct
-import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from pcsr.data.bicubic import levels
+from pcsr.data.colour import Colour
+from pcsr.data.decoding import Encoded, Pixels, read_header
+from pcsr.data.encoding import save
 from pcsr.errors import UserError
-from pcsr.files import atomic
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 2**29  # twice a 16384 x 16384 image, 1.6 GB as 8-bit RGB
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+NAMED = 10  # files that are left out of a folder
 
-MODES = {
-    "1": "black and white",
-    "L": "grey",
-    "LA": "grey with transparency",
-    "P": "a palette image",
-    "PA": "a palette image",
-    "RGBA": "RGB with transparency (RGBA)",
-    "I": "grey of more than 8 bits",
-    "F": "grey of more than 8 bits",
-}
-
-_limit = threading.Lock()
+log = logging.getLogger("pcsr")
 
 
 def read(
-    source: Path | bytes | BinaryIO, grey_to_rgb: bool = False, *, name: str = ""
+    source: Path | bytes | BinaryIO, grey_to_rgb: bool | None = None, *, name: str = ""
 ) -> np.ndarray:
-    """Read an image.
+    """Read an image to measure or to train on, which must be 8-bit RGB.
 
     Args:
         source: path, bytes, or open binary file.
-        grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it.
+        grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it. None refuses
+            it as well, for images that belong to no data set.
         name: what errors call the image; give it where ``source`` is not a path.
 
     Returns:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        UserError: the file is missing, empty, damaged, not an image, larger than ``MAX_PIXELS``,
-            or not 8-bit RGB.
+        UserError: the file is missing, empty, damaged, not an image, larger than the memory, or
+            not 8-bit RGB.
     """
-    name = name or (str(source) if isinstance(source, Path) else "image")
-    data = _bytes(source, name)
-    if not data:
-        raise UserError(f"{name}: the file is empty; download or copy it again.")
-    try:
-        with _without_pillows_limit(), Image.open(io.BytesIO(data)) as image:
-            _check(image, grey_to_rgb, name)
-            array = np.array(image)
-    except UnidentifiedImageError:
-        formats = ", ".join(extension[1:] for extension in EXTENSIONS)
-        raise UserError(
-            f"{name}: not an image, or its header is damaged; get it again, as one of {formats}."
-        ) from None
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
-        raise UserError(f"{name}: the image is damaged ({error}); get it again.") from None
-    return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
+    image = read_header(source, name=name)
+    if kind := _not_rgb(image, bool(grey_to_rgb)):
+        remedy = "convert it to 8-bit RGB"
+        if kind == "grey":
+            remedy += (
+                ", or make it a data set of configs/datasets.yaml with grey_to_rgb: true"
+                if grey_to_rgb is None
+                else " or set grey_to_rgb: true for its data set"
+            )
+        raise UserError(f"{image.name}: the image is {kind}; {remedy}.")
+    image.require_memory()
+    values = image.decode().values
+    return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
 
 
-def _bytes(source: Path | bytes | BinaryIO, name: str) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    try:
-        return source.read_bytes() if isinstance(source, Path) else source.read()
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file; check the path.") from None
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be read ({error.strerror}); give a readable image file."
-        ) from None
-
-
-@contextmanager
-def _without_pillows_limit() -> Iterator[None]:
-    """Lift Pillow's own limit on the size of an image, which is below 16K.
-
-    The limit is a module variable of Pillow, read when a file is opened and again when some formats
-    are decoded. The lock keeps two threads from restoring each other's value.
-    """
-    with _limit:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _check(image: Image.Image, grey_to_rgb: bool, name: str) -> None:
-    """Refuse anything but 8-bit RGB, before any pixel is decoded."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS}; "
-            "split the image."
-        )
-    # Pillow reports 16-bit RGB as "RGB" and drops the low byte; only the raw mode tells them apart.
-    coding: Any = getattr(image, "tile", [])
-    if image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in coding):
-        kind = "16 bits per channel"
-    elif image.mode == "RGB" or (image.mode == "L" and grey_to_rgb):
-        return
-    else:
-        kind = MODES.get(image.mode, image.mode)
-    hint = " (or set grey_to_rgb for its data set)" if image.mode == "L" else ""
-    raise UserError(f"{name}: the image is {kind}; convert it to 8-bit RGB{hint}.")
+def _not_rgb(image: Encoded, grey_to_rgb: bool) -> str:
+    """Say what an image is that is not 8-bit RGB; "" if it is."""
+    mode = image.image.mode
+    if image.bits == 16:
+        return "of 16 bits per channel"
+    if mode in ("P", "PA"):
+        return "a palette image"
+    if image.alpha:
+        return "grey with transparency" if image.grey else "RGB with transparency (RGBA)"
+    if mode == "1":
+        return "black and white"
+    return "grey" if image.grey and not grey_to_rgb else ""
 
 
 def write(path: Path, image: np.ndarray) -> None:
@@ -132,14 +86,35 @@ def write(path: Path, image: np.ndarray) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"not uint8 (H, W, 3): {image.dtype} {image.shape}")
-    with atomic(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(image)).save(temporary, format="PNG")
+    save(path, Pixels(image, Colour()))
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """Convert uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
-    planes = np.divide(image.transpose(2, 0, 1), 255, dtype=np.float32, order="C")
-    return torch.from_numpy(planes)[None]
+    """Convert (H, W, 3), or grey (H, W, 1), to float32 (1, 3, H, W) in [0, 1].
+
+    Args:
+        image: uint8, uint16, or floating point in [0, 1].
+    """
+    top = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+    planes = np.divide(image.transpose(2, 0, 1), top, dtype=np.float32, order="C")
+    return torch.from_numpy(planes)[None].expand(-1, 3, -1, -1).contiguous()
+
+
+def to_levels(image: Tensor, dtype: DTypeLike) -> np.ndarray:
+    """Convert (C, H, W) to (H, W, C): clamp to [0, 1], then round half up if ``dtype`` is integer.
+
+    Args:
+        image: floating point; not changed.
+        dtype: uint8, uint16 or float32.
+    """
+    image = image.detach()
+    if dtype == np.uint8:
+        values = levels(image)
+    elif dtype == np.uint16:
+        values = image.clamp(0, 1).mul_(65535).add_(0.5).floor_()
+    else:
+        values = image.clamp(0, 1)
+    return values.permute(1, 2, 0).contiguous().cpu().numpy().astype(dtype, copy=False)
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -150,7 +125,7 @@ def to_uint8(image: Tensor) -> np.ndarray:
     """
     if image.ndim != 4 or image.shape[:2] != (1, 3):
         raise ValueError(f"not (1, 3, H, W): {tuple(image.shape)}")
-    return levels(image[0].detach()).permute(1, 2, 0).contiguous().cpu().numpy()
+    return to_levels(image[0], np.uint8)
 
 
 def natural_key(name: str) -> list[int | str]:
@@ -167,16 +142,30 @@ def is_image(name: str) -> bool:
 def list_images(folder: Path) -> list[Path]:
     """Return the images of a folder (not of its subfolders) in natural order of their names.
 
+    What is left out is named in the log, except hidden files. A link to a missing image is an
+    image: reading it says that it is missing.
+
     Raises:
         UserError: the folder does not exist or holds no image.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path.")
-    found = [path for path in folder.iterdir() if is_image(path.name) and path.is_file()]
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    entries.sort(key=lambda entry: (natural_key(entry.name), entry.name))
+    found, left_out = [], []
+    for entry in entries:
+        if is_image(entry.name) and (entry.is_file() or not Path(entry).exists()):
+            found.append(Path(entry))
+        else:
+            left_out.append(entry.name + "/" * entry.is_dir())
+    if left_out:
+        more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+        names = ", ".join(left_out[:NAMED])
+        log.warning("%s: left out %d that are no images: %s%s", folder, len(left_out), names, more)
     if not found:
         formats = ", ".join(extension[1:] for extension in EXTENSIONS)
         raise UserError(f"{folder}: holds no image; put images ({formats}) into it.")
-    return sorted(found, key=lambda path: (natural_key(path.name), path.name))
+    return found
 
 
 def unique(names: list[str], where: str) -> list[str]:
@@ -191,12 +180,21 @@ def lr_images(folder: Path, names: Sequence[str], scale: float = 4) -> list[Path
     """Return the LR image of each name: the file whose stem is the name or ``<name>x<scale>``.
 
     Raises:
-        UserError: the folder does not exist, or an image has no LR file; names the first.
+        UserError: the folder does not exist, or an image has no LR file or several; names the
+            first.
     """
-    found = {path.stem: path for path in list_images(folder)}
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in list_images(folder):
+        by_stem[path.stem].append(path)
     suffix = f"x{scale:g}"
-    paths = [found.get(name, found.get(f"{name}{suffix}")) for name in names]
-    if None in paths:
-        name = names[paths.index(None)]
-        raise UserError(f"{folder}: no LR image '{name}' or '{name}{suffix}'; put it there.")
-    return [path for path in paths if path is not None]
+    return [_only(by_stem, folder, name, f"{name}{suffix}") for name in names]
+
+
+def _only(by_stem: dict[str, list[Path]], folder: Path, name: str, scaled: str) -> Path:
+    found = [path for stem in (name, scaled) for path in by_stem.get(stem, ())]
+    if not found:
+        raise UserError(f"{folder}: no LR image '{name}' or '{scaled}'; put it there.")
+    if len(found) > 1:
+        candidates = " and ".join(path.name for path in found)
+        raise UserError(f"{folder}: {candidates} may both be the LR image of '{name}'; remove one.")
+    return found[0]

@@ -46,8 +46,9 @@ def calibrate_knob(
     Example: `pcsr calibrate-knob --weights carn-pcsr.safetensors --images data/prepared/div2k-valid
     --out carn-pcsr-calibrated.safetensors`.
     """
-    runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
+    files.refuse_overwriting((weights, images), (out, files.sidecar(out), log_file))
+    runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     method, facts = load_method(weights)

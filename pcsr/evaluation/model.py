@@ -13,14 +13,21 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import DTypeLike
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pcsr import runtime
-from pcsr.data.images import to_tensor
+from pcsr.data import decoding, formats
+from pcsr.data.colour import Colour
+from pcsr.data.decoding import Pixels
 from pcsr.engine.runners import runner
 from pcsr.evaluation.show import usable_point
-from pcsr.evaluation.super_resolve import SuperResolved, super_resolve
+from pcsr.evaluation.super_resolve import (
+    SuperResolved,
+    super_resolve,
+    super_resolve_pixels,
+)
 from pcsr.evaluation.upscale import original_flops
 from pcsr.flops import Flops
 from pcsr.methods.base import Method
@@ -74,7 +81,8 @@ class Model:
         """Super-resolve an image.
 
         Args:
-            image: a PIL image in RGB; a numpy array (h, w, 3), uint8 or floating point in [0, 1];
+            image: a PIL image, RGB, grey or a palette, with or without transparency, which is
+                turned upright; a numpy array (h, w, 3), uint8, uint16 or floating point in [0, 1];
                 or a tensor (3, h, w) or (N, 3, h, w), uint8 or floating point in [0, 1].
             k: value of the method's knob (for ARM eta over the full cost).
             adaptive: let the method decide without a knob (PCSR's ADM).
@@ -95,16 +103,21 @@ class Model:
         asked = OperatingPoint(k, adaptive, budget, refine)
         point = usable_point(self.method, asked)
         limit = runtime.read_bytes(max_memory)
-        lr, eight_bit = _batch(image)
-        dtype = np.uint8 if eight_bit else np.float32
-        done = [
-            super_resolve(
-                self._runner, one[None].to(self._device), scale, point, limit, dtype, True
-            )
-            for one in lr
-        ]
+        if isinstance(image, Tensor):
+            lr, dtype = _batch(image)
+            size = lr.shape[-2], lr.shape[-1]
+            done = [
+                super_resolve(
+                    self._runner, one[None].to(self._device), scale, point, limit, dtype, True
+                )
+                for one in lr
+            ]
+        else:
+            pixels = _pixels(image)
+            size = pixels.values.shape[:2]
+            done = [super_resolve_pixels(self._runner, pixels, scale, point, limit, True)]
         units = [sum(each) for each in zip(*(one.units for one in done), strict=True)]
-        costs = self.method.costs((lr.shape[-2], lr.shape[-1]), scale)
+        costs = self.method.costs(size, scale)
         shared = replace(costs, shared=costs.shared * len(done))
         routing = np.stack([one.routing for one in done if one.routing is not None])
         return Result(
@@ -138,35 +151,46 @@ def load(
     return Model(method, runtime.dtype_of(name, picked))
 
 
-def _batch(image: Any) -> tuple[Tensor, bool]:
-    """Return an image or a batch as (N, 3, h, w) in [0, 1], and whether it was of 8 bit."""
+def _batch(image: Tensor) -> tuple[Tensor, DTypeLike]:
+    """Return an image or a batch as (N, 3, h, w) in [0, 1], and the dtype to compute."""
+    if image.ndim not in (3, 4) or image.shape[-3] != 3:
+        raise ValueError(f"image: (3, h, w) or (N, 3, h, w) is needed, not {tuple(image.shape)}")
+    batch = image if image.ndim == 4 else image[None]
+    if batch.dtype == torch.uint8:
+        return batch.float() / 255, np.uint8
+    if not batch.is_floating_point():
+        raise ValueError(f"image: uint8 or floating point in [0, 1] is needed, not {batch.dtype}")
+    return batch.float(), np.float32
+
+
+def _pixels(image: Any) -> Pixels:
+    """Return an array or a PIL image as what a file of it would hold; arrays may be float."""
     if isinstance(image, Image.Image):
-        if image.mode != "RGB":
-            raise ValueError(f"image: mode {image.mode}; convert it: image.convert('RGB')")
-        return to_tensor(np.asarray(image)), True
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[-1] != 3:
-            raise ValueError(f"image: an array (h, w, 3) is needed, not {image.shape}")
-        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    elif isinstance(image, Tensor):
-        if image.ndim not in (3, 4) or image.shape[-3] != 3:
-            raise ValueError(
-                f"image: (3, h, w) or (N, 3, h, w) is needed, not {tuple(image.shape)}"
-            )
-        x = image if image.ndim == 4 else image[None]
-    else:
+        why = formats.refusal(image)
+        if not why and image.mode not in ("I;16", "I;16B") and formats.bits_of(image) == 16:
+            why = "has 16 bits per channel, of which Pillow keeps 8; give an array"
+        if why:
+            raise ValueError(f"image: {why}.")
+        return Pixels(decoding.split(ImageOps.exif_transpose(image)), Colour())
+    if not isinstance(image, np.ndarray):
         raise TypeError(f"image: a PIL image, an array or a tensor, not {type(image).__name__}")
-    if x.dtype == torch.uint8:
-        return x.float() / 255, True
-    if not x.is_floating_point():
-        raise ValueError(f"image: uint8 or floating point in [0, 1] is needed, not {x.dtype}")
-    return x.float(), False
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"image: an array (h, w, 3) is needed, not {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(
+            f"image: uint8, uint16 or floating point in [0, 1] is needed, not {image.dtype}"
+        )
+    whole = np.issubdtype(image.dtype, np.integer)
+    return Pixels(image if whole else image.astype(np.float32, copy=False), Colour())
 
 
 def _like(image: Any, done: list[SuperResolved]) -> Any:
     """Return the results as the kind of image that was given."""
     if isinstance(image, Image.Image):
-        return Image.fromarray(done[0].sr)
+        sr = done[0].sr
+        enlarged = Image.fromarray(sr[:, :, 0] if sr.shape[2] == 1 else sr)
+        enlarged.info = {k: v for k, v in image.info.items() if k == "icc_profile"}
+        return enlarged
     if isinstance(image, np.ndarray):
         return done[0].sr.astype(image.dtype, copy=False)
     batch = torch.stack([torch.from_numpy(one.sr).permute(2, 0, 1) for one in done])

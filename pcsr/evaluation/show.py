@@ -60,6 +60,7 @@ def demo(
     """
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     methods = _load(weights, device, threads)
+    files.refuse_overwriting((image, *weights), demo_files(methods, out))
     scale = scale or methods[0].config.scale
     pair = make_pair(open_images(image)[0], scale, protocol)
     point = OperatingPoint(k, adaptive, refine=refine)
@@ -90,6 +91,7 @@ def showcase(
         raise UserError(
             f"--weights: give two files, the original's and the method's, not {len(weights)}."
         )
+    files.refuse_overwriting((images, *weights), (routing, comparison))
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     original, method = _load(weights, "cpu", threads)
     scale = method.config.scale
@@ -130,7 +132,20 @@ class Shown:
     @property
     def title(self) -> str:
         """Backbone and method."""
-        return f"{self.method.config.backbone}-{self.method.config.method}"
+        return _title(self.method)
+
+
+def _title(method: Method) -> str:
+    return f"{method.config.backbone}-{method.config.method}"
+
+
+def _titles(methods: Sequence[Method]) -> list[str]:
+    """Return the title of each method, numbered where several have the same."""
+    titles = [_title(method) for method in methods]
+    return [
+        title if titles.count(title) == 1 else f"{title}-{number + 1}"
+        for number, title in enumerate(titles)
+    ]
 
 
 @torch.no_grad()
@@ -165,6 +180,12 @@ def usable_point(method: Method, point: OperatingPoint) -> OperatingPoint:
     return point if requested else replace(point, knob=method.points[0].knob)
 
 
+def demo_files(methods: Sequence[Method], out: Path) -> list[Path]:
+    """Return the files that ``write_demo`` may write."""
+    names = [f"{title}{kind}.png" for title in _titles(methods) for kind in ("", "-routing")]
+    return [out / name for name in ("HR.png", "LR.png", *names, "log.txt")]
+
+
 def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     """Write HR, LR, each SR and each routing image as PNG, and ``log.txt``.
 
@@ -177,11 +198,8 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     write(out / "HR.png", pair.hr)
     write(out / "LR.png", to_uint8(pair.lr))
     reference = next((s for s in shown if not s.method.knobs), shown[0]).gflops
-    titles = [one.title for one in shown]
     lines = []
-    for number, result in enumerate(shown):
-        unique = titles.count(result.title) == 1
-        title = result.title if unique else f"{result.title}-{number + 1}"
+    for title, result in zip(_titles([one.method for one in shown]), shown, strict=True):
         write(out / f"{title}.png", result.sr)
         if result.method.branches > 1:
             coloured = showcase.routing_image(result.labels, result.method.branches, result.sr)

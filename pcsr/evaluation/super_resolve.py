@@ -9,13 +9,16 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from pcsr import runtime
-from pcsr.data.bicubic import levels
+from pcsr.data import bicubic
+from pcsr.data.decoding import FREE_SHARE, Pixels
+from pcsr.data.images import to_levels, to_tensor
 from pcsr.engine.runners import Runner
+from pcsr.errors import UserError
 from pcsr.geometry import hr_size
 from pcsr.routing import OperatingPoint
 
 LIMIT_SHARE = 0.85  # of a memory limit to plan with; a process's use is not known more precisely
-FREE_SHARE = 0.7  # of the free memory to use where no limit is given
+ALPHA_ROWS = 256  # HR rows of transparency that are enlarged at a time
 log = logging.getLogger("pcsr")
 
 
@@ -24,7 +27,7 @@ class SuperResolved:
     """A super-resolved image and the routing of its units.
 
     Attributes:
-        sr: (H, W, 3), 8-bit levels or float32 in [0, 1].
+        sr: (H, W, planes), 8- or 16-bit levels or float32 in [0, 1].
         routing: uint8 (H, W), the branch of each HR pixel, if requested.
         units: number of units that each branch computed, cheapest first.
     """
@@ -43,6 +46,7 @@ def super_resolve(
     max_memory: int | None = None,
     dtype: DTypeLike = np.uint8,
     keep_routing: bool = False,
+    planes: int = 3,
 ) -> SuperResolved:
     """Super-resolve one image, tile by tile if it does not fit in memory.
 
@@ -53,8 +57,10 @@ def super_resolve(
         point: operating point.
         max_memory: bytes that the process may use (on a GPU: of the GPU's memory); larger images
             are computed in tiles. None allows most of the free memory.
-        dtype: of the result, uint8 or float32.
+        dtype: of the result, uint8, uint16 or float32.
         keep_routing: whether to return the branch of each HR pixel.
+        planes: of the result. With 1 or 2 the mean of the colours is its first plane; the plane
+            after the colours, of 2 or 4, is left for the caller to fill.
 
     Raises:
         UserError: the image needs more memory, or the method does not support the scale or the
@@ -62,21 +68,21 @@ def super_resolve(
     """
     lr_size = (lr.shape[-2], lr.shape[-1])
     size = hr_size(lr_size, scale)
-    sr = np.empty((*size, 3), dtype)
-    routing = np.empty(size, np.uint8) if keep_routing else None
     # On a CPU the result counts against the limit, twice while it is written to a file.
-    own = 2 * sr.nbytes if lr.device.type == "cpu" else 0
-    if max_memory is None:
-        limit = FREE_SHARE * runtime.free_memory(lr.device) - own
-    else:
-        limit = LIMIT_SHARE * (max_memory - runtime.used_memory(lr.device) - own)
+    nbytes = size[0] * size[1] * planes * np.dtype(dtype).itemsize
+    own = 2 * nbytes if lr.device.type == "cpu" else 0
+    limit = _require_room(size, own, lr.device, max_memory)
+    sr = np.empty((*size, planes), dtype)
+    routing = np.empty(size, np.uint8) if keep_routing else None
     units = torch.zeros(runner.method.branches, dtype=torch.long)
     count = 0
     for tile in runner.tiles(lr, scale, point, limit):
         height, width = tile.sr.shape[-2:]
         here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
-        values = levels(tile.sr[0]) if sr.dtype == np.uint8 else tile.sr[0].clamp(0, 1)
-        sr[here] = values.permute(1, 2, 0).cpu().numpy()
+        if planes < 3:
+            sr[(*here, slice(0, 1))] = to_levels(tile.sr[0].mean(0, keepdim=True), dtype)
+        else:
+            sr[(*here, slice(0, 3))] = to_levels(tile.sr[0], dtype)
         units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
         if routing is not None:
             per_pixel = runner.method.unit == "pixel"
@@ -86,6 +92,70 @@ def super_resolve(
     if count > 1:
         log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())
+
+
+def super_resolve_pixels(
+    runner: Runner,
+    image: Pixels,
+    scale: float,
+    point: OperatingPoint,
+    max_memory: int | None = None,
+    keep_routing: bool = False,
+) -> SuperResolved:
+    """Super-resolve what a file holds: RGB or grey, of 8 or 16 bits, with or without transparency.
+
+    Grey is run as three equal channels, and the mean of the result is grey again. Transparency is
+    enlarged by bicubic interpolation. Arguments and errors are those of ``super_resolve``.
+
+    Returns:
+        The result, of the image's dtype and number of planes.
+    """
+    values, planes = image.values, image.values.shape[2]
+    lr = to_tensor(values[:, :, : image.colours]).to(next(runner.method.parameters()).device)
+    dtype = values.dtype
+    done = super_resolve(runner, lr, scale, point, max_memory, dtype, keep_routing, planes)
+    if planes > image.colours:
+        _enlarge_alpha(values[:, :, -1], done.sr[:, :, -1])
+    return done
+
+
+def _enlarge_alpha(alpha: np.ndarray, enlarged: np.ndarray) -> None:
+    """Fill ``enlarged`` (H, W) with ``alpha`` (h, w) by bicubic interpolation, strip by strip."""
+    height, width = enlarged.shape
+    x = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
+    tall = bicubic.resize(x, (height, x.shape[1]))
+    for top in range(0, height, ALPHA_ROWS):
+        rows = tall[top : top + ALPHA_ROWS]
+        wide = bicubic.resize(rows, (len(rows), width))
+        enlarged[top : top + ALPHA_ROWS] = to_levels(wide[None], alpha.dtype)[:, :, 0]
+
+
+def _require_room(
+    size: tuple[int, int], own: int, device: torch.device, max_memory: int | None
+) -> float:
+    """Return the bytes that computing may take beside ``own``, those of the result of ``size``.
+
+    Raises:
+        UserError: the result alone does not fit.
+    """
+    room = room_on(device, max_memory, own)
+    if room <= 0:
+        raise UserError(
+            f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, and "
+            f"{max(room_on(device, max_memory), 0) / 2**20:.0f} MiB are left; give more memory, or "
+            "split the image."
+        )
+    return room
+
+
+def room_on(device: torch.device, max_memory: int | None, own: int = 0) -> float:
+    """Return the bytes of a device that may still be used beside ``own``, at most ``max_memory``.
+
+    Without a limit it is most of the free memory.
+    """
+    if max_memory is None:
+        return FREE_SHARE * runtime.free_memory(device) - own
+    return LIMIT_SHARE * (max_memory - runtime.used_memory(device) - own)
 
 
 def _of_pixels(runner: Runner, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:

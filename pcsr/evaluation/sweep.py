@@ -67,10 +67,12 @@ def sweep(
 
     Example: `pcsr sweep --weights carn.safetensors --images Urban100/HR --knob 0 1 2 --out u.csv`.
     """
+    files.require_suffix(out, ".csv", "--out")
+    inputs = (*weights, images, lr_images)
+    files.refuse_overwriting(inputs, (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
-    files.require_suffix(out, ".csv", "--out")
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
     if not all(math.isfinite(k) for k in options.knobs):

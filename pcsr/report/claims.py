@@ -7,7 +7,7 @@ from typing import Annotated
 import pandas as pd
 from cyclopts import Parameter
 
-from pcsr import escape
+from pcsr import escape, files
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
 from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
@@ -47,6 +47,7 @@ def claims(
     published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
 ) -> None:
     """Compare every published cell with ours, and give the difference and a verdict."""
+    files.refuse_overwriting((results, published), pages.written(out))
     pages.write(claims_markdown(load(results), load_claims(published)), out)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pcsr import escape
+from pcsr import escape, files
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
@@ -46,6 +46,7 @@ FLOP_DECIMALS = {
 
 def fairness(results: Results, /, *, out: MarkdownOut) -> None:
     """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
+    files.refuse_overwriting([results], pages.written(out))
     pages.write(fairness_markdown(load(results)), out)
 
 

@@ -44,9 +44,11 @@ def figure(
     out: Annotated[Path, Parameter(help="PNG to write; an SVG is written beside it")],
 ) -> None:
     """Draw PSNR over GFLOPs in both conventions: one curve per method."""
+    outputs = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
+    files.refuse_overwriting([results], outputs)
     drawn = psnr_flops(summarise(load(results)), test_set, backbone)
-    for suffix in (".svg", ".png"):
-        save(drawn, out.with_suffix(suffix))
+    for path in outputs:
+        save(drawn, path)
 
 
 def psnr_flops(summary: pd.DataFrame, test_set: str, backbone: str) -> Figure:

@@ -33,7 +33,13 @@ def html(markdown: str) -> str:
     )
 
 
+def written(path: Path) -> tuple[Path, Path]:
+    """Return the files of a page, ``.md`` and ``.html``, whatever the suffix of ``path``."""
+    return path.with_suffix(".md"), path.with_suffix(".html")
+
+
 def write(markdown: str, path: Path) -> None:
-    """Write a page atomically as ``.md`` and ``.html``, whatever the suffix of ``path``."""
-    files.write_text(path.with_suffix(".md"), markdown)
-    files.write_text(path.with_suffix(".html"), html(markdown))
+    """Write a page atomically as Markdown and HTML."""
+    page, rendered = written(path)
+    files.write_text(page, markdown)
+    files.write_text(rendered, html(markdown))

@@ -50,10 +50,12 @@ def table(
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .tex and .csv beside it")],
 ) -> None:
     """Write the operating points: what each method and knob value gives and costs."""
+    outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
+    files.refuse_overwriting([results], outputs)
     measured = load(results)
     points = operating_points(summarise(measured), other_metrics(measured))
-    for suffix in (".csv", ".tex", ".md", ".html"):
-        write(points, out.with_suffix(suffix))
+    for path in outputs:
+        write(points, path)
 
 
 def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.DataFrame:

@@ -97,6 +97,8 @@ def write_results(
     out: Annotated[Path, Parameter(help="CSV to write")],
 ) -> None:
     """Join sweeps to one tidy table: a row per experiment, test set, image and operating point."""
+    files.require_suffix(out, ".csv", "--out")
+    files.refuse_overwriting(sweeps, (out, files.sidecar(out)))
     write_csv(collect(sweeps), out)
     facts = files.provenance(sweeps=[str(path) for path in sweeps])
     files.write_json(files.sidecar(out), facts)

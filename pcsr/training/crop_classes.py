@@ -51,8 +51,9 @@ def classify_crops(
     Example: `pcsr classify-crops --weights srresnet.safetensors --data data/prepared/div2k-train
     --out classes.safetensors`.
     """
-    runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
+    files.refuse_overwriting((weights, data), (out, files.sidecar(out), log_file))
+    runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     method = runtime.move(load_method(weights)[0], picked)

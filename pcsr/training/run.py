@@ -99,7 +99,6 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
     with ExitStack() as stack:
         if rank == 0:  # waiting here could block the other processes for days
             stack.enter_context(files.locked(run.out, wait=world == 1))
-            files.remove_leftovers(run.state)
         distributed.barrier()  # rank 0 has cleaned up before the others read the state
         _train(run, validate, rank, stack.enter_context(_Stop()))
 

@@ -36,10 +36,9 @@ def tabulate(
     Example: `pcsr tabulate --weights trained.safetensors --images data/prepared/div2k-valid --out
     arm.safetensors`.
     """
-    runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
-    if out.resolve() == weights.resolve():
-        raise UserError(f"--out {out}: give another file than --weights, which is not overwritten.")
+    files.refuse_overwriting((weights, images), (out, files.sidecar(out), log_file))
+    runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     method, facts = load_method(weights)

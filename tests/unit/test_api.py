@@ -85,8 +85,8 @@ def test_wrong_images_and_points_are_refused(model: Model, eight_bit: np.ndarray
         model.upscale(eight_bit, k=0.0, adaptive=True)
     with pytest.raises(ValueError, match=r"an array \(h, w, 3\) is needed, not \(40, 56\)"):
         model.upscale(eight_bit[..., 0])
-    with pytest.raises(ValueError, match="mode L; convert it"):
-        model.upscale(Image.fromarray(eight_bit).convert("L"))
+    with pytest.raises(ValueError, match="is CMYK; convert it"):
+        model.upscale(Image.fromarray(eight_bit).convert("CMYK"))
     with pytest.raises(ValueError, match="uint8 or floating point"):
         model.upscale(eight_bit.astype(np.int32))
     with pytest.raises(TypeError, match="not list"):

@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,11 +130,9 @@ def test_images_of_other_kinds(
     path = write_image(tmp_path / f"kind.{'jpg' if mode == 'CMYK' else 'png'}", mode)
     out = tmp_path / "out.csv"
     sweep = ("sweep", "--weights", weights, "--images", path, "--out", out)
-    upscale = ("upscale", path, tmp_path / "sr.png", "--weights", weights)
-    for command in (sweep, upscale):
-        message = refuse(*command)
-        assert str(path) in message and said in message and "convert it to 8-bit RGB" in message
-    assert not out.exists() and not (tmp_path / "sr.png").exists()
+    message = refuse(*sweep)
+    assert str(path) in message and said in message and "convert it to" in message
+    assert not out.exists()
 
 
 def test_files_that_are_no_images(refuse: Any, weights: Path, tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_
     upscale = ("upscale", "--weights", weights)
     assert "would be overwritten" in refuse(*upscale, tmp_path, tmp_path)
     assert "would be overwritten" in refuse(*upscale, image, image)
-    assert "written as .png" in refuse(*upscale, image, tmp_path / "sr.jpg")
+    assert "written as .png, .jpg" in refuse(*upscale, image, tmp_path / "sr.gif")
     write_image(tmp_path / "image.bmp")
     assert "two images are called 'image'" in refuse(*upscale, tmp_path, tmp_path / "sr")
     sweep = ("sweep", "--weights", weights, "--images", image, "--out")
@@ -249,6 +248,58 @@ def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_
     released = ("import-released", image, "--out", tmp_path / "o.json")
     assert "written as .safetensors" in refuse(*released)
     assert image.read_bytes() == content
+
+
+# Commands that write no file that they could have read.
+SAFE = {"prepare", "fetch-released", "ship", "schema"}
+
+
+def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    def at(name: str) -> Path:
+        path = tmp_path / name
+        path.write_text("content")
+        return path
+
+    names = ("HR.png", "u.csv", "u.md", "u.json", "u.safetensors", "u.pth", "v.safetensors")
+    kept = {name: at(name) for name in names}
+    image, table, page, facts, tensors, release, other = kept.values()
+    shutil.copy(weights, other)
+    linked = tmp_path / "linked.csv"
+    linked.symlink_to(table)
+    measured = ("--weights", tensors, "--images", image)
+    pair = ("--images", image, "--weights", tensors, other)
+    commands: list[tuple[object, ...]] = [
+        ("upscale", image, tmp_path, "--weights", other),
+        ("upscale", image, image, "--weights", other),
+        ("demo", image, "--weights", other, "--out", tmp_path),
+        ("showcase", *pair, "--routing", image, "--comparison", tmp_path / "c.png"),
+        ("showcase", *pair, "--routing", tmp_path / "r.png", "--comparison", image),
+        ("calibrate-knob", *measured, "--out", tensors),
+        ("tabulate", *measured, "--out", tensors),
+        ("tabulate", *measured, "--out", tmp_path / "o.safetensors", "--log", tensors),
+        ("classify-crops", "--weights", tensors, "--data", tmp_path, "--out", tensors),
+        ("import-released", release, "--out", tmp_path / "u.safetensors"),
+        ("train", "x", "stage0", "--suite", page, "--init", tensors, "--out", tensors),
+        ("sweep", *measured, "--out", table, "--lr-images", tmp_path),
+        ("sweep", *measured, "--out", tmp_path / "u.csv"),  # u.json describes the weights
+        ("bench", *measured, facts, "--out", facts),
+        ("training-speed", "--suite", page, "--out", facts),
+        ("collect", "--sweeps", table, "--out", table),
+        ("collect", "--sweeps", linked, "--out", table),
+        ("collect", "--sweeps", table, "--out", linked),
+        ("figure", image, "--test-set", "x", "--backbone", "x", "--out", image),
+        ("table", table, "--out", page),
+        ("claims", page, "--out", page),
+        ("claims", table, "--published", page, "--out", page),
+        ("fairness", page, "--out", page),
+        ("inputs", "--suite", page, "--out", page),
+        ("latency", page, "--out", page),
+    ]
+    every = {name for group in cli.COMMANDS.values() for name in group}
+    assert {str(command[0]) for command in commands} | SAFE == every
+    for command in commands:
+        assert "is an input and would be overwritten" in refuse(*command), command
+    assert all(kept[name].read_text() == "content" for name in names[:-1])
 
 
 def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
@@ -294,7 +345,7 @@ def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
     checkpoint.save_weights(arm, method, {"model": method.config.model_dump(mode="json")})
     content = arm.read_bytes()
     same = ("tabulate", "--weights", arm, "--images", image, "--out", arm)
-    assert "give another file than --weights" in refuse(*same)
+    assert "is an input and would be overwritten" in refuse(*same)
     assert "smaller than one tile" in refuse(
         *tabulate[:2], write_image(tmp_path / "small.png", size=(64, 64)), *tabulate[3:], arm
     )

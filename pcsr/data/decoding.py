@@ -1,0 +1,313 @@
+"""The one door for image files: formats by content, facts from the header, then the pixels.
+
+Nothing is decoded before the header has been accepted and the memory for it has been found, and
+no value is changed on the way: what cannot be read as it is stored is refused.
+"""
+
+import io
+import logging
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import imagecodecs
+import numpy as np
+import tifffile
+import torch
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+
+from pcsr import runtime
+from pcsr.data import formats
+from pcsr.data.colour import Colour, of_png
+from pcsr.errors import UserError
+
+# Bytes that decoding takes for each pixel at 8 bits: a decoder's planes and frames, Pillow's four
+# bytes, and the array. Twice that at 16 bits.
+DECODING = 20
+FREE_SHARE = 0.7  # of the free memory to use where no limit is given
+METADATA = 2**26  # bytes of a PNG's text or profile; Pillow stops at a sixty-fourth of it
+
+log = logging.getLogger("pcsr")
+_pillow = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image as it is shown: upright, palettes resolved.
+
+    Attributes:
+        values: uint8 or uint16 (H, W, 1 to 4): grey, grey and alpha, RGB, or RGB and alpha.
+        colour: what the file says about its colours.
+    """
+
+    values: np.ndarray
+    colour: Colour
+
+    @property
+    def colours(self) -> int:
+        """Number of channels without alpha: 1 or 3."""
+        return 1 if self.values.shape[2] < 3 else 3
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file whose header has been read and accepted; made by ``read_header``.
+
+    Attributes:
+        name: what errors call the image.
+        data: the file's content.
+        image: the file as Pillow has opened it, not decoded.
+        size: (width, height) of what is decoded, of a tiled TIFF at least a whole tile.
+        bits: per channel, 8 or 16; fewer are widened to 8.
+        grey: whether it has one colour channel.
+        alpha: whether it has transparency, in whatever form.
+        colour: what the file says about its colours.
+    """
+
+    name: str
+    data: bytes
+    image: Image.Image
+    size: tuple[int, int]
+    bits: int
+    grey: bool
+    alpha: bool
+    colour: Colour
+
+    @property
+    def planes(self) -> int:
+        """Number of channels with alpha, 1 to 4."""
+        return (1 if self.grey else 3) + self.alpha
+
+    def require_memory(self, room: float | None = None, per_pixel: float = 0) -> None:
+        """Refuse the image if reading it takes more memory than there is.
+
+        Args:
+            room: bytes that may be used; None allows most of the free memory.
+            per_pixel: bytes that the caller needs for each pixel once it is decoded.
+
+        Raises:
+            UserError: the memory does not do; says how much would.
+        """
+        room = _room(room)
+        width, height = self.size
+        levels = self.bits // 8
+        peak = max(DECODING * levels, self.planes * levels + per_pixel)
+        need = len(self.data) + width * height * peak
+        if need > room:
+            raise _too_large(f"{self.name}: {width} x {height} pixels need", need, room)
+
+    def decode(self) -> Pixels:
+        """Decode the pixels.
+
+        Raises:
+            UserError: the image is damaged.
+        """
+        try:
+            with _at_ease():
+                values = _sixteen_bits(self) if self.bits == 16 else _eight_bits(self.image)
+                values = _UPRIGHT[_orientation(self.image)](values)
+        except Exception as error:  # whatever decoders raise on broken bytes
+            raise _damaged(self.name, error) from None
+        return Pixels(np.ascontiguousarray(values), self.colour)
+
+
+def read_header(
+    source: Path | bytes | BinaryIO, *, name: str = "", room: float | None = None
+) -> Encoded:
+    """Read an image file and its header, without decoding it.
+
+    Args:
+        source: path, bytes, or open binary file.
+        name: what errors call the image; give it where ``source`` is not a path.
+        room: bytes that may be used; None allows most of the free memory.
+
+    Raises:
+        UserError: the file is missing, empty, not an image of a known format, damaged, larger than
+            the memory, or of a kind that cannot be read without changing its values.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "image")
+    data = _bytes(source, name, _room(room))
+    try:
+        with _at_ease():
+            image = Image.open(io.BytesIO(data), formats=formats.READ)
+            return _accepted(image, data, name)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: {formats.what_is(data)}") from None
+    except Exception as error:  # as above
+        raise _damaged(name, error) from None
+
+
+def split(image: Image.Image) -> np.ndarray:
+    """Return the values of a decoded Pillow image as (H, W, 1 to 4); see ``Pixels``."""
+    transparent = image.info.get("transparency")
+    if image.mode in ("P", "PA"):
+        plain = image.mode == "P" and transparent is None
+        image, transparent = image.convert("RGB" if plain else "RGBA"), None
+    elif image.mode in ("1", "La"):
+        image = image.convert({"1": "L", "La": "LA"}[image.mode])
+    values = np.asarray(image)
+    values = values[:, :, None] if values.ndim == 2 else values
+    if transparent is None or image.mode not in ("L", "RGB", "I;16"):
+        return values
+    top = np.iinfo(values.dtype).max
+    clear = (values == (np.asarray(transparent) & top)).all(axis=2, keepdims=True)
+    return np.concatenate([values, np.where(clear, 0, top).astype(values.dtype)], axis=2)
+
+
+def _accepted(image: Image.Image, data: bytes, name: str) -> Encoded:
+    if why := formats.refusal(image, data):
+        raise UserError(f"{name}: the image {why}.")
+    if image.format == "MPO":
+        log.info("%s: holds several images; the first one is read", name)
+    coding = formats.coding(image)
+    if coding in formats.WIDENED and "transparency" in image.info:
+        top = 255 // formats.WIDENED[coding]
+        image.info["transparency"] = (image.info["transparency"] & top) * formats.WIDENED[coding]
+    profile = image.info.get("icc_profile")
+    return Encoded(
+        name,
+        data,
+        image,
+        formats.stored_size(image),
+        formats.bits_of(image),
+        image.mode in formats.GREY or coding == "LA;16B",
+        image.mode in formats.ALPHA or "transparency" in image.info,
+        Colour(
+            profile if isinstance(profile, bytes) else b"",
+            of_png(data) if image.format == "PNG" else (),
+        ),
+    )
+
+
+def _bytes(source: Path | bytes | BinaryIO, name: str, room: float) -> bytes:
+    data = source if isinstance(source, bytes) else _read(source, name, room)
+    if not data:
+        raise UserError(f"{name}: the file is empty; download or copy it again.")
+    return data
+
+
+def _read(source: Path | BinaryIO, name: str, room: float) -> bytes:
+    try:
+        if not isinstance(source, Path):
+            return source.read()
+        found = source.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{name}: cannot be read (not a file); give an image file.")
+        if found.st_size > room:
+            raise _too_large(f"{name}: the file needs", found.st_size, room)
+        return source.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file; check the path.") from None
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); give a readable image file."
+        ) from None
+
+
+def _room(room: float | None) -> float:
+    return FREE_SHARE * runtime.free_memory(torch.device("cpu")) if room is None else room
+
+
+def _too_large(what: str, need: float, room: float) -> UserError:
+    return UserError(
+        f"{what} {need / 2**20:.0f} MiB, and {max(room, 0) / 2**20:.0f} MiB are left; give more "
+        "memory, or split the image."
+    )
+
+
+def _damaged(name: str, error: Exception) -> UserError:
+    if isinstance(error, MemoryError):
+        return UserError(
+            f"{name}: too little memory is free; give more memory, or split the image."
+        )
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "MAX_TEXT" in text:
+        return UserError(
+            f"{name}: its metadata has more than {METADATA // 2**20} MiB; remove it from the file."
+        )
+    return UserError(f"{name}: the image is damaged ({text[:200]}); get it again.")
+
+
+@contextmanager
+def _at_ease() -> Iterator[None]:
+    """Lift Pillow's own limits, which are below 16K and below what a sound PNG may carry.
+
+    They are module variables of Pillow, read when a file is opened and again when some formats are
+    decoded. The lock keeps two threads from restoring each other's values. What Pillow and
+    tifffile warn of is odd metadata, which nothing here uses.
+    """
+    limits = {
+        (Image, "MAX_IMAGE_PIXELS"): None,
+        (PngImagePlugin, "MAX_TEXT_CHUNK"): METADATA,
+        (PngImagePlugin, "MAX_TEXT_MEMORY"): METADATA,
+        (logging.getLogger("tifffile"), "disabled"): True,
+    }
+    with _pillow, warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        for (where, name), value in limits.items():
+            stack.callback(setattr, where, name, getattr(where, name))
+            setattr(where, name, value)
+        yield
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    image.load()
+    return split(image)
+
+
+def _sixteen_bits(encoded: Encoded) -> np.ndarray:
+    """Decode what Pillow would cut to 8 bits."""
+    if encoded.image.format == "PNG":
+        values = imagecodecs.png_decode(encoded.data)
+        width, height = encoded.image.size
+    elif encoded.image.format == "PPM":
+        width, height = encoded.image.size
+        start = encoded.image.tile[0][2]  # type: ignore[attr-defined]
+        count = width * height * encoded.planes
+        values = np.frombuffer(encoded.data, ">u2", count, start).astype(np.uint16)
+    else:
+        values = _tiff_values(encoded)
+        height, width = values.shape[:2]
+    return values.reshape(height, width, encoded.planes)
+
+
+def _tiff_values(encoded: Encoded) -> np.ndarray:
+    """Decode a TIFF of 16 bits; not turned upright, as Pillow would."""
+    width, height = encoded.size
+    with tifffile.TiffFile(io.BytesIO(encoded.data)) as file:
+        page = file.pages.first
+        shape = page.imagelength, page.imagewidth, page.samplesperpixel, page.bitspersample
+        # Memory was required for what Pillow found in the header.
+        if shape[0] * shape[1] > width * height or shape[2:] != (encoded.planes, 16):
+            raise ValueError("contradictory header")
+        values = page.asarray()
+        return np.moveaxis(values, 0, 2) if values.ndim == 3 and page.planarconfig == 2 else values
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, of what was decoded; Pillow turns TIFFs itself."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, ValueError, TypeError, LookupError, SyntaxError, struct.error):
+        return 1  # broken metadata of a sound image
+    return value if value in _UPRIGHT else 1
+
+
+_UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 1)[:, ::-1],
+    8: lambda x: np.rot90(x, 1),
+}

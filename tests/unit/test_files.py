@@ -1,0 +1,67 @@
+"""Atomic writers, what killed ones leave behind, and outputs that are inputs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pcsr import files
+from pcsr.errors import UserError
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pcsr import files
+with files.atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    theirs = {".u.csv.swp", ".u.csv.lock", ".u.csv.part", ".~lock.u.csv#", "pcsr-notes.txt"}
+    for name in theirs:
+        (tmp_path / name).touch()
+    target = tmp_path / "u.csv"
+    subprocess.run([sys.executable, "-c", KILLED, target], check=False)
+    (left,) = names(tmp_path) - theirs
+    assert left.startswith(files.TEMPORARY)
+    with files.atomic(tmp_path / "v.csv") as being_written:
+        files.remove_leftovers(tmp_path)
+        assert names(tmp_path) == theirs | {being_written.name}
+        with files.locked(target):
+            assert being_written.exists()
+        being_written.write_text("whole")
+    assert names(tmp_path) == theirs | {"u.csv.lock", "v.csv"}
+    assert (tmp_path / "v.csv").read_text() == "whole"
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 251}.csv"
+    files.write_text(path, "text")
+    assert names(tmp_path) == {path.name}
+
+
+def test_outputs_are_known_under_all_names(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    real = folder / "u.csv"
+    for path in (real, folder / "u.json", tmp_path / "other.csv"):
+        path.touch()
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "folder").symlink_to(folder)
+    (tmp_path / "hard.csv").hardlink_to(real)
+    same = [real, tmp_path / "link", tmp_path / "folder/u.csv", tmp_path / "hard.csv"]
+    same += [folder / "../in/u.csv", folder / "u.json"]
+    for given in (real, tmp_path / "link", folder, tmp_path / "folder"):
+        for output in same:
+            if given == tmp_path / "link" and output.suffix == ".json":
+                continue  # the JSON beside a link is another
+            with pytest.raises(UserError, match="is an input and would be overwritten"):
+                files.refuse_overwriting([None, given], [None, tmp_path / "new", output])
+    files.refuse_overwriting([folder, tmp_path / "gone"], [tmp_path / "other.csv", folder / "new"])

@@ -1,0 +1,368 @@
+"""Every kind of image file is read as it is stored, or refused in one line from its header."""
+
+import io
+import resource
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import imagecodecs
+import numpy as np
+import psutil
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from pcsr.data import decoding
+from pcsr.errors import UserError
+
+HEIGHT, WIDTH = 12, 17
+
+
+def noise(planes: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    top = np.iinfo(dtype).max
+    made = np.random.default_rng(seed).integers(0, top, (HEIGHT, WIDTH, planes), dtype, True)
+    return np.ascontiguousarray(made)
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return decoding.read_header(data, name="it").decode().values
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(UserError) as error:
+        decoded(data)
+    text = str(error.value)
+    assert text.startswith("it: ") and "\n" not in text
+    return text
+
+
+def by_pillow(image: Image.Image, form: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def tiff(values: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, metadata=None, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def png(size: tuple[int, int], bits: int, colour: int, rows: bytes, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"".join((b"\x89PNG\r\n\x1a\n", header, *chunks, pixels, chunk(b"IEND", b"")))
+
+
+def ppm(magic: str, top: int, values: np.ndarray) -> bytes:
+    dtype = np.dtype(">u2") if top > 255 else np.dtype(np.uint8)
+    return f"{magic}\n{WIDTH} {HEIGHT}\n{top}\n".encode() + values.astype(dtype).tobytes()
+
+
+def of_every_depth(planes: int) -> Iterator[np.ndarray]:
+    yield noise(planes)
+    yield noise(planes, np.uint16)
+
+
+def plain(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values[:, :, 0]) if values.shape[2] == 1 else values
+
+
+def stored_tiffs(values: np.ndarray) -> Iterator[bytes]:
+    planes = values.shape[2]
+    options: dict[str, object] = {"photometric": "rgb" if planes > 2 else "minisblack"}
+    if planes in (2, 4):
+        options["extrasamples"] = ["unassalpha"]
+    if planes > 1:
+        options["planarconfig"] = "contig"
+    for how in (
+        {},
+        {"byteorder": ">"},
+        {"tile": (16, 16)},
+        {"rowsperstrip": 5},
+        {"compression": "zlib", "predictor": True},
+        {"compression": "lzw"},
+        {"compression": "zstd"},
+    ):
+        yield tiff(plain(values), **(options | how))
+    if planes > 2:
+        for how in ({}, {"compression": "lzw"}, {"tile": (16, 16)}):
+            moved = np.moveaxis(values, 2, 0)
+            yield tiff(moved, **(options | how | {"planarconfig": "separate"}))
+
+
+def test_what_is_stored_without_loss_is_read_without_loss() -> None:
+    for planes in (1, 2, 3, 4):
+        for values in of_every_depth(planes):
+            files = [imagecodecs.png_encode(plain(values))]
+            if planes != 2 or values.dtype == np.uint8:  # Pillow knows no such TIFF
+                files += stored_tiffs(values)
+            if planes in (1, 3):
+                top = np.iinfo(values.dtype).max
+                files.append(ppm("P5" if planes == 1 else "P6", top, values))
+            if values.dtype == np.uint8 and planes > 2:
+                image = Image.fromarray(values)
+                files.append(by_pillow(image, "WEBP", lossless=True, exact=True))
+            for data in files:
+                read = decoded(data)
+                assert read.dtype == values.dtype
+                assert np.array_equal(read, values)
+
+
+def test_palettes_few_levels_and_premultiplied_values_are_resolved() -> None:
+    rgb = Image.fromarray(noise(3))
+    palette = rgb.quantize(16)
+    for form in ("PNG", "BMP", "TIFF"):
+        assert np.array_equal(decoded(by_pillow(palette, form)), np.asarray(palette.convert("RGB")))
+        black_and_white = Image.fromarray(noise(1)[:, :, 0] > 127)
+        grey = np.asarray(black_and_white.convert("L"))[:, :, None]
+        assert np.array_equal(decoded(by_pillow(black_and_white, form)), grey)
+    partly = by_pillow(palette, "PNG", transparency=bytes(range(0, 256, 16)))
+    assert np.array_equal(
+        decoded(partly), np.asarray(Image.open(io.BytesIO(partly)).convert("RGBA"))
+    )
+    white_is_zero = tiff(noise(1)[:, :, 0], photometric="miniswhite")
+    assert np.array_equal(decoded(white_is_zero), 255 - noise(1))
+    premultiplied = tiff(noise(4), photometric="rgb", extrasamples=["assocalpha"])
+    assert decoded(premultiplied).shape == (HEIGHT, WIDTH, 4)
+    in_jpeg = by_pillow(Image.linear_gradient("L").convert("RGB"), "TIFF", compression="jpeg")
+    assert abs(decoded(in_jpeg)[:, 9, 0] - np.arange(256)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_level_becomes_transparency(bits: int) -> None:
+    top = 2**bits - 1
+    values = np.array([0, top], ">u2" if bits == 16 else np.uint8)
+    row = (
+        np.packbits([0] * bits + [1] * bits) if bits < 8 else np.frombuffer(values.tobytes(), "u1")
+    )
+    data = png((2, 1), bits, 0, b"\0" + row.tobytes(), chunk(b"tRNS", struct.pack(">H", top)))
+    white = 65535 if bits == 16 else 255
+    assert decoded(data).tolist() == [[[0, white], [white, 0]]]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_transparent_colour_becomes_transparency(bits: int) -> None:
+    white, dtype = 2**bits - 1, ">u2" if bits == 16 else "u1"
+    row = np.array([white, 1, 2, white, 1, 3], dtype).tobytes()
+    data = png((2, 1), bits, 2, b"\0" + row, chunk(b"tRNS", struct.pack(">HHH", white, 1, 3)))
+    assert decoded(data).tolist() == [[[white, 1, 2, white], [white, 1, 3, 0]]]
+
+
+def test_every_orientation_of_every_format_is_upright() -> None:
+    deep = noise(3, np.uint16)
+    shallow = Image.fromarray((deep >> 8).astype(np.uint8))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        tag = [(274, 3, 1, orientation, False)]
+        upright = np.asarray(
+            ImageOps.exif_transpose(Image.open(io.BytesIO(by_pillow(shallow, "PNG", exif=exif))))
+        )
+        orient = chunk(b"eXIf", exif.tobytes()[6:])
+        whole = imagecodecs.png_encode(deep)
+        exact = [
+            by_pillow(shallow, "PNG", exif=exif),
+            by_pillow(shallow, "WEBP", exif=exif, lossless=True),
+            by_pillow(shallow, "TIFF", exif=exif),
+            by_pillow(shallow, "TIFF", exif=exif, compression="tiff_lzw"),
+        ]
+        for data in exact:
+            assert np.array_equal(decoded(data), upright)
+        for data in (
+            whole[:33] + orient + whole[33:],
+            tiff(deep, photometric="rgb", extratags=tag),
+        ):
+            assert np.array_equal(decoded(data) >> 8, upright)
+        jpeg = by_pillow(shallow, "JPEG", exif=exif, quality=100, subsampling=0)
+        assert abs(decoded(jpeg).astype(int) - upright).max() < 16
+
+
+def test_broken_metadata_of_a_sound_image_is_ignored() -> None:
+    image = Image.fromarray(noise(3))
+    for exif in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense", b"Exif\0\0"):
+        assert np.array_equal(decoded(by_pillow(image, "PNG", exif=exif)), noise(3))
+
+
+def frames(form: str, **options: object) -> bytes:
+    first, *rest = (Image.fromarray(noise(3, seed=seed)) for seed in range(3))
+    return by_pillow(first, form, save_all=True, append_images=rest, **options)
+
+
+def test_what_would_change_is_refused() -> None:
+    rgb = Image.fromarray(noise(3))
+    grey = noise(1)[:, :, 0]
+    kinds: dict[str, list[bytes]] = {
+        "more than one frame": [
+            frames("PNG"),
+            frames("PNG", default_image=True),
+            frames("WEBP"),
+            frames("TIFF"),
+        ],
+        "CMYK": [by_pillow(rgb.convert("CMYK"), form) for form in ("JPEG", "TIFF")],
+        "of mode": [by_pillow(rgb.convert(mode), "TIFF") for mode in ("YCbCr", "LAB")],
+        "floating point": [
+            tiff(grey.astype(np.float32)),
+            tiff(noise(3).astype(np.float32), photometric="rgb"),
+            tiff(noise(3).astype(np.uint32), photometric="rgb"),
+        ],
+        "bits per channel": [tiff(grey.astype(np.uint32))],
+        "signed": [tiff(grey.astype(kind)) for kind in (np.int8, np.int16)],
+        "channel beside its colours": [
+            tiff(noise(4), photometric="rgb", extrasamples=["unspecified"]),
+            tiff(noise(2), photometric="minisblack", planarconfig="contig"),
+            tiff(noise(5), photometric="rgb", extrasamples=["unassalpha", "unspecified"]),
+        ],
+        "separate planes": [
+            tiff(
+                np.moveaxis(noise(2), 2, 0),
+                photometric="minisblack",
+                planarconfig="separate",
+                extrasamples=["unassalpha"],
+                compression=how,
+            )
+            for how in (None, "lzw")
+        ],
+        "zero is white": [tiff(noise(1, np.uint16)[:, :, 0], photometric="miniswhite")],
+        "premultiplied": [
+            tiff(noise(4, np.uint16), photometric="rgb", extrasamples=["assocalpha"])
+        ],
+        "thumbnail": [tiff(noise(3), photometric="rgb", subfiletype=1)],
+        "levels": [
+            ppm(magic, top, noise(3))
+            for magic in ("P5", "P6")
+            for top in (15, 100, 256, 1023, 4095, 65534)
+        ],
+        "as text": [b"P3 1 1 65535 1 2 3\n", b"P2 1 1 65535 1\n"],
+        "a BMP with a fourth channel": [by_pillow(Image.fromarray(noise(4)), "BMP")],
+        "is a GIF": [frames("GIF"), by_pillow(rgb.quantize(8), "GIF")],
+        "AVIF or HEIC": [b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"],
+        "JPEG 2000": [by_pillow(rgb, "JPEG2000")],
+        "PostScript": [by_pillow(rgb, "EPS"), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"],
+        "a PDF": [by_pillow(rgb, "PDF")],
+        "not an image": [b"<html></html>", by_pillow(rgb, "PCX"), by_pillow(rgb, "TGA")],
+    }
+    for why, files in kinds.items():
+        for data in files:
+            assert why in refused(data), why
+
+
+def test_the_first_of_several_photographs_in_a_jpeg_is_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "pcsr")
+    assert decoded(frames("MPO")).shape == (HEIGHT, WIDTH, 3)
+    assert caplog.messages == ["it: holds several images; the first one is read"]
+
+
+def test_a_bmp_of_32_bits_is_rgb_where_its_fourth_byte_says_nothing() -> None:
+    values = noise(4)
+    values[:, :, 3] = 255
+    assert np.array_equal(decoded(by_pillow(Image.fromarray(values), "BMP")), values[:, :, :3])
+
+
+def test_much_text_and_large_profiles_are_no_damage() -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in noise(3))
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 2**22))
+    profile = chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(2**22)))
+    several = [chunk(b"tEXt", b"Comment\0" + b"a" * 2**20)] * 8
+    for chunks in ([text], [profile], several, [text, profile]):
+        data = png((WIDTH, HEIGHT), 8, 2, rows, *chunks)
+        assert np.array_equal(decoded(data), noise(3))
+    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**26 + 1), 1))
+    assert "metadata has more than 64 MiB" in refused(png((WIDTH, HEIGHT), 8, 2, rows, bomb))
+
+
+def test_cut_files_are_damaged() -> None:
+    for values in of_every_depth(3):
+        files = [imagecodecs.png_encode(values), *stored_tiffs(values)]
+        files.append(ppm("P6", np.iinfo(values.dtype).max, values))
+        for data in files:
+            for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+                part = data[: int(len(data) * share)]
+                try:
+                    assert np.array_equal(decoded(part), values)  # only the padding is cut
+                except UserError as error:
+                    assert "get it again" in str(error)
+
+
+@contextmanager
+def little_memory(more: int) -> Iterator[None]:
+    """Let this process have only ``more`` bytes beyond what it has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def bombs() -> Iterator[bytes]:
+    """Headers of huge images."""
+    for bits, colour in ((8, 0), (8, 2), (8, 6), (16, 0), (16, 2), (16, 6), (1, 0), (8, 3)):
+        palette = [chunk(b"PLTE", bytes(3))] if colour == 3 else []
+        yield png((60000, 60000), bits, colour, bytes(1000), *palette)
+    tags = {256: 40000, 257: 40000, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: 40000, 279: 8}
+    yield raw_tiff(tags)
+    yield raw_tiff(tags | {258: 16})
+    tiled = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: 48000, 323: 48000}
+    yield raw_tiff(tiled | {324: 8, 325: 8})
+    jpeg = bytearray(by_pillow(Image.new("RGB", (16, 16)), "JPEG"))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
+    yield bytes(jpeg)
+    yield b"P6\n60000 60000\n255\n"
+    yield b"P6\n60000 60000\n65535\n"
+    bmp = bytearray(by_pillow(Image.new("RGB", (16, 16)), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 60000, 60000)
+    yield bytes(bmp)
+
+
+def raw_tiff(tags: dict[int, int]) -> bytes:
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_bombs_are_refused_from_their_headers() -> None:
+    for data in list(bombs()):
+        assert len(data) < 10_000
+        with little_memory(2**26), pytest.raises(UserError) as error:
+            decoding.read_header(data, name="it").require_memory(2**30)
+        assert "pixels need" in str(error.value) and "give more" in str(error.value)
+
+
+def test_mutated_files_are_read_or_refused_in_one_line() -> None:
+    random = np.random.default_rng(0)
+    image = Image.fromarray(noise(3))
+    files = [
+        imagecodecs.png_encode(noise(3)),
+        imagecodecs.png_encode(noise(3, np.uint16)),
+        tiff(noise(3), photometric="rgb", compression="zlib"),
+        tiff(noise(3, np.uint16), photometric="rgb", compression="lzw", predictor=True),
+        by_pillow(image, "JPEG"),
+        by_pillow(image, "WEBP"),
+        by_pillow(image, "BMP"),
+        ppm("P6", 65535, noise(3, np.uint16)),
+    ]
+    for data in files:
+        for _ in range(40):
+            broken = bytearray(data)
+            for at in random.integers(0, min(len(data), 200), random.integers(1, 4)):
+                broken[at] = random.integers(0, 256)
+            try:
+                header = decoding.read_header(bytes(broken), name="it", room=2**28)
+                header.require_memory(2**28)
+                values = header.decode().values
+            except UserError as error:
+                assert str(error).startswith("it: ") and "\n" not in str(error)
+            else:
+                assert values.dtype in (np.uint8, np.uint16) and values.shape[2] in (1, 2, 3, 4)
