@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pcsr import files, runtime
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import CORES, Device, HRImages, LogFile, Threads, WeightsFile
+from pcsr.config.options import CORES, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation import measure as measuring
@@ -35,7 +35,9 @@ def calibrate_knob(
     images: HRImages,
     out: Annotated[Path, Parameter(help="weights file to write, including the table")],
     knob: Annotated[
-        Sequence[float], Parameter(help="values of the knob; default: a range that suits it")
+        Sequence[float],
+        KnobValue,
+        Parameter(help="values of the knob; default: a range that suits it"),
     ] = (),
     device: Device = "auto",
     threads: Threads = CORES,

@@ -1,22 +1,26 @@
 """The published table that a report is held against, and how each of its cells was measured."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 from pydantic import Field, model_validator
 
 from pcsr.config.load import parse, read_yaml
-from pcsr.config.models import Config, ProtocolConfig
+from pcsr.config.models import SCALE_LIMIT, Config, Count, Knob, ProtocolConfig
 from pcsr.report.tidy import PROTOCOL, REFERENCE
 
 CLAIMS = Path("configs/claims.yaml")
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
 class Tolerance(Config):
     """What still counts as the same number."""
 
-    psnr_db: float = Field(gt=0)
-    gflops_percent: float = Field(gt=0)
+    psnr_db: float = Field(gt=0, le=1)
+    gflops_percent: float = Field(gt=0, le=100)
 
 
 class PublishedModel(Config):
@@ -26,7 +30,7 @@ class PublishedModel(Config):
     backbone: str
     method: str
     params: str = Field(description="published number of parameters")
-    cells: dict[str, tuple[float, float]] = Field(
+    cells: dict[str, tuple[Positive, Positive]] = Field(
         description="test set -> PSNR-RGB in dB, GFLOPs per image (paper convention)"
     )
 
@@ -36,16 +40,16 @@ class Claims(Config):
 
     source: str
     note: str
-    scale: float = Field(gt=1)
+    scale: float = Field(gt=1, le=SCALE_LIMIT)
     tolerance: Tolerance
-    images: dict[str, int] = Field(description="images in each published test set")
+    images: dict[str, Count] = Field(description="images in each published test set")
     protocols: dict[str, ProtocolConfig] = Field(
         description="method -> how its published cells were measured"
     )
-    knobs: dict[str, float] = Field(
+    knobs: dict[str, Knob] = Field(
         default={}, description="method that has no knob of its own -> the suite's that equals it"
     )
-    iterations: dict[str, int] = Field(description="method -> published training steps in all")
+    iterations: dict[str, Count] = Field(description="method -> published training steps in all")
     models: tuple[PublishedModel, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -254,7 +254,7 @@ def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_
 def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
     image = write_image(tmp_path / "image.png")
     sweep = ("sweep", "--weights", weights, "--images", image, "--out", tmp_path / "o.csv")
-    assert "--knob: not a finite number" in refuse(*sweep, "--knob", "0", "nan")
+    assert '"[0.0, nan]" for --knob' in refuse(*sweep, "--knob", "0", "nan")
     experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
     text = experiment.read_text()
     suite = here / "configs/suites/train-quick.yaml"
