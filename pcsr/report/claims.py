@@ -9,12 +9,20 @@ from cyclopts import Parameter
 
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
-from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
+from pcsr.report.published import (
+    CLAIMS,
+    Claims,
+    PublishedModel,
+    as_published,
+    knobs_text,
+    load_claims,
+)
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
     common_images,
-    knob_text,
+    comparable,
+    exact_images,
     load,
     lr_text,
     protocol_text,
@@ -50,10 +58,11 @@ def claims(
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """Put each published cell beside our operating point of the nearest FLOPs.
+    """Put each published cell beside our curve at its FLOPs.
 
-    Nearest is meant in shares of the original's FLOPs where the original was measured, so that a
-    part of a test set has the same point as the whole. Ours is measured as the cell was, or by the
+    The curve is read at the published share of the original's FLOPs where the original was
+    measured, so that a part of a test set has the same point as the whole, and interpolated between
+    knob values (``Claims.at``). Ours is measured as the cell was, or by the
     suite's own protocol where that was not measured. A set under another name
     (``test2k-from-div8k``) is another set. Several experiments of one method give a row each.
 
@@ -99,23 +108,28 @@ def _ours(
     whole = claims.original(row.backbone, test_set)
     reference = original.iloc[0] if len(original) and whole else None
     factor = 1.0 if reference is None or whole is None else reference["gflops_paper"] / whole[1]
-    point = claims.nearest(points, factor * gflops)
-    delta = float(point["psnr_rgb"]) - psnr
-    percent = 100 * (float(point["gflops_paper"]) / gflops - 1)
+    parts = claims.at(points, factor * gflops)
+    point = parts[0][0]  # the facts are the same for both
+    our_psnr, our_gflops = (
+        float(sum(weight * one[column] for one, weight in parts))
+        for column in ("psnr_rgb", "gflops_paper")
+    )
+    delta = our_psnr - psnr
+    percent = 100 * (our_gflops / gflops - 1)
     ours: dict[str, object] = {
         "Experiment": point["experiment"],
-        "Knob": knob_text(point),
+        "Knob": knobs_text(parts),
         "LR": lr_text(point["lr"]),
-        "Ours PSNR": point["psnr_rgb"],
+        "Ours PSNR": our_psnr,
         "Difference (dB)": delta,
-        "Ours GFLOPs": point["gflops_paper"],
+        "Ours GFLOPs": our_gflops,
         "Difference (%)": percent,
         "Training": _training(point),
         "Verdict": _verdict(point, delta, percent, claims.images[test_set], row, claims),
     }
     if reference is not None and row.method != REFERENCE:
-        ours["Ours (dB)"] = point["psnr_rgb"] - reference["psnr_rgb"]
-        ours["Ours (% of FLOPs)"] = 100 * point["gflops_paper"] / reference["gflops_paper"]
+        ours["Ours (dB)"] = our_psnr - reference["psnr_rgb"]
+        ours["Ours (% of FLOPs)"] = 100 * our_gflops / reference["gflops_paper"]
     return ours
 
 
@@ -147,9 +161,11 @@ def _verdict(
 
 def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     """Return the page of claims: what was compared, the rules, the count, tables per test set."""
-    shared = common_images(results)
+    finite = comparable(results)
+    shared = common_images(finite)
     rows = compare(shared, claims)
-    pages = [_head(results, claims, rows), *_left_out(results, shared)]
+    exact = (f"{note}\n" for note in exact_images(results))
+    pages = [_head(results, claims, rows), *exact, *_left_out(finite, shared)]
     of_each = list(rows.groupby("Test set", sort=False))
     measured_first = sorted(of_each, key=lambda one: bool(one[1]["Ours PSNR"].isna().all()))
     for test_set, cells in measured_first:
@@ -204,8 +220,10 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 - Result: {", ".join(counts)}.
 
 PSNR is RGB in dB, FLOPs are in GFLOPs per image by the paper convention. Beside a method with a
-knob stands our measured point whose share of the original's FLOPs is nearest the published one. It
-was measured on the LR that the published cell was, if the suite measured that.{_own_knobs(claims)}
+knob stands our curve at the published share of the original's FLOPs: between the two measured knob
+values on either side, both named, PSNR is interpolated linearly in GFLOPs. One knob value is named
+where it has that share, or where the curve ends before it. All was measured on the LR that the
+published cell was, if the suite measured that.{_own_knobs(claims)}
 The knob is k of PCSR and ClassSR and eta over the full cost of ARM; ADM is the adaptive decision.
 Below the cells stands every method under every protocol that was measured: the point of the
 published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the

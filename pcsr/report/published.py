@@ -1,14 +1,16 @@
 """The published table that a report is held against, and how each of its cells was measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
 from pcsr.config.load import parse, read_yaml
 from pcsr.config.models import SCALE_LIMIT, Config, Count, Knob, ProtocolConfig
-from pcsr.report.tidy import PROTOCOL, REFERENCE
+from pcsr.report.tidy import PROTOCOL, REFERENCE, knob_text
 
 CLAIMS = Path("configs/claims.yaml")
 
@@ -62,21 +64,28 @@ class Claims(Config):
                 raise ValueError(f"{row.model}: a test set has no entry under images")
         return self
 
-    def nearest(self, points: pd.DataFrame, gflops: float) -> pd.Series:
-        """Return the point that stands for a method's cell.
+    def at(self, points: pd.DataFrame, gflops: float) -> list[tuple[pd.Series, float]]:
+        """Return what stands for a method's cell: measured points with weights that add to 1.
 
-        It is the one of the nearest ``gflops_paper``, or that of the method's only knob value; not
-        the adaptive decision, which is no choice of a share.
+        They are the two points on either side of ``gflops``, so that the curve is linear in FLOPs
+        between them; one point where it has just these FLOPs, at the end of a curve that does not
+        reach them, or where it is that of the method's only knob value. The adaptive decision is
+        left out: it is no choice of a share.
 
         Args:
-            points: of one method under one protocol.
+            points: of one method under one protocol, with ``knob`` and ``gflops_paper``.
             gflops: what the cell comes to, per image.
         """
-        points = points[~points["adaptive"]]
+        points = points[~points["adaptive"]].sort_values("gflops_paper", kind="stable")
         only = self.knobs.get(points["method"].iloc[0])
         if only is not None and (points["knob"] == only).any():
             points = points[points["knob"] == only]
-        return points.iloc[(points["gflops_paper"] - gflops).abs().argmin()]
+        cost = points["gflops_paper"].to_numpy()
+        place = float(np.interp(gflops, cost, np.arange(len(cost))))
+        below = int(place)
+        part = round(place - below, 6)  # a point that has the published FLOPs stands alone
+        weights = [(below, 1 - part), (below + 1, part)]
+        return [(points.iloc[n], weight) for n, weight in weights if weight]
 
     def original(self, backbone: str, test_set: str) -> tuple[float, float] | None:
         """Return the published cell of a backbone's original, or None."""
@@ -89,6 +98,12 @@ class Claims(Config):
 def load_claims(path: Path = CLAIMS) -> Claims:
     """Read the published numbers; a UserError names a missing file or a wrong key."""
     return parse(Claims, read_yaml(path), str(path))
+
+
+def knobs_text(parts: Sequence[tuple[pd.Series, float]]) -> str:
+    """Return the knob of a point, or the two between which it was interpolated, as text."""
+    ordered = sorted((point for point, _ in parts), key=lambda point: point["knob"])
+    return " to ".join(map(knob_text, ordered))
 
 
 def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:
