@@ -77,6 +77,8 @@ def upscale(
     if psnr_drop is not None:
         if k is not None or adaptive or budget is not None:
             raise UserError("give --psnr-drop or one of --k, --adaptive and --budget, not both.")
+        if not method.knobs:
+            raise UserError(f"--psnr-drop: {method.config.method} has nothing to decide; drop it.")
         k = knob_table.for_drop(knob_table.read(facts, str(weights)), psnr_drop)
     point = requested_point(method, scale, k, adaptive, budget, refine)
     runtime.move(method, picked)
