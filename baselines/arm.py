@@ -98,7 +98,7 @@ class ARM(Tiled, Tabulated):
         Raises:
             UserError: there is no knob value, or no table yet.
         """
-        knob = knob_of(point, "arm", "eta, as a multiple of the full width's cost")
+        knob = knob_of(point, "arm", "eta, as a multiple of the full width's cost", least=0)
         if not self.psnr.any():
             raise UserError(
                 "arm: these weights have no PSNR table yet; build it with `pcsr tabulate`."

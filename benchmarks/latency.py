@@ -13,21 +13,20 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from torch import Tensor
 
 from benchmarks import reference_pcsr
 from benchmarks.timing import peak, profiled, seconds
 from pcsr import files, flops, geometry, metrics, registry, runtime
+from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
-from pcsr.config.options import CORES, Device, Flag, MaxMemory, Precision, Threads, WeightsFiles
 from pcsr.data import bicubic, images
 from pcsr.data.images import to_tensor
 from pcsr.data.test_images import open_images
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
-from pcsr.evaluation.upscale import original_flops
+from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
@@ -42,33 +41,38 @@ Run = Callable[[Tensor], Tensor]
 
 def bench(
     *,
-    weights: WeightsFiles,
+    weights: options.WeightsFiles,
     images: Annotated[list[Path], Parameter(help="HR images; --steps enlarges the last one")],
     out: Annotated[Path, Parameter(help="JSON to write")],
     fresh: Annotated[
         Sequence[str],
         Parameter(help="backbones to time with fresh weights, as an original and a pcsr"),
     ] = (),
-    knob: Annotated[Sequence[float], Parameter(help="values of PCSR's knob")] = (0.0,),
+    knob: Annotated[Sequence[float], options.KnobValue, Parameter(help="values of PCSR's knob")] = (
+        0.0,
+    ),
     budget: Annotated[
-        Sequence[float], Parameter(help="operating points: shares of the original's FLOPs")
+        Sequence[float],
+        options.Share,
+        Parameter(help="operating points: shares of the original's FLOPs"),
     ] = (),
     steps: Annotated[
-        int, Parameter(help="number of sizes from 960x540 on, each doubling both sides")
+        int,
+        options.Doublings,
+        Parameter(help="number of sizes from 960x540 on, each doubling both sides"),
     ] = 0,
     rounds: Annotated[
         int,
-        Parameter(
-            validator=Number(gte=0), help="times to run every case; 0: only the growing image"
-        ),
+        options.CountOrNone,
+        Parameter(help="times to run every case; 0: only the growing image"),
     ] = 3,
-    max_memory: MaxMemory = None,
+    max_memory: options.MaxMemory = None,
     profile: Annotated[
-        bool, Flag, Parameter(help="also profile which operations take the time")
+        bool, options.Flag, Parameter(help="also profile which operations take the time")
     ] = False,
-    precision: Precision = "float32",
-    device: Device = "auto",
-    threads: Threads = CORES,
+    precision: options.Precision = "float32",
+    device: options.Device = "auto",
+    threads: options.Threads = options.CORES,
 ) -> None:
     """Time originals, PCSR (as published and by the engine) and tile methods in one run.
 
@@ -78,20 +82,15 @@ def bench(
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
     --out bench.json`.
     """
+    if (max_memory is not None and not steps) or (profile and not rounds):
+        raise UserError("--max-memory goes with --steps, and --profile with --rounds: drop it.")
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
     files.refuse_overwriting((*weights, *images), [out])
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
-    plan = Plan(
-        knob,
-        budget,
-        rounds,
-        runtime.dtype_of(precision, picked),
-        profile,
-        steps,
-        runtime.read_bytes(max_memory),
-    )
+    dtype, limit = runtime.dtype_of(precision, picked), runtime.read_bytes(max_memory)
+    plan = Plan(knob, budget, rounds, dtype, profile, steps, limit)
     methods = [load_method(path)[0] for path in weights]
     for backbone in fresh:
         models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import psutil
 import torch
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
@@ -27,7 +26,7 @@ from benchmarks.training_speed_page import markdown
 from pcsr import files, registry, runtime
 from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
-from pcsr.config.options import CORES, Device, Suite, Threads
+from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, unknown_name
@@ -67,13 +66,12 @@ def training_speed(
     way: Annotated[
         Sequence[str], Parameter(help="loops: reference, suite; 'suite, tf32', 'suite, bf16'")
     ] = ("reference", "suite"),
-    seconds: Annotated[float, Parameter(help="least time that a loop runs in each round")] = 3,
-    rounds: Annotated[
-        int, Parameter(validator=Number(gte=1), help="number of turns of each loop")
+    seconds: Annotated[
+        float, Seconds, Parameter(help="least time that a loop runs in each round")
     ] = 3,
+    rounds: Annotated[int, Count, Parameter(help="number of turns of each loop")] = 3,
     workers: Annotated[
-        int,
-        Parameter(validator=Number(gte=0), help="processes that make the reference loop's batches"),
+        int, Processes, Parameter(help="processes that make the reference loop's batches")
     ] = min(CORES, 8),
     device: Device = "auto",
     threads: Threads = CORES,

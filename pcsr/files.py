@@ -20,7 +20,7 @@ from pcsr.errors import UserError
 log = logging.getLogger("pcsr")
 
 TEMPORARY = ".pcsr-"  # how the names of temporary files begin
-VERSIONED = ("torch", "numpy", "scikit-image", "fvcore", "pandas", "snakemake")
+VERSIONED = ("torch", "numpy", "scikit-image", "pandas", "snakemake")
 
 
 def prepared(dataset: str) -> str:

@@ -1,23 +1,60 @@
-"""FLOPs in the two conventions of the field and as the engine executes them; counted by fvcore.
+"""FLOPs in the two conventions of the field and as the engine executes them.
 
-A multiply-add counts as two FLOPs. Convolutions and linear maps are counted this way; PReLU adds
-one FLOP per element and BatchNorm two. Additions, ReLU, shuffles and interpolation are free, as in
-the published tables. The two conventions differ only in transposed convolutions: *paper* charges
-them on their output grid, *algorithmic* (fvcore's own count) on their input grid. Both count a
-method as it is defined. *engine* counts what a runner executes: the same output for less work.
+A multiply-add counts as two FLOPs. Convolutions and products of matrices (linear maps, attention)
+are counted this way; PReLU adds one FLOP per element, BatchNorm two, and a norm that takes its
+statistics from the image five (four without weights), as in fvcore. What is free is listed in
+``FREE``, as in the published tables; any other operation is refused, so that nothing is counted as
+0 by mistake. The two conventions differ only in transposed convolutions: *paper* charges them on
+their output grid, *algorithmic* (that of fvcore and of torch's own counter) on their input grid.
+Both count a method as it is defined. *engine* counts what a runner executes: the same output for
+less work.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import conv_flop_count
+from torch.utils.module_tracker import ModuleTracker
+
+from pcsr.errors import UserError
+
+#: The operations that cost nothing besides views and those that torch itself tags as pointwise
+#: (activations and arithmetic on elements).
+FREE = frozenset(
+    f"aten.{name}"
+    for kind in (
+        # pointwise, without the tag
+        "fill_ zero_ glu hardswish hardswish_ log_sigmoid_forward native_dropout rsub",
+        # interpolation and pooling
+        "upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d upsample_linear1d "
+        "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+        "grid_sampler_2d avg_pool2d max_pool2d_with_indices _adaptive_avg_pool2d "
+        "adaptive_max_pool2d",
+        # reductions to statistics and probabilities
+        "mean sum amax amin max min var var_mean std linalg_vector_norm any all argmax argmin "
+        "_softmax _log_softmax _safe_softmax topk sort",
+        # data on its way
+        "copy_ _to_copy _unsafe_view cat stack constant_pad_nd reflection_pad1d reflection_pad2d "
+        "replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle "
+        "native_channel_shuffle im2col col2im repeat roll flip rot90 tril triu index index_select "
+        "index_put index_put_ gather scatter scatter_ embedding masked_select nonzero "
+        "_local_scalar_dense unsafe_split unsafe_split_with_sizes _weight_norm_interface",
+        # new tensors
+        "arange linspace scalar_tensor empty empty_like empty_strided new_empty new_empty_strided "
+        "zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full eye "
+        "rand rand_like randn randn_like uniform_ normal_ bernoulli bernoulli_",
+    )
+    for name in kind.split()
+)
 
 
 @dataclass(frozen=True)
@@ -56,85 +93,146 @@ class Costs:
 
 
 def count(module: nn.Module, *inputs: Tensor, folded: bool = False) -> Flops:
-    """Count the FLOPs of ``module(*inputs)`` in eval mode by tracing it once.
+    """Count the FLOPs of ``module(*inputs)`` in eval mode by running it once.
 
     Args:
         module: as defined.
         inputs: of its forward pass.
         folded: whether it runs with BatchNorm folded into its convolutions (``engine`` alone).
-    """
-    handles = {
-        "aten::_convolution": _convolution,
-        "aten::linear": _linear,
-        "aten::addmm": _addmm,
-        "aten::addmm_": _addmm,
-        "aten::prelu": partial(_elementwise, 1),
-        "aten::batch_norm": _batch_norm,
-    }
-    training = module.training
-    with warnings.catch_warnings():
-        # fvcore uses torch.jit at import and for tracing; newer torch warns that it is deprecated.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - heavy, only counting needs it
 
-        analysis = FlopCountAnalysis(module.eval(), inputs).set_op_handle(**handles)
-        try:
-            counted = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
-        finally:
-            module.train(training)
+    Raises:
+        UserError: it runs an operation that is neither counted nor known to be free.
+    """
+    training, fast = module.training, torch.backends.mha.get_fastpath_enabled()
+    try:
+        # Attention as its products: fused, it would be one operation of many names.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), ModuleTracker() as modules:
+            meter = _Meter(modules)
+            with meter:
+                module.eval()(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        module.train(training)
+    counted = meter.counted
     engine = counted["algorithmic"] - (counted["batch_norm"] if folded else 0)
     return Flops(counted["paper"], counted["algorithmic"], engine)
 
 
-def _both(paper: int, algorithmic: int) -> Counter[str]:
-    return Counter(paper=paper, algorithmic=algorithmic)
+class _Meter(TorchDispatchMode):
+    """Count every operation that torch executes; refuse those it cannot count."""
+
+    def __init__(self, modules: ModuleTracker) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+        self._modules = modules
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The default imports torch's compiler, which takes seconds, to keep it out of this class.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name, kwargs = str(func.overloadpacket), kwargs or {}
+        if name in RULES:
+            result = func(*args, **kwargs)
+            self.counted.update(RULES[name](args, result))
+            return result
+        if name in FREE or func.is_view or torch.Tag.pointwise in func.tags:
+            return func(*args, **kwargs)
+        with self:  # under inference_mode, composite operations arrive whole
+            result = func.decompose(*args, **kwargs)
+        if result is NotImplemented:
+            raise UserError(
+                f"{max(self._modules.parents - {'Global'}, key=len, default='function')}: cannot "
+                f"count the FLOPs of {name}; use convolutions, linear layers or products of "
+                "matrices instead, or give the operation a rule in pcsr/flops.py."
+            )
+        return result
 
 
-def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    source, kernel, result = (_shape(value) for value in (*inputs[:2], *outputs))
-    transposed = inputs[6].toIValue()
-    per_position = 2 * source[0] * prod(kernel)
-    return _both(
-        paper=per_position * prod(result[2:]),
-        algorithmic=per_position * prod((source if transposed else result)[2:]),
+def _both(flops: int) -> Counter[str]:
+    return Counter(paper=flops, algorithmic=flops)
+
+
+def _convolution(args: Sequence[Any], result: Tensor) -> Counter[str]:
+    source, kernel, grid, transposed = *(list(x.shape) for x in (*args[:2], result)), args[6]
+    return Counter(
+        paper=conv_flop_count(source, kernel, grid),
+        algorithmic=conv_flop_count(source, kernel, grid, transposed),
     )
 
 
-def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    flops = 2 * prod(_shape(inputs[0])) * _shape(inputs[1])[0]
-    return _both(flops, flops)
+def _product(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
+    """Count a product of matrices (or a vector), which are arguments ``first`` and the next."""
+    left, right = args[first : first + 2]
+    return _both(2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
 
 
-def _addmm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    flops = 2 * prod(_shape(inputs[1])) * _shape(inputs[2])[1]
-    return _both(flops, flops)
+def _elementwise(each: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
+    return _both(each * result.numel())
 
 
-def _elementwise(each: int, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    flops = each * prod(_shape(outputs[0]))
-    return _both(flops, flops)
+def _norm(weight: int, args: Sequence[Any], results: Sequence[Tensor]) -> Counter[str]:
+    """Count a norm that takes its statistics from its input; argument ``weight`` scales it."""
+    return _elementwise(4 + (args[weight] is not None), args, results[0])
 
 
-def _batch_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    flops = 2 * prod(_shape(outputs[0]))
-    return Counter(paper=flops, algorithmic=flops, batch_norm=flops)
+def _batch_norm(args: Sequence[Any], results: Sequence[Tensor]) -> Counter[str]:
+    if args[5]:  # an instance norm: statistics of its input
+        return _norm(1, args, results)
+    flops = _elementwise(2, args, results[0])
+    return flops + Counter(batch_norm=flops["paper"])
 
 
-def _shape(value: Any) -> list[int]:
-    sizes: list[int] = value.type().sizes()
-    return sizes
+#: Operation -> its FLOPs, given its arguments and its result.
+RULES: Mapping[str, Callable[[Sequence[Any], Any], Counter[str]]] = {
+    "aten.convolution": _convolution,
+    **dict.fromkeys(("aten.mm", "aten.bmm", "aten.mv", "aten.dot"), partial(_product, 0)),
+    **dict.fromkeys(
+        (
+            f"aten.{name}{end}"
+            for name in ("addmm", "addbmm", "baddbmm", "addmv")
+            for end in ("", "_")
+        ),
+        partial(_product, 1),
+    ),
+    "aten._prelu_kernel": partial(_elementwise, 1),
+    "aten.native_batch_norm": _batch_norm,
+    "aten.cudnn_batch_norm": _batch_norm,
+    "aten.native_layer_norm": partial(_norm, 2),
+    "aten.native_group_norm": partial(_norm, 1),
+}
 
 
 def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
-    """Count a convolutional network's FLOPs per LR pixel.
+    """Count a network's FLOPs per LR pixel, where those of any image are proportional to its size.
 
-    All its layers keep or multiply the size of their input, so that the count of any image is this
-    number times its LR pixels, exactly.
+    They are where all layers keep or multiply the size of their input, as convolutions do.
 
     Args:
         network: as defined.
         folded: whether it runs with BatchNorm folded, as the engine runs it.
+
+    Raises:
+        UserError: the FLOPs do not grow in proportion to the image, as those of attention over
+            all of it do not; or see ``count``.
     """
-    side = 8
-    lr = next(network.parameters()).new_zeros(1, 3, side, side)
-    return count(network, lr, folded=folded) * (1 / side**2)
+    sides = (8, 16)
+    parameter = next(network.parameters())
+    small, large = (
+        count(network, parameter.new_zeros(1, 3, side, side), folded=folded) * (1 / side**2)
+        for side in sides
+    )
+    if small != large:
+        raise UserError(
+            f"{type(network).__name__}: its FLOPs are not proportional to the size of the image; "
+            "count them with pcsr.flops.count at the size that runs."
+        )
+    return small

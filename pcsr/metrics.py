@@ -1,6 +1,10 @@
 """Image quality: PSNR and SSIM of 8-bit images with the border shaved.
 
 Every metric is a function of two uint8 images (H, W, 3) and a border in pixels.
+
+The PSNR of equal images is infinite, and so would be every mean with it. An image that is restored
+exactly at any point of a comparison is therefore left out of all its means (``comparable``), so
+that all points are means over the same images.
 """
 
 from collections.abc import Callable
@@ -42,6 +46,18 @@ def psnr_rgb(sr: Image, hr: Image, shave: int) -> float:
     sr, hr = _shaved(sr, hr, shave)
     error = np.square(sr.astype(np.float64) - hr.astype(np.float64)).mean()
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
+
+
+def comparable(psnr: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which images count in means: those that are restored exactly at no point.
+
+    Args:
+        psnr: (images, points) in dB; NaN where a point was not measured.
+
+    Returns:
+        (images,).
+    """
+    return np.logical_not(np.isinf(psnr).any(axis=1))
 
 
 def psnr_rgb_each(sr: Tensor, hr: Tensor, shave: int) -> Tensor:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import psutil
 import torch
-from pydantic import ByteSize, TypeAdapter
+from pydantic import ByteSize, Field, TypeAdapter
 from rich import get_console, reconfigure
 from rich.logging import RichHandler
 from rich.progress import track
@@ -130,7 +130,7 @@ def read_bytes(text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(ByteSize).validate_python(text)
+        return TypeAdapter(Annotated[ByteSize, Field(ge=1, le=2**60)]).validate_python(text)
     except ValueError:
         raise UserError(f"--max-memory {text}: give a size such as 2GiB or 800MiB.") from None
 

@@ -19,9 +19,20 @@ TABLE = "table"  # the step after the training stages, for methods with a table
 FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
 PUBLISHED = "released"  # the step that replaces training
 
+# Beyond these, a number is a mistake: every knob has long reached one of its ends, no image is
+# that large, and an optimiser does not work.
+KNOB_LIMIT = 1000.0
+SCALE_LIMIT = 64.0
+PATCH_LIMIT = 4096
+COUNT_LIMIT = 10**9
+
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
+Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
+Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
+LearningRate = Annotated[float, Field(le=10)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class HeadConfig(Config):
@@ -70,7 +81,7 @@ class ModelConfig(Config):
 
     backbone: str = Field(max_length=100, description="name in the registry of backbones")
     method: str = Field(max_length=100, description="name in the registry of methods")
-    scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
+    scale: float = Field(default=4.0, gt=1.0, le=SCALE_LIMIT, description="HR size / LR size")
     options: dict[str, Any] = Field(default={}, description="the method's own options")
     backbone_options: dict[str, Any] = Field(default={}, description="the backbone's own options")
 
@@ -93,16 +104,19 @@ class ModelConfig(Config):
 class StageConfig(Config):
     """A training stage; the learning rate follows a cosine to ``learning_rate_end``."""
 
-    iterations: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    learning_rate_end: float = Field(default=1e-7, ge=0)
-    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam")
-    batch: int = Field(default=16, ge=1, description="crops per step, over all processes")
-    patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
+    iterations: Count
+    learning_rate: LearningRate = Field(gt=0)
+    learning_rate_end: LearningRate = Field(default=1e-7, ge=0)
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.99), description="Adam")
+    batch: Count = Field(default=16, description="crops per step, over all processes")
+    patch: int = Field(
+        default=32, ge=8, le=PATCH_LIMIT, description="side of a training crop in LR pixels"
+    )
     lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or left in float")
     crop_class: int | None = Field(
         default=None,
         ge=0,
+        lt=255,
         description="train on this class of the suite's calibration, 0 the easiest; unset: on all",
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
@@ -114,9 +128,9 @@ class StageConfig(Config):
     compile: bool = Field(
         default=False, description="compile the step, and on a single GPU capture it as CUDA graphs"
     )
-    log_every: int = Field(default=100, ge=1, description="steps between log lines")
-    validate_every: int = Field(default=5000, ge=1, description="steps between validations")
-    save_every: int = Field(default=1000, ge=1, description="steps between resumable states")
+    log_every: Count = Field(default=100, description="steps between log lines")
+    validate_every: Count = Field(default=5000, description="steps between validations")
+    save_every: Count = Field(default=1000, description="steps between resumable states")
 
     def identity(self) -> dict[str, Any]:
         """Return what the weights depend on: everything but the logging and saving intervals."""
@@ -127,7 +141,7 @@ class ExperimentConfig(Config):
     """A model and its training stages, in order."""
 
     model: ModelConfig
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of all that chance decides")
     stages: dict[Name, StageConfig] = Field(min_length=1)
     table: bool = Field(
         default=False, description="fill the method's PSNR table after training (ARM)"
@@ -202,7 +216,9 @@ class CalibrationConfig(Config):
     classes: int = Field(
         default=3, ge=2, le=255, description="classes of equal size, 0 the easiest"
     )
-    patch: int = Field(default=32, ge=8, description="side of a training crop in LR pixels")
+    patch: int = Field(
+        default=32, ge=8, le=PATCH_LIMIT, description="side of a training crop in LR pixels"
+    )
 
 
 class SuiteConfig(Config):
@@ -217,13 +233,13 @@ class SuiteConfig(Config):
     )
     train_set: Name | None = None
     valid_set: Name | None = None
-    valid_images: int = Field(default=10, ge=1, description="images per validation")
+    valid_images: Count = Field(default=10, description="images per validation")
     test_sets: tuple[Name, ...] = Field(min_length=1)
     leave_out_absent: bool = Field(
         default=False,
         description="leave out, and report, weights and test sets that are not available",
     )
-    knobs: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = Field(
+    knobs: dict[str, Annotated[tuple[Knob, ...], Field(min_length=1)]] = Field(
         default={}, description="method -> values of its knob; unset: the method's default sweep"
     )
     adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
@@ -236,10 +252,11 @@ class SuiteConfig(Config):
     calibration: CalibrationConfig | None = Field(
         default=None, description="classes of training crops, for stages with a crop_class"
     )
-    threads: int = Field(default=1, ge=1, description="CPU threads of one job")
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of one job")
     gpus: int = Field(
         default=0,
         ge=0,
+        le=1024,
         description="0: jobs run on the CPU; 1: each on one GPU; N: train each model on N GPUs",
     )
     overrides: dict[str, dict[str, Any]] = Field(
@@ -304,7 +321,7 @@ class DatasetConfig(Config):
     expected: int | None = Field(default=None, ge=1, description="images in the complete set")
     first: str | None = Field(default=None, description="name of the first image to use")
     last: str | None = Field(default=None, description="name of the last image to use")
-    reductions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    reductions: tuple[Annotated[float, Field(ge=1 / SCALE_LIMIT, le=1)], ...] = Field(
         default=(1.0,),
         min_length=1,
         description="scale factors of each image's bicubic copies; 1 is the image itself",

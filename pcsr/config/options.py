@@ -1,16 +1,48 @@
-"""Command-line options shared by several commands: types, validation and help."""
+"""Command-line options shared by several commands: types, validation and help.
+
+Every number of a command has a type with bounds on both sides: that also refuses NaN and infinity.
+"""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.validators import Number
+
+from pcsr.config.models import COUNT_LIMIT, KNOB_LIMIT, PATCH_LIMIT, SCALE_LIMIT
 
 CORES = os.cpu_count() or 1
 
+BUDGET_LIMIT = 10.0  # times the original; FSRCNN-PCSR executes up to three times FSRCNN's FLOPs
+DROP_LIMIT = 10.0  # dB; bicubic interpolation loses less
+
 #: A switch without a --no- form.
 Flag = Parameter(negative=())
+
+
+def _to_int(_: type, tokens: Sequence[Token]) -> int:
+    """Convert an option to a whole number; cyclopts itself would round 2.5 to 2."""
+    return int(tokens[0].value)
+
+
+def whole_number(least: int, most: int) -> Parameter:
+    """Return the kind of option that is a whole number from ``least`` to ``most``."""
+    return Parameter(converter=_to_int, validator=Number(gte=least, lte=most))
+
+
+#: Kinds of number; a sequence's elements are checked one by one.
+KnobValue = Parameter(validator=Number(gte=-KNOB_LIMIT, lte=KNOB_LIMIT))
+Share = Parameter(validator=Number(gt=0, lte=BUDGET_LIMIT))
+Decibels = Parameter(validator=Number(gte=0, lte=DROP_LIMIT))
+Seconds = Parameter(validator=Number(gt=0, lte=86400))
+Count = whole_number(1, COUNT_LIMIT)
+CountOrNone = whole_number(0, COUNT_LIMIT)
+Processes = whole_number(0, 1024)
+Doublings = whole_number(0, 10)
+Patch = whole_number(8, PATCH_LIMIT)
+Classes = whole_number(2, 255)
 
 WeightsFile = Annotated[Path, Parameter(help="weights file: .safetensors, or a released .pth")]
 WeightsFiles = Annotated[
@@ -28,6 +60,7 @@ Crop = Annotated[
 Refine = Annotated[bool, Parameter(help="smooth light pixels next to heavy ones")]
 Knob = Annotated[
     float | None,
+    KnobValue,
     Parameter(
         help="value of the method's knob. PCSR and ClassSR: k; 0 takes the likeliest branch, "
         "higher values save more. ARM: eta over the full cost; lower values save more. Default: "
@@ -36,11 +69,15 @@ Knob = Annotated[
 ]
 Adaptive = Annotated[bool, Flag, Parameter(help="adaptive decision (ADM) instead of a knob")]
 Scale = Annotated[
-    float | None, Parameter(help="HR size / LR size; default: the one the weights were trained at")
+    float | None,
+    Parameter(
+        validator=Number(gt=1, lte=SCALE_LIMIT),
+        help="HR size / LR size; default: the one the weights were trained at",
+    ),
 ]
 
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
-Threads = Annotated[int, Parameter(validator=Number(gte=1), help="CPU threads")]
+Threads = Annotated[int, whole_number(1, 1024), Parameter(help="CPU threads")]
 Precision = Annotated[
     Literal["float32", "float16"], Parameter(help="of the networks; float16 is for GPUs")
 ]

@@ -1,14 +1,16 @@
 """What each knob value costs in PSNR, measured once and saved with the weights.
 
-The *drop* of a knob value is its loss in mean PSNR-RGB, in dB, against the most expensive value
-measured. With it ``pcsr upscale --psnr-drop 0.02`` finds the knob value for a given quality.
+The *drop* of a knob value is its loss in mean PSNR-RGB, in dB, against the full computation: the
+most expensive branch everywhere, which is always measured, whatever the knob values. With it
+``pcsr upscale --psnr-drop 0.02`` finds the knob value for a given quality.
 """
 
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
@@ -16,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pcsr import files, runtime
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import CORES, Device, HRImages, LogFile, Threads, WeightsFile
+from pcsr.config.options import CORES, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
-from pcsr.metrics import psnr_rgb
+from pcsr.metrics import comparable, psnr_rgb
 from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -35,13 +37,18 @@ def calibrate_knob(
     images: HRImages,
     out: Annotated[Path, Parameter(help="weights file to write, including the table")],
     knob: Annotated[
-        Sequence[float], Parameter(help="values of the knob; default: a range that suits it")
+        Sequence[float],
+        KnobValue,
+        Parameter(help="values of the knob; default: a range that suits it"),
     ] = (),
     device: Device = "auto",
     threads: Threads = CORES,
     log_file: LogFile = None,
 ) -> list[str]:
     """Measure what the knob costs in PSNR, for `upscale --psnr-drop`.
+
+    The cost is the mean loss against the full computation, the most expensive branch everywhere.
+    Images that are restored exactly have an infinite PSNR and are left out.
 
     Example: `pcsr calibrate-knob --weights carn-pcsr.safetensors --images data/prepared/div2k-valid
     --out carn-pcsr-calibrated.safetensors`.
@@ -57,6 +64,7 @@ def calibrate_knob(
     with files.locked(out):
         points = measure(method, test, knob or method.fine_knobs or method.knobs)
         table = {
+            "reference": "most expensive branch everywhere",
             "points": [point.model_dump() for point in points],
             "images": test.digest,
             "provenance": files.provenance(device=runtime.describe(picked)),
@@ -67,7 +75,7 @@ def calibrate_knob(
 
 
 class Point(BaseModel):
-    """One knob value: its PSNR drop in dB, and its share of the most expensive branch's FLOPs."""
+    """One knob value: its PSNR drop in dB and its share of the FLOPs, of the full computation."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -76,11 +84,18 @@ class Point(BaseModel):
     share: float = Field(ge=0)
 
 
+class Table(BaseModel):
+    """What is saved with weights, beside where it comes from; most expensive point first."""
+
+    reference: Literal["most expensive branch everywhere"]
+    points: tuple[Point, ...] = Field(min_length=1)
+
+
 def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[Point]:
     """Measure knob values on HR images by the suite's protocol; return the most expensive first.
 
     Raises:
-        UserError: the method has no knob.
+        UserError: the method has no knob, or every image is restored exactly.
     """
     if not method.knobs:
         raise UserError(f"{method.config.method} has no knob to calibrate.")
@@ -91,20 +106,25 @@ def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[
     for number in runtime.progress(range(len(images)), "calibrate-knob"):
         pair = measuring.make_pair(images[number], scale, protocol)
         measures = {"psnr_rgb": psnr_rgb}
-        rows = list(measuring.measure(method, pair, scale, points, [protocol], measures))
+        rows = list(measuring.measure(method, pair, scale, points, [protocol], measures, full=True))
         psnr.append([row["psnr_rgb"] for row in rows])
         flops.append([row["flops_engine"] for row in rows])
         log.info("%d/%d %s", number + 1, len(images), pair.name)
-    mean_psnr, mean_flops = np.mean(psnr, axis=0), np.mean(flops, axis=0)
-    order = np.argsort(-mean_flops, kind="stable")
-    best, most = mean_psnr[order[0]], mean_flops[order[0]]
+    counted = comparable(np.array(psnr))
+    if not counted.any():
+        raise UserError("calibrate-knob: every image is restored exactly; give photographs.")
+    if not counted.all():
+        log.info("left out, because they are restored exactly: %d images", (~counted).sum())
+    (best, *mean_psnr), (most, *mean_flops) = (
+        np.mean(np.array(values)[counted], axis=0) for values in (psnr, flops)
+    )
     return [
         Point(
             knob=knobs[n],
             drop=round(float(best - mean_psnr[n]), 6),
             share=round(float(mean_flops[n] / most), 6),
         )
-        for n in order
+        for n in np.argsort(-np.array(mean_flops), kind="stable")
     ]
 
 
@@ -114,10 +134,13 @@ def for_drop(points: Sequence[Point], drop: float) -> float:
     The drop is interpolated linearly between measured knob values.
 
     Raises:
-        UserError: ``drop`` is below that of the table's first, most expensive point.
+        UserError: ``drop`` is below that of the table's first, most expensive point, or no number.
     """
-    if drop < points[0].drop:
-        raise UserError(f"--psnr-drop {drop:g}: give a drop of at least {points[0].drop:g} dB.")
+    if not points[0].drop <= drop < math.inf:
+        raise UserError(
+            f"--psnr-drop {drop:g}: give a drop of at least {points[0].drop:g} dB, or measure more "
+            "expensive values with `pcsr calibrate-knob --knob`."
+        )
     for costlier, cheaper in itertools.pairwise(points):
         if cheaper.drop > drop:
             part = (drop - costlier.drop) / (cheaper.drop - costlier.drop)
@@ -129,7 +152,8 @@ def read(facts: Mapping[str, Any], where: str) -> list[Point]:
     """Return the table that is saved with weights.
 
     Raises:
-        UserError: the weights have no table, or it is damaged.
+        UserError: the weights have no table, or it is damaged, or was measured against the most
+            expensive of the knob values given, as earlier versions did.
     """
     table = facts.get("knob_table")
     if not isinstance(table, Mapping):
@@ -137,9 +161,9 @@ def read(facts: Mapping[str, Any], where: str) -> list[Point]:
             f"{where}: has no table of its knob's cost in PSNR; make it with `pcsr calibrate-knob`."
         )
     try:
-        points = [Point.model_validate(point) for point in table["points"]]
-    except (KeyError, TypeError, ValueError):
-        points = []
-    if not points:
-        raise UserError(f"{where}: its knob table is damaged; run `pcsr calibrate-knob` again.")
-    return points
+        return list(Table.model_validate(table).points)
+    except ValueError:
+        raise UserError(
+            f"{where}: its knob table is damaged, or older than the rule that drops are measured "
+            "against the full computation; run `pcsr calibrate-knob` again."
+        ) from None

@@ -92,11 +92,14 @@ def measure(
     protocols: Sequence[ProtocolConfig],
     measures: Mapping[str, Metric],
     own: ProtocolConfig | None = None,
+    full: bool = False,
 ) -> Iterator[Row]:
     """Yield one row per operating point and protocol of one image.
 
     All protocols use the same pair and one dense pass, so they may differ only in refinement. If
     ``own`` is given, all metrics are computed under that protocol and only PSNR-RGB under others.
+    With ``full`` the first rows are those of the full computation, the most expensive branch
+    everywhere, which no knob may reach; their knob is None.
     ``seconds`` is the time of the dense pass, the same in all rows of the image; it is not a
     latency. ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number
     of LR pixels processed, which exceeds the image's where tiles overlap.
@@ -110,8 +113,11 @@ def measure(
     seconds = time.perf_counter() - started
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
-    for point in points:
-        labels = method.route(exploration.scores, point, scale)
+    decisions = [(point, method.route(exploration.scores, point, scale)) for point in points]
+    if full:
+        everywhere = torch.full_like(exploration.scores[:, 0], method.branches - 1).long()
+        decisions.insert(0, (OperatingPoint(), everywhere))
+    for point, labels in decisions:
         units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
         flops = costs.total(units)
         for protocol in protocols:
@@ -150,6 +156,8 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean PSNR-RGB in dB and the share of the most expensive branch for one stage.
 
+    Images that are restored exactly do not count in the mean (``metrics.comparable``).
+
     Every branch is run, because a stage may train a branch that the finished method rarely takes.
     """
     device = next(method.parameters()).device
@@ -164,4 +172,6 @@ def validate(
         sr = images.to_uint8(method.compose(exploration, labels, point))
         psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
         heavy.append(float((labels == method.branches - 1).double().mean()))
-    return {"psnr_rgb": float(np.mean(psnr)), "heavy_share": float(np.mean(heavy))}
+    counted = metrics.comparable(np.array(psnr)[:, None])
+    mean = float(np.mean(np.array(psnr)[counted])) if counted.any() else np.inf
+    return {"psnr_rgb": mean, "heavy_share": float(np.mean(heavy))}

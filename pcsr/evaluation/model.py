@@ -22,16 +22,14 @@ from pcsr.data import decoding, formats
 from pcsr.data.colour import Colour
 from pcsr.data.decoding import Pixels
 from pcsr.engine.runners import runner
-from pcsr.evaluation.show import usable_point
+from pcsr.evaluation.points import requested_point, usable_scale
 from pcsr.evaluation.super_resolve import (
     SuperResolved,
     super_resolve,
     super_resolve_pixels,
 )
-from pcsr.evaluation.upscale import original_flops
 from pcsr.flops import Flops
 from pcsr.methods.base import Method
-from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, Tensor)
@@ -74,7 +72,7 @@ class Model:
         k: float | None = None,
         adaptive: bool = False,
         budget: float | None = None,
-        refine: bool = True,
+        refine: bool | None = None,
         scale: float | None = None,
         max_memory: str | None = None,
     ) -> Result[ImageT]:
@@ -87,21 +85,18 @@ class Model:
             k: value of the method's knob (for ARM eta over the full cost).
             adaptive: let the method decide without a knob (PCSR's ADM).
             budget: share of the original's FLOPs to spend on each image, e.g. 0.5 (PCSR).
-            refine: smooth light pixels beside heavy ones (PCSR section 3.5).
+            refine: smooth light pixels beside heavy ones (PCSR section 3.5); None where it can.
             scale: HR size / LR size, if not the one the weights were trained at.
             max_memory: what the process may take, e.g. "2GiB" (on a GPU: of its memory).
 
         Raises:
-            UserError: several of ``k``, ``adaptive`` and ``budget`` are given, or the method has no
-                such operating point, scale or memory.
+            UserError: several of ``k``, ``adaptive`` and ``budget`` are given, a number is out of
+                its range, or the method has no such operating point, scale or memory.
             TypeError: the image is of another kind.
             ValueError: the image has another shape.
         """
-        scale = scale or self.method.config.scale
-        if budget is not None:
-            budget *= original_flops(self.method, scale)
-        asked = OperatingPoint(k, adaptive, budget, refine)
-        point = usable_point(self.method, asked)
+        scale = usable_scale(self.method, scale)
+        point = requested_point(self.method, scale, k, adaptive, budget, refine)
         limit = runtime.read_bytes(max_memory)
         if isinstance(image, Tensor):
             lr, dtype = _batch(image)

@@ -1,7 +1,7 @@
 """Images of what a method does: one photograph super-resolved, with routing and comparison."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from pcsr.config.options import (
     CORES,
     LR,
     Adaptive,
+    CountOrNone,
     Crop,
     Device,
     HRImages,
@@ -30,8 +31,8 @@ from pcsr.data.test_images import open_images
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
+from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
 from pcsr.methods.base import Method
-from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 
@@ -61,10 +62,12 @@ def demo(
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     methods = _load(weights, device, threads)
     files.refuse_overwriting((image, *weights), demo_files(methods, out))
-    scale = scale or methods[0].config.scale
+    scale = usable_scale(methods[0], scale)
     pair = make_pair(open_images(image)[0], scale, protocol)
-    point = OperatingPoint(k, adaptive, refine=refine)
-    shown = [show(method, pair, scale, point) for method in methods]
+    if refine and not any(method.refines for method in methods):
+        raise UserError("--refine: none of these methods has pixels to refine; drop it.")
+    points = points_for_all(methods, OperatingPoint(k, adaptive, refine=refine))
+    shown = [show(method, pair, scale, at) for method, at in zip(methods, points, strict=True)]
     return write_demo(pair, shown, out)
 
 
@@ -75,7 +78,9 @@ def showcase(
     routing: Annotated[Path, Parameter(help="routing-map PNG to write")],
     comparison: Annotated[Path, Parameter(help="comparison PNG to write")],
     image: Annotated[
-        int, Parameter(name=("--image", "--picture"), help="index of the image in the set, from 0")
+        int,
+        CountOrNone,
+        Parameter(name=("--image", "--picture"), help="index of the image in the set, from 0"),
     ] = 0,
     k: Knob = None,
     lr: LR = "8bit",
@@ -99,8 +104,10 @@ def showcase(
     if not 0 <= image < len(test):
         raise UserError(f"--image {image}: {images} has images 0 to {len(test) - 1}.")
     pair = make_pair(test[image], scale, protocol)
-    point = OperatingPoint(knob=k, refine=refine)
-    first, shown = (show(m, pair, scale, point) for m in (original, method))
+    points = points_for_all([original, method], OperatingPoint(knob=k, refine=refine))
+    first, shown = (
+        show(m, pair, scale, at) for m, at in zip((original, method), points, strict=True)
+    )
     draw(pair, first, shown, routing, comparison)
 
 
@@ -164,20 +171,6 @@ def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Sho
         metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
         method.costs(lr_size, scale).total(units).paper / 1e9,
     )
-
-
-def usable_point(method: Method, point: OperatingPoint) -> OperatingPoint:
-    """Return the operating point to run a method at: the user's, or else the method's default.
-
-    Raises:
-        UserError: the method does not support a budget.
-    """
-    if not method.knobs:
-        return replace(method.points[0], refine=point.refine)
-    if point.budget is not None and not isinstance(method, PCSR):
-        raise UserError(f"--budget: {method.config.method} does not support a budget; give --k.")
-    requested = point.adaptive or point.budget is not None or point.knob is not None
-    return point if requested else replace(point, knob=method.points[0].knob)
 
 
 def demo_files(methods: Sequence[Method], out: Path) -> list[Path]:

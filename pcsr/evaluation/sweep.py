@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pcsr.config.options import (
     Crop,
     Device,
     HRImages,
+    KnobValue,
     LogFile,
     Refine,
     Scale,
@@ -45,7 +45,9 @@ def sweep(
     out: Annotated[Path, Parameter(help="CSV to write, one row per image and operating point")],
     lr_images: Annotated[Path | None, Parameter(help="folder of ready-made LR images")] = None,
     knob: Annotated[
-        Sequence[float], Parameter(help="values of the knob; default: each method's own sweep")
+        Sequence[float],
+        KnobValue,
+        Parameter(help="values of the knob; default: each method's own sweep"),
     ] = (),
     adaptive: Adaptive = False,
     lr: LR = "8bit",
@@ -75,8 +77,6 @@ def sweep(
     runtime.set_up(0, threads)
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
-    if not all(math.isfinite(k) for k in options.knobs):
-        raise UserError("--knob: not a finite number; give values such as 0 0.5 1.")
     if lr_images is not None and options.protocol.lr == "float":
         raise UserError(
             f"--lr-images {lr_images}: ready-made LR images are 8 bit; use --lr 8bit, or drop it."
@@ -90,6 +90,8 @@ def sweep(
         digest = checkpoint.digest_tensors(method.state_dict())
         subjects.append(Subject(runtime.move(method, picked), name, digest))
         described[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
+    if knob and not any(subject.method.knobs for subject in subjects):
+        raise UserError("--knob: none of these weights has a knob; drop it.")
     test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
     facts = files.provenance(
         protocol=options.protocol.model_dump(mode="json"),

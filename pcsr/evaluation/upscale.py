@@ -1,25 +1,24 @@
 """Upscale images that have no HR, a file or a folder, within a memory limit."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from cyclopts import Parameter
 
-from pcsr import files, registry, runtime
-from pcsr.config.models import ModelConfig
+from pcsr import files, runtime
 from pcsr.config.options import (
     CORES,
     Adaptive,
+    Decibels,
     Device,
     Knob,
     MaxMemory,
     Precision,
-    Refine,
     Scale,
+    Share,
     Threads,
     WeightsFile,
 )
@@ -28,7 +27,7 @@ from pcsr.data.decoding import Encoded, Pixels
 from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.evaluation import knob_table
-from pcsr.evaluation.show import usable_point
+from pcsr.evaluation.points import requested_point, usable_point, usable_scale
 from pcsr.evaluation.super_resolve import room_on, super_resolve_pixels
 from pcsr.geometry import hr_size
 from pcsr.methods.base import Method
@@ -50,10 +49,12 @@ def upscale(
     adaptive: Adaptive = False,
     budget: Annotated[
         float | None,
+        Share,
         Parameter(help="share of the original's FLOPs to spend on each image, e.g. 0.5"),
     ] = None,
     psnr_drop: Annotated[
         float | None,
+        Decibels,
         Parameter(
             help="largest average PSNR loss in dB against the full computation, e.g. 0.02; needs "
             "weights from `pcsr calibrate-knob`"
@@ -63,7 +64,9 @@ def upscale(
         str | None,
         Parameter(help="ending of the images that are written to a folder; default: png"),
     ] = None,
-    refine: Refine = True,
+    refine: Annotated[
+        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: pcsr does")
+    ] = None,
     scale: Scale = None,
     max_memory: MaxMemory = None,
     precision: Precision = "float32",
@@ -84,45 +87,17 @@ def upscale(
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     method, facts = load_method(weights)
-    scale = scale or method.config.scale
-    requested = OperatingPoint(k, adaptive, budget, refine)
-    point = _point(method, facts, scale, weights, requested, psnr_drop)
+    scale = usable_scale(method, scale)
+    if psnr_drop is not None:
+        if k is not None or adaptive or budget is not None:
+            raise UserError("give --psnr-drop or one of --k, --adaptive and --budget, not both.")
+        if not method.knobs:
+            raise UserError(f"--psnr-drop: {method.config.method} has nothing to decide; drop it.")
+        k = knob_table.for_drop(knob_table.read(facts, str(weights)), psnr_drop)
+    point = requested_point(method, scale, k, adaptive, budget, refine)
     runtime.move(method, picked)
     dtype = runtime.dtype_of(precision, picked)
     upscale_files(method, pairs, scale, point, limit, dtype)
-
-
-def _point(
-    method: Method,
-    facts: Mapping[str, Any],
-    scale: float,
-    where: Path,
-    requested: OperatingPoint,
-    psnr_drop: float | None,
-) -> OperatingPoint:
-    """Resolve the user's options (a knob, a budget or a PSNR drop) to an operating point."""
-    if psnr_drop is not None and requested != OperatingPoint(refine=requested.refine):
-        raise UserError("give --psnr-drop or one of --k, --adaptive and --budget, not both.")
-    if requested.budget is not None:
-        if not requested.budget > 0:
-            raise UserError(f"--budget {requested.budget:g}: give a share above 0, such as 0.5.")
-        return replace(requested, budget=requested.budget * original_flops(method, scale))
-    if psnr_drop is not None:
-        table = knob_table.read(facts, str(where))
-        return replace(requested, knob=knob_table.for_drop(table, psnr_drop))
-    return requested
-
-
-def original_flops(method: Method, scale: float) -> float:
-    """Return the FLOPs that the original of a method's backbone executes per LR pixel."""
-    model = ModelConfig(
-        backbone=method.config.backbone,
-        method="original",
-        scale=scale,
-        backbone_options=method.config.backbone_options,
-    )
-    original = registry.build(model, "--budget: the original that it is a share of")
-    return original.costs((1, 1), scale).total([1]).engine
 
 
 def targets(source: Path, target: Path, ext: str | None = None) -> list[tuple[Path, Path]]:

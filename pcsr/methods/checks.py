@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pcsr.config.load import parse
-from pcsr.config.models import Config, ModelConfig
+from pcsr.config.models import KNOB_LIMIT, Config, ModelConfig
 from pcsr.errors import UserError
 from pcsr.routing import OperatingPoint
 
@@ -32,19 +32,22 @@ def complete(
     return completed, config.model_copy(update={"options": completed.model_dump(mode="json")})
 
 
-def knob_of(point: OperatingPoint, method: str, meaning: str) -> float:
+def knob_of(point: OperatingPoint, method: str, meaning: str, least: float = -KNOB_LIMIT) -> float:
     """Return the knob value for a method that can decide by its knob only.
 
     Args:
         point: operating point.
         method: the method's name, for the message.
         meaning: what the knob is, for the message.
+        least: smallest value that the method understands.
 
     Raises:
-        UserError: the operating point has no knob value.
+        UserError: the operating point has no knob value, or one below ``least``.
     """
     if point.knob is None:
         raise UserError(f"{method} decides by its knob alone: give {meaning}.")
+    if point.knob < least:
+        raise UserError(f"{method}: {point.knob:g} is no {meaning}; give {least:g} or more.")
     return point.knob
 
 

@@ -1,15 +1,15 @@
-"""Which knob and which protocol give a published operating point, image by image."""
+"""Which knobs and which protocol give a published operating point, image by image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pandas as pd
 
 from pcsr import escape
 from pcsr.report.curves import Curve, estimate, percent_needed
-from pcsr.report.published import Claims, PublishedModel
+from pcsr.report.published import Claims, PublishedModel, knobs_text
 from pcsr.report.tables import markdown
-from pcsr.report.tidy import PROTOCOL, REFERENCE, knob_text, labels, lr_text
+from pcsr.report.tidy import CONVENTIONS, PROTOCOL, REFERENCE, knob_text, labels, lr_text
 
 TEXT = ("Method", "LR", "Cropped", "Refined")
 NEEDED = "% of its FLOPs for the published loss"
@@ -69,8 +69,8 @@ def by_protocol(
         claims: the published table, which knows methods that have but one knob value.
 
     Returns:
-        As text, a row for the knob nearest to ``share`` and one for the adaptive decision: PSNR,
-        its difference to the original on the same LR and on 8-bit LR (means over images with
+        As text, a row for the curve at ``share`` (``Claims.at``) and one for the adaptive decision:
+        PSNR, its difference to the original on the same LR and on 8-bit LR (means over images with
         their intervals), shares of the original's FLOPs in both conventions, and the share at
         which the curve loses just ``loss`` to the original on the same LR.
     """
@@ -84,33 +84,46 @@ def by_protocol(
             continue
         cropped, refined = ("yes" if yes else "no" for yes in (crop == "tiles", refine == "True"))
         text = dict(zip(TEXT, (curve, lr_text(lr), cropped, refined), strict=True))
-        for point, needed in _points(of, same, loss, share, claims):
-            table.append(text | _values(point, same, eight_bit) | {NEEDED: needed})
+        for knob, point, needed in _points(of, same, loss, share, claims):
+            table.append(text | _values(knob, point, same, eight_bit) | {NEEDED: needed})
     return pd.DataFrame(table)
 
 
 def _points(
     of: pd.DataFrame, original: pd.DataFrame, loss: float, share: float, claims: Claims
-) -> Iterator[tuple[pd.DataFrame, str]]:
-    """Yield the rows of the knob nearest to a share and the curve's text for a loss; then ADM's."""
+) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """Yield knob, rows per image and the curve's text for a loss: at a share, then by ADM."""
     swept, adaptive = of[~of["adaptive"]], of[of["adaptive"]]
     curve, whole = (Curve.of(rows, "paper") for rows in (swept, original))
     means = swept.groupby(["method", "knob", "adaptive"])["flops_paper"].mean().div(1e9)
     points = means.rename("gflops_paper").reset_index()
-    knob = claims.nearest(points, share * float(whole.gflops.mean()))["knob"]
+    parts = claims.at(points, share * float(whole.gflops.mean()))
     percent = partial(percent_needed, curve, whole, loss)
-    yield swept[swept["knob"] == knob], estimate(percent, len(whole.psnr)).text(1)
+    needed = estimate(percent, len(whole.psnr)).text(1)
+    yield knobs_text(parts), _mixed(swept, parts), needed
     if len(adaptive):
-        yield adaptive, "-"
+        yield knob_text(adaptive.iloc[0]), adaptive, "-"
 
 
-def _values(point: pd.DataFrame, same: pd.DataFrame, eight_bit: pd.DataFrame) -> dict[str, str]:
+def _mixed(swept: pd.DataFrame, parts: Sequence[tuple[pd.Series, float]]) -> pd.DataFrame:
+    """Return PSNR and FLOPs of each image between knob values, weighted as ``Claims.at`` says."""
+    columns = ["psnr_rgb", *(f"flops_{convention}" for convention in CONVENTIONS)]
+    weighted = [
+        weight * swept[swept["knob"] == point["knob"]].set_index("image")[columns]
+        for point, weight in parts
+    ]
+    return sum(weighted[1:], start=weighted[0]).reset_index()
+
+
+def _values(
+    knob: str, point: pd.DataFrame, same: pd.DataFrame, eight_bit: pd.DataFrame
+) -> dict[str, str]:
     def percent(convention: str) -> str:
         flops = f"flops_{convention}"
         return f"{100 * point[flops].mean() / same[flops].mean():.1f}"
 
     return {
-        "Knob": knob_text(point.iloc[0]),
+        "Knob": knob,
         "PSNR-RGB (dB)": f"{point['psnr_rgb'].mean():.3f}",
         "vs original, same LR (dB)": _difference(point, same),
         "vs original, 8-bit LR (dB)": _difference(point, eight_bit),

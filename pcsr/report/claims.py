@@ -10,12 +10,20 @@ from cyclopts import Parameter
 from pcsr import escape, files
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
-from pcsr.report.published import CLAIMS, Claims, PublishedModel, as_published, load_claims
+from pcsr.report.published import (
+    CLAIMS,
+    Claims,
+    PublishedModel,
+    as_published,
+    knobs_text,
+    load_claims,
+)
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
     common_images,
-    knob_text,
+    comparable,
+    exact_images,
     load,
     lr_text,
     protocol_text,
@@ -52,12 +60,13 @@ def claims(
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """Put each published cell beside our operating point of the nearest FLOPs.
+    """Put each published cell beside our curve at its FLOPs.
 
-    Where the original was measured, nearest is meant in shares of its FLOPs, so that a subset of a
-    test set has the same point as the whole. Our point follows the cell's protocol, or the suite's
-    own where that was not measured. A set under another name (``test2k-from-div8k``) is another
-    set. Several experiments of one method give a row each.
+    Where the original was measured, the curve is read at the published share of its FLOPs, so that
+    a subset of a test set has the same point as the whole, and interpolated between knob values
+    (``Claims.at``). Our point follows the cell's protocol, or the suite's own where that was not
+    measured. A set under another name (``test2k-from-div8k``) is another set. Several experiments
+    of one method give a row each.
 
     Returns:
         Rows by test set, then as published: ``TEXT``, the columns of ``DECIMALS`` and
@@ -101,23 +110,28 @@ def _ours(
     whole = claims.original(row.backbone, test_set)
     reference = original.iloc[0] if len(original) and whole else None
     factor = 1.0 if reference is None or whole is None else reference["gflops_paper"] / whole[1]
-    point = claims.nearest(points, factor * gflops)
-    delta = float(point["psnr_rgb"]) - psnr
-    percent = 100 * (float(point["gflops_paper"]) / gflops - 1)
+    parts = claims.at(points, factor * gflops)
+    point = parts[0][0]  # the facts are the same for both
+    our_psnr, our_gflops = (
+        float(sum(weight * one[column] for one, weight in parts))
+        for column in ("psnr_rgb", "gflops_paper")
+    )
+    delta = our_psnr - psnr
+    percent = 100 * (our_gflops / gflops - 1)
     ours: dict[str, object] = {
         "Experiment": point["experiment"],
-        "Knob": knob_text(point),
+        "Knob": knobs_text(parts),
         "LR": lr_text(point["lr"]),
-        "Our PSNR": point["psnr_rgb"],
+        "Our PSNR": our_psnr,
         "Difference (dB)": delta,
-        "Our GFLOPs": point["gflops_paper"],
+        "Our GFLOPs": our_gflops,
         "Difference (%)": percent,
         "Training": _training(point),
         "Verdict": _verdict(point, delta, percent, claims.images[test_set], row, claims),
     }
     if reference is not None and row.method != REFERENCE:
-        ours["Ours (dB)"] = point["psnr_rgb"] - reference["psnr_rgb"]
-        ours["Ours (% of FLOPs)"] = 100 * point["gflops_paper"] / reference["gflops_paper"]
+        ours["Ours (dB)"] = our_psnr - reference["psnr_rgb"]
+        ours["Ours (% of FLOPs)"] = 100 * our_gflops / reference["gflops_paper"]
     return ours
 
 
@@ -149,9 +163,11 @@ def _verdict(
 
 def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     """Return the page of claims: what was compared, the rules, the count, tables per test set."""
-    shared = common_images(results)
+    finite = comparable(results)
+    shared = common_images(finite)
     rows = compare(shared, claims)
-    pages = [_head(results, claims, rows), *_left_out(results, shared)]
+    exact = (f"{note}\n" for note in exact_images(results))
+    pages = [_head(results, claims, rows), *exact, *_left_out(finite, shared)]
     of_each = list(rows.groupby("Test set", sort=False))
     measured_first = sorted(of_each, key=lambda one: bool(one[1]["Our PSNR"].isna().all()))
     for test_set, cells in measured_first:
@@ -208,9 +224,10 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 - Result: {", ".join(counts)}.
 
 PSNR is measured on RGB, in dB. FLOPs are GFLOPs per image in the paper convention. For a method
-with a knob, our point is the one whose share of the original's FLOPs is closest to the published
-share. It uses the same kind of LR image as the published cell, if the suite measured
-that.{_own_knobs(claims)}
+with a knob, our point lies on its curve at the published share of the original's FLOPs: between the
+two measured knob values on either side, both named, PSNR is interpolated linearly in GFLOPs. One
+knob value is named where it has exactly that share, or where the curve ends before it. The point
+uses the same kind of LR image as the published cell, if the suite measured that.{_own_knobs(claims)}
 The knob is k for PCSR and ClassSR, and eta over the full cost for ARM. ADM is the adaptive
 decision. Below the cells, every method is listed under every measured protocol: the point at the
 published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the

@@ -12,12 +12,15 @@ from pcsr import escape, files
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
-from pcsr.report.tables import PLACE, markdown, rounded
+from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     CONVENTIONS,
+    PLACE,
     PROTOCOL,
     REFERENCE,
     common_images,
+    comparable,
+    exact_images,
     knob_text,
     labels,
     load,
@@ -56,7 +59,8 @@ def fairness_markdown(results: pd.DataFrame) -> str:
     Args:
         results: of a suite, all protocols (``tidy.collect``).
     """
-    sections = [_head(results)]
+    sections = [_head(results), *(f"{note}\n" for note in exact_images(results))]
+    results = comparable(results)
     for (test_set, backbone, scale), of_place in results.groupby(PLACE):
         sections.append(f"## {escape.markdown(f'{backbone} on {test_set}')}, x{scale:g}\n")
         sections += _place(of_place.assign(curve=labels(of_place)))

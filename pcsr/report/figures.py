@@ -150,6 +150,8 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     least, most = points["images"].min(), points["images"].max()
     images = f"{most}" if least == most else f"{least} to {most}"
     part = "" if points["complete"].all() else ", a subset of the published set"
+    if exact := points["exact"].max():
+        part += f", without {exact} restored exactly"
     lines = (
         f"{backbone} on {test_set}, {scales}",
         f"mean of {images} images{part}; {protocol_text(points)}",

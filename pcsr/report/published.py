@@ -1,22 +1,28 @@
 """The published table that a report is compared with, and how each of its cells was measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
 from pcsr.config.load import parse, read_yaml
-from pcsr.config.models import Config, ProtocolConfig
-from pcsr.report.tidy import PROTOCOL, REFERENCE
+from pcsr.config.models import SCALE_LIMIT, Config, Count, Knob, ProtocolConfig
+from pcsr.report.tidy import PROTOCOL, REFERENCE, knob_text
 
 CLAIMS = Path("configs/claims.yaml")
+
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Tolerance(Config):
     """What still counts as the same number."""
 
-    psnr_db: float = Field(gt=0)
-    gflops_percent: float = Field(gt=0)
+    psnr_db: float = Field(gt=0, le=1)
+    gflops_percent: float = Field(gt=0, le=100)
 
 
 class PublishedModel(Config):
@@ -26,7 +32,7 @@ class PublishedModel(Config):
     backbone: str
     method: str
     params: str = Field(description="published number of parameters")
-    cells: dict[str, tuple[float, float]] = Field(
+    cells: dict[str, tuple[Positive, Positive]] = Field(
         description="test set -> PSNR-RGB in dB, GFLOPs per image (paper convention)"
     )
 
@@ -36,16 +42,16 @@ class Claims(Config):
 
     source: str
     note: str
-    scale: float = Field(gt=1)
+    scale: float = Field(gt=1, le=SCALE_LIMIT)
     tolerance: Tolerance
-    images: dict[str, int] = Field(description="images in each published test set")
+    images: dict[str, Count] = Field(description="images in each published test set")
     protocols: dict[str, ProtocolConfig] = Field(
         description="method -> how its published cells were measured"
     )
-    knobs: dict[str, float] = Field(
+    knobs: dict[str, Knob] = Field(
         default={}, description="method that has no knob of its own -> the suite's that equals it"
     )
-    iterations: dict[str, int] = Field(description="method -> published training steps in all")
+    iterations: dict[str, Count] = Field(description="method -> published training steps in all")
     models: tuple[PublishedModel, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -58,21 +64,28 @@ class Claims(Config):
                 raise ValueError(f"{row.model}: a test set has no entry under images")
         return self
 
-    def nearest(self, points: pd.DataFrame, gflops: float) -> pd.Series:
-        """Return the point that stands for a method's cell.
+    def at(self, points: pd.DataFrame, gflops: float) -> list[tuple[pd.Series, float]]:
+        """Return what stands for a method's cell: measured points with weights that add to 1.
 
-        It is the one with the nearest ``gflops_paper``, or that of the method's only knob value.
-        The adaptive decision, which aims at no share, is never taken.
+        They are the two points on either side of ``gflops``, so that the curve is linear in FLOPs
+        between them; one point where it has just these FLOPs, at the end of a curve that does not
+        reach them, or where it is that of the method's only knob value. The adaptive decision is
+        left out: it aims at no share.
 
         Args:
-            points: of one method under one protocol.
+            points: of one method under one protocol, with ``knob`` and ``gflops_paper``.
             gflops: what the cell comes to, per image.
         """
-        points = points[~points["adaptive"]]
+        points = points[~points["adaptive"]].sort_values("gflops_paper", kind="stable")
         only = self.knobs.get(points["method"].iloc[0])
         if only is not None and (points["knob"] == only).any():
             points = points[points["knob"] == only]
-        return points.iloc[(points["gflops_paper"] - gflops).abs().argmin()]
+        cost = points["gflops_paper"].to_numpy()
+        place = float(np.interp(gflops, cost, np.arange(len(cost))))
+        below = int(place)
+        part = round(place - below, 6)  # a point that has the published FLOPs stands alone
+        weights = [(below, 1 - part), (below + 1, part)]
+        return [(points.iloc[n], weight) for n, weight in weights if weight]
 
     def original(self, backbone: str, test_set: str) -> tuple[float, float] | None:
         """Return the published cell of a backbone's original, or None."""
@@ -85,6 +98,12 @@ class Claims(Config):
 def load_claims(path: Path = CLAIMS) -> Claims:
     """Read the published numbers; a UserError names a missing file or a wrong key."""
     return parse(Claims, read_yaml(path), str(path))
+
+
+def knobs_text(parts: Sequence[tuple[pd.Series, float]]) -> str:
+    """Return the knob of a point, or the two between which it was interpolated, as text."""
+    ordered = sorted((point for point, _ in parts), key=lambda point: point["knob"])
+    return " to ".join(map(knob_text, ordered))
 
 
 def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:

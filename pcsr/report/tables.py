@@ -13,7 +13,9 @@ from pcsr.errors import unknown_name
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
     COUNTS,
+    PLACE,
     REFERENCE,
+    exact_images,
     heavy_share,
     knob_text,
     labels,
@@ -23,7 +25,6 @@ from pcsr.report.tidy import (
     write_csv,
 )
 
-PLACE = ["test_set", "backbone", "scale"]
 TOLERANCES_DB = (0.02, 0.05)
 DECIMALS = {
     "Images": 0,
@@ -55,7 +56,7 @@ def table(
     measured = load(results)
     points = operating_points(summarise(measured), other_metrics(measured))
     for path in outputs:
-        write(points, path)
+        write(points, path, list(exact_images(measured)))
 
 
 def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.DataFrame:
@@ -116,10 +117,11 @@ def _notes(points: pd.DataFrame) -> pd.Series:
     return notes.str.removeprefix("; ")
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
+def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
     """Write operating points atomically as .csv (all digits), .md, .html or .tex, by the suffix.
 
-    The LaTeX is a bare ``tabular`` that needs the package booktabs.
+    ``notes`` are sentences for the pages. The LaTeX is a bare ``tabular`` that needs the package
+    booktabs.
 
     Raises:
         UserError: the suffix is another one.
@@ -127,9 +129,9 @@ def write(table: pd.DataFrame, path: Path) -> None:
     if path.suffix == ".csv":
         write_csv(table, path)
     elif path.suffix == ".md":
-        files.write_text(path, _sections(table))
+        files.write_text(path, _sections(table, notes))
     elif path.suffix == ".html":
-        files.write_text(path, html(_sections(table)))
+        files.write_text(path, html(_sections(table, notes)))
     elif path.suffix == ".tex":
         decimals = _decimals(table)
         files.write_text(path, _latex(rounded(table, decimals), {"Knob", *decimals}))
@@ -170,7 +172,7 @@ def _decimals(table: pd.DataFrame) -> dict[str, int]:
     return {name: DECIMALS.get(name, 4) for name in numbers}
 
 
-def _sections(table: pd.DataFrame) -> str:
+def _sections(table: pd.DataFrame, notes: Sequence[str]) -> str:
     head = [
         "# Operating points\n",
         "Means over the images of each test set. GFLOPs are per image, in both conventions. The",
@@ -179,6 +181,7 @@ def _sections(table: pd.DataFrame) -> str:
         "the image has where tiles overlap. The knob is k for pcsr and classsr (larger saves more)",
         "and eta over the full cost for arm (smaller saves more). ADM is the adaptive decision,",
         "which has no knob.",
+        *(f"\n{note}" for note in notes),
     ]
     sections = []
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):

@@ -2,15 +2,17 @@
 
 A *sweep* has one row per image, knob value and protocol. The *results* of a suite are all its
 sweeps; in their *main* rows the protocol is the suite's own. A *summary* is the mean of the main
-rows over the images.
+rows over the images. An image that some point restores exactly has an infinite PSNR there: it stays
+in the results, and is left out of every mean of its test set (``comparable``).
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 from cyclopts import Parameter
 from pydantic import ConfigDict, Field
@@ -59,6 +61,7 @@ FACT_TYPES = {
 }
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
 
+PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
 PROTOCOL = ("lr", "crop", "refine")
 # All that is the same for every image of one operating point.
 POINT = (
@@ -141,13 +144,18 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFrame:
     """Average over images: the main rows, or those of every protocol.
 
+    Images that are not ``comparable`` are left out.
+
     Returns:
         One row per operating point (the columns ``POINT``) with the means ``psnr_rgb``, ``psnr_y``
         (dB), ``ssim``, those of metrics of other packages, ``share_*``, ``units``, ``lr_pixels``,
         ``overlap`` (LR pixels processed over those of the image) and, for each count of FLOPs,
         ``gflops_*`` (1e9 per image) and ``unlapped_*``, the GFLOPs if no pixel were processed
-        twice; and ``images``, the number of images.
+        twice; ``images``, the number of images, and ``exact``, how many more were left out because
+        they are restored exactly.
     """
+    left_out = results[_exact(results)].groupby(PLACE)["image"].nunique()
+    results = comparable(results)
     rows = results if every_protocol else results[results["main"]]
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
     measured = rows.assign(overlap=overlap)
@@ -163,7 +171,43 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
     points = measured.groupby(list(POINT), dropna=False)
     summary = points[measures].mean()
     summary["images"] = points["image"].nunique()
-    return summary.reset_index()
+    summary = summary.reset_index().join(left_out.rename("exact"), on=PLACE)
+    return summary.astype({"exact": "Int64"}).fillna({"exact": 0})
+
+
+def comparable(results: pd.DataFrame) -> pd.DataFrame:
+    """Keep the images that count in means: those that no point of their place restores exactly.
+
+    All points of a test set, backbone and scale are then means over the same images
+    (``metrics.comparable``). The same goes for other metrics that are infinite.
+
+    Raises:
+        UserError: no image of a place is left.
+    """
+    kept = results[~_exact(results)]
+    for place in set(results.groupby(PLACE).groups) - set(kept.groupby(PLACE).groups):
+        raise UserError(
+            f"results: every image of {place[0]} is restored exactly by a method of {place[1]}, so "
+            "that no mean PSNR exists; take the test set out of the suite."
+        )
+    return kept
+
+
+def _exact(results: pd.DataFrame) -> pd.Series:
+    """Tell which rows are of an image that some point of its place restores exactly."""
+    measures = results[["psnr_rgb", "psnr_y", "ssim", *other_metrics(results)]]
+    infinite = measures.isin([np.inf, -np.inf]).any(axis="columns")
+    return infinite.groupby([results[name] for name in (*PLACE, "image")]).transform("any")
+
+
+def exact_images(results: pd.DataFrame) -> Iterator[str]:
+    """Say of each place which images its means leave out, because they are restored exactly."""
+    for (test_set, backbone, scale), rows in results[_exact(results)].groupby(PLACE):
+        names = ", ".join(sorted(set(rows["image"])))
+        yield (
+            f"Left out of all means of {backbone} on {test_set}, x{scale:g}, because some point "
+            f"restores them exactly (infinite PSNR): {names}."
+        )
 
 
 def common_images(results: pd.DataFrame) -> pd.DataFrame:
@@ -171,10 +215,9 @@ def common_images(results: pd.DataFrame) -> pd.DataFrame:
 
     Others have no pair.
     """
-    place = ["test_set", "backbone", "scale"]
     named = results.assign(curve=labels(results))
-    curves = named.groupby(place)["curve"].transform("nunique")
-    measured = named.groupby([*place, "image"])["curve"].transform("nunique")
+    curves = named.groupby(PLACE)["curve"].transform("nunique")
+    measured = named.groupby([*PLACE, "image"])["curve"].transform("nunique")
     return results[measured == curves]
 
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from torch import Tensor
 
 from pcsr import files, geometry, metrics, runtime
 from pcsr.config.load import fingerprint
-from pcsr.config.options import CORES, Device, LogFile, Threads, WeightsFile
+from pcsr.config.options import CORES, Classes, Device, LogFile, Patch, Threads, WeightsFile
 from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.engine.runners import runner
@@ -34,12 +33,8 @@ def classify_crops(
     weights: WeightsFile,
     data: Annotated[Path, Parameter(help="packed store of training images")],
     out: Annotated[Path, Parameter(help="safetensors file to write, with a JSON beside it")],
-    patch: Annotated[
-        int, Parameter(validator=Number(gte=8), help="side of a crop in LR pixels")
-    ] = 32,
-    classes: Annotated[
-        int, Parameter(validator=Number(gte=2, lte=255), help="classes of equal size")
-    ] = 3,
+    patch: Annotated[int, Patch, Parameter(help="side of a crop in LR pixels")] = 32,
+    classes: Annotated[int, Classes, Parameter(help="classes of equal size")] = 3,
     device: Device = "auto",
     threads: Threads = CORES,
     log_file: LogFile = None,

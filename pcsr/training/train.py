@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from pcsr import distributed, files, geometry, registry, runtime
 from pcsr.config.load import load_study
-from pcsr.config.options import Device, LogFile, Suite
+from pcsr.config.options import Device, LogFile, Processes, Suite
 from pcsr.data.store import Store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, unknown_name
@@ -33,10 +32,8 @@ def train(
     device: Device = "auto",
     processes: Annotated[
         int,
-        Parameter(
-            validator=Number(gte=0),
-            help="processes to train with, each on its own GPU; 0 means 1",
-        ),
+        Processes,
+        Parameter(help="processes to train with, each on its own GPU; 0 means 1"),
     ] = 1,
     log_file: LogFile = None,
 ) -> None:

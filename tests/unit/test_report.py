@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pcsr.errors import UserError
 from pcsr.report import claims as claim
 from pcsr.report import figures, inputs, showcase, tables, tidy
-from pcsr.report.published import Claims, load_claims
+from pcsr.report.published import Claims, knobs_text, load_claims
 
 REPOSITORY = Path(__file__).parents[2]
 KNOBS = (-25.0, -8.0, -1.0, 0.0, 1.0, 8.0, 25.0)
@@ -362,8 +362,8 @@ def verdicts(paths, claims):
 
 def test_verdicts(tmp_path, claims):
     close = [row(i, "original", None, False, 1, 24.08, 49.3 * 1.05) for i in range(3)]
-    points = ((0.0, 40.0), (2.0, 32.0), (25.0, 24.0))
-    far = [row(i, "pcsr", k, False, 0.5, 24.0, cost) for i in range(3) for k, cost in points]
+    points = ((0.0, 40.0, 24.0), (2.0, 32.0, 23.9), (25.0, 24.0, 23.0))
+    far = [row(i, "pcsr", k, False, 0.5, psnr, g) for i in range(3) for k, g, psnr in points]
     rows = verdicts(
         [
             write_sweep(tmp_path, "carn-original", close),
@@ -375,9 +375,10 @@ def test_verdicts(tmp_path, claims):
     assert len(rows) == 48
     assert rows["CARN", "urban100"]["Verdict"] == "reproduced"
     ours = rows["CARN-PCSR", "urban100"]
-    assert ours["Verdict"] == "differs"  # 32.0 is nearest 29.6, and 8 % away
-    assert ours["Knob"] == "2"
-    assert ours["Difference (%)"] == pytest.approx(100 * (32 / 29.6 - 1))
+    assert ours["Verdict"] == "differs"
+    assert ours["Knob"] == "2 to 25"  # the original is 5 % larger than published: 31.08 GFLOPs
+    assert ours["Our GFLOPs"] == pytest.approx(1.05 * 29.6)
+    assert ours["Difference (dB)"] == pytest.approx(23.9 - 0.9 * (32 - 31.08) / 8 - 24.0)
     assert rows["CARN", "test2k"]["Verdict"] == "not run"
     assert sum(row["Verdict"] == "not run" for row in rows.values()) == 46
 
@@ -509,9 +510,42 @@ def test_points_are_matched_by_their_share_of_the_original(tmp_path, claims):
     original = [row(i, "original", None, False, 1.0, PSNR, 2 * GFLOPS) for i in range(3)]
     pcsr = write_sweep(tmp_path, "carn-pcsr", large)
     alone = verdicts([pcsr], claims)["CARN-PCSR", "urban100"]
-    assert alone["Knob"] == "4" and pd.isna(alone["Ours (dB)"])  # 30 is nearest 29.6
+    assert alone["Knob"] == "4" and pd.isna(alone["Ours (dB)"])  # 30 is the least there is
+    assert alone["Our GFLOPs"] == pytest.approx(30)
     sweeps = [pcsr, write_sweep(tmp_path, "carn-original", original)]
     assert verdicts(sweeps, claims)["CARN-PCSR", "urban100"]["Knob"] == "2"
+
+
+def test_a_cell_between_two_knobs_is_read_on_the_line_between_them(tmp_path, claims):
+    """A grid that jumps over the published FLOPs does not decide about the verdict."""
+    published, whole = (22.89, 19.9), (23.05, 19.9)  # FSRCNN-ARM and FSRCNN
+    points = ((3.4, 17.9, 22.80), (3.8, 20.97, 22.906), (3.6, 18.9, 22.86))
+    arm = [row(i, "arm", k, False, 0.5, psnr, g) for i in range(3) for k, g, psnr in points]
+    original = [row(i, "original", None, False, 1.0, *whole) for i in range(3)]
+    sweeps = [
+        write_sweep(tmp_path, f"fsrcnn-{name}", [one | {"backbone": "fsrcnn"} for one in rows])
+        for name, rows in (("arm", arm), ("original", original))
+    ]
+    ours = verdicts(sweeps, claims)["FSRCNN-ARM", "urban100"]
+    assert (ours["Knob"], ours["Verdict"]) == ("3.6 to 3.8", "reproduced")
+    assert ours["Our GFLOPs"] == pytest.approx(published[1])
+    assert ours["Our PSNR"] == pytest.approx(22.86 + 0.046 * (19.9 - 18.9) / (20.97 - 18.9))
+    page = claim.claims_markdown(tidy.collect(sweeps), claims)
+    assert "interpolated linearly in GFLOPs" in page
+    by_protocol = (
+        "| arm | 8-bit | yes | yes | 3.6 to 3.8 | 22.882 | -0.168 | -0.168 | 100.0 | 100.0 |"
+    )
+    assert by_protocol in page
+
+
+@pytest.mark.parametrize(("share", "knob"), [(0.1, "2"), (0.5, "1"), (0.75, "0 to 1"), (9, "0")])
+def test_a_curve_ends_where_it_ends(claims, share, knob):
+    points = pd.DataFrame(
+        {"method": "pcsr", "adaptive": False, "knob": [0.0, 1, 2], "gflops_paper": [1, 0.5, 0.25]}
+    )
+    parts = claims.at(points, share)
+    assert knobs_text(parts) == knob
+    assert sum(weight for _, weight in parts) == 1
 
 
 def test_classsr_is_compared_at_its_own_knob(tmp_path, claims):

@@ -305,7 +305,7 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
 def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
     image = write_image(tmp_path / "image.png")
     sweep = ("sweep", "--weights", weights, "--images", image, "--out", tmp_path / "o.csv")
-    assert "--knob: not a finite number" in refuse(*sweep, "--knob", "0", "nan")
+    assert '"[0.0, nan]" for --knob' in refuse(*sweep, "--knob", "0", "nan")
     experiment = here / "configs/experiments/fsrcnn-pcsr.yaml"
     text = experiment.read_text()
     suite = here / "configs/suites/train-quick.yaml"
@@ -363,6 +363,37 @@ def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
     image = write_image(tmp_path / "image.png", size=(252, 252))
     sweep = ("sweep", "--weights", path, "--images", image, "--out", tmp_path / "o.csv")
     assert "this fsrcnn-original was built for x4" in refuse(*sweep, "--scale", "3")
+
+
+def test_options_that_would_be_ignored(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    original = tmp_path / "fsrcnn.safetensors"
+    method = registry.build(ModelConfig(backbone="fsrcnn", method="original"))
+    checkpoint.save_weights(original, method, {"model": method.config.model_dump(mode="json")})
+    image = write_image(tmp_path / "image.png", size=(64, 64))
+    commands = {
+        "upscale": ("upscale", image, tmp_path / "sr.png"),
+        "demo": ("demo", image, "--out", tmp_path / "demo"),
+        "sweep": ("sweep", "--images", image, "--out", tmp_path / "o.csv"),
+        "bench": ("bench", "--images", image, "--out", tmp_path / "o.json"),
+        "calibrate": ("calibrate-knob", "--images", image, "--out", tmp_path / "c.safetensors"),
+    }
+    for name, *options, message in (
+        ("upscale", "--k", "1", "nothing to decide"),
+        ("upscale", "--adaptive", "nothing to decide"),
+        ("upscale", "--budget", "0.5", "nothing to decide"),
+        ("upscale", "--psnr-drop", "0.1", "nothing to decide"),
+        ("upscale", "--refine", "nothing to refine"),
+        ("demo", "--k", "1", "nothing to decide"),
+        ("demo", "--refine", "has pixels to refine"),
+        ("sweep", "--knob", "0", "none of these weights has a knob"),
+        ("bench", "--max-memory", "1GiB", "goes with --steps"),
+        ("bench", "--profile", "--rounds", "0", "--profile with --rounds"),
+        ("calibrate", "--knob", "1", "no knob to calibrate"),
+    ):
+        assert message in refuse(*commands[name], "--weights", original, *options)
+    both = ("--k", "1", "--psnr-drop", "0.1")
+    assert "not both" in refuse(*commands["upscale"], "--weights", weights, *both)
+    assert not {path.name for path in tmp_path.iterdir()} & {"sr.png", "demo", "o.csv", "o.json"}
 
 
 def small_files() -> None:
