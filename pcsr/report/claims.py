@@ -226,8 +226,8 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
 PSNR is measured on RGB, in dB. FLOPs are GFLOPs per image in the paper convention. For a method
 with a knob, our point lies on its curve at the published share of the original's FLOPs: between the
 two measured knob values on either side, both named, PSNR is interpolated linearly in GFLOPs. One
-knob value is named where it has exactly that share, or where the curve ends before it. The point
-uses the same kind of LR image as the published cell, if the suite measured that.{_own_knobs(claims)}
+knob value is named where it has exactly that share, or where the curve ends before it. LR images
+are of the kind that the published cell was measured on, if the suite has them.{_own_knobs(claims)}
 The knob is k for PCSR and ClassSR, and eta over the full cost for ARM. ADM is the adaptive
 decision. Below the cells, every method is listed under every measured protocol: the point at the
 published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the
