@@ -83,7 +83,7 @@ UNICODE = (
     "a\u202eb",
     "a\u2066b",
     "\udcff",
-    "caf\udce9",
+    "a\udce9b",
     "\ud800",
     "x" * 250,
     "\ufeffa",

@@ -261,7 +261,7 @@ def test_image_names_are_escaped_before_measuring(tmp_path: Path) -> None:
 
 
 def test_a_packed_store_has_names_that_its_readers_take(tmp_path: Path) -> None:
-    names = ("null", "a\nb", "caf\udce9", "\x1b[31m")
+    names = ("null", "a\nb", "a\udce9b", "\x1b[31m")
     (tmp_path / "HR").mkdir()
     for name in names:
         Image.new("RGB", (2, 2)).save(tmp_path / "one.png")
