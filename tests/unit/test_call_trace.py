@@ -11,6 +11,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from models import at, build, photograph_like, stage_of
+
+from pcsr.config.models import ProtocolConfig, StageConfig
+from pcsr.data import images
+from pcsr.data.batches import Batches
+from pcsr.data.store import Store
+from pcsr.data.test_images import TestImage
+from pcsr.evaluation import upscale
+from pcsr.evaluation.measure import make_pair, measure
+from pcsr.metrics import psnr_rgb
+from pcsr.training.loop import Loop
+
+METRICS = {"psnr_rgb": psnr_rgb}
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = tuple(str(ROOT / name) + "/" for name in ("pcsr", "baselines"))
 
@@ -31,3 +45,33 @@ def files_of(work: Callable[[], Any]) -> set[str]:
     finally:
         sys.setprofile(None)
     return found
+
+
+@torch.no_grad()
+def test_one_image_of_upscale(tmp_path: Path) -> None:
+    method = build("carn", "pcsr")
+    pairs = [(tmp_path / "lr.png", tmp_path / "sr.png")]
+    images.write(pairs[0][0], images.to_uint8(photograph_like(30, 40)))
+    found = files_of(lambda: upscale.upscale_files(method, pairs, 4, at(0.0, True)))
+    assert len(found) <= 26, sorted(found)
+
+
+def test_one_image_and_knob_of_a_sweep() -> None:
+    method, protocol = build("carn", "pcsr"), ProtocolConfig(crop="none")
+    image = TestImage("image", images.to_uint8(photograph_like(96, 128)), None)
+
+    def work() -> list[dict[str, Any]]:
+        pair = make_pair(image, 4, protocol)
+        return list(measure(method, pair, 4, [at(0.0)], [protocol], METRICS))
+
+    found = files_of(work)
+    assert len(found) <= 14, sorted(found)
+
+
+def test_one_training_step(cat: Store) -> None:
+    stage = StageConfig(iterations=10, learning_rate=1e-3, batch=4, patch=8)
+    method = build("fsrcnn", "pcsr")
+    batches = Batches(cat, stage, 4, 0, torch.device("cpu"))
+    loop = Loop(method, stage_of(method, "stage0"), stage, batches)
+    found = files_of(lambda: loop.step(0))
+    assert len(found) <= 11, sorted(found)
