@@ -15,8 +15,8 @@ DEEPEST = 64  # levels of nested JSON; the suite writes fewer than ten
 # The first bytes of what is found under the name of something else.
 BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer instead of the file (run `git lfs pull`)"),
-    (b"PK\x03\x04", "a zip archive, as PyTorch writes them"),
-    (b"\x80", "a pickle, as older PyTorch writes them"),
+    (b"PK\x03\x04", "a zip archive, such as a PyTorch file"),
+    (b"\x80", "a pickle, such as an older PyTorch file"),
     (b"\x1f\x8b", "gzip-compressed"),
     (b"BZh", "bzip2-compressed"),
     (b"\xfd7zXZ", "xz-compressed"),
@@ -35,13 +35,13 @@ def describe(path: Path) -> str:
         start = file.read(1024)
     if not start:
         return "empty"
+    if start[5:9] == b"\0\0\0{":  # the header's length, then the header
+        return "a safetensors file"
     for beginning, kind in BEGINNINGS:
         if start.startswith(beginning):
             return kind
     if not start.strip(b"\0"):
         return "zeros, as an interrupted copy leaves them"
-    if start[8:9] == b"{":
-        return "a safetensors file"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|\?xml|!--)", start, re.IGNORECASE):
         return "a web page (HTML)"
     is_text = not re.search(rb"[^\t\n\r\x20-\x7e\x80-\xff]", start)

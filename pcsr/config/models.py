@@ -17,10 +17,13 @@ TABLE = "table"  # the step after the training stages, for methods with a table
 # Options that version 0.1 stored beside the names of backbone and method.
 FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
 PUBLISHED = "released"  # the step that replaces training
+# Above any of these networks: a description must not ask for more memory than a machine has.
+WIDEST, DEEPEST, MOST_BRANCHES, LARGEST_SCALE = 1024, 32, 16, 64
 
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
+Registered = Annotated[str, Field(pattern=r"^[\w.+-]{1,64}$")]  # it is shown where it is unknown
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -33,8 +36,8 @@ class Config(BaseModel):
 class HeadConfig(Config):
     """A multilayer perceptron on pixels: ``depth`` hidden layers of ``width`` units, ReLU."""
 
-    width: int = Field(ge=0, description="units per hidden layer; 0 if there is none")
-    depth: int = Field(ge=0, description="hidden layers; 0 is a linear map")
+    width: int = Field(ge=0, le=WIDEST, description="units per hidden layer; 0 if there is none")
+    depth: int = Field(ge=0, le=DEEPEST, description="hidden layers; 0 is a linear map")
 
     @model_validator(mode="after")
     def _layers_have_units(self) -> "HeadConfig":
@@ -43,7 +46,7 @@ class HeadConfig(Config):
         return self
 
 
-Width = Annotated[int, Field(ge=1, description="channels of the network or encoder")]
+Width = Annotated[int, Field(ge=1, le=WIDEST, description="channels of the network or encoder")]
 
 
 class WidthOptions(Config):
@@ -56,7 +59,9 @@ class WidthsOptions(Config):
     """Options of a method with a network of several widths, or several networks."""
 
     widths: tuple[Width, ...] = Field(
-        min_length=1, description="channels of each branch, narrowest first"
+        min_length=1,
+        max_length=MOST_BRANCHES,
+        description="channels of each branch, narrowest first",
     )
 
     @field_validator("widths")
@@ -74,9 +79,9 @@ class ModelConfig(Config):
     that a dry run imports neither.
     """
 
-    backbone: str = Field(description="name in the registry of backbones")
-    method: str = Field(description="name in the registry of methods")
-    scale: float = Field(default=4.0, gt=1.0, description="HR size / LR size")
+    backbone: Registered = Field(description="name in the registry of backbones")
+    method: Registered = Field(description="name in the registry of methods")
+    scale: float = Field(default=4.0, gt=1.0, le=LARGEST_SCALE, description="HR size / LR size")
     options: dict[str, Any] = Field(default={}, description="the method's own options")
     backbone_options: dict[str, Any] = Field(default={}, description="the backbone's own options")
 
@@ -89,10 +94,10 @@ class ModelConfig(Config):
         nested = {key: value for key, value in values.items() if key not in FLAT}
         flat = {key: values[key] for key in FLAT if values.get(key) is not None}
         norm = flat.pop("batch_norm", None)
-        if flat:
-            nested["options"] = {**flat, **values.get("options", {})}
-        if norm is False:
-            nested["backbone_options"] = {"batch_norm": norm, **values.get("backbone_options", {})}
+        older = {"options": flat, "backbone_options": {"batch_norm": False} if norm is False else {}}
+        for group, options in older.items():
+            if options and isinstance(values.get(group, {}), dict):
+                nested[group] = {**options, **values.get(group, {})}
         return nested
 
 

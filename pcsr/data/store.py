@@ -107,13 +107,12 @@ def intact(images: Sequence[Stored], hr: np.ndarray, lr: np.ndarray | None) -> i
             return same and not image.lr_sha256
         return sha256(lr[image.lr_offset : image.lr_end]) == image.lr_sha256
 
-    # Hashing leaves Python's lock, so that threads share the work.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for number, good in enumerate(pool.map(whole, images)):
-            if not good:
-                pool.shutdown(cancel_futures=True)
-                return number
-    return len(images)
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return next((i for i, image in enumerate(images) if not whole(image)), len(images))
+    with ThreadPoolExecutor(threads) as pool:  # hashing releases Python's lock
+        good = list(pool.map(whole, images))
+    return good.index(False) if False in good else len(images)
 
 
 def _are_consistent(images: Sequence[Stored]) -> bool:

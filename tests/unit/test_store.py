@@ -105,7 +105,7 @@ def test_digest_changes_with_any_image_and_with_the_order(tmp_path: Path) -> Non
     assert Store.open(tmp_path / "a").digest != a.digest
     (tmp_path / "a" / "hr.bin").write_bytes(bytes(a.images[-1].end))
     records = [
-        r | {"sha256": sha256(np.zeros(size + (3,), np.uint8))}
+        r | {"sha256": sha256(np.zeros((*size, 3), np.uint8))}
         for r, size in zip(records, SIZES, strict=True)
     ]
     edit(tmp_path / "a", images=records)
