@@ -46,6 +46,7 @@ class HeadConfig(Config):
         return self
 
 
+OTHER_URLS = "other hosts of the same file, tried in order where the first fails"
 Width = Annotated[int, Field(ge=1, le=WIDEST, description="channels of the network or encoder")]
 
 
@@ -94,7 +95,10 @@ class ModelConfig(Config):
         nested = {key: value for key, value in values.items() if key not in FLAT}
         flat = {key: values[key] for key in FLAT if values.get(key) is not None}
         norm = flat.pop("batch_norm", None)
-        older = {"options": flat, "backbone_options": {"batch_norm": False} if norm is False else {}}
+        older = {
+            "options": flat,
+            "backbone_options": {"batch_norm": False} if norm is False else {},
+        }
         for group, options in older.items():
             if options and isinstance(values.get(group, {}), dict):
                 nested[group] = {**options, **values.get(group, {})}
@@ -288,6 +292,7 @@ class ArchiveSource(Config):
     mirror: str | None = Field(
         default=None, description="folder of the images, or the archive, under PCSR_MIRROR"
     )
+    other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
 
     @model_validator(mode="after")
     def _one_checksum(self) -> "ArchiveSource":
@@ -330,7 +335,9 @@ class DatasetConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """Return what the prepared images depend on: everything but where they come from."""
-        return self.model_dump(mode="json", exclude={"source": {"get", "mirror", "url"}})
+        return self.model_dump(
+            mode="json", exclude={"source": {"get", "mirror", "url", "other_urls"}}
+        )
 
 
 class DatasetsConfig(Config):
@@ -347,6 +354,7 @@ class ReleasedFile(Config):
         description="path below `released` in PCSR_MIRROR or data/raw",
     )
     url: str | None = Field(default=None, description="download address, if there is one")
+    other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
@@ -360,7 +368,8 @@ class ReleasedWeights(Config):
 
     def identity(self) -> dict[str, Any]:
         """Return what the weights depend on: everything but where they come from."""
-        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": {"url"}}})
+        origin = {"url", "other_urls"}
+        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": origin}})
 
 
 class ReleasedConfig(Config):

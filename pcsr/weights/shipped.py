@@ -12,7 +12,7 @@ from torch import Tensor
 from pcsr import content, files, runtime
 from pcsr.config.load import Study, load_study
 from pcsr.config.options import Suite
-from pcsr.errors import UserError
+from pcsr.errors import UserError, one_line
 from pcsr.weights import available, checkpoint
 
 log = logging.getLogger("pcsr")
@@ -79,7 +79,10 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     logs = sorted(folder.glob("train-*.jsonl"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise UserError(f"{folder}: has no training log; train this stage again.")
-    lines: list[dict[str, Any]] = [json.loads(line) for line in logs[-1].read_text().splitlines()]
+    try:
+        lines = [dict(json.loads(line)) for line in logs[-1].read_text().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{logs[-1]}: damaged ({one_line(error)}); train again.") from None
     return [
         (line["step"], round(line["valid_psnr_rgb"], 3))
         for line in lines
