@@ -35,7 +35,7 @@ class Journal:
         identity, *lines = found.decode(errors="replace").split("\n")[:-1] or [""]
         if identity != self._identity:
             return []
-        values = []
+        values: list[Any] = []
         self._last = identity
         for line in lines:
             checksum, _, text = line.partition(" ")
