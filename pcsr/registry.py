@@ -40,9 +40,12 @@ METRICS = {
 
 def table(kind: str) -> dict[str, str]:
     """Return name -> ``module:attribute`` for ``"backbone"``, ``"method"`` or ``"metric"``."""
-    own = {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
     outside = {e.name: e.value for e in metadata.entry_points(group=f"pcsr.{kind}s")}
-    return {**outside, **own}
+    return {**outside, **_own(kind)}
+
+
+def _own(kind: str) -> dict[str, str]:
+    return {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
 
 
 def resolve(kind: str, name: str, where: str = "") -> Any:
@@ -51,7 +54,9 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
     Raises:
         UserError: the name is not registered; lists the available names and a close one.
     """
-    names = table(kind)
+    names = _own(kind)
+    if name not in names:
+        names = table(kind)  # looks through all installed packages
     if name not in names:
         raise unknown_name(kind, name, names, where)
     module, _, attribute = names[name].partition(":")

@@ -226,7 +226,7 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
         requests.RequestException, urllib3.exceptions.HTTPError: the transfer is incomplete.
     """
     headers = {"Accept-Encoding": "identity"} | _resume_headers(url, part)
-    with requests.Session() as session, _answer(session, url, headers) as response:
+    with _Session() as session, _answer(session, url, headers) as response:
         have, status = _size(part), response.status_code
         served = response.headers.get("Content-Range", "")
         if status == 416 and served == f"bytes */{have}":
@@ -267,6 +267,13 @@ def _require_room(url: str, part: Path, size: int | None, offered: int) -> None:
         )
 
 
+class _Session(requests.Session):
+    """Leaves redirects to the caller: requests reads their bodies, however long they are."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """See ``requests.Session.get_redirect_target``."""
+
+
 def _answer(session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
     """Request an address and follow its redirects; their bodies are not read.
 
@@ -279,11 +286,10 @@ def _answer(session: requests.Session, url: str, headers: dict[str, str]) -> req
         response = session.get(
             at, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False
         )
-        target = session.get_redirect_target(response)
-        if target is None:
+        if not response.is_redirect:
             return response
         response.close()
-        at = urljoin(at, target)
+        at = urljoin(at, response.headers["Location"].encode("latin1").decode())
         if urlsplit(at).scheme not in allowed:
             raise ValueError(f"it redirects to {one_line(at, 100)}")
     raise ValueError(f"it redirects more than {REDIRECTS} times")

@@ -1,4 +1,4 @@
-"""Every file that the suite reads again notices a flipped bit: stores, weights, states, journals."""
+"""A flipped bit is noticed in all that is read again: stores, weights, states, journals."""
 
 import json
 import logging
@@ -207,7 +207,5 @@ def test_a_damaged_log_is_cut_where_it_can_be_read(store: Path, tmp_path: Path) 
     (journal,) = out.parent.glob("train-*.jsonl")
     journal.write_bytes(b'\xff\xfe\n{"step": "x"}\n[]\n{}\nnull\n' + journal.read_bytes())
     trained(store, out)
-    assert [json.loads(line)["step"] for line in journal.read_text().splitlines()] == [
-        *range(1, 7)
-    ]
+    assert [json.loads(line)["step"] for line in journal.read_text().splitlines()] == [*range(1, 7)]
     assert files.sidecar(out).is_file()
