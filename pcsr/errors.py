@@ -12,6 +12,16 @@ class UserError(Exception):
     """
 
 
+def one_line(reason: object, longest: int = 160) -> str:
+    """Return an error or another program's text as a part of a message.
+
+    It becomes one line without control characters, which a terminal would obey.
+    """
+    text = "".join(c if c.isprintable() else " " for c in str(reason))
+    text = " ".join(text.split()) or type(reason).__name__
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def did_you_mean(name: str, available: Iterable[str]) -> str:
     """Return ``Did you mean 'x'? `` (or nothing) followed by the available names."""
     names = sorted(available)

@@ -47,7 +47,6 @@ def table(kind: str) -> dict[str, str]:
     Raises:
         UserError: another package registers a name that cannot be part of a file's name.
     """
-    own = {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
     outside = {e.name: e.value for e in metadata.entry_points(group=f"pcsr.{kind}s")}
     for name in outside:
         if not re.fullmatch(NAME, name):
@@ -55,7 +54,11 @@ def table(kind: str) -> dict[str, str]:
                 f"{kind} '{name}' of another package: give it a name of at most 64 letters, "
                 "digits, _, - and ., of which the first is a letter or digit."
             )
-    return {**outside, **own}
+    return {**outside, **_own(kind)}
+
+
+def _own(kind: str) -> dict[str, str]:
+    return {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
 
 
 def resolve(kind: str, name: str, where: str = "") -> Any:
@@ -64,7 +67,9 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
     Raises:
         UserError: the name is not registered; lists the available names and a close one.
     """
-    names = table(kind)
+    names = _own(kind)
+    if name not in names:
+        names = table(kind)  # looks through all installed packages
     if name not in names:
         raise unknown_name(kind, name, names, where)
     module, _, attribute = names[name].partition(":")

@@ -18,6 +18,8 @@ TABLE = "table"  # the step after the training stages, for methods with a table
 # Options that version 0.1 stored beside the names of backbone and method.
 FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
 PUBLISHED = "released"  # the step that replaces training
+# Above any of these networks: a description must not ask for more memory than a machine has.
+WIDEST, DEEPEST, MOST_BRANCHES = 1024, 32, 16
 
 # Beyond these, a number is a mistake: every knob has long reached one of its ends, no image is
 # that large, and an optimiser does not work.
@@ -29,6 +31,7 @@ COUNT_LIMIT = 10**9
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
+Registered = Annotated[str, Field(pattern=r"^[\w.+-]{1,64}$")]  # it is shown where it is unknown
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
 LearningRate = Annotated[float, Field(le=10)]
@@ -38,8 +41,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class HeadConfig(Config):
     """A multilayer perceptron on pixels: ``depth`` hidden layers of ``width`` units, ReLU."""
 
-    width: int = Field(ge=0, description="units per hidden layer; 0 if there is none")
-    depth: int = Field(ge=0, description="hidden layers; 0 is a linear map")
+    width: int = Field(ge=0, le=WIDEST, description="units per hidden layer; 0 if there is none")
+    depth: int = Field(ge=0, le=DEEPEST, description="hidden layers; 0 is a linear map")
 
     @model_validator(mode="after")
     def _layers_have_units(self) -> "HeadConfig":
@@ -48,7 +51,8 @@ class HeadConfig(Config):
         return self
 
 
-Width = Annotated[int, Field(ge=1, description="channels of the network or encoder")]
+OTHER_URLS = "other hosts of the same file, tried in order where the first fails"
+Width = Annotated[int, Field(ge=1, le=WIDEST, description="channels of the network or encoder")]
 
 
 class WidthOptions(Config):
@@ -61,7 +65,9 @@ class WidthsOptions(Config):
     """Options of a method with a network of several widths, or several networks."""
 
     widths: tuple[Width, ...] = Field(
-        min_length=1, description="channels of each branch, narrowest first"
+        min_length=1,
+        max_length=MOST_BRANCHES,
+        description="channels of each branch, narrowest first",
     )
 
     @field_validator("widths")
@@ -79,8 +85,8 @@ class ModelConfig(Config):
     that a dry run imports neither.
     """
 
-    backbone: str = Field(max_length=100, description="name in the registry of backbones")
-    method: str = Field(max_length=100, description="name in the registry of methods")
+    backbone: Registered = Field(description="name in the registry of backbones")
+    method: Registered = Field(description="name in the registry of methods")
     scale: float = Field(default=4.0, gt=1.0, le=SCALE_LIMIT, description="HR size / LR size")
     options: dict[str, Any] = Field(default={}, description="the method's own options")
     backbone_options: dict[str, Any] = Field(default={}, description="the backbone's own options")
@@ -94,10 +100,13 @@ class ModelConfig(Config):
         nested = {key: value for key, value in values.items() if key not in FLAT}
         flat = {key: values[key] for key in FLAT if values.get(key) is not None}
         norm = flat.pop("batch_norm", None)
-        if flat:
-            nested["options"] = {**flat, **values.get("options", {})}
-        if norm is False:
-            nested["backbone_options"] = {"batch_norm": norm, **values.get("backbone_options", {})}
+        older = {
+            "options": flat,
+            "backbone_options": {"batch_norm": False} if norm is False else {},
+        }
+        for group, options in older.items():
+            if options and isinstance(values.get(group, {}), dict):
+                nested[group] = {**options, **values.get(group, {})}
         return nested
 
 
@@ -294,6 +303,7 @@ class ArchiveSource(Config):
     mirror: Below | None = Field(
         default=None, description="folder of the images, or the archive, under PCSR_MIRROR"
     )
+    other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
 
     @model_validator(mode="after")
     def _one_checksum(self) -> "ArchiveSource":
@@ -336,7 +346,9 @@ class DatasetConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """Return what the prepared images depend on: everything but where they come from."""
-        return self.model_dump(mode="json", exclude={"source": {"get", "mirror", "url"}})
+        return self.model_dump(
+            mode="json", exclude={"source": {"get", "mirror", "url", "other_urls"}}
+        )
 
 
 class DatasetsConfig(Config):
@@ -352,6 +364,7 @@ class ReleasedFile(Config):
         description="path below `released` in PCSR_MIRROR or data/raw",
     )
     url: str | None = Field(default=None, description="download address, if there is one")
+    other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
@@ -365,7 +378,8 @@ class ReleasedWeights(Config):
 
     def identity(self) -> dict[str, Any]:
         """Return what the weights depend on: everything but where they come from."""
-        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": {"url"}}})
+        origin = {"url", "other_urls"}
+        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": origin}})
 
 
 class ReleasedConfig(Config):

@@ -1,4 +1,8 @@
-"""Resumable, verified downloads, from the network or a local mirror."""
+"""Resumable, verified downloads, from the network or a local mirror.
+
+A server may say and send anything: addresses, lengths and bodies are checked, and nothing grows
+beyond the size that the file should have.
+"""
 
 import filecmp
 import hashlib
@@ -7,20 +11,25 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from pcsr.errors import UserError
+from pcsr import content
+from pcsr.errors import UserError, one_line
 from pcsr.files import locked
 
 CHUNK = 2**16  # bytes; an interruption loses at most this much
-ATTEMPTS = 4  # consecutive ones without a new byte
+ATTEMPTS = 4  # consecutive ones that get less than CHUNK
 TIMEOUT = (10, 60)  # seconds to connect, and between two reads
+SLOWEST = 2**10  # bytes per second over TIMEOUT[1]; a server that trickles never times out
+LARGEST = 2**32  # bytes of a file whose size is not known beforehand
+REDIRECTS = 5
 LOG_EVERY = 30  # seconds
 MIRROR = "set PCSR_MIRROR to a folder laid out as data/README.md says"
 AGAIN = (408, 425, 429, 500, 502, 503, 504)  # transient HTTP statuses, worth a retry
@@ -46,6 +55,7 @@ def fetch(
     url: str | None,
     destination: Path,
     *,
+    other_urls: Sequence[str] = (),
     bytes: int | None = None,
     sha256: str | None = None,
     md5: str | None = None,
@@ -63,7 +73,8 @@ def fetch(
 
     Args:
         url: address, or None for a file that only the user or a mirror can provide.
-        bytes: size of the file, if known.
+        other_urls: addresses of the same file that are tried where ``url`` fails.
+        bytes: size of the file, if known; otherwise it must not exceed 4 GiB.
         sha256: expected checksum, 64 hex digits.
         md5: expected checksum, where no sha256 is published.
         mirror: folder searched before the network.
@@ -72,12 +83,14 @@ def fetch(
         pause: seconds before the second attempt; doubles with each further one.
 
     Raises:
-        UserError: the address is not HTTP, the server does not answer or has no such file, or the
-            size or checksum is not as expected.
+        UserError: the address is not HTTP, the server does not answer, has no such file or sends
+            nonsense, or the size or checksum is not as expected.
         OSError: the disk is full; the partial download stays, and a later call resumes it.
     """
-    if url is not None and urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"{url}: not an http or https address; fix the url.")
+    urls = [address for address in (url, *other_urls) if address is not None]
+    for address in urls:
+        if urlsplit(address).scheme not in ("http", "https"):
+            raise UserError(f"{address}: not an http or https address; fix the url.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination):
         problem = "no such file"
@@ -92,27 +105,59 @@ def fetch(
             log.warning("%s: %s; downloading it again", destination, found)
             problem = found
         part = _beside(destination, ".part")
+        expected = (bytes, sha256, md5)
         if copy is not None and copy.is_file():
-            origin, fix = str(copy), "put the right file there, or unset PCSR_MIRROR."
+            fix = "put the right file there, or unset PCSR_MIRROR."
+            _require(copy, (bytes, None, None), str(copy), fix)
             log.info("copying %s", copy)
             _state(part).unlink(missing_ok=True)
             shutil.copyfile(copy, part)
-        elif url is None:
+            _require(part, expected, str(copy), fix, part)
+        elif not urls:
             raise UserError(
                 f"{destination}: {problem}; put the right file there, or into PCSR_MIRROR. {get}"
             )
         else:
-            origin, fix = url, f"the download was removed: try again, or {MIRROR}."
-            _download(url, part, pause)
-        found = _problem(part, bytes, sha256, md5)
+            _from_hosts(urls, part, expected, pause)
         _state(part).unlink(missing_ok=True)
-        if found is not None:
-            part.unlink()
-            raise UserError(f"{origin}: {found}; {fix}")
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(destination)
     return destination
+
+
+Expected = tuple[int | None, str | None, str | None]  # size in bytes, sha256, md5
+
+
+def _from_hosts(urls: Sequence[str], part: Path, expected: Expected, pause: float) -> None:
+    """Download and verify ``part`` from the first address that gives the right file."""
+    *others, last = urls
+    for url in urls:
+        try:
+            _download(url, part, expected[0], pause)
+            fix = f"the download was removed: try again, or {MIRROR}."
+            _require(part, expected, url, fix, part)
+            return
+        except UserError as error:
+            if url == last:
+                raise
+            log.warning("%s Trying %s", error, urls[others.index(url) + 1])
+
+
+def _require(
+    file: Path, expected: Expected, origin: str, fix: str, part: Path | None = None
+) -> None:
+    """Raise a UserError if a file has another size or checksum, and remove the partial download."""
+    if (found := _problem(file, *expected)) is None:
+        return
+    if part is not None:
+        _remove(part)
+    raise UserError(f"{origin}: {found}; {fix}")
+
+
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _state(part).unlink(missing_ok=True)
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -134,26 +179,37 @@ def _problem(path: Path, size: int | None, sha256: str | None, md5: str | None) 
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, name).hexdigest()
             if digest != expected:
-                return f"expected {name} {expected}, found {digest}"
+                kind = content.describe(path)
+                what = f", {kind}" if "HTML" in kind or "LFS" in kind else ""
+                return f"expected {name} {expected}, found {digest}{what}"
     return None
 
 
-def _download(url: str, part: Path, pause: float) -> None:
-    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts without progress."""
+def _download(url: str, part: Path, size: int | None, pause: float) -> None:
+    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts with little progress.
+
+    Raises:
+        UserError: the server does not answer, rejects the request, or sends nonsense.
+    """
     failures, longest = 0, _size(part)
     while True:
         try:
-            _transfer(url, part)
+            _transfer(url, part, size)
             return
-        except requests.RequestException as error:
-            reason = error
-        failures = 0 if _size(part) > longest else failures + 1
+        except ValueError as error:  # an answer that is nonsense stays so
+            _remove(part)
+            raise UserError(
+                f"{url}: cannot be downloaded ({one_line(error)}); check the url, or {MIRROR}."
+            ) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            reason = one_line(error)
+        failures = 0 if _size(part) >= longest + CHUNK else failures + 1
         longest = max(longest, _size(part))
         if failures == ATTEMPTS:
             raise UserError(
-                f"{url}: cannot be downloaded ({_short(reason)}); check the network, or {MIRROR}."
-            ) from None
-        log.warning("%s: %s; retrying", url, _short(reason))
+                f"{url}: cannot be downloaded ({reason}); check the network, or {MIRROR}."
+            )
+        log.warning("%s: %s; retrying", url, reason)
         time.sleep(pause * 2 ** max(0, failures - 1))
 
 
@@ -161,20 +217,16 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _transfer(url: str, part: Path) -> None:
+def _transfer(url: str, part: Path, size: int | None) -> None:
     """Request the rest of ``part`` once, and append the response to it.
 
     Raises:
-        UserError: the server rejects the request.
-        requests.RequestException: the transfer is incomplete.
+        UserError: the server rejects the request, or has more than the file should have.
+        ValueError: the answer is nonsense.
+        requests.RequestException, urllib3.exceptions.HTTPError: the transfer is incomplete.
     """
     headers = {"Accept-Encoding": "identity"} | _resume_headers(url, part)
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    with _Session() as session, _answer(session, url, headers) as response:
         have, status = _size(part), response.status_code
         served = response.headers.get("Content-Range", "")
         if status == 416 and served == f"bytes */{have}":
@@ -186,16 +238,78 @@ def _transfer(url: str, part: Path) -> None:
             raise requests.RequestException(f"the server answered {status} {response.reason}")
         if status not in (200, 206):
             raise UserError(
-                f"{url}: the server answered {status} {response.reason}; check the url, or "
-                f"{MIRROR}."
+                f"{url}: the server answered {status} {one_line(response.reason, 60)}; check the "
+                f"url, or {MIRROR}."
             )
         if status == 200:  # the whole file, even if only the rest was requested
             have = 0
+        stated = _stated_length(response)
+        _require_room(url, part, size, have + (stated or 0))
+        if status == 200:
             part.write_bytes(b"")
             _state(part).write_text(json.dumps({"url": url, "validator": _validator(response)}))
         with part.open("ab") as file:
-            for chunk in _shown(response, url, have):
+            for chunk in _shown(response, url, have, stated):
+                have += len(chunk)
+                _require_room(url, part, size, have)
                 file.write(chunk)
+
+
+def _require_room(url: str, part: Path, size: int | None, offered: int) -> None:
+    """Refuse a body that is longer than the file should be, before it is on the disk."""
+    limit = LARGEST if size is None else size
+    if offered > limit:
+        _remove(part)
+        expected = f"at most {limit}" if size is None else f"{size}"
+        raise UserError(
+            f"{url}: expected {expected} bytes, the server sends {offered} or more; check the url, "
+            f"or {MIRROR}."
+        )
+
+
+class _Session(requests.Session):
+    """Leaves redirects to the caller: requests reads their bodies, however long they are."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """See ``requests.Session.get_redirect_target``."""
+
+
+def _answer(session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
+    """Request an address and follow its redirects; their bodies are not read.
+
+    Raises:
+        ValueError: there are too many redirects, or one leaves HTTP or gives up encryption.
+    """
+    allowed = ("https",) if urlsplit(url).scheme == "https" else ("http", "https")
+    at = url
+    for _ in range(1 + REDIRECTS):
+        response = session.get(
+            at, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False
+        )
+        if not response.is_redirect:
+            return response
+        response.close()
+        at = urljoin(at, response.headers["Location"].encode("latin1").decode())
+        if urlsplit(at).scheme not in allowed:
+            raise ValueError(f"it redirects to {one_line(at, 100)}")
+    raise ValueError(f"it redirects more than {REDIRECTS} times")
+
+
+def _stated_length(response: requests.Response) -> int | None:
+    """Return how long the server says the body is, in bytes.
+
+    Raises:
+        ValueError: it says nonsense, or sends the body compressed: its size is then not known.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise ValueError(f"the server sends it compressed: {encoding}")
+    stated = response.headers.get("Content-Length")
+    if stated is None:
+        return None
+    if not (stated.isascii() and stated.isdigit() and len(stated) < 20):
+        raise ValueError(f"the server states a length of {stated!r:.40} bytes")
+    return int(stated)
 
 
 def _resume_headers(url: str, part: Path) -> dict[str, str]:
@@ -217,11 +331,10 @@ def _validator(response: requests.Response) -> str | None:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _shown(response: requests.Response, url: str, have: int) -> Iterator[bytes]:
+def _shown(response: requests.Response, url: str, have: int, stated: int | None) -> Iterator[bytes]:
     """Yield the data; show a progress bar on a terminal, log lines elsewhere."""
     name = Path(urlsplit(url).path).name
-    length = response.headers.get("Content-Length")
-    total = have + int(length) if length is not None else None
+    total = have + stated if stated is not None else None
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     last_logged = time.monotonic()
     log.info("downloading %s", url)
@@ -230,7 +343,7 @@ def _shown(response: requests.Response, url: str, have: int) -> Iterator[bytes]:
         *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task(name, total=total, completed=have)
-        for chunk in response.iter_content(CHUNK):
+        for chunk in _in_time(response):
             yield chunk
             have += len(chunk)
             progress.update(task, completed=have)
@@ -238,3 +351,19 @@ def _shown(response: requests.Response, url: str, have: int) -> Iterator[bytes]:
                 last_logged = time.monotonic()
                 share = f" of {total / 1e6:.0f}" if total else ""
                 log.info("%s: %.0f%s MB", name, have / 1e6, share)
+
+
+def _in_time(response: requests.Response) -> Iterator[bytes]:
+    """Yield the data as it comes.
+
+    Raises:
+        requests.Timeout: it comes too slowly.
+    """
+    began, came = time.monotonic(), 0
+    while chunk := response.raw.read1(CHUNK):  # what is there, without waiting for all of CHUNK
+        yield chunk
+        came += len(chunk)
+        if (now := time.monotonic()) - began > TIMEOUT[1]:
+            if came < SLOWEST * (now - began):
+                raise requests.Timeout(f"fewer than {SLOWEST} bytes per second")
+            began, came = now, 0

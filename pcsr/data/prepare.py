@@ -1,11 +1,11 @@
 """Pack the raw images of a data set into a store; an interrupted run resumes.
 
-An unfinished store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index starts
-with a header line that describes the store, followed by one line per source image, written only
-after the image's bytes are on disk. On a restart everything after the last whole line is dropped.
+An unfinished store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index is a
+journal that begins with the identity of the store, followed by one line per source image, written
+only after the image's bytes are on disk. On a restart everything after the last whole line is
+dropped, and so is what follows the first image whose bytes are not as they were written.
 """
 
-import json
 import logging
 import math
 import os
@@ -19,14 +19,15 @@ import torch
 from cyclopts import Parameter
 
 from pcsr import escape, files, runtime
-from pcsr.config.load import find_dataset, load_datasets
+from pcsr.config.load import find_dataset, fingerprint, load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.config.options import LogFile
 from pcsr.data import images
 from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
-from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, sha256
+from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, seal, sha256
 from pcsr.errors import UserError
+from pcsr.journal import Journal
 from pcsr.runtime import progress
 
 INDEX = "index.jsonl.part"
@@ -107,7 +108,9 @@ def _copy_name(name: str, factor: float) -> str:
 def _is_done(name: str, config: DatasetConfig, out: Path) -> bool:
     try:
         store = Store.open(out)
-    except UserError:
+    except UserError as error:
+        if (out / MANIFEST).exists():
+            log.warning("%s", error)
         return False
     if store.manifest.get("config") != config.identity():
         return False
@@ -125,19 +128,17 @@ def _pack(
     out: Path,
 ) -> list[Stored]:
     """Append the missing images to the part files; return the records of all images."""
-    finished = _kept(chosen, reductions, head, out)
-    lines = [head, *([image.record() for image in line] for line in finished)]
-    files.write_text(out / INDEX, "".join(json.dumps(line) + "\n" for line in lines))
+    index = Journal(out / INDEX, fingerprint(head))
+    finished = _kept(chosen, reductions, index.read(), out)
+    index.restart([image.record() for image in line] for line in finished)
     images = [image for line in finished for image in line]
     with ExitStack() as stack:
         hr = stack.enter_context(_append_to(out / HR, images[-1].end if images else 0))
         lr = stack.enter_context(_append_to(out / LR, images[-1].lr_end if images else 0))
-        index = stack.enter_context((out / INDEX).open("a", encoding="utf-8"))
         rest = progress(chosen[len(finished) :], name, done=len(finished))
         for done, source in enumerate(rest, len(finished) + 1):
             added = _append(source, reductions, hr, lr)
-            index.write(json.dumps([image.record() for image in added]) + "\n")
-            index.flush()
+            index.append([image.record() for image in added])
             images += added
             if done % LOG_EVERY == 0 or done == len(chosen):
                 log.info("%s: %d of %d images", name, done, len(chosen))
@@ -185,24 +186,24 @@ def _append_to(file: Path, size: int) -> Iterator[IO[bytes]]:
 
 
 def _kept(
-    chosen: list[Source], reductions: tuple[float, ...], head: dict[str, Any], out: Path
+    chosen: list[Source], reductions: tuple[float, ...], lines: list[Any], out: Path
 ) -> list[list[Stored]]:
-    """Return the records an interrupted run with the same header finished, per source image."""
+    """Return the records of the source images that an interrupted run finished."""
     finished: list[list[Stored]] = []
-    try:
-        first, *lines = (out / INDEX).read_text("utf-8", errors="replace").splitlines()
-        size, lr_size = (_part(out / file).stat().st_size for file in (HR, LR))
-        if json.loads(first) != head:
-            return finished
-        for source, line in zip(chosen, lines, strict=False):
-            images = [Stored(**record) for record in json.loads(line)]
-            same = images[0].name == _copy_name(source.name, reductions[0])
-            if not same or images[-1].end > size or images[-1].lr_end > lr_size:
-                break
-            finished.append(images)
-    except (FileNotFoundError, ValueError, TypeError):
-        pass  # nothing was started, or the last line is incomplete
+    hr, lr = _content(out / HR), _content(out / LR)
+    for source, line in zip(chosen, lines, strict=False):
+        images = [Stored(**record) for record in line]
+        same = images[0].name == _copy_name(source.name, reductions[0])
+        if not same or intact(images, hr, lr if images[0].lr_sha256 else None) < len(images):
+            break
+        finished.append(images)
     return finished
+
+
+def _content(file: Path) -> np.ndarray:
+    part = _part(file)
+    is_empty = not part.exists() or not part.stat().st_size  # of which there is no map
+    return np.empty(0, np.uint8) if is_empty else np.memmap(part, np.uint8, mode="r")
 
 
 def _finish(images: list[Stored], head: dict[str, Any], out: Path) -> None:
@@ -220,5 +221,5 @@ def _finish(images: list[Stored], head: dict[str, Any], out: Path) -> None:
     else:
         _part(out / LR).unlink()
         (out / LR).unlink(missing_ok=True)
-    files.write_json(out / MANIFEST, manifest)
+    files.write_json(out / MANIFEST, seal(manifest))
     (out / INDEX).unlink()

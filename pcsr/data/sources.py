@@ -1,10 +1,8 @@
 """Find the raw images of a data set in installed packages, an archive, a folder or a mirror."""
 
 import logging
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import util
@@ -15,6 +13,7 @@ import numpy as np
 
 from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, WheelsSource
 from pcsr.data import images
+from pcsr.data.archives import open_archive
 from pcsr.data.download import fetch, mirror_folder
 from pcsr.errors import UserError
 
@@ -104,6 +103,7 @@ def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
     return fetch(
         source.url,
         raw / name,
+        other_urls=source.other_urls,
         bytes=source.bytes,
         sha256=source.sha256,
         md5=source.md5,
@@ -115,27 +115,11 @@ def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
 @contextmanager
 def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[Source]]:
     """Open a zip or tar archive and find its images; each is read into memory on demand."""
-    with ExitStack() as stack:
-        if tarfile.is_tarfile(archive):
-            tar = stack.enter_context(tarfile.open(archive))
-            read = {m.name: partial(_tar_bytes, tar, m) for m in tar.getmembers() if m.isfile()}
-        elif zipfile.is_zipfile(archive):
-            packed = stack.enter_context(zipfile.ZipFile(archive))
-            read = {name: partial(packed.read, name) for name in packed.namelist()}
-        else:
-            raise UserError(f"{archive}: neither a zip nor a tar archive; fix the url.")
-        names = [n for n in read if PurePosixPath(n).match(pattern) and images.is_image(n)]
-        if not names:
-            raise UserError(f"{archive}: holds no image '{pattern}'; fix members.")
+    with open_archive(archive, pattern) as read:
         yield [
             Source(PurePosixPath(n).stem, partial(_decode, read[n], f"{archive}/{n}", grey_to_rgb))
-            for n in sorted(names, key=lambda n: (images.natural_key(n), n))
+            for n in sorted(read, key=lambda n: (images.natural_key(n), n))
         ]
-
-
-def _tar_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return file.read() if file else b""
 
 
 def _decode(data: Callable[[], bytes], name: str, grey_to_rgb: bool) -> np.ndarray:

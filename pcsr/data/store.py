@@ -3,11 +3,15 @@
 A prepared data set is a folder of up to three files: ``hr.bin`` (the concatenated bytes of all HR
 images), ``lr.bin`` (ready-made LR images in the same order, where the set has them) and
 ``manifest.json``, written last. A folder without a manifest is not a data set.
+
+The manifest holds a checksum of each image and of itself, and opening a store verifies all of them:
+a flipped bit would change the training and the PSNR under an unchanged identity of the data.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcsr import runtime
-from pcsr.errors import UserError
+from pcsr import content, runtime
+from pcsr.errors import UserError, one_line
 from pcsr.geometry import crop_origins
 
 FORMAT = 1
 HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
+MADE, CHECKSUM = "made", "checksum"  # how a store came to be, and there the manifest's checksum
+# What manifests have from before there was a checksum: more means that its name is damaged.
+OLDER = frozenset(("format", "dataset", "config", "origin", "expected", "complete", "images"))
+OLDER |= {"bytes", MADE}
+OLDER_MADE = frozenset(("commit", "modified", "command", "made", "python", "machine", "versions"))
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,65 @@ def identity(checksums: Iterable[str]) -> str:
     return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
 
+def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with its checksum, which covers all else in it.
+
+    It is among the facts on how the store came to be, so that stores of the same images differ in
+    nothing else.
+    """
+    made = {key: value for key, value in manifest.get(MADE, {}).items() if key != CHECKSUM}
+    text = json.dumps({**manifest, MADE: made}, sort_keys=True)
+    return {**manifest, MADE: {**made, CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}}
+
+
+def _is_unchanged(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a manifest is as it was written, as far as one without a checksum can tell."""
+    made = manifest.get(MADE, {})
+    if CHECKSUM in made:
+        return manifest == seal(manifest)
+    return manifest.keys() <= OLDER and made.keys() <= OLDER_MADE
+
+
+def intact(images: Sequence[Stored], hr: np.ndarray, lr: np.ndarray | None) -> int:
+    """Return how many images, from the first on, have the bytes that their checksums say.
+
+    Args:
+        images: the records.
+        hr: content of ``hr.bin``, uint8 (n,).
+        lr: content of ``lr.bin``, or None if there are no LR images.
+    """
+
+    def whole(image: Stored) -> bool:
+        same = sha256(hr[image.offset : image.end]) == image.sha256
+        if lr is None or not same:
+            return same and not image.lr_sha256
+        return sha256(lr[image.lr_offset : image.lr_end]) == image.lr_sha256
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return next((i for i, image in enumerate(images) if not whole(image)), len(images))
+    with ThreadPoolExecutor(threads) as pool:  # hashing releases Python's lock
+        good = list(pool.map(whole, images))
+    return good.index(False) if False in good else len(images)
+
+
+def _are_consistent(images: Sequence[Stored]) -> bool:
+    """Return whether every image has a size, a place in the file, and an LR image if one has."""
+    last = images[-1]
+    for image in images:
+        sides = [image.height, image.width]
+        sides += [image.lr_height, image.lr_width] if last.lr_sha256 else []
+        offsets = [image.offset, image.lr_offset]
+        if not all(type(number) is int for number in sides + offsets):
+            return False
+        inside = image.end <= last.end and image.lr_end <= last.lr_end
+        if not inside or min(sides) < 1 or min(offsets) < 0:
+            return False
+        if bool(image.lr_sha256) != bool(last.lr_sha256):
+            return False
+    return True
+
+
 class Store:
     """A prepared data set, memory-mapped and read-only. Use :meth:`Store.open` to get one."""
 
@@ -78,23 +146,27 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """Open a prepared data set and check that its files have the right sizes.
+        """Open a prepared data set and verify all of its bytes, once per process that uses it.
+
+        This takes a second per GB and thread, and reads the files into the system's cache.
 
         Raises:
-            UserError: a file is missing, damaged, or not of the size given in the manifest.
+            UserError: a file is missing, or damaged: not what the manifest says, or the manifest
+                is not what was written.
         """
         path = folder / MANIFEST
         fix = f"run `pcsr prepare {folder.name}`."
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = content.parse_json(path.read_text(encoding="utf-8"))
             images = [Stored(**record) for record in manifest["images"]]
             sizes = {HR: images[-1].end, LR: images[-1].lr_end}
             whole = manifest["format"] == FORMAT and manifest["bytes"] == sum(sizes.values())
-            whole = whole and isinstance(manifest["complete"], bool)
+            whole = whole and isinstance(manifest["complete"], bool) and _are_consistent(images)
+            whole = whole and _is_unchanged(manifest)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file, so {folder} is not prepared; {fix}") from None
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            reason = " ".join(str(error).split())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = one_line(error)
             raise UserError(f"{path}: not a readable manifest ({reason}); {fix}") from None
         if not whole:
             raise UserError(f"{path}: its entries are inconsistent; {fix}")
@@ -103,7 +175,13 @@ class Store:
             found = file.stat().st_size if file.is_file() else 0
             if expected and found != expected:
                 raise UserError(f"{file}: expected {expected} bytes, found {found}; {fix}")
-        return cls(folder, manifest, images)
+        store = cls(folder, manifest, images)
+        if (good := intact(images, store._hr, store._lr)) < len(images):
+            raise UserError(
+                f"{folder}: damaged: the bytes of image '{images[good].name}' are not those that "
+                f"were prepared; {fix}"
+            )
+        return store
 
     def __len__(self) -> int:
         return len(self.images)

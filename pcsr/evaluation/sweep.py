@@ -1,6 +1,5 @@
 """Sweeps: weights measured on every image, operating point and protocol; resumable, one CSV."""
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +28,13 @@ from pcsr.config.options import (
 from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Row, make_pair, measure, points_of
+from pcsr.journal import Journal
 from pcsr.methods.base import Method
 from pcsr.metrics import Metric
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
-ROWS = 3  # version of the rows; raised when those of an unfinished sweep become incompatible
+ROWS = 4  # version of the rows; raised when those of an unfinished sweep become incompatible
 log = logging.getLogger("pcsr")
 
 
@@ -154,8 +154,8 @@ def measure_all(
 ) -> None:
     """Measure every subject on every image and write one CSV, with its provenance beside it.
 
-    Rows are saved to ``<out>.part`` as they come, so that an interrupted sweep resumes. The CSV is
-    written in one go at the end.
+    Rows are saved to ``<out>.part`` as they come, so that an interrupted sweep resumes; those that
+    were changed meanwhile are measured again. The CSV is written in one go at the end.
     """
     # Heavy, and only writing the table needs them.
     import pandas as pd  # noqa: PLC0415
@@ -170,21 +170,21 @@ def measure_all(
         sorted(measures),
         ROWS,
     )
-    part = out.with_name(f"{out.name}.part")
-    rows = _resume(part, identity)
-    if not rows:
-        part.unlink(missing_ok=True)
+    journal = Journal(out.with_name(f"{out.name}.part"), identity)
+    saved: list[list[Row]] = journal.read()
+    if saved:
+        log.info("resuming after %d measured images", len(saved))
+    journal.restart(saved)
+    rows = [row for measured in saved for row in measured]
     done = {(row["weights"], row["image"]) for row in rows}
     for measured in _measured(subjects, images, options, measures, done):
-        if not part.exists():
-            files.append_line(part, identity)
-        files.append_line(part, json.dumps(measured))
+        journal.append(measured)
         rows.extend(measured)
     rows = _in_order(rows, subjects, images)
     # The table comes last: its existence marks the sweep as done.
     files.write_json(files.sidecar(out), {**facts, "images": len(images)})
     write_csv(pd.DataFrame(rows, columns=_columns(rows)), out)
-    part.unlink()
+    journal.remove()
 
 
 def _measured(
@@ -230,18 +230,6 @@ def _measure_one(
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
         yield from measure(method, pair, scale, points, protocols, measures, own)
-
-
-def _resume(part: Path, identity: str) -> list[Row]:
-    """Return the rows of an interrupted sweep; none if it measured something else."""
-    lines = part.read_text(encoding="utf-8").split("\n") if part.exists() else []
-    if not lines or lines[0] != identity:
-        return []
-    whole = lines[1:-1]  # what follows the last newline was only partly written
-    if whole:
-        files.write_text(part, "\n".join([identity, *whole, ""]))
-        log.info("resuming after %d measured images", len(whole))
-    return [row for line in whole for row in json.loads(line)]
 
 
 def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], images: TestImages) -> list[Row]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pcsr import flops, geometry, routing
-from pcsr.config.models import Config, HeadConfig, ModelConfig, Width
+from pcsr.config.models import MOST_BRANCHES, Config, HeadConfig, ModelConfig, Width
 from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
@@ -49,7 +49,9 @@ class PCSROptions(Config):
     """Options of PCSR."""
 
     width: Width
-    heads: tuple[HeadConfig, ...] = Field(min_length=2, description="upsamplers, cheapest first")
+    heads: tuple[HeadConfig, ...] = Field(
+        min_length=2, max_length=MOST_BRANCHES, description="upsamplers, cheapest first"
+    )
     classifier: HeadConfig = Field(description="pixel classifier")
 
 

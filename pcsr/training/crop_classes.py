@@ -18,6 +18,7 @@ from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
+from pcsr.journal import Journal
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -84,23 +85,23 @@ def classify(
     device = next(method.parameters()).device
     crops = Crops(store, size, device)
     reduce = bicubic.Degradation((size, patch), "8bit", device)
-    identity = fingerprint(facts["weights"], store.digest, size)
-    part = out.with_name(f"{out.name}.part")
-    done = _resume(part, identity)
+    identity = fingerprint(facts["weights"], store.digest, size, BATCH)
+    journal = Journal(out.with_name(f"{out.name}.part"), identity)
+    saved: list[list[float]] = journal.read()
+    if saved:
+        log.info("resuming after %d measured crops", sum(map(len, saved)))
+    journal.restart(saved)
     psnr = np.empty(len(crops), np.float32)
-    psnr[: len(done)] = done
-    starts = range(len(done), len(crops), BATCH)
-    with part.open("ab") as file:
-        for number, start in enumerate(
-            runtime.progress(starts, "classify-crops", len(done) // BATCH)
-        ):
-            indices = np.arange(start, min(start + BATCH, len(crops)))
-            levels = crops.cut(crops.places(indices))
-            psnr[indices] = _measure(method, reduce(levels.float() / 255), levels)
-            file.write(psnr[indices].tobytes())
-            if number % max(1, len(starts) // LINES) == 0:
-                file.flush()
-                log.info("%d of %d crops measured", indices[-1] + 1, len(crops))
+    done = len(saved) * BATCH
+    psnr[:done] = [value for batch in saved for value in batch]
+    starts = range(done, len(crops), BATCH)
+    for number, start in enumerate(runtime.progress(starts, "classify-crops", len(saved))):
+        indices = np.arange(start, min(start + BATCH, len(crops)))
+        levels = crops.cut(crops.places(indices))
+        psnr[indices] = _measure(method, reduce(levels.float() / 255), levels)
+        journal.append(psnr[indices].tolist())
+        if number % max(1, len(starts) // LINES) == 0:
+            log.info("%d of %d crops measured", indices[-1] + 1, len(crops))
     of_crop, cuts = part_evenly(psnr, classes)
     counts = np.bincount(of_crop, minlength=classes).tolist()
     log.info("thresholds at %s dB; %s crops per class", ", ".join(f"{c:.3f}" for c in cuts), counts)
@@ -108,7 +109,7 @@ def classify(
     tensors = {"psnr": torch.from_numpy(psnr), "class": torch.from_numpy(of_crop)}
     files.write_json(files.sidecar(out), facts)
     checkpoint.save(out, tensors, facts)
-    part.unlink()
+    journal.remove()
 
 
 def part_evenly(psnr: np.ndarray, classes: int) -> tuple[np.ndarray, list[float]]:
@@ -153,18 +154,3 @@ def _measure(method: Method, lr: Tensor, hr: Tensor) -> np.ndarray:
     scale = method.config.scale
     sr = runner(method).run(lr, scale, replace(method.points[0], refine=False)).sr
     return metrics.psnr_rgb_each(bicubic.levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()
-
-
-def _resume(part: Path, identity: str) -> np.ndarray:
-    """Return what an interrupted run measured; restart ``part`` if it measured something else."""
-    head = identity.encode()
-    found = part.read_bytes() if part.exists() else b""
-    if not found.startswith(head):
-        part.write_bytes(head)
-        return np.empty(0, np.float32)
-    values = found[len(head) :]
-    whole = len(values) // (4 * BATCH) * (4 * BATCH)
-    part.write_bytes(head + values[:whole])
-    done = np.frombuffer(values[:whole], np.float32)
-    log.info("resuming after %d measured crops", len(done))
-    return done

@@ -83,6 +83,11 @@ class Run:
         """File of the resumable state."""
         return self.out.with_name(f"state-{self.identity}.safetensors")
 
+    @property
+    def states(self) -> tuple[Path, Path]:
+        """Files of the last state and of the one before it, should the last be damaged."""
+        return self.state, self.out.with_name(f"previous-{self.identity}.safetensors")
+
 
 def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
     """Train one stage to its end, resuming an interrupted run with the same identity.
@@ -99,6 +104,7 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
     with ExitStack() as stack:
         if rank == 0:  # waiting here could block the other processes for days
             stack.enter_context(files.locked(run.out, wait=world == 1))
+            _set_aside_damaged(run)
         distributed.barrier()  # rank 0 has cleaned up before the others read the state
         _train(run, validate, rank, stack.enter_context(_Stop()))
 
@@ -114,7 +120,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
             "precision: bf16: this processor has no bfloat16 arithmetic (AVX-512 BF16 or AMX); "
             "float32 would be several times faster"
         )
-    start, elapsed, moments = _resume(run.state, method)
+    start, elapsed, moments = _resume(run)
     loop = Loop(method, run.part, stage, batches, moments)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None
     log.info("%s: steps %d to %d on %s", run.part.name, start, stage.iterations, device)
@@ -144,7 +150,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
             if journal:
                 journal.write(done, stage.iterations, values)
         if saving and rank == 0:
-            _save_state(run.state, method, loop.moments(), done, time.perf_counter() - began)
+            _save_state(run, loop.moments(), done, time.perf_counter() - began)
         if stopping and not last:
             raise UserError(f"{run.out}: stopped at step {done}; run again to resume from there.")
     if journal:
@@ -153,27 +159,59 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         checkpoint.save_weights(run.out, method.eval(), facts)
 
 
-def _save_state(path: Path, method: Method, moments: Moments, step: int, seconds: float) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in method.state_dict().items()}
+def _save_state(run: Run, moments: Moments, step: int, seconds: float) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in run.method.state_dict().items()}
     for index, values in moments.items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
-    checkpoint.save(path, tensors, {"step": step, "seconds": seconds})
+    last, before = run.states
+    if last.exists():  # killed here, the run resumes from the one before
+        last.replace(before)
+    checkpoint.save(last, tensors, {"step": step, "seconds": seconds})
 
 
-def _resume(path: Path, method: Method) -> tuple[int, float, Moments]:
-    """Load the saved weights; return their step, the seconds spent and the optimiser's state."""
-    if not path.exists():
+def _set_aside_damaged(run: Run) -> None:
+    """Rename saved states that cannot be resumed from, and say so."""
+    for path in run.states:
+        if path.exists():
+            try:
+                _read_state(path, run)
+            except UserError as error:
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                log.warning("%s It is set aside as %s.", error, aside.name)
+
+
+def _resume(run: Run) -> tuple[int, float, Moments]:
+    """Load the last state; return its step, the seconds spent and the optimiser's state."""
+    path = next((path for path in run.states if path.exists()), None)
+    if path is None:
         return 0, 0.0, {}
-    tensors, facts = checkpoint.load(path)
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    checkpoint.fill(method, weights, str(path))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = tensor
+    weights, moments, facts = _read_state(path, run)
+    checkpoint.fill(run.method, weights, str(path))
     log.info("resuming from step %d (%s)", facts["step"], path.name)
     return facts["step"], facts["seconds"], moments
+
+
+def _read_state(path: Path, run: Run) -> tuple[dict[str, Tensor], Moments, dict[str, Any]]:
+    """Read a saved state: weights, the optimiser's state, and the step and seconds.
+
+    Raises:
+        UserError: it is damaged, or not one of this run.
+    """
+    tensors, facts = checkpoint.load(path)
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    checkpoint.require_fit(run.method, weights, str(path))
+    moments: dict[int, dict[str, Tensor]] = {}
+    try:
+        for name in tensors.keys() - {f"model.{name}" for name in weights}:
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensors[name]
+        plausible = 0 < facts["step"] <= run.stage.iterations and 0 <= facts["seconds"] < math.inf
+    except (LookupError, ValueError, TypeError):
+        plausible = False
+    if not plausible:
+        raise UserError(f"{path}: not a state of this run.")
+    return weights, moments, facts
 
 
 class _Journal:
@@ -181,8 +219,9 @@ class _Journal:
 
     def __init__(self, folder: Path, identity: str, start: int) -> None:
         self._path = path = folder / f"train-{identity}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        lines = text.splitlines(keepends=True)
+        kept = [line for line in lines if _is_up_to(start, line)]
         files.write_text(path, "".join(kept))
         self._board = SummaryWriter(str(folder / f"events-{identity}"), purge_step=start + 1)
 
@@ -199,6 +238,14 @@ class _Journal:
 
     def close(self) -> None:
         self._board.close()
+
+
+def _is_up_to(step: int, line: str) -> bool:
+    """Return whether a line of the log is whole, and of this step or one before."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 class _Stop:

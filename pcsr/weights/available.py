@@ -4,13 +4,12 @@ Availability is decided before any job runs and without network access: a mirror
 replaces the network entirely. Needs no torch.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from pcsr import files, registry
+from pcsr import content, files, registry
 from pcsr.config.load import Study, load_study, parse
 from pcsr.config.models import (
     ArchiveSource,
@@ -22,7 +21,7 @@ from pcsr.config.models import (
 )
 from pcsr.config.options import Suite
 from pcsr.data.download import fetch, mirror_folder
-from pcsr.errors import UserError
+from pcsr.errors import UserError, one_line
 
 RAW = Path("data/raw")
 FOLDER = "released"  # of published weights, in RAW and in a mirror
@@ -53,6 +52,7 @@ def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
         fetch(
             file.url if mirror is None else None,
             raw / FOLDER / file.path,
+            other_urls=file.other_urls if mirror is None else (),
             sha256=file.sha256,
             mirror=mirror,
             mirror_name=f"{FOLDER}/{file.path}",
@@ -116,8 +116,14 @@ def _require_shipped(study: Study, experiment: str) -> None:
             f"suite {study.suite.suite}: {path} does not exist: no weights of {experiment} are "
             "shipped. Drop it from experiments, or set weights: trained."
         )
-    model = json.loads(description.read_text(encoding="utf-8"))["model"]
-    shipped = _flat(parse(ModelConfig, model, str(description)))
+    content.require_recorded(description)
+    try:
+        model = content.parse_json(description.read_text(encoding="utf-8"))["model"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{description}: damaged, no description of weights ({one_line(error)}); get it again."
+        ) from None
+    shipped = _flat(parse(ModelConfig, model, f"{description}: model"))
     for key, value in _flat(study.experiments[experiment].model).items():
         if shipped.get(key) != value:
             raise UserError(

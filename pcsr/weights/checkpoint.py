@@ -1,13 +1,15 @@
 """Weights and resumable states as self-describing safetensors files.
 
-A file holds tensors and, in its header, a JSON text with the model configuration and the weights'
-provenance. Reading it never executes code. The same JSON is written beside the file for readers.
+A file holds tensors and, in its header, a JSON text with the model configuration, the weights'
+provenance and a checksum over all of it. Reading it never executes code. The same JSON is written
+beside the file for readers.
 """
 
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pcsr import files
-from pcsr.errors import UserError
+from pcsr import content, files
+from pcsr.content import sha256
+from pcsr.errors import UserError, one_line
 
-FORMAT = "pcsr-1"
-HEADER = "pcsr"
+FORMAT = "pcsr-2"
+OLDER = "pcsr-1"  # without a checksum
+HEADER, CHECKSUM = "pcsr", "checksum"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST = 2**31  # bytes of a file; a training state of these networks has under 100 MB
+LARGEST_HEADER = 2**22  # bytes; 100 for each tensor, and the facts
+MOST_TENSORS = 10_000  # the largest training state has 1,000
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and their description to ``path`` atomically."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {HEADER: json.dumps({"format": FORMAT, **facts})}
+    described = {**facts, "format": FORMAT}
+    header = {HEADER: json.dumps({**described, CHECKSUM: _checksum(plain, described)})}
     with files.atomic(path) as temporary:
         try:
             save_file(plain, temporary, metadata=header)
@@ -41,65 +50,107 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
     save(path, model.state_dict(), facts)
 
 
+def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """Return the checksum of tensors on the CPU (names, types, shapes, values) and their facts."""
+    shapes = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
+    total = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
+    for _, tensor in sorted(tensors.items()):
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors (on the CPU) and their description.
+    """Read tensors (on the CPU) and their description, and verify the checksum in the file.
+
+    A file listed in a ``SHA256SUMS`` beside it is held to that, too.
 
     Raises:
-        UserError: the file is missing, truncated, not a safetensors file, or not from this suite.
+        UserError: the file is missing, damaged, not a safetensors file, or not from this suite.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file; train it, or give another path.")
+    size = content.require_file(path, "weights file", "train it, or give another path.")
+    content.require_recorded(path)
+    tensors: dict[str, Tensor] = {}
     try:
+        header = _header(path, size)
+        facts = content.parse_json(header.pop(HEADER, "null"))
+        if header or not isinstance(facts, dict) or facts.get("format") not in (FORMAT, OLDER):
+            raise UserError(
+                f"{path}: not a weights file of this suite (its header has no '{HEADER}' entry of "
+                f"format '{FORMAT}'); convert published weights with `pcsr import-released`."
+            )
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            names = file.keys()
+            if len(names) > MOST_TENSORS:
+                raise ValueError(f"{len(names)} tensors")
+            tensors = {name: file.get_tensor(name) for name in names}
+        expected = facts.pop(CHECKSUM, None)
+        whole = facts["format"] == OLDER or expected == _checksum(tensors, facts)
+    except UserError:
+        raise
+    except Exception as error:  # the file is untrusted: any part of it may be anything
+        what = content.describe(path)
+        if "safetensors" in what:
+            what += f", but it cannot be read ({one_line(error, 80)}), perhaps cut off"
         raise UserError(
-            f"{path}: not a readable safetensors file ({error}); it may be truncated: make or "
-            "copy it again. Published .pth files are converted by `pcsr import-released`."
+            f"{path}: not a readable safetensors file: it is {what}; make or copy it again. "
+            "Published .pth files are converted by `pcsr import-released`."
         ) from None
-    try:
-        facts = json.loads(header[HEADER])
-    except (KeyError, ValueError):
-        facts = {}
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: not a weights file of this suite (its header has no '{HEADER}' entry of "
-            f"format '{FORMAT}'); convert published weights with `pcsr import-released`."
-        )
+    if not whole:
+        raise UserError(f"{path}: damaged: its checksum is another; make or copy it again.")
     return tensors, facts
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load tensors into a model; names and shapes must match exactly.
+def _header(path: Path, size: int) -> dict[str, str]:
+    """Return a file's metadata, after checks that it is no larger than a file of the suite."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+    if length > min(size - 8, LARGEST_HEADER) or size > LARGEST:
+        raise ValueError(f"of {size} bytes with a header of {length}")
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that tensors have the names, shapes and kinds of a model's, and are finite.
 
     Raises:
-        UserError: names the first tensor that is missing, unexpected, or of another shape.
+        UserError: names the first tensor that is missing, unexpected, of another shape, or not of
+            finite numbers.
     """
     own = model.state_dict()
-    problem = None
     if missing := sorted(own.keys() - tensors.keys()):
         problem = f"has no tensor '{missing[0]}'"
     elif extra := sorted(tensors.keys() - own.keys()):
-        problem = f"has a tensor '{extra[0]}' that the model lacks"
+        problem = f"has a tensor '{one_line(extra[0], 80)}' that the model lacks"
     else:
-        for name, tensor in tensors.items():
-            if tensor.shape != own[name].shape:
-                shapes = f"{tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}"
-                problem = f"has '{name}' of shape {shapes}"
-                break
+        problem = next(_misfits(own, tensors), "")
     if problem:
         raise UserError(
             f"{where}: {problem}; these weights are of another architecture. Use weights trained "
             "for this configuration."
         )
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{where}: '{name}' has numbers that are not finite: the training diverged, or the "
+                "file is damaged. Use other weights."
+            )
+
+
+def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}"
+            yield f"has '{name}' of shape {shapes}"
+        elif tensor.dtype not in (FLOATS if own[name].is_floating_point() else (own[name].dtype,)):
+            yield f"has '{name}' of type {tensor.dtype}, the model needs {own[name].dtype}"
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load tensors into a model, if they fit it (see :func:`require_fit`)."""
+    require_fit(model, tensors, where)
     model.load_state_dict(dict(tensors))
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(path: Path) -> str:
@@ -114,36 +165,3 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:12]
-
-
-def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
-    """Read another project's ``torch.save`` file without executing anything in it.
-
-    Args:
-        path: the file.
-        allowed: functions and classes the file may refer to, besides tensors and plain containers.
-
-    Raises:
-        UserError: the file is missing, truncated, not a PyTorch file, or would run code.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a published checkpoint.")
-    try:
-        with torch.serialization.safe_globals(allowed or []):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error)
-        if "Unsupported global" in reason or "weights_only" in reason.lower():
-            named = _between(reason, "GLOBAL ", " was not") or "code"
-            raise UserError(
-                f"{path}: refused, because it is more than weights: it would run {named} when "
-                "read. Get the file from its authors, or re-save it as plain tensors."
-            ) from None
-        raise UserError(
-            f"{path}: not a readable PyTorch file; it may be truncated, or another format: copy or "
-            "download it again."
-        ) from None
-
-
-def _between(text: str, start: str, end: str) -> str:
-    return text.partition(start)[2].partition(end)[0] if start in text else ""

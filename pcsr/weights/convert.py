@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pcsr import files, registry, runtime
+from pcsr import files, runtime
 from pcsr.config.load import RELEASED, find_released, load_experiment, load_released
 from pcsr.config.options import LogFile
 from pcsr.errors import UserError
 from pcsr.weights import available, checkpoint
+from pcsr.weights.load import assemble
 from pcsr.weights.released import Released, read
 
 SafetensorsOut = Annotated[Path, Parameter(help="safetensors file to write")]
@@ -64,8 +65,7 @@ def fetch_released(
 
 
 def _convert(file: Path, release: Released, out: Path, name: str, **extra: Any) -> str:
-    method = registry.build(release.model, str(file))
-    checkpoint.fill(method, release.tensors, str(file))
+    method = assemble(release.model, release.tensors, str(file))
     facts = {
         **extra,
         "model": method.config.model_dump(mode="json"),

@@ -1,11 +1,17 @@
 """Load a method from a weights file of the suite or of a recognised release."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pcsr import registry
 from pcsr.config.load import parse
 from pcsr.config.models import ModelConfig
+from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint, released
 
@@ -22,11 +28,28 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
     """
     if path.suffix in (".pth", ".pt", ".ckpt"):
         release = released.read(path)
-        method = registry.build(release.model, str(path))
-        checkpoint.fill(method, release.tensors, str(path))
-        return method.eval(), {"released": release.recognised, "iterations": release.iterations}
+        method = assemble(release.model, release.tensors, str(path))
+        return method, {"released": release.recognised, "iterations": release.iterations}
     tensors, facts = checkpoint.load(path)
     model = parse(ModelConfig, facts.get("model", {}), f"{path}: model")
-    method = registry.build(model, str(path))
-    checkpoint.fill(method, tensors, str(path))
-    return method.eval(), facts
+    return assemble(model, tensors, str(path)), facts
+
+
+def assemble(model: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Method:
+    """Build a method and load its weights; returns it in eval mode on the CPU.
+
+    What the description asks for is first built without memory, and compared with what is there.
+
+    Raises:
+        UserError: the description is invalid, or the weights do not fit it; begins with ``where``.
+    """
+    try:
+        # A constructor of another package may need values, which tensors without memory lack.
+        with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+            checkpoint.require_fit(registry.build(model, where), tensors, where)
+        method = registry.build(model, where)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if where in message else f"{where}: {message}") from None
+    checkpoint.fill(method, tensors, where)
+    return method.eval()

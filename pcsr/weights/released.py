@@ -6,7 +6,7 @@ single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables 
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pcsr.backbones.carn import MEAN_RGB
-from pcsr.config.models import HeadConfig, ModelConfig
-from pcsr.errors import UserError
-from pcsr.weights import checkpoint
+from pcsr.config.models import WIDEST, HeadConfig, ModelConfig
+from pcsr.errors import UserError, one_line
+from pcsr.weights import pickled
 
 # (pattern, replacement) pairs from a release's parameter names to the suite's.
 RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
@@ -46,7 +46,9 @@ RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
 }
 MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "conv_first.weight"}
 PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
-WIDEST = 1024  # channels, above any of these networks: a file must not exhaust the memory
+PCSR_PLACE = "model -> sd"  # of the weights in a file of the PCSR release
+WRAPPERS = ("params_ema", "params", "state_dict")  # where training frameworks put the weights
+BESIDE_WEIGHTS = (bool, int, float, str, pickled.Ignored)  # what may stand between the tensors
 PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts only its own iterations
 CLASSIFIER = "classifier.imnet.layers."
 CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
@@ -60,60 +62,6 @@ class Released:
     tensors: dict[str, Tensor]
     iterations: int | None  # over all stages; None if unknown
     recognised: str
-
-
-class _Float64:
-    """Stand-in for numpy's float64 in a pickled array."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the state in the file: none of it matters here."""
-
-
-class _Table:
-    """Stand-in for an array in a pickled file; reads nothing but float64 numbers.
-
-    A file must not get to call numpy's own constructors: they can be made to build arrays of
-    pointers from its bytes.
-    """
-
-    values: np.ndarray
-
-    def __setstate__(self, state: Any) -> None:
-        """Read (version, shape, dtype, column-major flag, bytes)."""
-        _, shape, kind, by_columns, raw = state
-        if not isinstance(kind, _Float64) or by_columns:
-            raise ValueError("not a float64 table")
-        self.values = np.frombuffer(raw, "<f8").reshape(shape)
-
-
-def _array_type(name: str, *_: Any) -> _Float64:
-    if name != "f8":
-        raise ValueError(f"a table of type {name}")
-    return _Float64()
-
-
-def _table(*_: Any) -> _Table:
-    return _Table()
-
-
-def _bytes(text: str, _: str) -> bytes:
-    return text.encode("latin1")
-
-
-class _NamedOnly:
-    """Stand-in for what a pickled array refers to but does not use."""
-
-
-# Replacements for everything that a pickled array of numbers refers to.
-ARRAYS: list[Any] = [
-    (_table, "numpy.core.multiarray._reconstruct"),
-    (_table, "numpy._core.multiarray._reconstruct"),
-    (_array_type, "numpy.dtype"),
-    (_NamedOnly, "numpy.ndarray"),
-    (_bytes, "_codecs.encode"),
-    _Float64,
-    _Table,
-]
 
 
 def rename(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -184,7 +132,7 @@ def read(path: Path) -> Released:
     """
     if path.suffix == ".state":
         raise UserError(f"{path}: these are the tables of an ARM release; give its .pth file.")
-    content = checkpoint.read_pickled(path)
+    content = pickled.read(path)
     try:
         return _recognise(path, content)
     except (
@@ -192,43 +140,66 @@ def read(path: Path) -> Released:
         *(ArithmeticError, RuntimeError),
     ) as error:
         # The file is untrusted: any part of it may be of any type.
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: not recognised: its contents are inconsistent ({reason})."
+            f"{path}: not recognised: its contents are inconsistent ({one_line(error)})."
         ) from None
 
 
 def _recognise(path: Path, content: Any) -> Released:
-    if _are_weights(content):
-        _check_numbers(path, content)
-        if "classifier.lastOut.weight" in content:
-            return _classsr(path, content)
-        tables = path.with_suffix(".state")
-        return _arm(path, content, tables) if tables.exists() else _branch(path, content)
-    model = content.get("model") if isinstance(content, dict) else None
-    weights = model.get("sd") if isinstance(model, dict) else None
-    if not isinstance(weights, dict) or not _are_weights(weights):
+    weights, at = _find_weights(content)
+    if not weights:
         raise UserError(
-            f"{path}: not recognised: neither plain weights (ClassSR, ARM) nor weights under "
-            "model -> sd (PCSR). Give a checkpoint of one of these releases."
+            f"{path}: not recognised: neither plain weights (ClassSR, ARM), nor weights under "
+            f"model -> sd (PCSR) or {', '.join(WRAPPERS)}. Give a checkpoint of these networks."
         )
     _check_numbers(path, weights)
-    return _pcsr(path, content, weights)
+    if at == PCSR_PLACE or any(name.startswith("encoder.") for name in weights):
+        return _pcsr(path, content, weights)
+    if "classifier.lastOut.weight" in weights:
+        release = _classsr(path, weights)
+    else:
+        tables = path.with_suffix(".state")
+        release = _arm(path, weights, tables) if tables.exists() else _branch(path, weights)
+    return replace(release, recognised=f"{release.recognised}, of its {at}") if at else release
 
 
-def _are_weights(content: Any) -> bool:
-    if not isinstance(content, dict) or not content:
-        return False
-    return all(isinstance(tensor, Tensor) for tensor in content.values())
+def _find_weights(content: Any) -> tuple[dict[str, Tensor], str]:
+    """Return the weights in a checkpoint, under their bare names, and where they were in it."""
+    if not isinstance(content, dict):
+        return {}, ""
+    model = content.get("model")
+    places = {"": content, PCSR_PLACE: model.get("sd") if isinstance(model, dict) else None}
+    for place, found in (places | {name: content.get(name) for name in WRAPPERS}).items():
+        if weights := _weights(found):
+            return weights, place
+    return {}, ""
+
+
+def _weights(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a state dictionary, or nothing if it is none.
+
+    Numbers beside the tensors, such as the iteration, do not matter. ``DataParallel`` puts
+    ``module.`` before every name.
+    """
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        return {}
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    others = [value for value in content.values() if not isinstance(value, Tensor)]
+    if not all(value is None or isinstance(value, BESIDE_WEIGHTS) for value in others):
+        return {}
+    parallel = all(name.startswith("module.") for name in tensors)
+    return _under("module.", tensors) if parallel else tensors
 
 
 def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not plain finite floats; only BatchNorm's counters are integers."""
+    pickled.require_bounded(path, weights)
     for name, tensor in weights.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         counter = name.endswith("num_batches_tracked")
-        if not plain or not (counter or (tensor.is_floating_point() and tensor.isfinite().all())):
-            raise UserError(f"{path}: '{name}' is not of plain finite numbers; get the file again.")
+        if not (counter or (tensor.is_floating_point() and tensor.isfinite().all())):
+            raise UserError(
+                f"{path}: '{one_line(name)}' is not of plain finite numbers; get the file again."
+            )
 
 
 def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Released:
@@ -253,7 +224,7 @@ def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor])
         )
         tensors = rename_pcsr(backbone, weights)
     else:
-        scale = _scale(content["model"])
+        scale = _scale(content.get("model"))
         config = _original(backbone, width, scale)
         tensors = {f"network.{name}": t for name, t in rename(backbone, weights).items()}
     trained = f"{iterations} iterations" if iterations else "unknown length"
@@ -290,7 +261,7 @@ def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
 def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     """Read a model of the ARM release, with the tables from the file beside its weights."""
     backbone, width = _backbone(path, weights)
-    state = checkpoint.read_pickled(tables, ARRAYS)
+    state = pickled.read(tables, pickled.TABLES)
     iterations = _steps(state.get("iter"))
     table = state["hmap"]
     centres, psnr = (
@@ -323,7 +294,7 @@ def _backbone(path: Path, names: Mapping[str, Tensor]) -> tuple[str, int]:
         for name, tensor in names.items():
             if name.startswith(mark):
                 return backbone, _width(path, name, tensor)
-    first = next(iter(names), "nothing")
+    first = one_line(next(iter(names), "nothing"))
     raise UserError(
         f"{path}: not recognised: its first parameter is '{first}', and no backbone of this suite "
         f"({', '.join(MARKS)}) has it."
@@ -332,7 +303,7 @@ def _backbone(path: Path, names: Mapping[str, Tensor]) -> tuple[str, int]:
 
 def _width(path: Path, name: str, tensor: Tensor) -> int:
     if len(tensor) > WIDEST:
-        raise UserError(f"{path}: not recognised: '{name}' has {len(tensor)} channels.")
+        raise UserError(f"{path}: not recognised: '{one_line(name)}' has {len(tensor)} channels.")
     return len(tensor)
 
 
@@ -341,8 +312,8 @@ def _steps(count: Any) -> int | None:
     return count if type(count) is int and 0 <= count < 10**9 else None
 
 
-def _scale(model: Mapping[str, Any]) -> float:
-    arguments = model.get("args")
+def _scale(model: Any) -> float:
+    arguments = model.get("args") if isinstance(model, dict) else None
     values = arguments if isinstance(arguments, dict) else {}
     return float(values.get("scale") or values.get("upscale") or 4)
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from torch import Tensor
 
-from pcsr import files, runtime
+from pcsr import content, files, runtime
 from pcsr.config.load import Study, load_study
 from pcsr.config.options import Suite
-from pcsr.errors import UserError
+from pcsr.errors import UserError, one_line
 from pcsr.weights import available, checkpoint
 
 log = logging.getLogger("pcsr")
@@ -35,7 +35,8 @@ def ship(
 def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     """Copy the final weights of every experiment of a study into a folder; returns the files.
 
-    Each description also gets the ``licence`` and the validation ``curve`` of every stage: stage
+    All files of the folder are listed in its ``SHA256SUMS``, which loading holds them to. Each
+    description also gets the ``licence`` and the validation ``curve`` of every stage: stage
     -> pairs of step and PSNR-RGB in dB.
 
     Raises:
@@ -47,6 +48,8 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
         files.write_json(files.sidecar(target), facts)
         checkpoint.save(target, tensors, facts)
         log.info("%s: %d iterations", target, facts["iterations"])
+    whole = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
+    files.write_text(folder / content.SUMS, content.sums(whole))
     return list(found)
 
 
@@ -76,7 +79,10 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     logs = sorted(folder.glob("train-*.jsonl"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise UserError(f"{folder}: has no training log; train this stage again.")
-    lines: list[dict[str, Any]] = [json.loads(line) for line in logs[-1].read_text().splitlines()]
+    try:
+        lines = [dict(json.loads(line)) for line in logs[-1].read_text().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{logs[-1]}: damaged ({one_line(error)}); train again.") from None
     return [
         (line["step"], round(line["valid_psnr_rgb"], 3))
         for line in lines

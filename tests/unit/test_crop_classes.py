@@ -15,6 +15,7 @@ from pcsr.data import bicubic
 from pcsr.data.images import to_tensor, to_uint8
 from pcsr.data.store import Crops, Store
 from pcsr.errors import UserError
+from pcsr.journal import Journal
 from pcsr.methods.base import Method
 from pcsr.training import crop_classes
 from pcsr.training.crop_classes import crops_of_class, part_evenly
@@ -135,9 +136,10 @@ def test_progress_after_an_interruption_is_counted_in_batches(
         shown.append((done, len(steps)))
         return steps
 
-    identity = fingerprint(FACTS["weights"], cat.digest, SIZE).encode()
-    measured = load_file(made)["psnr"][:64].numpy().tobytes()
-    out.with_name(f"{out.name}.part").write_bytes(identity + measured)
+    identity = fingerprint(FACTS["weights"], cat.digest, SIZE, 32)
+    measured = load_file(made)["psnr"][:64].tolist()
+    part = out.with_name(f"{out.name}.part")
+    Journal(part, identity).restart([measured[:32], measured[32:]])
     monkeypatch.setattr(crop_classes, "BATCH", 32)
     monkeypatch.setattr(crop_classes.runtime, "progress", progress)
     crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
@@ -148,8 +150,8 @@ def test_measurements_of_other_weights_are_not_resumed(
     method: Method, cat: Store, made: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / made.name
-    values = np.full(70, 12.5, np.float32).tobytes()
-    out.with_name(f"{out.name}.part").write_bytes(b"ba9876543210" + values)
+    part = out.with_name(f"{out.name}.part")
+    Journal(part, "ba9876543210").restart([[12.5] * 64])
     crop_classes.classify(method, cat, PATCH, 3, out, FACTS)
     assert out.read_bytes() == made.read_bytes()
 

@@ -125,10 +125,11 @@ def wide(width: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("conv_first.weight", wide(200_000), "'conv_first.weight' has 200000 channels"),
+        ("conv_first.weight", torch.zeros(2000, 3, 3, 3), "'conv_first.weight' has 2000 channels"),
+        ("conv_first.weight", wide(200_000), "'conv_first.weight' is larger than the file"),
         ("conv_first.bias", torch.full((64,), math.nan), "'conv_first.bias' is not of plain fin"),
-        ("conv_first.bias", torch.zeros(64, device="meta"), "'conv_first.bias' is not of plain"),
-        ("conv_first.bias", torch.zeros(64).to_sparse(), "'conv_first.bias' is not of plain fin"),
+        ("conv_first.bias", torch.zeros(64, device="meta"), "refused, because it is more"),
+        ("conv_first.bias", torch.zeros(64).to_sparse(), "refused, because it is more"),
         ("conv_first.bias", torch.zeros(64, dtype=torch.int8), "'conv_first.bias' is not of pl"),
     ],
 )

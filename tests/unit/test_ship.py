@@ -49,7 +49,7 @@ def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) ->
     (file,) = copy_trained(study, "free", tmp_path / "weights")
     assert file.name == "fsrcnn-pcsr.safetensors"
     tensors, facts = checkpoint.load(file)
-    assert facts == {"format": "pcsr-1", **json.loads(files.sidecar(file).read_text())}
+    assert facts == {"format": "pcsr-2", **json.loads(files.sidecar(file).read_text())}
     assert facts["licence"] == "free" and facts["provenance"]["commit"] == "c" * 40
     assert facts["curve"] == {"stage0": [[2, 20.123], [4, 27]], "stage1": [[2, 20.123], [4, 27]]}
     for name, tensor in checkpoint.load(source)[0].items():

@@ -103,7 +103,12 @@ def test_digest_changes_with_any_image_and_with_the_order(tmp_path: Path) -> Non
     assert "lr_height" not in records[0]
     edit(tmp_path / "a", images=[records[1], records[0], records[2]])
     assert Store.open(tmp_path / "a").digest != a.digest
-    edit(tmp_path / "a", images=[records[0], records[1], records[2] | {"sha256": "0" * 64}])
+    (tmp_path / "a" / "hr.bin").write_bytes(bytes(a.images[-1].end))
+    records = [
+        r | {"sha256": sha256(np.zeros((*size, 3), np.uint8))}
+        for r, size in zip(records, SIZES, strict=True)
+    ]
+    edit(tmp_path / "a", images=records)
     assert Store.open(tmp_path / "a").digest != a.digest
 
 

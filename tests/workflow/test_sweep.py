@@ -15,6 +15,7 @@ from workspace import Workspace
 
 from pcsr import registry
 from pcsr.config.models import HeadConfig, ModelConfig
+from pcsr.journal import Journal
 from pcsr.weights import checkpoint
 
 COLUMNS = [
@@ -174,7 +175,8 @@ def test_sweep_resumes_where_it_was_interrupted(
     identity = _identity(workspace, arguments, tmp_path)
     rows[0][0]["psnr_y"] = 12.5  # tells a kept row from one that is measured again
     part = again.with_name("again.csv.part")
-    part.write_text(f"{identity}\n{json.dumps(rows[0])}\n{json.dumps(rows[1])[:50]}")
+    Journal(part, identity).restart(rows)
+    part.write_bytes(part.read_bytes()[:-50])
     output = workspace.succeed(*arguments, "--out", again)
     assert "resuming after 1 measured images" in output
     first, second = pd.read_csv(out), pd.read_csv(again)
@@ -183,7 +185,7 @@ def test_sweep_resumes_where_it_was_interrupted(
     pd.testing.assert_frame_equal(
         first.drop(columns=["seconds", "psnr_y"]), second.drop(columns=["seconds", "psnr_y"])
     )
-    part.write_text(f"other\n{json.dumps(rows[0])}\n")
+    Journal(part, "other").restart(rows)
     workspace.succeed(*arguments, "--out", again)
     assert pd.read_csv(again).psnr_y[0] == first.psnr_y[0]
 

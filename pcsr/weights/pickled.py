@@ -1,0 +1,213 @@
+"""Read other projects' ``torch.save`` files; nothing in them is executed, and memory is bounded.
+
+A file is looked through before PyTorch reads it: what it refers to, and how large it says to be.
+"""
+
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcsr import content
+from pcsr.errors import UserError, one_line
+
+LARGEST = 2**31  # bytes of a file; checkpoints of these networks have under 100 MB
+STEPS = 500_000  # of unpickling, under a second; these networks take 10,000
+PICKLES = 5  # that a file of PyTorch before 1.6 begins with
+AGAIN = "copy or download it again."
+
+# What weights refer to. PyTorch allows more, some of which takes memory by the size in the file.
+PLAIN = frozenset(
+    (
+        *("collections OrderedDict", "torch Size", "torch device"),
+        *(f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "parameter")),
+        *(
+            f"torch {kind}Storage"
+            for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char")
+        ),
+        *("torch ByteStorage", "torch BoolStorage"),
+    )
+)
+MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+
+
+class Ignored:
+    """Stand-in for what is beside the weights and not needed, such as NumPy's numbers."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the state, too."""
+
+
+def _ignore(*_: Any) -> Ignored:
+    return Ignored()
+
+
+#: Stand-ins for the NumPy numbers and arrays that training scripts save beside the weights.
+BESIDE: tuple[Any, ...] = (
+    *((_ignore, f"{core}.scalar") for core in MULTIARRAY),
+    *((_ignore, f"{core}._reconstruct") for core in MULTIARRAY),
+    (_ignore, "numpy.dtype"),
+    (Ignored, "numpy.ndarray"),
+    (_ignore, "_codecs.encode"),
+    Ignored,
+)
+
+
+class _Float64:
+    """Stand-in for numpy's float64 in a pickled array."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the state in the file: none of it matters here."""
+
+
+class Table:
+    """Stand-in for an array in a pickled file; reads nothing but float64 numbers.
+
+    A file must not get to call numpy's own constructors: they can be made to build arrays of
+    pointers from its bytes.
+    """
+
+    values: np.ndarray
+
+    def __setstate__(self, state: Any) -> None:
+        """Read (version, shape, dtype, column-major flag, bytes)."""
+        _, shape, kind, by_columns, raw = state
+        if not isinstance(kind, _Float64) or by_columns:
+            raise ValueError("not a float64 table")
+        self.values = np.frombuffer(raw, "<f8").reshape(shape)
+
+
+def _array_type(name: str, *_: Any) -> _Float64:
+    if name != "f8":
+        raise ValueError(f"a table of type {name}")
+    return _Float64()
+
+
+def _table(*_: Any) -> Table:
+    return Table()
+
+
+def _bytes(text: str, _: str) -> bytes:
+    return text.encode("latin1")
+
+
+#: Stand-ins for arrays whose numbers are needed, as :class:`Table`.
+TABLES: tuple[Any, ...] = (
+    *((_table, f"{core}._reconstruct") for core in MULTIARRAY),
+    (_array_type, "numpy.dtype"),
+    (Ignored, "numpy.ndarray"),
+    (_bytes, "_codecs.encode"),
+    _Float64,
+    Table,
+)
+
+
+def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
+    """Read a file of ``torch.save`` without executing anything in it.
+
+    Args:
+        path: the file.
+        stand_ins: functions and classes in place of what else the file may refer to, as
+            ``torch.serialization.add_safe_globals`` takes them.
+
+    Raises:
+        UserError: the file is missing, no file of ``torch.save``, damaged, larger inside than
+            outside, or more than weights.
+    """
+    size = content.require_file(path, "weights file", "give the path of a published checkpoint.")
+    if size > LARGEST:
+        raise UserError(f"{path}: has {size / 1e9:.1f} GB, no checkpoint of these networks has.")
+    allowed = PLAIN | {_name(one) for one in stand_ins}
+    try:
+        for name in _referred_to(path, size):
+            if name not in allowed:
+                raise UserError(
+                    f"{path}: refused, because it is more than weights: it would run "
+                    f"{one_line(name.replace(' ', '.'), 60)} when read. Get the file from its "
+                    "authors, or re-save it as plain tensors."
+                )
+        with torch.serialization.safe_globals(list(stand_ins)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # the file is untrusted: any part of it may be anything
+        what = content.describe(path)
+        if "PyTorch" in what:
+            what += f", but it cannot be read ({one_line(error, 80)}), perhaps cut off"
+        fix = "give it the ending .safetensors." if "safetensors" in what else AGAIN
+        raise UserError(f"{path}: not a readable PyTorch file: it is {what}; {fix}") from None
+
+
+def _name(stand_in: Any) -> str:
+    """Return ``module name`` of what a stand-in stands for."""
+    if isinstance(stand_in, tuple):
+        return " ".join(stand_in[1].rsplit(".", 1))
+    return f"{stand_in.__module__} {stand_in.__name__}"
+
+
+def _referred_to(path: Path, size: int) -> Iterator[str]:
+    """Yield ``module name`` of all functions and classes that a file refers to."""
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as packed:
+                for entry in _pickles(packed, size):
+                    with packed.open(entry) as opened:
+                        yield from _names(opened)
+            return
+        file.seek(0)
+        for _ in range(PICKLES):
+            yield from _names(file)
+
+
+def _pickles(packed: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """Return an archive's pickles, after checks that it holds no more bytes than it has."""
+    entries = packed.infolist()
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > size:
+        raise ValueError("compressed, which PyTorch never does: it may fill the memory")
+    if any("/code/" in entry.filename for entry in entries):
+        raise UserError(
+            f"{packed.filename}: is a TorchScript program, which would run; get plain weights."
+        )
+    found = [entry for entry in entries if entry.filename.endswith(".pkl")]
+    if not found:
+        raise ValueError("no data.pkl in it")
+    return found
+
+
+def _names(file: IO[bytes]) -> Iterator[str]:
+    """Yield what a pickle refers to, without unpickling it."""
+    strings = ["", "code"]
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if step > STEPS:
+            raise ValueError("too many steps to unpickle")
+        if isinstance(argument, str):
+            strings = [strings[-1], argument]
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument)
+        elif opcode.name == "STACK_GLOBAL":
+            yield " ".join(strings)
+
+
+def require_bounded(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are larger than what the file holds of them.
+
+    A tensor with a stride of 0 has any number of elements; each takes memory once it is used.
+
+    Raises:
+        UserError: names the first such tensor.
+    """
+    left = path.stat().st_size
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        needed = tensor.numel() * tensor.element_size() if plain else 0
+        left -= needed
+        if not plain or needed > tensor.untyped_storage().nbytes() or left < 0:
+            raise UserError(
+                f"{path}: '{one_line(name)}' is larger than the file; get it from its authors."
+            )
