@@ -1,9 +1,13 @@
 """Devices, seeds, threads, memory, logging and progress bars."""
 
 import ctypes
+import fcntl
 import logging
 import os
+import stat
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +21,14 @@ from rich.logging import RichHandler
 from rich.progress import track
 from torch import nn
 
-from pcsr import gpus
 from pcsr.errors import UserError
 
 T = TypeVar("T")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+log = logging.getLogger("pcsr")
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+GPU_WAIT = 5.0  # seconds between attempts to claim a GPU
 
 
 def pick_device(name: str) -> torch.device:
@@ -74,7 +80,85 @@ def claim_gpus(device: torch.device, count: int = 1) -> list[int]:
     """
     usable = range(torch.cuda.device_count()) if device.index is None else [device.index]
     names = [str(torch.cuda.get_device_properties(number).uuid) for number in usable]
-    return [usable[place] for place in gpus.claim(names, count)]
+    return [usable[place] for place in claim(names, count)]
+
+
+def claim(names: Sequence[str], count: int = 1) -> list[int]:
+    """Claim ``count`` of these GPUs for the life of this process; waits until that many are free.
+
+    Each GPU has a lock file, which stays open and locked. The system releases the lock when the
+    process ends, however it ends; it survives ``exec``. A process may claim a GPU again that it
+    already has. A waiting process holds no GPU, so that two processes that need several GPUs cannot
+    deadlock.
+
+    Args:
+        names: identifiers of the GPUs, unique on this machine and independent of which GPUs a
+            process can see.
+        count: number of GPUs to claim, at most ``len(names)``.
+
+    Returns:
+        The positions of the claimed GPUs in ``names``.
+
+    Raises:
+        UserError: the folder of the lock files is not this user's own.
+    """
+    folder = _lock_folder()
+    warned = False
+    while True:
+        taken: dict[int, int] = {}
+        for number, name in enumerate(names):
+            file = _lock(folder / f"gpu-{name}.lock")
+            if file is not None:
+                taken[number] = file
+            if len(taken) == count:
+                return list(taken)
+        for file in taken.values():
+            os.close(file)
+        if not warned:
+            warned = True
+            log.warning(
+                "waiting for %d of %d GPUs, which other runs of the suite have (--device cpu does "
+                "not wait)",
+                count,
+                len(names),
+            )
+        time.sleep(GPU_WAIT)
+
+
+def _lock_folder() -> Path:
+    """Return this user's folder of lock files, beside those of other users."""
+    folder = Path(tempfile.gettempdir()) / f"pcsr-{os.geteuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    private = found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    if not stat.S_ISDIR(found.st_mode) or not private:
+        raise UserError(
+            f"{folder}: must be a folder that is yours and that others cannot use; remove it, or "
+            "set TMPDIR to another folder."
+        )
+    return folder
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file; on a file system without locks, every attempt succeeds.
+
+    Not by ``filelock``: its lock ends with ``exec``, by which ``torchrun`` is started, and a second
+    one on the same file blocks the process itself.
+
+    Returns:
+        The open file descriptor that holds the lock; None if another process has it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(file)
+        return None
+    except OSError:
+        log.warning("%s: no locks on this file system; GPUs may be shared by accident", path)
+    os.set_inheritable(file, True)
+    return file
 
 
 def move(model: ModuleT, device: torch.device) -> ModuleT:
