@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pcsr.errors import UserError
-from pcsr.files import locked
+from pcsr.files import locked, rename
 
 CHUNK = 2**16  # bytes; an interruption loses at most this much
 ATTEMPTS = 4  # consecutive ones without a new byte
@@ -109,9 +109,7 @@ def fetch(
         if found is not None:
             part.unlink()
             raise UserError(f"{origin}: {found}; {fix}")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(destination)
+        rename(part, destination)
     return destination
 
 
