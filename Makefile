@@ -20,11 +20,17 @@ ROUNDS ?= 3
 LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
 IMAGES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
-# No lock: training holds its own, and one left behind by a killed run must not stop the next.
-SNAKEMAKE := $(BIN)/snakemake --configfile configs/suites/$(SUITE).yaml --nolock
+SNAKEMAKE := $(BIN)/snakemake --configfile configs/suites/$(SUITE).yaml
 
 # The rules of the workflow call `pcsr` by its bare name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Snakemake and matplotlib write caches at home, where that is possible.
+CACHE := $${XDG_CACHE_HOME:-$$HOME/.cache}
+ifneq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo yes),yes)
+  export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+  export MPLCONFIGDIR := $(CURDIR)/.snakemake/cache/matplotlib
+endif
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
