@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 from rich.progress import track
 from torch import nn
 
+from pcsr.config.options import CORES
 from pcsr.errors import UserError
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 log = logging.getLogger("pcsr")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+MOST_THREADS = 1024  # many times as many cannot be started, and end the process
 GPU_WAIT = 5.0  # seconds between attempts to claim a GPU
 
 
@@ -43,10 +46,19 @@ def pick_device(name: str) -> torch.device:
     """
     device = device_named(name)
     if device.type == "cuda":
-        rank = os.environ.get("LOCAL_RANK")  # set by torchrun, which has the GPUs
-        device = torch.device("cuda", claim_gpus(device)[0] if rank is None else int(rank))
+        # The launcher of several processes has claimed their GPUs.
+        index = int(os.environ["LOCAL_RANK"]) if launched() else claim_gpus(device)[0]
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
+
+
+def launched() -> bool:
+    """Tell whether ``torchrun``, or what sets the same variables, started this process.
+
+    Some of the variables alone, left over in a shell, mean nothing.
+    """
+    return all(name in os.environ for name in LAUNCHER)
 
 
 def device_named(name: str) -> torch.device:
@@ -242,7 +254,17 @@ def set_up(seed: int, threads: int) -> None:
     On a CPU, the same seed and number of threads then give identical bits. On a GPU, kernels
     without a reproducible version are still used, with a warning from torch. Freed memory stays
     with the process (``keep_memory``).
+
+    Raises:
+        UserError: so many threads cannot be started.
     """
+    if threads > MOST_THREADS:
+        raise UserError(
+            f"{threads} CPU threads: at most {MOST_THREADS} are supported, and this process may use "
+            f"{CORES} cores; give a lower --threads, or `threads` in the suite."
+        )
+    if threads > CORES:
+        log.warning("%d threads on %d cores: slower than %d", threads, CORES, CORES)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)

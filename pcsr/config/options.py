@@ -1,13 +1,26 @@
 """Command-line options shared by several commands: types, validation and help."""
 
 import os
+from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-CORES = os.cpu_count() or 1
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use: by its affinity and its container's quota."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or "max" for no quota
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, ceil(int(quota) / int(period)))
+    return cores
+
+
+CORES = _usable_cores()
 
 #: A switch without a --no- form.
 Flag = Parameter(negative=())

@@ -116,7 +116,8 @@ def test_processes_of_one_model_have_a_gpu_each(
     assert "torch.distributed.run" in program and "2" in program
     assert runtime.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5,GPU-7"
     # There they know each other, and what was taken for them.
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name in runtime.LAUNCHER:
+        monkeypatch.setenv(name, "1")
     distributed.share_among(2, "auto")
     assert len(started) == 1
     assert runtime.pick_device("auto") == torch.device("cuda:1")
