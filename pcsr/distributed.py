@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pcsr.errors import UserError
 from pcsr.runtime import LAUNCHER, claim_gpus, device_named, launched
@@ -47,8 +49,23 @@ def share_among(count: int, device_name: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     # Saving takes a while; by default torchrun would kill its processes before they are done.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
-    run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    run = ("-m", "pcsr.distributed", "--standalone", "--nproc-per-node", str(count))
     os.execv(sys.executable, [sys.executable, *run, "-m", "pcsr", *sys.argv[1:]])
+
+
+def torchrun() -> None:
+    """Be ``torchrun``, without its traceback: what went wrong is said by the processes it started.
+
+    Ends with their exit status, or as one that was interrupted.
+    """
+    from torch.distributed.run import main  # noqa: PLC0415 - only the launcher needs it
+
+    try:
+        main()
+    except SignalException as stop:
+        sys.exit(128 + stop.sigval)
+    except ChildFailedError as error:
+        sys.exit(error.get_first_failure()[1].exitcode)
 
 
 def _world_size() -> int:
@@ -161,3 +178,7 @@ def across_processes(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
     )
+
+
+if __name__ == "__main__":
+    torchrun()

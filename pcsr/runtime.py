@@ -260,8 +260,8 @@ def set_up(seed: int, threads: int) -> None:
     """
     if threads > MOST_THREADS:
         raise UserError(
-            f"{threads} CPU threads: at most {MOST_THREADS} are supported, and this process may use "
-            f"{CORES} cores; give a lower --threads, or `threads` in the suite."
+            f"{threads} CPU threads: at most {MOST_THREADS} are supported, and {CORES} cores may be "
+            "used; give a lower --threads, or `threads` in the suite."
         )
     if threads > CORES:
         log.warning("%d threads on %d cores: slower than %d", threads, CORES, CORES)

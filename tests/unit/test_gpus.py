@@ -113,7 +113,7 @@ def test_processes_of_one_model_have_a_gpu_each(
     with another(tmp_path, f"{tmp_path.name}-1"):
         distributed.share_among(2, "auto")
     (program,) = started
-    assert "torch.distributed.run" in program and "2" in program
+    assert "pcsr.distributed" in program and "2" in program
     assert runtime.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5,GPU-7"
     # There they know each other, and what was taken for them.
     for name in runtime.LAUNCHER:
