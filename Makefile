@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce released weights bench test check format constraints
+.PHONY: help setup reproduce released weights bench test check format constraints lock
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -95,7 +95,7 @@ format: setup ## format the code and fix what ruff can
 
 # A resolution from nothing, for all platforms: freezing .venv would write this machine's paths,
 # platform and local versions such as `+cpu`. uv only resolves; pip installs.
-constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions that fit
+constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions that fit (then make lock)
 	$(BIN)/pip install --quiet uv
 	{ echo '# What `pip install -c constraints.txt -e ".[dev]"` takes of each package: the versions that the'; \
 	  echo '# results were made with. Constraints install nothing by themselves: a CPU build of torch leaves the'; \
@@ -107,6 +107,20 @@ constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions
 	    --no-annotate --no-emit-index-url --extra dev pyproject.toml -; \
 	} > .constraints.tmp || { rm -f .constraints.tmp; exit 1; }
 	mv .constraints.tmp constraints.txt
+
+# Without torch and what only its CUDA builds need: which build is right depends on the machine.
+lock: $(BIN)/pip ## write requirements.lock again: the versions of constraints.txt with their hashes
+	$(BIN)/pip install --quiet uv
+	{ echo '# The versions of constraints.txt with the hashes of their files, for installing nothing else:'; \
+	  echo '#   pip install torch==$(TORCH)   # a build that suits the machine; it is not in this list'; \
+	  echo '#   pip install --require-hashes -r requirements.lock && pip install --no-deps -e .'; \
+	  echo '# Made by `make lock`.'; \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --constraint constraints.txt --extra dev \
+	    $$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' constraints.txt) \
+	    pyproject.toml; \
+	} > .constraints.tmp || { rm -f .constraints.tmp; exit 1; }
+	mv .constraints.tmp requirements.lock
 
 # pip is the last thing that venv writes: a half-made .venv is made again.
 $(BIN)/pip:
