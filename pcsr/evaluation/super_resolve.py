@@ -11,6 +11,7 @@ from torch import Tensor
 from pcsr import runtime
 from pcsr.data.bicubic import levels
 from pcsr.engine.runners import Runner
+from pcsr.errors import MemoryLimitError, UserError
 from pcsr.geometry import hr_size
 from pcsr.routing import OperatingPoint
 
@@ -72,17 +73,26 @@ def super_resolve(
         limit = LIMIT_SHARE * (max_memory - runtime.used_memory(lr.device) - own)
     units = torch.zeros(runner.method.branches, dtype=torch.long)
     count = 0
-    for piece in runner.pieces(lr, scale, point, limit):
-        height, width = piece.sr.shape[-2:]
-        here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
-        values = levels(piece.sr[0]) if sr.dtype == np.uint8 else piece.sr[0].clamp(0, 1)
-        sr[here] = values.permute(1, 2, 0).cpu().numpy()
-        units += torch.bincount(piece.labels.flatten(), minlength=len(units)).cpu()
-        if routing is not None:
-            per_pixel = runner.method.unit == "pixel"
-            labels = piece.labels if per_pixel else _of_pixels(runner, piece.labels, lr_size, scale)
-            routing[here] = labels[0].cpu().numpy()
-        count += 1
+    try:
+        for piece in runner.pieces(lr, scale, point, limit):
+            height, width = piece.sr.shape[-2:]
+            here = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
+            values = levels(piece.sr[0]) if sr.dtype == np.uint8 else piece.sr[0].clamp(0, 1)
+            sr[here] = values.permute(1, 2, 0).cpu().numpy()
+            units += torch.bincount(piece.labels.flatten(), minlength=len(units)).cpu()
+            if routing is not None:
+                per_pixel = runner.method.unit == "pixel"
+                labels = (
+                    piece.labels if per_pixel else _of_pixels(runner, piece.labels, lr_size, scale)
+                )
+                routing[here] = labels[0].cpu().numpy()
+            count += 1
+    except MemoryLimitError as error:
+        if max_memory is None:
+            raise
+        # Twice, because a part of a higher limit goes to features that are kept, and to the tail.
+        enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
+        raise UserError(f"{error} --max-memory {runtime.size_text(enough)} would do.") from None
     if count > 1:
         log.info("computed in %d pieces", count)
     return SuperResolved(sr, routing, units.tolist())
