@@ -57,7 +57,9 @@ onstart:
     try:
         running.enter_context(
             files.locked(
-                Path(".snakemake/workflow"), wait=False, work="running the workflow in this folder"
+                Path(".snakemake/workflow"),
+                wait=False,
+                work="running the workflow in this folder",
             )
         )
     except UserError as error:
