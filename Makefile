@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce released weights bench test check format constraints
+.PHONY: help setup reproduce released weights bench test check format constraints lock
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -20,14 +20,20 @@ ROUNDS ?= 3
 LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
 IMAGES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
-# No lock: training holds its own, and one left behind by a killed run must not stop the next.
-SNAKEMAKE := $(BIN)/snakemake --configfile 'configs/suites/$(SUITE).yaml' --nolock
+SNAKEMAKE := $(BIN)/snakemake --configfile 'configs/suites/$(SUITE).yaml'
 ifneq ($(words $(SUITE)),1)
 $(error SUITE='$(SUITE)': give one name of configs/suites, without blanks)
 endif
 
 # The rules of the workflow call `pcsr` by its bare name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Snakemake and matplotlib write caches at home, where that is possible.
+CACHE := $${XDG_CACHE_HOME:-$$HOME/.cache}
+ifneq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo yes),yes)
+  export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+  export MPLCONFIGDIR := $(CURDIR)/.snakemake/cache/matplotlib
+endif
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -94,7 +100,7 @@ format: setup ## format the code and fix what ruff can
 
 # A resolution from nothing, for all platforms: freezing .venv would write this machine's paths,
 # platform and local versions such as `+cpu`. uv only resolves; pip installs.
-constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions that fit
+constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions that fit (then make lock)
 	$(BIN)/pip install --quiet uv
 	{ echo '# What `pip install -c constraints.txt -e ".[dev]"` takes of each package: the versions that the'; \
 	  echo '# results were made with. Constraints install nothing by themselves: a CPU build of torch leaves the'; \
@@ -106,6 +112,20 @@ constraints: $(BIN)/pip ## resolve constraints.txt again, to the newest versions
 	    --no-annotate --no-emit-index-url --extra dev pyproject.toml -; \
 	} > .constraints.tmp || { rm -f .constraints.tmp; exit 1; }
 	mv .constraints.tmp constraints.txt
+
+# Without torch and what only its CUDA builds need: which build is right depends on the machine.
+lock: $(BIN)/pip ## write requirements.lock again: the versions of constraints.txt with their hashes
+	$(BIN)/pip install --quiet uv
+	{ echo '# The versions of constraints.txt with the hashes of their files, for installing nothing else:'; \
+	  echo '#   pip install torch==$(TORCH)   # a build that suits the machine; it is not in this list'; \
+	  echo '#   pip install --require-hashes -r requirements.lock && pip install --no-deps -e .'; \
+	  echo '# Made by `make lock`.'; \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --constraint constraints.txt --extra dev \
+	    $$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' constraints.txt) \
+	    pyproject.toml; \
+	} > .constraints.tmp || { rm -f .constraints.tmp; exit 1; }
+	mv .constraints.tmp requirements.lock
 
 # pip is the last thing that venv writes: a half-made .venv is made again.
 $(BIN)/pip:

@@ -68,6 +68,7 @@ def app(overview: bool) -> App:
         # Several values after one option (--knob 0 1 2), and no --empty-knob.
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # it would end without a word
     )
     for position, (title, commands) in enumerate(COMMANDS.items()):
         group = Group(title, sort_key=position)
@@ -95,8 +96,21 @@ def _failed_thread(arguments: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(arguments)
 
 
+def _hint() -> str:
+    """Say where the project is, if the command was started in one of its folders."""
+    mark = Path("configs/datasets.yaml")
+    above = [folder for folder in Path.cwd().parents if (folder / mark).is_file()]
+    if mark.is_file() or not above:
+        return ""
+    return f" Paths are relative to this folder; the project is in {above[0]}."
+
+
 def main() -> None:
-    """Run a command; a mistake that the user can fix becomes one line and exit status 2."""
+    """Run a command.
+
+    A mistake that the user can fix becomes one line and exit status 2, a full disk and its like
+    status 1, an interruption status 130.
+    """
     threading.excepthook = _failed_thread
     arguments = sys.argv[1:]
     try:
@@ -108,14 +122,18 @@ def main() -> None:
             lines = [returned] if isinstance(returned, str) else returned
             print("\n".join(map(escape.printable, lines)))
     except (UserError, CycloptsError) as error:
-        _fail(str(error), 2)
+        _fail(f"{error}{_hint()}", 2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(
             f"{where}{error.strerror or error}; check the disk's free space and the permissions "
-            "there, then run again.",
+            f"there, then run again.{_hint()}",
             1,
         )
+    except KeyboardInterrupt as stop:
+        what = f"interrupted: {stop}" if stop.args else "interrupted"
+        print(f"{escape.printable(what)}; run the same command to resume", file=sys.stderr)
+        sys.exit(130)
 
 
 def _fail(message: str, status: int) -> NoReturn:

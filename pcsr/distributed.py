@@ -2,7 +2,10 @@
 
 import gc
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +13,13 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pcsr.errors import UserError
-from pcsr.runtime import claim_gpus, device_named
+from pcsr.runtime import LAUNCHER, claim_gpus, device_named, launched
+
+GRACE = 60  # seconds that a process has for saving after its launcher was killed
 
 
 def share_among(count: int, device_name: str) -> None:
@@ -22,9 +29,11 @@ def share_among(count: int, device_name: str) -> None:
     processes are claimed here, so that no process waits for a GPU while the others wait for it.
 
     Raises:
-        UserError: there are fewer GPUs than processes.
+        UserError: there are fewer GPUs than processes, or the environment asks for several
+            processes that no launcher started.
     """
-    if count < 2 or "LOCAL_RANK" in os.environ:
+    if count < 2 or launched():
+        _world_size()
         return
     device = device_named(device_name)
     if device.type == "cuda":
@@ -40,21 +49,60 @@ def share_among(count: int, device_name: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     # Saving takes a while; by default torchrun would kill its processes before they are done.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
-    run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    run = ("-m", "pcsr.distributed", "--standalone", "--nproc-per-node", str(count))
     os.execv(sys.executable, [sys.executable, *run, "-m", "pcsr", *sys.argv[1:]])
+
+
+def torchrun() -> None:
+    """Be ``torchrun``, without its traceback: what went wrong is said by the processes it started.
+
+    Ends with their exit status, or as one that was interrupted.
+    """
+    from torch.distributed.run import main  # noqa: PLC0415 - only the launcher needs it
+
+    try:
+        main()
+    except SignalException as stop:
+        sys.exit(128 + stop.sigval)
+    except ChildFailedError as error:
+        sys.exit(error.get_first_failure()[1].exitcode)
+
+
+def _world_size() -> int:
+    """Return the number of processes that train together."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if text == "1":
+        return 1
+    rank = os.environ.get("RANK", "")
+    numbers = text.isdecimal() and rank.isdecimal() and int(rank) < int(text)
+    if not (launched() and numbers):
+        raise UserError(
+            f"WORLD_SIZE={text} is set, but not by torchrun, which sets {', '.join(LAUNCHER[1:])} "
+            "to match; unset it (--processes N trains with N processes)."
+        )
+    return int(text)
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     """Join the group of processes that ``torchrun`` started; yield rank and world size.
 
-    A single process gets (0, 1) and no group.
+    A single process gets (0, 1) and no group. A process of a group saves and stops when its
+    launcher is killed.
+
+    Raises:
+        UserError: the environment asks for a group that cannot be joined.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _world_size()
     if world == 1:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        settings = " ".join(f"{name}={os.environ[name]}" for name in LAUNCHER)
+        raise UserError(f"{settings}: no group of processes to join ({error}).") from None
+    _end_with(os.getppid())
     try:
         yield dist.get_rank(), world
     except BaseException as error:
@@ -65,6 +113,19 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         # would wait for a thread of the group, and that thread for Python's lock.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _end_with(launcher: int) -> None:
+    """Stop this process when its launcher has ended: else it would train on and keep its locks."""
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # training then saves and stops
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)  # it waits for a process that is no longer there
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def place() -> tuple[int, int]:
@@ -117,3 +178,7 @@ def across_processes(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
     )
+
+
+if __name__ == "__main__":
+    torchrun()

@@ -22,6 +22,21 @@ def one_line(reason: object, longest: int = 160) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+class MemoryLimitError(UserError):
+    """Even the smallest tiles of an image exceed a limit of memory.
+
+    Attributes:
+        needed: bytes that would do, in addition to what is already in use.
+    """
+
+    def __init__(self, needed: float, left: float) -> None:
+        super().__init__(
+            f"the smallest tiles of the image need {needed / 2**20:.0f} MiB in addition to what is "
+            f"already in use, and {max(left, 0) / 2**20:.0f} MiB are left; give more memory."
+        )
+        self.needed = needed
+
+
 def did_you_mean(name: str, available: Iterable[str]) -> str:
     """Return ``Did you mean 'x'? `` (or nothing) followed by the available names."""
     names = sorted(available)

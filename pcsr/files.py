@@ -1,6 +1,8 @@
 """Paths of the suite's outputs, atomic writers, locks and provenance. Needs no torch or GPU."""
 
+import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -15,12 +17,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pcsr.errors import UserError
 
 log = logging.getLogger("pcsr")
 
 TEMPORARY = ".pcsr-"  # how the names of temporary files begin
+ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = ("torch", "numpy", "scikit-image", "pandas", "snakemake")
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
+HOLDER = "pcsr, process "  # a lock file that begins otherwise is not written to
+# Nothing that a repository's own configuration names is executed, and nothing is written. The
+# folder's owner is trusted, because this package is executed from that folder.
+GIT = (
+    *("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
+    *("-c", f"safe.directory={ROOT}"),
+)
+GIT_SECONDS = 60  # then the commit is unknown
 
 
 def prepared(dataset: str) -> str:
@@ -67,12 +81,10 @@ def atomic(path: Path) -> Iterator[Path]:
     handle, temporary = _temporary(path)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        rename(temporary, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
@@ -95,31 +107,74 @@ def _temporary(path: Path) -> tuple[int, Path]:
         os.close(handle)
 
 
+def rename(source: Path, target: Path) -> None:
+    """Rename a file within its folder, so that a power cut leaves the old or the whole new one."""
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: bool = True, work: str = "making it") -> Iterator[None]:
     """Hold an exclusive lock on making ``path``; it is released even if this process is killed.
 
-    The lock is on ``<path>.lock``. Temporary files that killed writers left beside ``path`` are
-    removed. On a file system without locks this only warns.
+    The lock is on ``<path>.lock``, which says who holds it. Temporary files that killed writers
+    left beside ``path`` are removed. On a file system without locks this only warns.
+
+    Args:
+        path: what is made; it need not exist.
+        wait: whether to wait for another process that holds the lock.
+        work: what the holder of the lock does, for the message to those that find it taken.
 
     Raises:
         UserError: another process holds the lock and ``wait`` is False.
+        OSError: the lock file cannot be opened, for example because it is a link.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise UserError(
-                    f"{path}: another process is making it; wait until it is done."
-                ) from None
-            log.warning("%s: another process is making it; waiting", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            log.warning("%s: no locks on this file system; start one process at a time", path)
+    file = path.with_name(f"{path.name}.lock")
+    # No soft lock where the system has none: it would outlive a killed process.
+    lock = FileLock(file, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        busy = f"{path}: {_holder(file)} is {work}"
+        if not wait:
+            raise UserError(f"{busy}; wait until it is done.") from None
+        log.warning("%s; waiting", busy)
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s: no locks on this file system; start one process at a time", path)
+    try:
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        _sign(file, f"{HOLDER}{os.getpid()} on {platform.node()}: {command:.200}")
         remove_leftovers(path.parent)
         yield
+    finally:
+        _sign(file, "")
+        lock.release()
+
+
+def _sign(lock: Path, text: str) -> None:
+    """Write into a lock file, unless it is a file of the user's that happens to have its name."""
+    with suppress(OSError, UnicodeError):  # a full disk, say: it only informs
+        if not lock.stat().st_size or lock.read_text(encoding="utf-8").startswith(HOLDER):
+            lock.write_text(text, encoding="utf-8")
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds a lock, as far as its file tells."""
+    text = ""
+    with suppress(OSError, UnicodeError):
+        text = lock.read_text(encoding="utf-8")
+    return f"another process ({text})" if text.startswith(HOLDER) else "another process"
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -202,10 +257,10 @@ def require_suffix(path: Path, suffix: str, option: str) -> None:
 
 def provenance(**facts: Any) -> dict[str, Any]:
     """Return what is needed to reproduce a result: commit, versions, machine, and ``facts``."""
+    commit, modified = checkout(ROOT)
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        # Reports are results, so regenerating them must not mark the code as modified.
-        "modified": bool(_git("status", "--porcelain", "--", ".", ":!reports")),
+        "commit": commit,
+        "modified": modified,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -222,12 +277,59 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
-    """Return git's output for this package's own checkout; None outside one."""
-    here = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(here), *arguments]
+def checkout(root: Path) -> tuple[str | None, bool]:
+    """Return the commit of the suite's own checkout, and whether its files differ from it.
+
+    Returns:
+        (None, False) unless ``root`` is the top of a repository whose commit holds this package: an
+        archive unpacked, or a package installed, inside another repository has no commit there.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top.rstrip("\n")).resolve() != root:
+        return None, False
+    listed = _git(root, "ls-tree", "-r", "-z", "--full-tree", "HEAD") or ""
+    entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
+    blobs = {path: head.split() for head, _, path in entries}
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None or "pcsr/__init__.py" not in blobs:
+        return None, False
+    # Reports are results, so regenerating them must not mark the code as modified. `git status`
+    # would run the filters that a repository's configuration names.
+    here = ("--", ".", ":!reports")
+    added = _git(root, "ls-files", "--others", "--exclude-standard", "-z", *here)
+    changed = any(
+        _differs(root / path, mode, digest)
+        for path, (mode, kind, digest) in blobs.items()
+        if kind == "blob" and not path.startswith("reports/")
+    )
+    return commit.strip(), changed or bool(added)
+
+
+def _differs(path: Path, mode: str, digest: str) -> bool:
+    """Tell whether a file differs from the object that git has of it."""
+    link = mode == "120000"
+    if link != path.is_symlink() or not (link or path.is_file()):
+        return True
+    content = os.fsencode(path.readlink()) if link else path.read_bytes()
+    kind = "sha1" if len(digest) == 40 else "sha256"
+    return hashlib.new(kind, b"blob %d\0" % len(content) + content).hexdigest() != digest
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return git's output in a folder; None where it fails, is slow or is not installed."""
+    # GIT_DIR and its like name another repository; an absent object is not worth a download.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
+        done = subprocess.run(
+            [*GIT, "-C", str(root), *arguments],
+            env={**own, "GIT_NO_LAZY_FETCH": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding=sys.getfilesystemencoding(),
+            errors=sys.getfilesystemencodeerrors(),
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

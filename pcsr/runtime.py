@@ -1,11 +1,16 @@
 """Devices, seeds, threads, memory, logging and progress bars."""
 
 import ctypes
+import fcntl
 import logging
 import os
+import stat
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,12 +22,20 @@ from rich.logging import RichHandler
 from rich.progress import track
 from torch import nn
 
-from pcsr import escape, gpus
+from pcsr import escape
+from pcsr.config.options import CORES
 from pcsr.errors import UserError
 
 T = TypeVar("T")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+log = logging.getLogger("pcsr")
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+MOST_THREADS = 1024  # many times as many cannot be started, and end the process
+# Share of a memory limit that stays unused: an image of 8192 x 8192 took up to 2.5 % above 1 GiB.
+MEMORY_MARGIN = 0.06
+GPU_WAIT = 5.0  # seconds between attempts to claim a GPU
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,10 +50,19 @@ def pick_device(name: str) -> torch.device:
     """
     device = device_named(name)
     if device.type == "cuda":
-        rank = os.environ.get("LOCAL_RANK")  # set by torchrun, which has the GPUs
-        device = torch.device("cuda", claim_gpus(device)[0] if rank is None else int(rank))
+        # The launcher of several processes has claimed their GPUs.
+        index = int(os.environ["LOCAL_RANK"]) if launched() else claim_gpus(device)[0]
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
+
+
+def launched() -> bool:
+    """Tell whether ``torchrun``, or what sets the same variables, started this process.
+
+    Some of the variables alone, left over in a shell, mean nothing.
+    """
+    return all(name in os.environ for name in LAUNCHER)
 
 
 def device_named(name: str) -> torch.device:
@@ -74,7 +96,85 @@ def claim_gpus(device: torch.device, count: int = 1) -> list[int]:
     """
     usable = range(torch.cuda.device_count()) if device.index is None else [device.index]
     names = [str(torch.cuda.get_device_properties(number).uuid) for number in usable]
-    return [usable[place] for place in gpus.claim(names, count)]
+    return [usable[place] for place in claim(names, count)]
+
+
+def claim(names: Sequence[str], count: int = 1) -> list[int]:
+    """Claim ``count`` of these GPUs for the life of this process; waits until that many are free.
+
+    Each GPU has a lock file, which stays open and locked. The system releases the lock when the
+    process ends, however it ends; it survives ``exec``. A process may claim a GPU again that it
+    already has. A waiting process holds no GPU, so that two processes that need several GPUs cannot
+    deadlock.
+
+    Args:
+        names: identifiers of the GPUs, unique on this machine and independent of which GPUs a
+            process can see.
+        count: number of GPUs to claim, at most ``len(names)``.
+
+    Returns:
+        The positions of the claimed GPUs in ``names``.
+
+    Raises:
+        UserError: the folder of the lock files is not this user's own.
+    """
+    folder = _lock_folder()
+    warned = False
+    while True:
+        taken: dict[int, int] = {}
+        for number, name in enumerate(names):
+            file = _lock(folder / f"gpu-{name}.lock")
+            if file is not None:
+                taken[number] = file
+            if len(taken) == count:
+                return list(taken)
+        for file in taken.values():
+            os.close(file)
+        if not warned:
+            warned = True
+            log.warning(
+                "waiting for %d of %d GPUs, which other runs of the suite have (--device cpu does "
+                "not wait)",
+                count,
+                len(names),
+            )
+        time.sleep(GPU_WAIT)
+
+
+def _lock_folder() -> Path:
+    """Return this user's folder of lock files, beside those of other users."""
+    folder = Path(tempfile.gettempdir()) / f"pcsr-{os.geteuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    private = found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    if not stat.S_ISDIR(found.st_mode) or not private:
+        raise UserError(
+            f"{folder}: must be a folder that is yours and that others cannot use; remove it, or "
+            "set TMPDIR to another folder."
+        )
+    return folder
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file; on a file system without locks, every attempt succeeds.
+
+    Not by ``filelock``: its lock ends with ``exec``, by which ``torchrun`` is started, and a second
+    one on the same file blocks the process itself.
+
+    Returns:
+        The open file descriptor that holds the lock; None if another process has it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(file)
+        return None
+    except OSError:
+        log.warning("%s: no locks on this file system; GPUs may be shared by accident", path)
+    os.set_inheritable(file, True)
+    return file
 
 
 def move(model: ModuleT, device: torch.device) -> ModuleT:
@@ -122,7 +222,7 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
 
 
 def read_bytes(text: str | None) -> int | None:
-    """Parse a size such as 2GiB to bytes; None stays None.
+    """Return the bytes to plan with for a limit such as 2GiB, a little less; None stays None.
 
     Raises:
         UserError: the text is not a size.
@@ -130,9 +230,15 @@ def read_bytes(text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(Annotated[ByteSize, Field(ge=1, le=2**60)]).validate_python(text)
+        size = TypeAdapter(Annotated[ByteSize, Field(ge=1, le=2**60)]).validate_python(text)
+        return max(1, int(size * (1 - MEMORY_MARGIN)))
     except ValueError:
         raise UserError(f"--max-memory {text}: give a size such as 2GiB or 800MiB.") from None
+
+
+def size_text(count: float) -> str:
+    """Return a limit for ``read_bytes`` that leaves at least ``count`` bytes to plan with."""
+    return f"{ceil(count / (1 - MEMORY_MARGIN) / 2**20)}MiB"
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -158,7 +264,17 @@ def set_up(seed: int, threads: int) -> None:
     On a CPU, the same seed and number of threads then give identical bits. On a GPU, kernels
     without a reproducible version are still used, with a warning from torch. Freed memory stays
     with the process (``keep_memory``).
+
+    Raises:
+        UserError: so many threads cannot be started.
     """
+    if threads > MOST_THREADS:
+        raise UserError(
+            f"{threads} CPU threads: at most {MOST_THREADS} are supported, and this process has "
+            f"{CORES} cores; give a lower --threads, or `threads` in the suite."
+        )
+    if threads > CORES:
+        log.warning("%d threads on %d cores: slower than %d", threads, CORES, CORES)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)

@@ -32,7 +32,7 @@ class Workspace:
 
     def workflow(self, *arguments: str | Path) -> list[str]:
         script = Path(sys.executable).with_name("snakemake")
-        return [str(script), "--nolock", *map(str, arguments)]
+        return [str(script), *map(str, arguments)]
 
     def environment(self, **changes: str) -> dict[str, str]:
         """The test's own environment without a mirror, and the installed scripts on the path."""

@@ -5,6 +5,8 @@ Every number of a command has a type with bounds on both sides: that also refuse
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +15,18 @@ from cyclopts.validators import Number
 
 from pcsr.config.models import COUNT_LIMIT, KNOB_LIMIT, PATCH_LIMIT, SCALE_LIMIT
 
-CORES = os.cpu_count() or 1
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use: by its affinity and its container's quota."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or "max" for no quota
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, ceil(int(quota) / int(period)))
+    return cores
+
+
+CORES = _usable_cores()
 
 BUDGET_LIMIT = 10.0  # times the original; FSRCNN-PCSR executes up to three times FSRCNN's FLOPs
 DROP_LIMIT = 10.0  # dB; bicubic interpolation loses less

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from pcsr import content
 from pcsr.errors import UserError, one_line
-from pcsr.files import locked
+from pcsr.files import locked, rename
 
 CHUNK = 2**16  # bytes; an interruption loses at most this much
 ATTEMPTS = 4  # consecutive ones that get less than CHUNK
@@ -120,9 +120,7 @@ def fetch(
         else:
             _from_hosts(urls, part, expected, pause)
         _state(part).unlink(missing_ok=True)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(destination)
+        rename(part, destination)
     return destination
 
 

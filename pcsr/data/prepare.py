@@ -215,9 +215,9 @@ def _finish(images: list[Stored], head: dict[str, Any], out: Path) -> None:
         "made": files.provenance(),
     }
     (out / MANIFEST).unlink(missing_ok=True)  # it describes the old files
-    _part(out / HR).replace(out / HR)
+    files.rename(_part(out / HR), out / HR)
     if images[-1].lr_sha256:
-        _part(out / LR).replace(out / LR)
+        files.rename(_part(out / LR), out / LR)
     else:
         _part(out / LR).unlink()
         (out / LR).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 
 from pcsr.backbones.base import Backbone
 from pcsr.engine.tiles import Tile
-from pcsr.errors import UserError
+from pcsr.errors import MemoryLimitError
 
 PROBE = 8  # side in LR pixels of the image for which memory is measured
 # Memory of a process over that of its tensors: libraries have their own, and glibc leaves gaps that
@@ -41,7 +41,7 @@ def cut(
         limit: bytes.
 
     Raises:
-        UserError: even the smallest tiles exceed the limit.
+        MemoryLimitError: even the smallest tiles exceed the limit.
     """
 
     def tiles_of(rows: int, columns: int) -> list[Tile]:
@@ -68,11 +68,7 @@ def cut(
                 best = work, tiles_of(rows, columns)
             break
     if best is None:
-        smallest = needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2)
-        raise UserError(
-            f"the smallest tiles of the image need {smallest / 2**20:.0f} MiB in addition to what "
-            f"is already in use, and {max(limit, 0) / 2**20:.0f} MiB are left; give more memory."
-        )
+        raise MemoryLimitError(needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2), limit)
     return best[1]
 
 

@@ -13,7 +13,7 @@ from pcsr.data import bicubic
 from pcsr.data.decoding import FREE_SHARE, Pixels
 from pcsr.data.images import to_levels, to_tensor
 from pcsr.engine.runners import Runner
-from pcsr.errors import UserError
+from pcsr.errors import MemoryLimitError, UserError
 from pcsr.geometry import hr_size
 from pcsr.routing import OperatingPoint
 
@@ -76,19 +76,28 @@ def super_resolve(
     routing = np.empty(size, np.uint8) if keep_routing else None
     units = torch.zeros(runner.method.branches, dtype=torch.long)
     count = 0
-    for tile in runner.tiles(lr, scale, point, limit):
-        height, width = tile.sr.shape[-2:]
-        here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
-        if planes < 3:
-            sr[(*here, slice(0, 1))] = to_levels(tile.sr[0].mean(0, keepdim=True), dtype)
-        else:
-            sr[(*here, slice(0, 3))] = to_levels(tile.sr[0], dtype)
-        units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
-        if routing is not None:
-            per_pixel = runner.method.unit == "pixel"
-            labels = tile.labels if per_pixel else _of_pixels(runner, tile.labels, lr_size, scale)
-            routing[here] = labels[0].cpu().numpy()
-        count += 1
+    try:
+        for tile in runner.tiles(lr, scale, point, limit):
+            height, width = tile.sr.shape[-2:]
+            here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
+            if planes < 3:
+                sr[(*here, slice(0, 1))] = to_levels(tile.sr[0].mean(0, keepdim=True), dtype)
+            else:
+                sr[(*here, slice(0, 3))] = to_levels(tile.sr[0], dtype)
+            units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
+            if routing is not None:
+                per_pixel = runner.method.unit == "pixel"
+                labels = (
+                    tile.labels if per_pixel else _of_pixels(runner, tile.labels, lr_size, scale)
+                )
+                routing[here] = labels[0].cpu().numpy()
+            count += 1
+    except MemoryLimitError as error:
+        if max_memory is None:
+            raise
+        # Twice, because a part of a higher limit goes to features that are kept, and to the tail.
+        enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
+        raise UserError(f"{error} --max-memory {runtime.size_text(enough)} would do.") from None
     if count > 1:
         log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())

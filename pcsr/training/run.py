@@ -97,8 +97,9 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
     were removed, say) only writes the weights again.
 
     Raises:
-        UserError: the loss is not finite, or the run was stopped by a signal. The last saved state
+        UserError: the loss is not finite, or the run was stopped by SIGTERM. The last saved state
             remains.
+        KeyboardInterrupt: the run was stopped by SIGINT, and its state is saved.
     """
     log.info("%s is run %s", run.part.name, run.identity)
     with ExitStack() as stack:
@@ -132,7 +133,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         validating = last or done % stage.validate_every == 0
         logging_now = validating or done % stage.log_every == 0
         asking = distributed.place()[1] == 1 or logging_now or done % ASK_EVERY == 0
-        stopping = asking and distributed.any_process(stop.asked)
+        stopping = asking and distributed.any_process(stop.signal is not None)
         saving = last or stopping or done % stage.save_every == 0
         if saving or logging_now:
             values = {name: float(distributed.mean(loss)) for name, loss in losses.items()}
@@ -152,7 +153,10 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         if saving and rank == 0:
             _save_state(run, loop.moments(), done, time.perf_counter() - began)
         if stopping and not last:
-            raise UserError(f"{run.out}: stopped at step {done}; run again to resume from there.")
+            stopped = f"{run.out}: stopped at step {done}"
+            if stop.signal == signal.SIGINT:
+                raise KeyboardInterrupt(stopped)
+            raise UserError(f"{stopped}; run again to resume from there.")
     if journal:
         journal.close()
         facts = {**run.facts, "seconds": round(time.perf_counter() - began, 1)}
@@ -249,13 +253,13 @@ def _is_up_to(step: int, line: str) -> bool:
 
 
 class _Stop:
-    """Turns SIGTERM and SIGINT into a request to save and stop after the current step.
+    """Turns SIGTERM and SIGINT into a request to save and stop after the current step: ``signal``.
 
     With a single process, a second SIGINT stops at once. With several, each gets every signal
     twice, from its sender and from ``torchrun``, so a second one means nothing.
     """
 
-    asked = False
+    signal: int | None = None
 
     def __enter__(self) -> "_Stop":
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -266,6 +270,6 @@ class _Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        self.asked = True
+        self.signal = number
         if number == signal.SIGINT and distributed.place()[1] == 1:
             signal.signal(number, self._before[signal.Signals(number)])

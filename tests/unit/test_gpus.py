@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pcsr import distributed, gpus, runtime
+from pcsr import distributed, runtime
 from pcsr.errors import UserError
 
 TAKE = """
 import sys
-from pathlib import Path
-from pcsr import gpus
-print(*gpus.claim(sys.argv[2:], folder=Path(sys.argv[1])), flush=True)
+import tempfile
+from pcsr import runtime
+tempfile.tempdir = sys.argv[1]
+print(*runtime.claim(sys.argv[2:]), flush=True)
 input()
 """
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @contextmanager
@@ -38,13 +45,13 @@ def test_every_process_gets_another_gpu(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     with another(tmp_path, *names) as (first, _), another(tmp_path, *names) as (second, _):
         assert (first, second) == (0, 1)
-        assert gpus.claim(names, folder=tmp_path) == [2]
+        assert runtime.claim(names) == [2]
         # Whoever sees other GPUs, in another order, names them alike.
-        assert gpus.claim(["b", "c"], folder=tmp_path) == [1]
+        assert runtime.claim(["b", "c"]) == [1]
 
 
 def test_a_process_does_not_wait_for_itself(tmp_path: Path) -> None:
-    assert [gpus.claim(["mine"], folder=tmp_path) for _ in range(2)] == [[0], [0]]
+    assert [runtime.claim(["mine"]) for _ in range(2)] == [[0], [0]]
 
 
 def test_a_gpu_is_waited_for_until_its_process_is_killed(
@@ -53,12 +60,12 @@ def test_a_gpu_is_waited_for_until_its_process_is_killed(
     with another(tmp_path, "only") as (_, process):
 
         def sleep(seconds: float) -> None:
-            assert seconds == gpus.WAIT
+            assert seconds == runtime.GPU_WAIT
             process.kill()
             process.wait()
 
-        monkeypatch.setattr(gpus.time, "sleep", sleep)
-        assert gpus.claim(["only"], folder=tmp_path) == [0]
+        monkeypatch.setattr(runtime.time, "sleep", sleep)
+        assert runtime.claim(["only"]) == [0]
     (line,) = caplog.messages
     assert line.startswith("waiting for 1 of 1 GPUs, which other runs of the suite have")
 
@@ -70,7 +77,6 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     named = [SimpleNamespace(uuid=f"{tmp_path.name}-{number}") for number in range(3)]
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: named[number])
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -107,10 +113,11 @@ def test_processes_of_one_model_have_a_gpu_each(
     with another(tmp_path, f"{tmp_path.name}-1"):
         distributed.share_among(2, "auto")
     (program,) = started
-    assert "torch.distributed.run" in program and "2" in program
+    assert "pcsr.distributed" in program and "2" in program
     assert runtime.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5,GPU-7"
     # There they know each other, and what was taken for them.
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name in runtime.LAUNCHER:
+        monkeypatch.setenv(name, "1")
     distributed.share_among(2, "auto")
     assert len(started) == 1
     assert runtime.pick_device("auto") == torch.device("cuda:1")
@@ -129,7 +136,7 @@ def test_several_gpus_are_taken_together_or_not_at_all(
 ) -> None:
     names = ["a", "b", "c"]
     with another(tmp_path, "b"):
-        assert gpus.claim(names, 2, tmp_path) == [0, 2]
+        assert runtime.claim(names, 2) == [0, 2]
     with another(tmp_path, "y"):
         waits = []
 
@@ -139,10 +146,10 @@ def test_several_gpus_are_taken_together_or_not_at_all(
                 assert first == 0
             raise InterruptedError
 
-        monkeypatch.setattr(gpus.time, "sleep", sleep)
+        monkeypatch.setattr(runtime.time, "sleep", sleep)
         with pytest.raises(InterruptedError):
-            gpus.claim(["x", "y"], 2, tmp_path)
-    assert waits == [gpus.WAIT]
+            runtime.claim(["x", "y"], 2)
+    assert waits == [runtime.GPU_WAIT]
 
 
 def test_a_gpu_stays_taken_when_its_process_becomes_another_program(
@@ -162,7 +169,42 @@ def test_a_gpu_stays_taken_when_its_process_becomes_another_program(
         def sleep(_: float) -> None:
             raise InterruptedError
 
-        monkeypatch.setattr(gpus.time, "sleep", sleep)
+        monkeypatch.setattr(runtime.time, "sleep", sleep)
         with pytest.raises(InterruptedError):
-            gpus.claim(["only"], folder=tmp_path)
+            runtime.claim(["only"])
         process.kill()
+
+
+def test_lock_files_are_the_user_s_own(tmp_path: Path) -> None:
+    folder = tmp_path / f"pcsr-{runtime.os.geteuid()}"
+    kept = tmp_path / "kept"
+    kept.write_text("not a lock file")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+
+    def refused() -> None:
+        with pytest.raises(UserError, match="that is yours and that others cannot use; remove it"):
+            runtime.claim(["a"])
+
+    folder.symlink_to(elsewhere)
+    refused()
+    folder.unlink()
+    folder.write_text("a file")
+    refused()
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o777)
+    refused()
+    folder.chmod(0o700)
+    if runtime.os.geteuid() == 0:
+        runtime.os.chown(folder, 12345, 12345)
+        refused()
+        runtime.os.chown(folder, 0, 0)
+    (folder / "gpu-a.lock").symlink_to(kept)
+    with pytest.raises(OSError):
+        runtime.claim(["a"])
+    (folder / "gpu-a.lock").unlink()
+    (folder / "gpu-a.lock").write_text("what was there stays")
+    assert runtime.claim(["a"]) == [0]
+    assert (folder / "gpu-a.lock").read_text() == "what was there stays"
+    assert kept.read_text() == "not a lock file" and not list(elsewhere.iterdir())

@@ -176,6 +176,23 @@ def test_a_damaged_sweep_is_named(sweeps, spoil, told):
     assert str(sweeps[0].with_suffix("")) in str(error.value)
 
 
+def test_numbers_that_are_missing_are_named(sweeps):
+    told = sweeps[0].read_text()
+    names = [name for name in tidy.SWEEP_TYPES if name.startswith(("psnr", "ssim", "flops"))]
+    for spoilt in ([names[0]], [names[-1]], names):
+        table = pd.read_csv(sweeps[0])
+        table[spoilt] = np.nan
+        table.to_csv(sweeps[0], index=False)
+        with pytest.raises(UserError, match="lacks numbers in the column") as error:
+            tidy.collect(sweeps)
+        assert all(f"'{name}'" in str(error.value) for name in spoilt)
+        sweeps[0].write_text(told)
+    results = sweeps[0].with_name("results.csv")
+    tidy.write_csv(tidy.collect(sweeps).assign(psnr_rgb=np.nan), results)
+    with pytest.raises(UserError, match=r"results.csv: lacks numbers in the column 'psnr_rgb'"):
+        tidy.load(results)
+
+
 def test_nothing_to_collect_is_an_error():
     with pytest.raises(UserError, match="no sweep"):
         tidy.collect([])

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ import torch
 from PIL import Image
 from workspace import Runs, Workspace
 
-from pcsr import cli, registry
+from pcsr import cli, distributed, registry, runtime
 from pcsr.config.models import ModelConfig
+from pcsr.errors import UserError
 from pcsr.weights import checkpoint
 
 
@@ -100,6 +102,86 @@ def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) 
     assert expected in message
     assert "configs/" in message
     assert not (here / "out").exists()
+
+
+def test_an_interruption_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pcsr", "prepare", "embedded-smoke"])
+    for arguments, told in (
+        ((), "interrupted; run the same command to resume\n"),
+        (
+            ("w: stopped at step 3",),
+            "interrupted: w: stopped at step 3; run the same command to re",
+        ),
+    ):
+        stop = KeyboardInterrupt(*arguments)
+        monkeypatch.setattr("pcsr.data.prepare.load_datasets", MagicMock(side_effect=stop))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 130
+        assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_command_in_a_folder_of_the_project(
+    here: Path, refuse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "reports/quick").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(here / "reports/quick")
+    suite = "configs/suites/quick.yaml"
+    for command in (
+        ("prepare", "embedded-smoke"),
+        (*TRAIN, suite),
+        ("fetch-released", "fsrcnn-pcsr", "--out", "w.safetensors"),
+        ("inputs", "--suite", suite, "--out", "inputs.md"),
+        ("sweep", "--weights", "weights/a.safetensors", "--images", "data", "--out", "a.csv"),
+        ("table", "reports/quick/results.csv", "--out", "table.md"),
+    ):
+        message = refuse(*command)
+        assert message.endswith(f"Paths are relative to this folder; the project is in {here}.")
+        assert not list(Path.cwd().iterdir())
+    monkeypatch.chdir(here)
+    assert "the project is in" not in refuse("prepare", "nothing")
+
+
+def test_variables_of_a_launcher_that_is_not_there(
+    here: Path, refuse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = "configs/suites/train-quick.yaml"
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "localhost")):
+        for world in ("4", "0", "-1", "many", ""):
+            monkeypatch.setenv("WORLD_SIZE", world)
+            assert f"WORLD_SIZE={world} is set, but not by torchrun" in refuse(*TRAIN, suite)
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "port")
+    for world, rank in (("0", "0"), ("-1", "0"), ("many", "0"), ("", "0"), ("2", "2"), ("2", "a")):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        monkeypatch.setenv("RANK", rank)
+        assert f"WORLD_SIZE={world} is set, but not by torchrun" in refuse(*TRAIN, suite)
+    monkeypatch.setenv("RANK", "0")
+    with (
+        pytest.raises(UserError, match=r"MASTER_PORT=port: no group of processes to join"),
+        distributed.processes(torch.device("cpu")),
+    ):
+        pass
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("LOCAL_RANK", "7")  # left over: it claims no GPU of that number
+    assert not runtime.launched()
+
+
+def test_threads(here: Path, refuse: Any, weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = write_image(here / "threads.png", size=(16, 16))
+    for count in (1025, 100_000, 10**12):
+        for command in (
+            ("upscale", image, here / "out.png", "--weights", weights),
+            ("sweep", "--images", image, "--out", here / "out.csv", "--weights", weights),
+        ):
+            line = refuse(*command, "--threads", count)
+            assert f"{count} CPU threads: at most 1024" in line
+    suite = edited(here, "threads", "knobs:", "threads: 5000\nknobs:")
+    assert "5000 CPU threads: at most 1024" in refuse(*TRAIN, suite)
+    runtime.set_up(0, runtime.CORES + 1)
+    assert f"{runtime.CORES + 1} threads on {runtime.CORES} cores" in caplog.messages[-1]
 
 
 def test_names(here: Path, refuse: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from workspace import Workspace
 
-from pcsr import registry
+from pcsr import files, registry
 from pcsr.config.models import ModelConfig
 from pcsr.data.store import Crops, Store
 from pcsr.weights import checkpoint
@@ -67,16 +67,30 @@ def lines_of(folder: Path) -> int:
     return sum(path.read_text().count("\n") for path in folder.glob("train-*.jsonl"))
 
 
-def test_a_stopped_run_saves_and_resumes(workspace: Workspace, undisturbed: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "told"),
+    [
+        (signal.SIGTERM, 2, "error: .*: stopped at step .*; run again to resume from there"),
+        (
+            signal.SIGINT,
+            130,
+            "\ninterrupted: .*: stopped at step .*; run the same command to resume",
+        ),
+    ],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_stopped_run_saves_and_resumes(
+    workspace: Workspace, undisturbed: Path, number: int, status: int, told: str
+) -> None:
     suite = workspace.suite("stopped")
-    out = workspace.path("stopped/stage0/weights.safetensors")
+    out = workspace.path(f"stopped/{number}/weights.safetensors")
     run = workspace.start(workspace.command(*STAGE0, "--suite", suite, "--out", out))
     while run.poll() is None and lines_of(out.parent) < 12:
         time.sleep(0.005)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(number)
     output, _ = run.communicate(timeout=60)
-    assert run.returncode == 2
-    assert "stopped at step" in output
+    assert run.returncode == status
+    assert re.search(told, output) and "Traceback" not in output
     workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
     assert same_weights(out, undisturbed)
 
@@ -90,12 +104,29 @@ def test_processes_that_are_stopped_save_together(workspace: Workspace) -> None:
     run = workspace.start(command, OMP_NUM_THREADS="1")
     while run.poll() is None and lines_of(out.parent) < 2:
         time.sleep(0.005)
-    os.killpg(run.pid, signal.SIGTERM)
+    os.killpg(run.pid, signal.SIGINT)
     output, _ = run.communicate(timeout=100)  # less than torchrun waits before it kills
-    assert run.returncode != 0
+    assert run.returncode == 130 and "Traceback" not in output
     (stopped,) = set(re.findall(r"stopped at step (\d+)", output))
     (state,) = out.parent.glob("state-*.safetensors")
     assert checkpoint.load(state)[1]["step"] == int(stopped) >= 50
+
+
+def test_processes_whose_launcher_is_killed_save_and_end(workspace: Workspace) -> None:
+    stage = {"iterations": 20_000, "batch": 2, "patch": 8, "log_every": 25, "save_every": 20_000}
+    suite = workspace.suite("orphans-two", overrides={"*": {"stages": {"*": stage}}})
+    out = workspace.path("orphans-two/weights.safetensors")
+    command = workspace.command(*STAGE0, "--suite", suite, "--out", out, "--processes", "2")
+    run = workspace.start(command, OMP_NUM_THREADS="1")
+    while run.poll() is None and lines_of(out.parent) < 2:
+        time.sleep(0.005)
+    run.kill()
+    output, _ = run.communicate(timeout=60)  # to the end of the processes, which share its output
+    (stopped,) = set(re.findall(r"stopped at step (\d+)", output))
+    (state,) = out.parent.glob("state-*.safetensors")
+    assert checkpoint.load(state)[1]["step"] == int(stopped) >= 50
+    with files.locked(out, wait=False):
+        pass
 
 
 def test_a_finished_run_only_writes_its_weights_again(

@@ -19,6 +19,8 @@ import yaml
 from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
+from pcsr import files
+
 
 def succeed(workspace: Workspace, *arguments: str | Path) -> str:
     done = workspace.snakemake(*arguments)
@@ -227,6 +229,20 @@ def test_a_killed_study_ends_with_the_same_numbers(workspace: Workspace, calm: P
     expected = pd.read_csv(workspace.path("reports/calm/results.csv"))
     ignored = ["suite", "seconds"]
     pd.testing.assert_frame_equal(ours.drop(columns=ignored), expected.drop(columns=ignored))
+
+
+def test_one_run_at_a_time_in_a_folder(workspace: Workspace) -> None:
+    path = workspace.suite("second", experiments=["fsrcnn-original"])
+    with files.locked(workspace.path(".snakemake/workflow")):
+        done = workspace.snakemake("--configfile", path)
+        assert done.returncode != 0 and "Traceback" not in done.stdout
+        assert f"process {os.getpid()} on " in done.stdout
+        assert "is running the workflow in this folder; wait until it is done." in done.stdout
+        assert not workspace.path("results/second").exists()  # no job was started
+        assert jobs(succeed(workspace, "-n", "--configfile", path))["train"] == 1
+    # Snakemake's own lock would stay behind after a kill.
+    for profile in workspace.path("profiles").glob("*/config.yaml"):
+        assert yaml.safe_load(profile.read_text())["nolock"] is True
 
 
 def test_jobs_that_outlive_snakemake_do_no_harm(workspace: Workspace, calm: Path) -> None:

@@ -1,6 +1,7 @@
 # The checked configuration, and the lists of files that rules make of it. No torch here.
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -45,6 +46,25 @@ suite = study.suite
 protocol = suite.protocol
 experiments, test_sets = present.experiments, present.test_sets
 backbones = sorted({setup.model.backbone for setup in experiments.values()})
+
+
+# Two runs in one folder would delete each other's outputs. Snakemake's own lock, which the profiles
+# switch off, is left behind by a killed run; the system releases this one with the process. It is
+# taken when the first job starts: dry runs and reports, and the jobs themselves, need none.
+running = ExitStack()
+
+
+onstart:
+    try:
+        running.enter_context(
+            files.locked(
+                Path(".snakemake/workflow"),
+                wait=False,
+                work="running the workflow in this folder",
+            )
+        )
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
