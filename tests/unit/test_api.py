@@ -87,7 +87,7 @@ def test_wrong_images_and_points_are_refused(model: Model, eight_bit: np.ndarray
         model.upscale(eight_bit[..., 0])
     with pytest.raises(ValueError, match="is CMYK; convert it"):
         model.upscale(Image.fromarray(eight_bit).convert("CMYK"))
-    with pytest.raises(ValueError, match="uint8 or floating point"):
+    with pytest.raises(ValueError, match="uint8, uint16 or floating point"):
         model.upscale(eight_bit.astype(np.int32))
     with pytest.raises(TypeError, match="not list"):
         model.upscale(eight_bit.tolist())
