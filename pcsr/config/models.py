@@ -23,7 +23,7 @@ WIDEST, DEEPEST, MOST_BRANCHES, LARGEST_SCALE = 1024, 32, 16, 64
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
-Registered = Annotated[str, Field(pattern=r"^[\w.+-]{1,64}$")]  # it is shown where it is unknown
+Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # it is shown where it is unknown
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
