@@ -34,7 +34,7 @@ def describe(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(1024)
     if not start:
-        return "empty"
+        return "empty, truncated by an interrupted copy perhaps"
     if start[5:9] == b"\0\0\0{":  # the header's length, then the header
         return "a safetensors file"
     for beginning, kind in BEGINNINGS:

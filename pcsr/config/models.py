@@ -31,7 +31,7 @@ COUNT_LIMIT = 10**9
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
-Registered = Annotated[str, Field(pattern=r"^[\w.+-]{1,64}$")]  # it is shown where it is unknown
+Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # it is shown where it is unknown
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
 LearningRate = Annotated[float, Field(le=10)]

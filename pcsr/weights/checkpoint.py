@@ -90,7 +90,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # the file is untrusted: any part of it may be anything
         what = content.describe(path)
         if "safetensors" in what:
-            what += f", but it cannot be read ({one_line(error, 80)}), perhaps cut off"
+            what += f", but it cannot be read ({one_line(error, 80)}); it may be truncated"
         raise UserError(
             f"{path}: not a readable safetensors file: it is {what}; make or copy it again. "
             "Published .pth files are converted by `pcsr import-released`."

@@ -138,7 +138,7 @@ def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
     except Exception as error:  # the file is untrusted: any part of it may be anything
         what = content.describe(path)
         if "PyTorch" in what:
-            what += f", but it cannot be read ({one_line(error, 80)}), perhaps cut off"
+            what += f", but it cannot be read ({one_line(error, 80)}); it may be truncated"
         fix = "give it the ending .safetensors." if "safetensors" in what else AGAIN
         raise UserError(f"{path}: not a readable PyTorch file: it is {what}; {fix}") from None
 
