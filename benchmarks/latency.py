@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import reference_pcsr
 from benchmarks.timing import peak, profiled, seconds
-from pcsr import files, flops, geometry, metrics, registry, runtime
+from pcsr import flops, geometry, metrics, registry, runtime
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data import bicubic, images
@@ -30,6 +30,7 @@ from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
+from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")

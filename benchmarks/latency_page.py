@@ -10,11 +10,12 @@ import seaborn as sns
 from cyclopts import Parameter
 from matplotlib.figure import Figure
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.errors import UserError
 from pcsr.report import figures, pages
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
+from pcsr.storage import files
 
 Measured = dict[str, Any]
 

@@ -23,7 +23,7 @@ from torch.profiler import profile
 from benchmarks import timing
 from benchmarks.reference_loop import ReferenceLoop
 from benchmarks.training_speed_page import markdown
-from pcsr import files, registry, runtime
+from pcsr import registry, runtime
 from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
 from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads
@@ -31,6 +31,7 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, unknown_name
 from pcsr.methods.base import Method
+from pcsr.storage import files
 from pcsr.training.loop import Loop
 
 log = logging.getLogger("pcsr")

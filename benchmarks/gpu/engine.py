@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import timing
-from pcsr import files, metrics, registry, runtime
+from pcsr import metrics, registry, runtime
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.bicubic import levels
 from pcsr.data.test_images import open_images
@@ -29,6 +29,7 @@ from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
 from pcsr.methods.base import Method
+from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 SCALE = 4

@@ -14,7 +14,6 @@ import yaml
 from cyclopts import Parameter
 from pydantic import ValidationError
 
-from pcsr import files
 from pcsr.config import yaml_file
 from pcsr.config.models import (
     PUBLISHED,
@@ -27,6 +26,7 @@ from pcsr.config.models import (
     SuiteConfig,
 )
 from pcsr.errors import UserError, did_you_mean, unknown_name
+from pcsr.storage import files
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/datasets.yaml")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from pcsr import content
 from pcsr.data import images
 from pcsr.errors import UserError, one_line
+from pcsr.storage import content
 
 LARGEST = 2**29  # bytes of one image file; an uncompressed 8K image has a fifth of it
 EXPANSION = 20  # bytes in an archive per byte of it; images hardly shrink

@@ -20,9 +20,9 @@ import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from pcsr import content
 from pcsr.errors import UserError, one_line
-from pcsr.files import locked, rename
+from pcsr.storage import content
+from pcsr.storage.files import locked, rename
 
 CHUNK = 2**16  # bytes; an interruption loses at most this much
 ATTEMPTS = 4  # consecutive ones that get less than CHUNK

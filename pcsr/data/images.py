@@ -17,10 +17,10 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from pcsr.data.bicubic import levels
-from pcsr.data.colour import Colour
-from pcsr.data.decoding import Encoded, Pixels, read_header
-from pcsr.data.encoding import save
 from pcsr.errors import UserError
+from pcsr.images.colour import Colour
+from pcsr.images.decoding import Encoded, Pixels, read_header
+from pcsr.images.encoding import save
 
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),

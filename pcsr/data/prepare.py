@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
-from pcsr import escape, files, runtime
+from pcsr import escape, runtime
 from pcsr.config.load import find_dataset, fingerprint, load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.config.options import LogFile
@@ -27,8 +27,9 @@ from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, seal, sha256
 from pcsr.errors import UserError
-from pcsr.journal import Journal
 from pcsr.runtime import progress
+from pcsr.storage import files
+from pcsr.storage.journal import Journal
 
 INDEX = "index.jsonl.part"
 LOG_EVERY = 25  # images

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcsr import content, runtime
+from pcsr import runtime
 from pcsr.errors import UserError, one_line
 from pcsr.geometry import crop_origins
+from pcsr.storage import content
 
 FORMAT = 1
 HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"

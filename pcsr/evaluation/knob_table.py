@@ -16,7 +16,7 @@ import numpy as np
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from pcsr import files, runtime
+from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import CORES, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
@@ -25,6 +25,7 @@ from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
 from pcsr.metrics import comparable, psnr_rgb
 from pcsr.routing import OperatingPoint
+from pcsr.storage import files
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

@@ -18,9 +18,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pcsr import runtime
-from pcsr.data import decoding, formats
-from pcsr.data.colour import Colour
-from pcsr.data.decoding import Pixels
 from pcsr.engine.runners import runner
 from pcsr.evaluation.points import requested_point, usable_scale
 from pcsr.evaluation.super_resolve import (
@@ -29,6 +26,9 @@ from pcsr.evaluation.super_resolve import (
     super_resolve_pixels,
 )
 from pcsr.flops import Flops
+from pcsr.images import decoding, formats
+from pcsr.images.colour import Colour
+from pcsr.images.decoding import Pixels
 from pcsr.methods.base import Method
 from pcsr.weights.load import load_method
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
-from pcsr import files, metrics, runtime
+from pcsr import metrics, runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import (
     CORES,
@@ -34,6 +34,7 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
+from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 

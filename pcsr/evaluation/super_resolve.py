@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pcsr import runtime
 from pcsr.data import bicubic
-from pcsr.data.decoding import FREE_SHARE, Pixels
 from pcsr.data.images import to_levels, to_tensor
 from pcsr.engine.runners import Runner
 from pcsr.errors import MemoryLimitError, UserError
 from pcsr.geometry import hr_size
+from pcsr.images.decoding import FREE_SHARE, Pixels
 from pcsr.routing import OperatingPoint
 
 LIMIT_SHARE = 0.85  # of a memory limit to plan with; a process's use is not known more precisely

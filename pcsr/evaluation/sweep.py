@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pcsr import escape, files, registry, runtime
+from pcsr import escape, registry, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import (
@@ -28,9 +28,10 @@ from pcsr.config.options import (
 from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Row, make_pair, measure, points_of
-from pcsr.journal import Journal
 from pcsr.methods.base import Method
 from pcsr.metrics import Metric
+from pcsr.storage import files
+from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

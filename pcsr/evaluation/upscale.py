@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from pcsr import files, runtime
+from pcsr import runtime
 from pcsr.config.options import (
     CORES,
     Adaptive,
@@ -22,16 +22,18 @@ from pcsr.config.options import (
     Threads,
     WeightsFile,
 )
-from pcsr.data import decoding, encoding, images
-from pcsr.data.decoding import Encoded, Pixels
+from pcsr.data import images
 from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.evaluation import knob_table
 from pcsr.evaluation.points import requested_point, usable_point, usable_scale
 from pcsr.evaluation.super_resolve import room_on, super_resolve_pixels
 from pcsr.geometry import hr_size
+from pcsr.images import decoding, encoding
+from pcsr.images.decoding import Encoded, Pixels
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
+from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")

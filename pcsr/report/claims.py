@@ -7,7 +7,7 @@ from typing import Annotated
 import pandas as pd
 from cyclopts import Parameter
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import audit, pages
 from pcsr.report.published import (
@@ -29,6 +29,7 @@ from pcsr.report.tidy import (
     protocol_text,
     summarise,
 )
+from pcsr.storage import files
 
 DECIMALS = {
     "Published PSNR": 2,

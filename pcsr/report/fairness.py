@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, Estimate, estimate
@@ -27,6 +27,7 @@ from pcsr.report.tidy import (
     protocol_text,
     summarise,
 )
+from pcsr.storage import files
 
 LOSS_DB = 0.05  # that a selected point may have against the original
 BUDGETS = (0.75, 0.5)  # shares of the original's FLOPs

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
 from pcsr.report.tidy import (
@@ -27,6 +27,7 @@ from pcsr.report.tidy import (
     protocol_text,
     summarise,
 )
+from pcsr.storage import files
 
 Colours = dict[str, tuple[float, float, float]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.config.load import Study, load_study
 from pcsr.config.models import Config
 from pcsr.config.options import MarkdownOut, Suite
@@ -16,6 +16,7 @@ from pcsr.data.store import MANIFEST
 from pcsr.report import pages
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import read_facts
+from pcsr.storage import files
 from pcsr.weights import available
 from pcsr.weights.available import Present
 

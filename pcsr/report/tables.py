@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 from cyclopts import Parameter
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
 from pcsr.report.pages import html
@@ -24,6 +24,7 @@ from pcsr.report.tidy import (
     summarise,
     write_csv,
 )
+from pcsr.storage import files
 
 TOLERANCES_DB = (0.02, 0.05)
 DECIMALS = {

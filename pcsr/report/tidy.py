@@ -17,10 +17,11 @@ import pandas as pd
 from cyclopts import Parameter
 from pydantic import ConfigDict, Field
 
-from pcsr import escape, files
+from pcsr import escape
 from pcsr.config.load import ConfigT, parse
 from pcsr.config.models import Config, ProtocolConfig
 from pcsr.errors import UserError
+from pcsr.storage import files
 
 REFERENCE = "original"  # the method that every other one is compared with
 CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined

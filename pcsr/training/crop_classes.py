@@ -11,15 +11,16 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from pcsr import files, geometry, metrics, runtime
+from pcsr import geometry, metrics, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.options import CORES, Classes, Device, LogFile, Patch, Threads, WeightsFile
 from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
-from pcsr.journal import Journal
 from pcsr.methods.base import Method
+from pcsr.storage import files
+from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pcsr import distributed, files, runtime
+from pcsr import distributed, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method, Stage
+from pcsr.storage import files
 from pcsr.training.loop import Loop, Moments, learning_rate
 from pcsr.weights import checkpoint
 

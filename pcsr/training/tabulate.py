@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from torch import Tensor
 
-from pcsr import files, runtime
+from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import CORES, Device, LogFile, Threads, WeightsFile
 from pcsr.data.images import to_tensor
@@ -16,6 +16,7 @@ from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
 from pcsr.methods.tiled import Tabulated
+from pcsr.storage import files
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pcsr import distributed, files, geometry, registry, runtime
+from pcsr import distributed, geometry, registry, runtime
 from pcsr.config.load import load_study
 from pcsr.config.options import Device, LogFile, Processes, Suite
 from pcsr.data.store import Store
@@ -13,6 +13,7 @@ from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, unknown_name
 from pcsr.evaluation import measure
 from pcsr.methods.tiled import Tabulated
+from pcsr.storage import files
 from pcsr.training import crop_classes
 from pcsr.training import run as training
 from pcsr.weights import checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from pcsr import content, files, registry
+from pcsr import registry
 from pcsr.config.load import Study, load_study, parse
 from pcsr.config.models import (
     ArchiveSource,
@@ -22,6 +22,7 @@ from pcsr.config.models import (
 from pcsr.config.options import Suite
 from pcsr.data.download import fetch, mirror_folder
 from pcsr.errors import UserError, one_line
+from pcsr.storage import content, files
 
 RAW = Path("data/raw")
 FOLDER = "released"  # of published weights, in RAW and in a mirror

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pcsr import content, files
-from pcsr.content import sha256
 from pcsr.errors import UserError, one_line
+from pcsr.storage import content, files
+from pcsr.storage.content import sha256
 
 FORMAT = "pcsr-2"
 OLDER = "pcsr-1"  # without a checksum

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pcsr import files, runtime
+from pcsr import runtime
 from pcsr.config.load import RELEASED, find_released, load_experiment, load_released
 from pcsr.config.options import LogFile
 from pcsr.errors import UserError
+from pcsr.storage import files
 from pcsr.weights import available, checkpoint
 from pcsr.weights.load import assemble
 from pcsr.weights.released import Released, read

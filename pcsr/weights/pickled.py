@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcsr import content
 from pcsr.errors import UserError, one_line
+from pcsr.storage import content
 
 LARGEST = 2**31  # bytes of a file; checkpoints of these networks have under 100 MB
 STEPS = 500_000  # of unpickling, under a second; these networks take 10,000

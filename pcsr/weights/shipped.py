@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from torch import Tensor
 
-from pcsr import content, files, runtime
+from pcsr import runtime
 from pcsr.config.load import Study, load_study
 from pcsr.config.options import Suite
 from pcsr.errors import UserError, one_line
+from pcsr.storage import content, files
 from pcsr.weights import available, checkpoint
 
 log = logging.getLogger("pcsr")

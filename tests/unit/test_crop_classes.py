@@ -9,14 +9,15 @@ import torch
 from models import build, restored
 from safetensors.torch import load_file
 
-from pcsr import files, metrics
+from pcsr import metrics
 from pcsr.config.load import fingerprint
 from pcsr.data import bicubic
 from pcsr.data.images import to_tensor, to_uint8
 from pcsr.data.store import Crops, Store
 from pcsr.errors import UserError
-from pcsr.journal import Journal
 from pcsr.methods.base import Method
+from pcsr.storage import files
+from pcsr.storage.journal import Journal
 from pcsr.training import crop_classes
 from pcsr.training.crop_classes import crops_of_class, part_evenly
 from pcsr.weights import checkpoint

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pcsr import files
 from pcsr.errors import UserError
+from pcsr.storage import files
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pcsr import files
+from pcsr.storage import files
 with files.atomic(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -13,13 +13,13 @@ import torch
 from models import build, stage_of
 from workspace import ROOT
 
-from pcsr import content, files
 from pcsr.config.models import DatasetConfig, FolderSource, StageConfig
 from pcsr.data import images
 from pcsr.data.prepare import make_store
 from pcsr.data.store import MANIFEST, Store
 from pcsr.errors import UserError
-from pcsr.journal import Journal
+from pcsr.storage import content, files
+from pcsr.storage.journal import Journal
 from pcsr.training import run as training
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method

@@ -15,8 +15,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from pcsr.data import decoding
 from pcsr.errors import UserError
+from pcsr.images import decoding
 
 HEIGHT, WIDTH = 12, 17
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from pcsr import runtime
-from pcsr.data import encoding, images
+from pcsr.data import images
 from pcsr.errors import UserError
+from pcsr.images import encoding
 
 
 def photo(height: int = 12, width: int = 17, seed: int = 0) -> np.ndarray:

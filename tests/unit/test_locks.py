@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pcsr import files
 from pcsr.errors import UserError
+from pcsr.storage import files
 
 HOLD = """
 import sys
 from pathlib import Path
-from pcsr import files
+from pcsr.storage import files
 with files.locked(Path(sys.argv[1])):
     print("locked", flush=True)
     input()

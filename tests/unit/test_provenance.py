@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pcsr import files
+from pcsr.storage import files
 
 
 def git(folder: Path, *arguments: str) -> str:

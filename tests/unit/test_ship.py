@@ -10,9 +10,9 @@ import torch
 from models import build
 from workspace import ROOT
 
-from pcsr import files
 from pcsr.config.load import Study, load_study
 from pcsr.errors import UserError
+from pcsr.storage import files
 from pcsr.weights import checkpoint
 from pcsr.weights.shipped import copy_trained
 

@@ -14,15 +14,16 @@ import torch
 from models import build, photograph_like
 from PIL import Image, ImageCms
 
-from pcsr import files
-from pcsr.data import decoding, images
-from pcsr.data.decoding import read_header
+from pcsr.data import images
 from pcsr.errors import UserError
 from pcsr.evaluation import super_resolve as module
 from pcsr.evaluation.model import Model
 from pcsr.evaluation.upscale import targets, upscale_files
+from pcsr.images import decoding
+from pcsr.images.decoding import read_header
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
+from pcsr.storage import files
 
 POINT = OperatingPoint(knob=0.0, refine=True)
 SIZE = (24, 32)

@@ -10,13 +10,14 @@ import yaml
 from models import restored
 from workspace import ROOT, Workspace
 
-from pcsr import files, metrics, registry
+from pcsr import metrics, registry
 from pcsr.config.load import load_study
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data import bicubic
 from pcsr.data.images import to_uint8
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure
+from pcsr.storage import files
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 

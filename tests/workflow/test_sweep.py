@@ -15,7 +15,7 @@ from workspace import Workspace
 
 from pcsr import registry
 from pcsr.config.models import HeadConfig, ModelConfig
-from pcsr.journal import Journal
+from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 
 COLUMNS = [

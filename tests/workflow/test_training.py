@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from workspace import Workspace
 
-from pcsr import files, registry
+from pcsr import registry
 from pcsr.config.models import ModelConfig
 from pcsr.data.store import Crops, Store
+from pcsr.storage import files
 from pcsr.weights import checkpoint
 
 STAGE0 = ("train", "fsrcnn-pcsr", "stage0", "--device", "cpu")

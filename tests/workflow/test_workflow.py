@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
-from pcsr import files
+from pcsr.storage import files
 
 
 def succeed(workspace: Workspace, *arguments: str | Path) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
-from pcsr import escape, files, registry
+from pcsr import escape, registry
+from pcsr.storage import files
 from pcsr.config.load import fingerprint, load_study, read_yaml
 from pcsr.errors import UserError
 from pcsr.weights import available

@@ -8,10 +8,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from pcsr.data.colour import PNG_SIGNATURE, Colour, png_chunks
-from pcsr.data.decoding import Encoded, Pixels
 from pcsr.errors import UserError
-from pcsr.files import atomic
+from pcsr.images.colour import PNG_SIGNATURE, Colour, png_chunks
+from pcsr.images.decoding import Encoded, Pixels
+from pcsr.storage.files import atomic
 
 # Ending -> format, and the longest side that it can have.
 WRITABLE = {

@@ -23,9 +23,9 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from pcsr import runtime
-from pcsr.data import formats
-from pcsr.data.colour import Colour, of_png
 from pcsr.errors import UserError
+from pcsr.images import formats
+from pcsr.images.colour import Colour, of_png
 
 # Bytes that decoding takes for each pixel at 8 bits: a decoder's planes and frames, Pillow's four
 # bytes, and the array. Twice that at 16 bits.

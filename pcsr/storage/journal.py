@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pcsr import files
+from pcsr.storage import files
 
 log = logging.getLogger("pcsr")
 

@@ -24,7 +24,7 @@ from pcsr.errors import UserError
 log = logging.getLogger("pcsr")
 
 TEMPORARY = ".pcsr-"  # how the names of temporary files begin
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = ("torch", "numpy", "scikit-image", "pandas", "snakemake")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
 HOLDER = "pcsr, process "  # a lock file that begins otherwise is not written to

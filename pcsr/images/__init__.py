@@ -1,0 +1,1 @@
+"""Image files: what their headers say, decoding without loss, encoding. One door for each."""
