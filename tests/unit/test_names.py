@@ -209,6 +209,7 @@ def test_nothing_steers_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = logging.getLogger("pcsr")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest's copy of the log is not escaped
     try:
         runtime.setup_logging(tmp_path / "log.txt")
         for name in NAMES:
