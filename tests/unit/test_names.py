@@ -133,7 +133,7 @@ def test_pages_have_no_markup_but_their_own(name: str, monkeypatch: pytest.Monke
     for page in (
         claims.claims_markdown(partly, published),
         fairness.fairness_markdown(partly),
-        tables._sections(points),
+        tables._sections(points, []),
     ):
         kinds = {part.type for token in READER.parse(page) for part in token.children or []}
         kinds |= {token.type for token in READER.parse(page)}
