@@ -34,7 +34,7 @@ Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$"
 Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # it is shown where it is unknown
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
-LearningRate = Annotated[float, Field(le=10)]
+LearningRate = Annotated[float, Field(le=1e30)]  # a loss that is not finite ends the run
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,10 @@ class Runner(ABC):
     Attributes:
         method: the method that is run.
         networks: the networks that ``compile`` compiles.
+        heeds_limit: whether ``tiles`` keeps within its limit of memory.
     """
 
+    heeds_limit: ClassVar[bool] = True
     method: Method
     networks: Sequence[nn.Module] = ()
 
@@ -208,6 +211,8 @@ class ImageRunner(Runner):
 
 class _OneByOne(Runner):
     """Runs images one at a time, each as one tile."""
+
+    heeds_limit = False
 
     def tiles(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -71,13 +72,20 @@ def super_resolve(
     # On a CPU the result counts against the limit, twice while it is written to a file.
     nbytes = size[0] * size[1] * planes * np.dtype(dtype).itemsize
     own = 2 * nbytes if lr.device.type == "cpu" else 0
-    limit = _require_room(size, own, lr.device, max_memory)
-    sr = np.empty((*size, planes), dtype)
+    limit = room_on(lr.device, max_memory, own)
+    if limit <= 0 and not runner.heeds_limit:
+        raise UserError(
+            f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, and "
+            f"{max(limit + own, 0) / 2**20:.0f} MiB are left; give more memory, or split the image."
+        )
+    tiles = runner.tiles(lr, scale, point, limit)
     routing = np.empty(size, np.uint8) if keep_routing else None
     units = torch.zeros(runner.method.branches, dtype=torch.long)
     count = 0
     try:
-        for tile in runner.tiles(lr, scale, point, limit):
+        first = next(tiles)  # a limit that is too low is refused before the result takes memory
+        sr = np.empty((*size, planes), dtype)
+        for tile in chain([first], tiles):
             height, width = tile.sr.shape[-2:]
             here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
             if planes < 3:
@@ -137,24 +145,6 @@ def _enlarge_alpha(alpha: np.ndarray, enlarged: np.ndarray) -> None:
         rows = tall[top : top + ALPHA_ROWS]
         wide = bicubic.resize(rows, (len(rows), width))
         enlarged[top : top + ALPHA_ROWS] = to_levels(wide[None], alpha.dtype)[:, :, 0]
-
-
-def _require_room(
-    size: tuple[int, int], own: int, device: torch.device, max_memory: int | None
-) -> float:
-    """Return the bytes that computing may take beside ``own``, those of the result of ``size``.
-
-    Raises:
-        UserError: the result alone does not fit.
-    """
-    room = room_on(device, max_memory, own)
-    if room <= 0:
-        raise UserError(
-            f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, and "
-            f"{max(room_on(device, max_memory), 0) / 2**20:.0f} MiB are left; give more memory, or "
-            "split the image."
-        )
-    return room
 
 
 def room_on(device: torch.device, max_memory: int | None, own: int = 0) -> float:
