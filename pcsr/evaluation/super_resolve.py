@@ -79,12 +79,12 @@ def super_resolve(
             f"{max(limit + own, 0) / 2**20:.0f} MiB are left; give more memory, or split the image."
         )
     tiles = runner.tiles(lr, scale, point, limit)
-    routing = np.empty(size, np.uint8) if keep_routing else None
     units = torch.zeros(runner.method.branches, dtype=torch.long)
     count = 0
     try:
         first = next(tiles)  # a limit that is too low is refused before the result takes memory
         sr = np.empty((*size, planes), dtype)
+        routing = np.empty(size, np.uint8) if keep_routing else None
         for tile in chain([first], tiles):
             height, width = tile.sr.shape[-2:]
             here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
