@@ -110,7 +110,7 @@ class Encoded:
         """
         try:
             with _at_ease():
-                values = _sixteen_bits(self) if self.bits == 16 else _eight_bits(self.image)
+                values = _sixteen_bits(self) if self.bits == 16 else _eight_bits(self)
                 values = _UPRIGHT[_orientation(self.image)](values)
         except Exception as error:  # whatever decoders raise on broken bytes
             raise _damaged(self.name, error) from None
@@ -241,14 +241,15 @@ def _at_ease() -> Iterator[None]:
     """Lift Pillow's own limits, which are below 16K and below what a sound PNG may carry.
 
     They are module variables of Pillow, read when a file is opened and again when some formats are
-    decoded. The lock keeps two threads from restoring each other's values. What Pillow and
-    tifffile warn of is odd metadata, which nothing here uses.
+    decoded. The lock keeps two threads from restoring each other's values. What Pillow, tifffile
+    and imagecodecs warn of is odd metadata, which nothing here uses.
     """
     limits = {
         (Image, "MAX_IMAGE_PIXELS"): None,
         (PngImagePlugin, "MAX_TEXT_CHUNK"): METADATA,
         (PngImagePlugin, "MAX_TEXT_MEMORY"): METADATA,
         (logging.getLogger("tifffile"), "disabled"): True,
+        (logging.getLogger("imagecodecs"), "disabled"): True,
     }
     with _pillow, warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
@@ -258,9 +259,12 @@ def _at_ease() -> Iterator[None]:
         yield
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
-    image.load()
-    return split(image)
+def _eight_bits(encoded: Encoded) -> np.ndarray:
+    if encoded.image.format == "PNG":
+        # Pillow takes pixels of a wrong checksum, and black for rows that are missing.
+        imagecodecs.png_decode(encoded.data)
+    encoded.image.load()
+    return split(encoded.image)
 
 
 def _sixteen_bits(encoded: Encoded) -> np.ndarray:

@@ -294,6 +294,32 @@ def test_cut_files_are_damaged() -> None:
                     assert "get it again" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("bits", "colour", "planes"),
+    [
+        *((bits, 0, 1) for bits in (1, 2, 4, 8, 16)),
+        *((bits, 3, 1) for bits in (1, 2, 4, 8)),
+        *((bits, *kind) for bits in (8, 16) for kind in ((2, 3), (4, 2), (6, 4))),
+    ],
+)
+def test_png_without_all_of_its_pixels_is_damaged(
+    bits: int, colour: int, planes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The checksums are right but for the last file: viewers show black rows, or wrong pixels."""
+    row = b"\0" + np.random.default_rng(0).bytes((WIDTH * bits * planes + 7) // 8)
+    palette = [chunk(b"PLTE", bytes(range(256)) * 3)] if colour == 3 else []
+    sound = png((WIDTH, HEIGHT), bits, colour, row * HEIGHT, *palette)
+    assert decoded(sound).shape[:2] == (HEIGHT, WIDTH)
+    assert decoded(png((WIDTH, HEIGHT), bits, colour, row * (HEIGHT + 1), *palette)).any()
+    for rows in (0, 1, HEIGHT - 1):
+        short = png((WIDTH, HEIGHT), bits, colour, row * rows, *palette)
+        assert "the image is damaged" in refused(short)
+    flipped = bytearray(sound)
+    flipped[sound.index(b"IEND") - 5] ^= 1  # the checksum of the pixels
+    assert "the image is damaged" in refused(bytes(flipped))
+    assert not caplog.records  # which a terminal would show
+
+
 @contextmanager
 def little_memory(more: int) -> Iterator[None]:
     """Let this process have only ``more`` bytes beyond what it has."""
