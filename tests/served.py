@@ -8,6 +8,7 @@ kills must be one of its own, and is not run this way.
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -53,7 +54,9 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
     client.write_text(CLIENT.format(python=sys.executable, address=ADDRESS), encoding="utf-8")
     client.chmod(0o755)
     address = str(folder / "server")
-    with subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE) as server:
+    # Its input ends with this process, however that ends, and it ends with its input.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, __file__, address], **pipes) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
@@ -63,7 +66,7 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def serve(address: str) -> None:
-    """Fork for each command until killed; returns in the processes that are to run one."""
+    """Fork for each command until the input ends; returns in the processes that run a command."""
     for module in PRELOADED:
         __import__(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for commands
@@ -71,7 +74,7 @@ def serve(address: str) -> None:
         listener.bind(address)
         listener.listen(64)
         print("ready", flush=True)
-        while True:
+        while select.select([listener, sys.stdin], [], [])[0] == [listener]:
             connection, _ = listener.accept()
             with connection:
                 start, streams, _, _ = socket.recv_fds(connection, 8, 3)
@@ -86,6 +89,7 @@ def serve(address: str) -> None:
                     os._exit(0)
                 for stream in streams:
                     os.close(stream)
+    sys.exit()
 
 
 def take_over(connection: socket.socket, size: int, streams: list[int]) -> None:

@@ -76,7 +76,8 @@ def super_resolve(
     if limit <= 0 and not runner.heeds_limit:
         raise UserError(
             f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, and "
-            f"{max(limit + own, 0) / 2**20:.0f} MiB are left; give more memory, or split the image."
+            f"{max(room_on(lr.device, max_memory), 0) / 2**20:.0f} MiB are left; give more memory, "
+            "or split the image."
         )
     tiles = runner.tiles(lr, scale, point, limit)
     units = torch.zeros(runner.method.branches, dtype=torch.long)

@@ -268,10 +268,15 @@ def test_memory_is_found_before_an_image_is_decoded_or_a_result_made(
             upscale_files(method, [pair], 4, POINT, max_memory=2**30)
     patched = monkeypatch.setattr
     patched(module.np, "empty", lambda *_: pytest.fail("made"))
-    with pytest.raises(UserError, match=r"smallest tiles .* --max-memory \d+MiB would do"):
-        Model(method, torch.float32).upscale(
-            np.zeros((3000, 3000, 3), np.uint8), k=0.0, max_memory="1GiB"
-        )
+    refusals = {
+        r"smallest tiles .* --max-memory \d+MiB would do": method,
+        r"result of 12000 x 12000 pixels alone needs 824 MiB, and 601 MiB": build("fsrcnn", "arm"),
+    }
+    for why, refusing in refusals.items():
+        with pytest.raises(UserError, match=why):
+            Model(refusing, torch.float32).upscale(
+                np.zeros((3000, 3000, 3), np.uint8), k=0.0, max_memory="1GiB"
+            )
 
 
 def test_what_a_killed_run_left_is_cleaned_up_and_nothing_else(
