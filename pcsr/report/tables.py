@@ -176,12 +176,12 @@ def _decimals(table: pd.DataFrame) -> dict[str, int]:
 def _sections(table: pd.DataFrame, notes: Sequence[str]) -> str:
     head = [
         "# Operating points\n",
-        "Means over the images of each test set. GFLOPs are per image, in both conventions. The",
-        "heavy share is the share of the units that the most expensive branch computed. Units are",
-        "what was routed (images, tiles or HR pixels). LR pixels are those processed: more than",
-        "the image has where tiles overlap. The knob is k for pcsr and classsr (larger saves more)",
-        "and eta over the full cost for arm (smaller saves more). ADM is the adaptive decision,",
-        "which has no knob.",
+        "Means over the images of each test set. GFLOPs are per image, by the paper and the",
+        "algorithmic convention and as the engine executes them. The heavy share is the share of",
+        "the units that the most expensive branch computed. Units are what was routed (images,",
+        "tiles or HR pixels). LR pixels are those processed: more than the image has where tiles",
+        "overlap. The knob is k for pcsr and classsr (larger saves more) and eta over the full",
+        "cost for arm (smaller saves more). ADM is the adaptive decision, which has no knob.",
         *(f"\n{note}" for note in notes),
     ]
     sections = []
