@@ -92,7 +92,7 @@ class Costs:
         return sum((b * n for b, n in zip(self.branch, units, strict=True)), start=self.shared)
 
 
-def count(module: nn.Module, *inputs: Tensor, folded: bool = False) -> Flops:
+def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flops:
     """Count the FLOPs of ``module(*inputs)`` in eval mode by running it once.
 
     Args:

@@ -33,6 +33,7 @@ METHODS = {
     "pcsr": "pcsr.methods.pcsr:PCSR",
     "classsr": "baselines.classsr:ClassSR",
     "arm": "baselines.arm:ARM",
+    "enaf": "baselines.enaf:ENAF",
 }
 METRICS = {
     "psnr_rgb": "pcsr.metrics:psnr_rgb",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from baselines.arm import ARM
-from baselines.classsr import ClassSR
+from baselines.classsr import Classifier, ClassSR
+from baselines.enaf import ENAF
 from pcsr import registry
 from pcsr.config.models import ModelConfig
 from pcsr.engine.runners import Restored, runner
@@ -26,6 +27,7 @@ KNOBS: dict[str, list[Knob]] = {
     "pcsr": [-25.0, 1.0, 25.0, "adaptive", 0.0],
     "classsr": [-25.0, 25.0, 0.0],
     "arm": [0.0, 50.0, 2.0],
+    "enaf": [1000.0, 0.0, 0.5],
 }
 
 
@@ -70,28 +72,30 @@ def tiles_of(lr: Tensor) -> Tensor:
 def build(backbone: str, method: str, **options: Any) -> Method:
     """A method in eval mode that sends images several ways; fresh weights send them one way."""
     torch.manual_seed(1)
-    if method in ("classsr", "arm"):
+    if method in ("classsr", "arm", "enaf"):
         norm = method == "classsr" or backbone != "carn"
         options = {"widths": WIDTHS, "batch_norm": norm, **options}
     built = registry.build(ModelConfig(backbone=backbone, method=method, **options)).eval()
     for name, parameter in built.named_parameters():
-        if name.startswith("classifier"):
+        if name.startswith(("classifier", "estimator")):
             parameter.mul_({2: 30, 4: 10}.get(parameter.ndim, 1))
         elif method != "pcsr" and parameter.ndim == 4:
             parameter.mul_(GAIN[backbone])
         elif method != "pcsr" and name.endswith("tail.bias"):
             parameter.add_(0.4)  # FSRCNN is centred on black
     if isinstance(built, ClassSR):
-        _divide(built)
+        _divide(built.classifier)
+    if isinstance(built, ENAF):
+        _divide(built.estimator)
     if isinstance(built, ARM):
         fill_table(built)
     return built
 
 
-def _divide(classsr: ClassSR) -> None:
-    """Let each branch be the likeliest for a third of the tiles."""
-    logits = classsr.classifier(tiles_of(photograph_like(*SEVERAL_TILES)))
-    last, gain = classsr.classifier.last, 2 / logits.std(dim=0)
+def _divide(classifier: Classifier) -> None:
+    """Let each branch be the best for some of the tiles."""
+    logits = classifier(tiles_of(photograph_like(*SEVERAL_TILES)))
+    last, gain = classifier.last, 2 / logits.std(dim=0)
     last.weight.mul_(gain[:, None])
     last.bias.sub_(logits.mean(dim=0)).mul_(gain)
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from baselines.arm import ARM
 from baselines.classsr import ClassSR
+from baselines.enaf import ENAF
 from pcsr import registry
 from pcsr.backbones.carn import MEAN_RGB
 from pcsr.config.models import ModelConfig
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
-from pcsr.weights.released import rename, rename_classsr, rename_pcsr
+from pcsr.weights.load import assemble, load_method
+from pcsr.weights.released import read, rename, rename_classsr, rename_pcsr
 
 
 def formula_weights(shared: Path, name: str) -> dict[str, Tensor]:
@@ -60,6 +61,16 @@ def arm(shared: Path, backbone: str) -> ARM:
     """A released ARM model."""
     method, _ = load_method(shared / f"mirror/released/ARM-Net/ckpt/arm-{backbone}.pth")
     assert isinstance(method, ARM)
+    return method
+
+
+def enaf(shared: Path, backbone: str, *, as_released: bool = False) -> ENAF:
+    """A released ENAF model, as designed or as the released code runs it."""
+    path = shared / f"mirror/released/ENAF/{backbone}_eunaf.t7"
+    release = read(path)
+    options = {**release.model.options, "as_released": as_released}
+    method = assemble(release.model.model_copy(update={"options": options}), release.tensors, "it")
+    assert isinstance(method, ENAF)
     return method
 
 

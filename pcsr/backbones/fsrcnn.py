@@ -30,15 +30,7 @@ class FSRCNN(Backbone):
         )
         self.expand = nn.Sequential(nn.Conv2d(s, width, 1), nn.PReLU())
         if self.scale is not None:
-            # 9 - 2 * padding + output_padding = scale keeps LR pixels centred on their HR block.
-            self.tail = nn.ConvTranspose2d(
-                width,
-                3,
-                9,
-                self.scale,
-                padding=(10 - self.scale) // 2,
-                output_padding=self.scale % 2 ^ 1,
-            )
+            self.tail = enlarging(width, self.scale)
         initialise(self.modules())
 
     def features(self, lr: Tensor) -> Tensor:
@@ -48,3 +40,11 @@ class FSRCNN(Backbone):
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``."""
         return self.tail(features)
+
+
+def enlarging(width: int, scale: int) -> nn.ConvTranspose2d:
+    """Return a transposed conv9: ``width`` features to an image, ``scale`` times as large."""
+    # 9 - 2 * padding + output_padding = scale keeps LR pixels centred on their HR block.
+    return nn.ConvTranspose2d(
+        width, 3, 9, scale, padding=(10 - scale) // 2, output_padding=scale % 2 ^ 1
+    )

@@ -43,6 +43,10 @@ class Tiled(Method):
     def upscale(self, branch: int, lr: Tensor) -> Tensor:
         """Super-resolve by one branch: (n, 3, h, w) in [0, 1] -> (n, 3, h * scale, w * scale)."""
 
+    def outputs(self, lr: Tensor) -> Iterator[Tensor]:
+        """Super-resolve by every branch in order; a subclass may share work between them."""
+        return (self.upscale(branch, lr) for branch in range(self.branches))
+
     @abstractmethod
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
         """Return the FLOPs per LR tile of scoring it, and of each branch."""
@@ -61,8 +65,8 @@ class Tiled(Method):
         for numbers in batches(torch.arange(len(tiles)), lr.device):
             cut = tiles.cut(lr, numbers)
             scores.append(self.score(cut))
-            for branch in range(self.branches):
-                candidates[branch, numbers] = levels(self.upscale(branch, cut))
+            for branch, sr in enumerate(self.outputs(cut)):
+                candidates[branch, numbers] = levels(sr)
         return Exploration(candidates, grid(scores, tiles), tiles.lr_size)
 
     def compose(self, exploration: Exploration, labels: Tensor, point: OperatingPoint) -> Tensor:

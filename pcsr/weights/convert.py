@@ -1,5 +1,6 @@
 """Convert published checkpoints to the suite's weights files; nothing in them is executed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,9 @@ def fetch_released(
                 f"{file}: is no {experiment}: its {key} is {found} ({release.recognised}); fix "
                 f"{RELEASED}, or put the right file there."
             )
+    # What a file cannot say of itself, such as how its authors ran it, the experiment says.
+    options = {**expected.options, **release.model.options}
+    release = replace(release, model=release.model.model_copy(update={"options": options}))
     with files.locked(out):
         return _convert(file, release, out, weights.files[0].path, experiment=experiment)
 

@@ -26,7 +26,7 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
         UserError: the file is missing, damaged, of an unknown release, or its weights do not fit
             the model that it describes.
     """
-    if path.suffix in (".pth", ".pt", ".ckpt"):
+    if path.suffix in (".pth", ".pt", ".ckpt", ".t7"):
         release = released.read(path)
         method = assemble(release.model, release.tensors, str(path))
         return method, {"released": release.recognised, "iterations": release.iterations}

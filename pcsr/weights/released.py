@@ -1,7 +1,8 @@
 """Recognise and rename the authors' released checkpoints; nothing in them is executed.
 
 Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
-single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``).
+single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``),
+github.com/nmduonggg/ENAF.
 """
 
 import re
@@ -52,6 +53,16 @@ BESIDE_WEIGHTS = (bool, int, float, str, pickled.Ignored)  # what may stand betw
 PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts only its own iterations
 CLASSIFIER = "classifier.imnet.layers."
 CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
+ENAF = {
+    "predictors.": "network.exits.",
+    "estimator.CondNet.": "estimator.layers.",
+    "estimator.lastOut.": "estimator.last.",
+}
+# Published MFLOPs of bicubic, the exits and the network, by which the released weights decide.
+ENAF_COSTS = {
+    "fsrcnn": (0, 146.42, 315.45, 468.2),
+    "carn": (0, 778.55, 868.86, 1161.72),
+}
 
 
 @dataclass(frozen=True)
@@ -110,18 +121,21 @@ def rename_classsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tens
     for j in range(3):
         network = rename(backbone, _under(f"net{j + 1}.", names))
         renamed |= {f"networks.{j}.{name}": tensor for name, tensor in network.items()}
-    for theirs, ours in CLASSSR.items():
-        renamed |= {f"{ours}{name}": tensor for name, tensor in _under(theirs, names).items()}
-    return renamed
+    return renamed | _moved(CLASSSR, names)
+
+
+def rename_enaf(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of a released ENAF model to the suite's names."""
+    trunk = {name: t for name, t in names.items() if not name.startswith(tuple(ENAF))}
+    renamed = {f"network.network.{name}": t for name, t in rename(backbone, trunk).items()}
+    return renamed | _moved(ENAF, names)
 
 
 def rename_pcsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the parameters of a released PCSR phase-1 model to the suite's names."""
     encoder = _under("encoder.", names)
     renamed = {f"encoder.{name}": t for name, t in rename(backbone, encoder).items()}
-    for theirs, ours in (*PARTS.items(), (CLASSIFIER, "classifier.")):
-        renamed |= {f"{ours}{name}": tensor for name, tensor in _under(theirs, names).items()}
-    return renamed
+    return renamed | _moved(PARTS | {CLASSIFIER: "classifier."}, names)
 
 
 def read(path: Path) -> Released:
@@ -157,6 +171,8 @@ def _recognise(path: Path, content: Any) -> Released:
         return _pcsr(path, content, weights)
     if "classifier.lastOut.weight" in weights:
         release = _classsr(path, weights)
+    elif "estimator.lastOut.weight" in weights:
+        release = _enaf(path, weights)
     else:
         tables = path.with_suffix(".state")
         release = _arm(path, weights, tables) if tables.exists() else _branch(path, weights)
@@ -241,6 +257,23 @@ def _classsr(path: Path, weights: Mapping[str, Tensor]) -> Released:
     return Released(config, rename_classsr(backbone, weights), None, what)
 
 
+def _enaf(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read a model of the ENAF release: a network, its exits and the estimator."""
+    backbone, width = _backbone(path, weights)
+    # The bias of an exit's first layer: of a plain convolution, or of one whose output is shuffled.
+    shuffle = 1 if backbone == "fsrcnn" else 4
+    first = [f"predictors.{j}.0.bias" for j in range(2)]
+    widths = (*(_width(path, name, weights[name]) // shuffle for name in first), width)
+    options: dict[str, Any] = {"widths": widths}
+    if backbone in ENAF_COSTS:
+        *costs, whole = ENAF_COSTS[backbone]
+        options["cost_shares"] = (*(cost / whole for cost in costs), 1.0)
+    norm = {"batch_norm": False} if backbone == "carn" else {}
+    config = ModelConfig(backbone=backbone, method="enaf", options=options, backbone_options=norm)
+    what = f"ENAF release, {backbone} x4, widths {', '.join(map(str, widths))}"
+    return Released(config, rename_enaf(backbone, weights), None, what)
+
+
 def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
     """Read a single network: a branch of the ClassSR release is an original of that width."""
     backbone, width = _backbone(path, weights)
@@ -282,6 +315,15 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
 
 def _original(backbone: str, width: int, scale: float = 4) -> ModelConfig:
     return ModelConfig(backbone=backbone, method="original", scale=scale, options={"width": width})
+
+
+def _moved(prefixes: Mapping[str, str], names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters under any of the prefixes, with the suite's prefix instead."""
+    return {
+        f"{ours}{name}": tensor
+        for theirs, ours in prefixes.items()
+        for name, tensor in _under(theirs, names).items()
+    }
 
 
 def _under(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,11 +114,11 @@ class Executed(FlopCounterMode):
 def not_counted(method: Method, units: list[int], tiles: int) -> int:
     """Products that are executed, but are free by the convention.
 
-    ARM's edge score runs a 3x3 Laplacian over each tile, which is no network. Where the engine runs
-    a head on all pixels, biases after the first layer are part of the products, which pass on the
-    ones that the next layer's biases are multiplied with.
+    The edge score of ARM and ENAF runs a 3x3 Laplacian over each tile, which is no network. Where
+    the engine runs a head on all pixels, biases after the first layer are part of the products,
+    which pass on the ones that the next layer's biases are multiplied with.
     """
-    if method.config.method == "arm":
+    if method.config.method in ("arm", "enaf"):
         return tiles * 2 * 9 * TILE**2
     if not isinstance(method, PCSR):
         return 0

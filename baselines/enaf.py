@@ -1,0 +1,170 @@
+"""ENAF: each tile leaves one network at one of several exits (WACV 2025).
+
+An estimator predicts the PSNR of every exit from the LR tile, which takes the exit with the best
+trade-off of PSNR and cost. Branch 0 is bicubic interpolation, the last one the whole network.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from baselines.arm import edge_score
+from baselines.classsr import Classifier
+from baselines.exits import EXITS, EarlyExits
+from pcsr import flops, metrics
+from pcsr.config.models import ModelConfig, WidthsOptions
+from pcsr.flops import Flops
+from pcsr.geometry import TILE
+from pcsr.methods.base import Deploy, Loss, MakeBackbone, Stage
+from pcsr.methods.checks import complete, knob_of
+from pcsr.methods.tiled import Tiled
+from pcsr.routing import OperatingPoint
+
+PAPER = {
+    "fsrcnn": {"widths": (16, 36, 56)},
+    "carn": {"widths": (16, 32, 64)},
+    "srresnet": {"widths": (16, 32, 64)},
+}
+BRANCHES = EXITS + 2  # bicubic interpolation and the whole network, too
+FLAT = 10.0  # Bicubic interpolation of a tile whose edge score is at most this
+BONUS = 1.0  # is worth so many dB more than is predicted.
+
+
+class ENAFOptions(WidthsOptions):
+    """Options of ENAF; ``widths`` are those of the exits, and last that of the network."""
+
+    cost_shares: tuple[float, ...] | None = Field(
+        default=None,
+        min_length=BRANCHES,
+        max_length=BRANCHES,
+        description="cost of each branch, bicubic first, as a share of the whole network's, that "
+        "the router reckons with; default: paper FLOPs as counted",
+    )
+    as_released: bool = Field(
+        default=False,
+        description="exits return the whole network's output, as the released code does on CARN",
+    )
+
+
+class ENAF(Tiled):
+    """Branches are bicubic interpolation, two exits of a network, and all of it.
+
+    The knob is eta, in dB: what the cost of the whole network has to gain. A tile takes
+    argmax_j(PSNR_j - eta c_j), with the predicted PSNR and the share c_j of the network's cost, so
+    larger values save more.
+    """
+
+    Options = ENAFOptions
+    points = tuple(OperatingPoint(knob=k) for k in (0.5, 0.0, 0.15, 0.3, 0.75, 1.0, 1.5, 2.0, 5.0))
+    branches = BRANCHES
+
+    def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
+        nn.Module.__init__(self)
+        self._options, self.config = complete(ENAFOptions, config, PAPER)
+        self.network = EarlyExits(
+            make_backbone, config.backbone, self._options.widths, config.scale
+        )
+        self.estimator = Classifier(BRANCHES)
+        # The published recipe trains exits on a network that has been trained before, at a
+        # learning rate of 1e-7 for the network; here it stays as it is.
+        self.stages = (
+            Stage("network", [self.network.network], self._network_loss, self._always(-1)),
+            Stage("exits", [self.network.exits], self._exits_loss, self._always(-2)),
+            Stage("estimator", [self.estimator], self._estimator_loss),
+        )
+
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return the predicted PSNR in dB of each branch, (n, M); flat tiles favour bicubic."""
+        predicted: Tensor = -self.estimator(tiles)  # it is trained on negative PSNR
+        predicted[:, 0] += torch.where(edge_score(tiles) <= FLAT, BONUS, 0.0).to(predicted)
+        return predicted
+
+    def upscale(self, branch: int, lr: Tensor) -> Tensor:
+        """See ``Tiled.upscale``: bicubic (kernel a = -0.75), the exits, the whole network."""
+        if branch == 0:
+            return F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
+        sr: Tensor = self.network(lr, EXITS if self._options.as_released else branch - 1)
+        return sr
+
+    def outputs(self, lr: Tensor) -> Iterator[Tensor]:
+        """See ``Tiled.outputs``: the branches share the layers before their exits."""
+        yield self.upscale(0, lr)
+        exits = list(self.network.outputs(lr))
+        yield from exits[-1:] * len(exits) if self._options.as_released else exits
+
+    def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
+        """See ``Method.route``: argmax_j(PSNR_j - eta c_j).
+
+        Raises:
+            UserError: there is no knob value, or it is negative.
+        """
+        eta = knob_of(point, "enaf", "eta, in dB for the cost of the whole network", least=0)
+        shares = self._options.cost_shares
+        if shares is None:
+            costs = [cost.paper for cost in self.tile_costs()[1]]
+            shares = tuple(cost / costs[-1] for cost in costs)
+        return (scores - eta * scores.new_tensor(shares).view(1, -1, 1, 1)).argmax(dim=1)
+
+    def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
+        """See ``Tiled.tile_costs``: the estimator, and each exit; bicubic counts as free.
+
+        As released, the whole network is run and the exit is counted.
+        """
+        return self._flops
+
+    @cached_property
+    def _flops(self) -> tuple[Flops, tuple[Flops, ...]]:
+        tile = next(self.estimator.parameters()).new_zeros(1, 3, TILE, TILE)
+        exits = [flops.count(self.network, tile, number) for number in range(EXITS + 1)]
+        if self._options.as_released:
+            exits = [cost.run_as(exits[-1].engine) for cost in exits]
+        return flops.count(self.estimator, tile), (Flops(), *exits)
+
+    def _always(self, branch: int) -> Callable[[Tensor, float], Tensor]:
+        """Route every validation tile to one branch: there is no estimator yet."""
+        return lambda scores, scale: torch.full_like(
+            scores[:, 0], BRANCHES + branch, dtype=torch.long
+        )
+
+    def _network_loss(self, deploy: Deploy) -> Loss:
+        """Return the L1 loss of the whole network, as an original's."""
+
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            return {"loss": F.l1_loss(self.network(lr, EXITS), hr)}
+
+        return loss
+
+    def _exits_loss(self, deploy: Deploy) -> Loss:
+        """Return the sum of the exits' L1 losses."""
+
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            exits = islice(self.network.outputs(lr), EXITS)
+            return {"loss": torch.stack([F.l1_loss(sr, hr) for sr in exits]).sum()}
+
+        return loss
+
+    def _estimator_loss(self, deploy: Deploy) -> Loss:
+        """Return the mean distance of the estimates from the negative PSNR of each branch.
+
+        PSNR is that of the crop, not rounded to 8 bit, without its border. A branch that is exact
+        has none, and does not count.
+        """
+        shave = metrics.shave_for(self.config.scale)
+        inside = (..., slice(shave, -shave), slice(shave, -shave))
+
+        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
+            with torch.no_grad():
+                branches = (self.upscale(0, lr), *self.network.outputs(lr))
+                apart = torch.stack([(sr - hr)[inside] for sr in branches], dim=1)
+                error = apart.square().mean(dim=(2, 3, 4))
+            finite = error > 0
+            negative_psnr = 10 * torch.log10(error.where(finite, 1.0))
+            distance = (self.estimator(lr) - negative_psnr).abs() * finite
+            return {"loss": (distance.sum(dim=0) / finite.sum(dim=0).clamp_min(1)).mean()}
+
+        return loss

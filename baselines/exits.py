@@ -1,0 +1,132 @@
+"""Networks with early exits: where an exit leaves each backbone, and what it consists of (ENAF)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from pcsr.backbones.base import Backbone
+from pcsr.backbones.carn import GROUPS
+from pcsr.backbones.fsrcnn import FSRCNN, MAPPING_WIDTH, enlarging
+from pcsr.errors import UserError
+from pcsr.methods.base import MakeBackbone
+
+EXITS = 2
+SLOPE = 0.1  # of every LeakyReLU
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where exits leave a backbone.
+
+    Attributes:
+        features: (network, LR) -> the features at which each exit leaves, then those of the tail;
+            lazy, so that an exit costs no layer behind it.
+        exit: (network, width of the exit, scale) -> its layers, features -> image.
+        base: (network, LR, scale) -> what is added to the output of an exit.
+    """
+
+    features: Callable[[Any, Tensor], Iterator[Tensor]]
+    exit: Callable[[Any, int, int], nn.Module]
+    base: Callable[[Any, Tensor, int], Tensor | float]
+
+
+class EarlyExits(nn.Module):
+    """A backbone and the exits that leave it.
+
+    Args:
+        make_backbone: builds the backbone for a width.
+        backbone: its name.
+        widths: channels of each exit, then of the backbone.
+        scale: HR size / LR size.
+
+    Raises:
+        UserError: it is not known where exits leave this backbone, or there are other than two.
+    """
+
+    def __init__(
+        self, make_backbone: MakeBackbone, backbone: str, widths: tuple[int, ...], scale: float
+    ) -> None:
+        super().__init__()
+        if backbone not in PLACES:
+            raise UserError(
+                f"model.backbone: it is not known where exits leave {backbone}; use "
+                f"{', '.join(PLACES)}, or add it to baselines/exits.py."
+            )
+        if len(widths) != EXITS + 1:
+            raise UserError("model.options.widths: give three, of two exits and the network.")
+        self.network: Backbone = make_backbone(width=widths[-1], scale=scale)
+        self._places = PLACES[backbone]
+        self._scale = int(scale)
+        self.exits = nn.ModuleList(
+            self._places.exit(self.network, width, self._scale) for width in widths[:-1]
+        )
+
+    def forward(self, lr: Tensor, number: int) -> Tensor:
+        """Super-resolve (N, 3, h, w) in [0, 1] by one exit; number 2 is the whole network."""
+        features = next(islice(self._places.features(self.network, lr), number, None))
+        return self._leave(number, features, lr)
+
+    def outputs(self, lr: Tensor) -> Iterator[Tensor]:
+        """Yield the output of each exit, then of the whole network, of (N, 3, h, w) in [0, 1]."""
+        for number, features in enumerate(self._places.features(self.network, lr)):
+            yield self._leave(number, features, lr)
+
+    def _leave(self, number: int, features: Tensor, lr: Tensor) -> Tensor:
+        if number == EXITS:
+            return self.network.upsample(features, lr)
+        base = self._places.base(self.network, lr, self._scale)
+        sr: Tensor = self.exits[number](features) + base
+        return sr
+
+
+def _along_fsrcnn(network: FSRCNN, lr: Tensor) -> Iterator[Tensor]:
+    """Yield the features after two mapping layers, after all of them, and after the expansion."""
+    half = network.map[:2](network.shrink(network.extract(lr)))
+    yield half
+    mapped = network.map[2:](half)
+    yield mapped
+    yield network.expand(mapped)
+
+
+def _before_tail(network: Backbone, lr: Tensor) -> Iterator[Tensor]:
+    """Yield the features before the tail, where all exits leave."""
+    features = network.features(lr)
+    for _ in range(EXITS + 1):
+        yield features
+
+
+def _fsrcnn_exit(network: FSRCNN, width: int, scale: int) -> nn.Module:
+    convolution = nn.Conv2d(MAPPING_WIDTH, width, 3, padding=1)
+    return nn.Sequential(convolution, nn.LeakyReLU(SLOPE), enlarging(width, scale))
+
+
+def _shuffling_exit(network: Backbone, width: int, scale: int, groups: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    before = network.width
+    for step in [2, 2] if scale == 4 else [scale]:
+        convolution = nn.Conv2d(before, width * step**2, 3, padding=1, groups=groups)
+        layers += [convolution, nn.LeakyReLU(SLOPE), nn.PixelShuffle(step)]
+        before = width
+    return nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
+
+
+# The release has FSRCNN and CARN. SRResNet's exits are CARN's with plain convolutions: where the
+# published ones leave is not known.
+PLACES = {
+    "fsrcnn": Places(_along_fsrcnn, _fsrcnn_exit, lambda network, lr, scale: 0.0),
+    "carn": Places(
+        _before_tail,
+        partial(_shuffling_exit, groups=GROUPS),
+        lambda network, lr, scale: network.mean,
+    ),
+    "srresnet": Places(
+        _before_tail,
+        partial(_shuffling_exit, groups=1),
+        lambda network, lr, scale: interpolate(lr, scale_factor=scale, mode="bilinear"),
+    ),
+}
