@@ -180,8 +180,9 @@ def _sections(table: pd.DataFrame, notes: Sequence[str]) -> str:
         "algorithmic convention and as the engine executes them. The heavy share is the share of",
         "the units that the most expensive branch computed. Units are what was routed (images,",
         "tiles or HR pixels). LR pixels are those processed: more than the image has where tiles",
-        "overlap. The knob is k for pcsr and classsr (larger saves more) and eta over the full",
-        "cost for arm (smaller saves more). ADM is the adaptive decision, which has no knob.",
+        "overlap. The knob is k for pcsr and classsr (larger saves more), eta in dB for enaf",
+        "(larger saves more) and eta over the full cost for arm (smaller saves more). ADM is the",
+        "adaptive decision, which has no knob.",
         *(f"\n{note}" for note in notes),
     ]
     sections = []
