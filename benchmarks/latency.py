@@ -335,7 +335,7 @@ def compare(
             "method": case.method,
             "path": case.path,
             "knob": case.knob,
-            "dear_share": case.share,
+            "heavy_share": case.share,
             "seconds": result.seconds,
             "seconds_median": result.median,
             "memory_format": result.memory_format,

@@ -92,7 +92,7 @@ def cases(measured: Measured) -> pd.DataFrame:
     """Return one row per case with ratios to the original and to the definition."""
     rows = pd.DataFrame(measured["cases"])
     rows["model"] = rows["backbone"] + "-" + rows["method"]
-    rows["expensive"] = 100 * rows["dear_share"]
+    rows["expensive"] = 100 * rows["heavy_share"]
     rows["peak"] = rows["peak_bytes"] / 2**20
     rows["over"] = (rows["time_ratio"] / rows["flops_ratio"]).mask(rows["path"] == "original")
     for count in ("algorithmic", "engine"):

@@ -141,7 +141,7 @@ def row_of(case: Case, arguments: argparse.Namespace, device: torch.device) -> d
         "seconds": seconds,
         "fastest": min(times),
         "peak_bytes": peak,
-        "dear_share": units[-1] / sum(units),
+        "heavy_share": units[-1] / sum(units),
         "flops_algorithmic": cost.algorithmic,
         "flops_engine": cost.engine,
         "teraflops_per_second": cost.engine / seconds / 1e12,
