@@ -18,6 +18,9 @@ from pcsr import metrics
 from pcsr.config.models import ProtocolConfig
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure
+from pcsr.storage.files import ROOT
+from pcsr.weights.convert import fetch_released
+from pcsr.weights.load import load_method
 
 pytestmark = pytest.mark.shared
 
@@ -93,6 +96,19 @@ def test_parameters_and_flops(shared: Path, backbone: str) -> None:
     # As released, an exit is counted, and the whole network is run.
     for cost, claimed in zip(exits, released.tile_costs()[1][1:], strict=True):
         assert (claimed.paper, claimed.engine) == (cost.paper, exits[-1].engine)
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+def test_an_experiment_says_how_the_release_is_run(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_released: bool
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PCSR_MIRROR", str(shared / "mirror"))
+    out = tmp_path / "w.safetensors"
+    fetch_released("carn-enaf" + as_released * "-as-released", out=out)
+    options = load_method(out)[0].config.options
+    assert options["as_released"] == as_released
+    assert options["cost_shares"] == pytest.approx([0, 778.55 / 1161.72, 868.86 / 1161.72, 1])
 
 
 @pytest.mark.parametrize(("backbone", "name"), [("fsrcnn", "img_001"), ("carn", "img_010")])
