@@ -50,22 +50,27 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
     assert done.returncode == 0, done.stdout[-3000:]
     assert time.monotonic() - started < 20
     counts = jobs(done.stdout)
-    # 3 backbones x 4 methods, on 4 test sets; DIV2K train and valid are prepared too.
+    # 3 backbones x 4 methods and 2 x ENAF, on 4 test sets; DIV2K train and valid are prepared too.
     stages = {
         "original": ["train"],
         "classsr": ["simple", "medium", "hard", "joint"],
         "arm": ["train"],
         "pcsr": ["stage0", "stage1"],
     }
-    assert counts["train"] == 3 * sum(map(len, stages.values()))
+    enaf = {
+        (f"{backbone}-enaf", stage)
+        for backbone in ("fsrcnn", "carn")
+        for stage in ("network", "exits", "estimator")
+    }
+    assert counts["train"] == 3 * sum(map(len, stages.values())) + len(enaf)
     assert counts["classify_crops"] == 1
     assert counts["tabulate"] == 3
-    assert counts["sweep"] == 3 * 4 * 4
+    assert counts["sweep"] == (3 * 4 + 2) * 4
     assert counts["prepare"] == 6
     assert counts["figure"] == 3 * 4
     assert counts["claims"] == counts["operating_points"] == 1
     trained = set(re.findall(r"pcsr train (\S+) (\S+) --suite", done.stdout))
-    assert trained == {
+    assert trained == enaf | {
         (f"{backbone}-{method}", stage)
         for backbone in ("fsrcnn", "carn", "srresnet")
         for method in stages
@@ -298,7 +303,7 @@ def test_smoke_suite(workspace: Workspace) -> None:
     results = pd.read_csv(report / "results.csv")
     backbones, methods = ("fsrcnn", "carn", "srresnet"), ("classsr", "arm", "pcsr")
     measured = set(zip(results.backbone, results.method, strict=True))
-    assert measured == set(product(backbones, ("original", *methods)))
+    assert measured == {*product(backbones, ("original", *methods)), ("fsrcnn", "enaf")}
     assert set(results.lr) == {"8bit", "float"}
     assert set(results[~results.refine].method) == {"pcsr"}  # the others refine nothing
     for backbone in backbones:
@@ -314,7 +319,7 @@ def test_smoke_suite(workspace: Workspace) -> None:
         assert model in claims
     table = (report / "operating_points.md").read_text()
     assert table.count("| original |") == 3
-    knobs = {"classsr": {-25, 0, 25}, "arm": {0, 1, 4}}
+    knobs = {"classsr": {-25, 0, 25}, "arm": {0, 1, 4}, "enaf": {0, 0.5, 5}}
     for method, expected in knobs.items():
         assert set(results[results.method == method].knob) == expected
     # Tables of three trained networks, made after the training from the validation images.
