@@ -52,16 +52,18 @@ def sections(results: pd.DataFrame, claims: Claims) -> Iterator[str]:
         claims: the published numbers.
     """
     rows, images, absent = [], [], []
-    for point in _points(claims):
-        measured = list(_measured(results, point, claims))
-        for place, ours in measured:
-            if point.tiles:
-                lines = beside(point, ours)
-                rows.append(place | _of_log(point, lines, ours, claims))
-                images.append(lines.reset_index().assign(**place))
-            else:
-                rows.append(place | _of_curve(point, ours, claims))
-        absent += [] if measured else [point]
+    for known in claims.at_knobs:
+        as_published = _as_published(results, known, claims)
+        for point in _points(known):
+            measured = list(_measured(as_published, point))
+            for place, ours in measured:
+                if point.tiles:
+                    lines = beside(point, ours)
+                    rows.append(place | _of_log(point, lines, ours, claims))
+                    images.append(lines.reset_index().assign(**place))
+                else:
+                    rows.append(place | _of_curve(point, ours, claims))
+            absent += [] if measured else [point]
     if rows or absent:
         yield "## At published knobs\n"
     if rows:
@@ -115,39 +117,37 @@ def beside(point: Point, ours: pd.DataFrame) -> pd.DataFrame:
     return both.assign(off=np.fmax(psnr, mflops))
 
 
-def _points(claims: Claims) -> Iterator[Point]:
-    for known in claims.at_knobs:
-        for log in known.logs:
-            for knob, tiles in log.runs:
-                yield Point(known, log.backbone, log.test_set, knob, tiles=tiles)
-        for curve in known.curves:
-            for knob, *values in curve.points:
-                yield Point(known, curve.backbone, curve.test_set, knob, *values)
+def _points(known: AtKnobs) -> Iterator[Point]:
+    for log in known.logs:
+        for knob, tiles in log.runs:
+            yield Point(known, log.backbone, log.test_set, knob, tiles=tiles)
+    for curve in known.curves:
+        for knob, *values in curve.points:
+            yield Point(known, curve.backbone, curve.test_set, knob, *values)
+
+
+def _as_published(results: pd.DataFrame, known: AtKnobs, claims: Claims) -> pd.DataFrame:
+    """Keep the rows of released weights that were measured as the method's authors did."""
+    protocol = claims.protocols[known.method]
+    here = results["released"] & ~results["adaptive"] & (results["scale"] == claims.scale)
+    same = {"method": known.method, "lr": protocol.lr, "crop": protocol.crop}
+    for column, value in same.items():
+        here &= results[column] == value
+    return results[here]
 
 
 def _measured(
-    results: pd.DataFrame, point: Point, claims: Claims
+    results: pd.DataFrame, point: Point
 ) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
-    """Yield the rows per image of each experiment with released weights that has the point.
+    """Yield the rows per image of each experiment that has the point.
 
     ``mflops`` are per tile, of the published costs where there are any: with the same choices they
     are the published number, whatever else the suite counts.
     """
-    protocol = claims.protocols[point.known.method]
-    same = {
-        "method": point.known.method,
-        "backbone": point.backbone,
-        "test_set": point.test_set,
-        "scale": claims.scale,
-        "released": True,
-        "adaptive": False,
-        "lr": protocol.lr,
-        "crop": protocol.crop,
-    }
-    rows = results[(results[list(same)] == pd.Series(same)).all(axis="columns")]
-    rows = rows[(rows["knob"] - point.knob).abs() < NEAR]
-    for experiment, ours in rows.groupby("experiment"):
-        costs = point.known.costs.get(point.backbone)
+    near = (results["knob"] - point.knob).abs() < NEAR
+    here = (results["backbone"] == point.backbone) & (results["test_set"] == point.test_set)
+    costs = point.known.costs.get(point.backbone)
+    for experiment, ours in results[near & here].groupby("experiment"):
         mflops = (
             ours["flops_paper"] / ours["units"] / 1e6
             if costs is None
@@ -173,7 +173,7 @@ def _of_log(
     """Return a row of the table: means over the images that were measured, and the verdict."""
     all_images = claims.images[point.test_set]
     agree = int((lines["off"] <= 1 + 1e-6).sum())  # differences of decimals are not exact
-    verdict = f"{agree} of {len(lines)} images agree"
+    verdict = f"{agree} of {len(lines)} images agree" if len(lines) else "no image is in the log"
     if len(lines) == len(ours) == all_images:
         shares = _shares(ours, len(point.tiles)) * ours[["units"]].to_numpy()
         tiles = tuple(shares.sum(axis=0).round().astype(int).tolist())
