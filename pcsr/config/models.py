@@ -329,6 +329,10 @@ class DatasetConfig(Config):
 
     source: WheelsSource | ArchiveSource | FolderSource = Field(discriminator="kind")
     expected: int | None = Field(default=None, ge=1, description="images in the complete set")
+    tiles: Count | None = Field(
+        default=None,
+        description="tiles of 32x32 LR pixels at x4 in all images of the published set",
+    )
     first: str | None = Field(default=None, description="name of the first image to use")
     last: str | None = Field(default=None, description="name of the last image to use")
     reductions: tuple[Annotated[float, Field(ge=1 / SCALE_LIMIT, le=1)], ...] = Field(
@@ -345,10 +349,9 @@ class DatasetConfig(Config):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what the prepared images depend on: everything but where they come from."""
-        return self.model_dump(
-            mode="json", exclude={"source": {"get", "mirror", "url", "other_urls"}}
-        )
+        """Return what the prepared images depend on: not where they come from, nor a check."""
+        origin = {"get", "mirror", "url", "other_urls"}
+        return self.model_dump(mode="json", exclude={"source": origin, "tiles": True})
 
 
 class DatasetsConfig(Config):

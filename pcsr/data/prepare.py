@@ -9,7 +9,7 @@ dropped, and so is what follows the first image whose bytes are not as they were
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -27,12 +27,14 @@ from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, seal, sha256
 from pcsr.errors import UserError
+from pcsr.geometry import Tiles, lr_size, tile_crop
 from pcsr.runtime import progress
 from pcsr.storage import files
 from pcsr.storage.journal import Journal
 
 INDEX = "index.jsonl.part"
 LOG_EVERY = 25  # images
+TILES_SCALE = 4  # at which the tiles of published sets are counted
 
 log = logging.getLogger("pcsr")
 
@@ -68,11 +70,29 @@ def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("da
         OSError: the disk is full; finished images stay, and a later call resumes after them.
     """
     with files.locked(out):
-        if not _is_done(name, config, out):
-            _make(name, config, out, raw)
+        packed = _prepared(name, config, out) or _make(name, config, out, raw)
+    if config.expected in (None, len(packed)):  # of fewer images another warning has told
+        _compare_tiles(name, config, packed)
 
 
-def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> None:
+def _compare_tiles(name: str, config: DatasetConfig, images: Sequence[Stored]) -> None:
+    """Say from the sizes of the images whether they can be the published set, where it is known."""
+    if config.tiles is None:
+        return
+    sizes = [tile_crop(*lr_size((image.height, image.width), TILES_SCALE)) for image in images]
+    found = sum(len(Tiles(1, size)) for size in sizes if 0 not in size)
+    text = f"{name}: {len(images)} images, {found:,} tiles"
+    if found == config.tiles:
+        log.info("%s, as published", text)
+    else:
+        log.warning(
+            "%s, but the published set has %s; results on this set are not comparable",
+            text,
+            f"{config.tiles:,}",
+        )
+
+
+def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> list[Stored]:
     with open_sources(config, raw) as sources:
         chosen = choose(sources, config, name)
         images.unique([_copy_name(s.name, f) for s in chosen for f in config.reductions], name)
@@ -88,6 +108,7 @@ def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> None:
         packed = _pack(name, chosen, config.reductions, head, out)
     _finish(packed, head, out)
     log.info("%s: %d images in %s", name, len(packed), out)
+    return packed
 
 
 def reduced(image: np.ndarray, factor: float) -> np.ndarray:
@@ -106,19 +127,20 @@ def _copy_name(name: str, factor: float) -> str:
     return escape.printable(name if factor == 1 else f"{name}@{factor:g}")
 
 
-def _is_done(name: str, config: DatasetConfig, out: Path) -> bool:
+def _prepared(name: str, config: DatasetConfig, out: Path) -> list[Stored]:
+    """Return the images of a store that is already complete, or none."""
     try:
         store = Store.open(out)
     except UserError as error:
         if (out / MANIFEST).exists():
             log.warning("%s", error)
-        return False
+        return []
     if store.manifest.get("config") != config.identity():
-        return False
+        return []
     log.info("%s: already prepared in %s", name, out)
     if not store.complete:
         log.warning("%s: it is not complete; remove %s to prepare it again", name, out)
-    return True
+    return store.images
 
 
 def _pack(

@@ -34,8 +34,9 @@ def sections(results: pd.DataFrame, test_set: str, claims: Claims) -> Iterator[s
         first = originals[originals["experiment"] == originals["experiment"].min()]
         rows = of_backbone[of_backbone["method"] == row.method]
         same_lr = rows["lr"].isin(first["lr"]) & rows["crop"].isin(first["crop"])
-        if test_set in row.cells and same_lr.any():
-            yield _section(rows, first, row, row.cells[test_set], whole, claims)
+        cell = claims.cell(row, test_set)
+        if cell is not None and same_lr.any():
+            yield _section(rows, first, row, cell, whole, claims)
 
 
 def _section(

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
-from pcsr.report import audit, pages
+from pcsr.report import audit, logs, pages
 from pcsr.report.published import (
     CLAIMS,
     Claims,
@@ -79,16 +79,18 @@ def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     for test_set in claims.images:
         of_set = summary[summary["test_set"] == test_set]
         for row in claims.models:
-            if test_set not in row.cells:
+            cell = claims.cell(row, test_set)
+            if cell is None:
                 continue
             of_backbone = of_set[of_set["backbone"] == row.backbone]
             points = of_backbone[of_backbone["method"] == row.method]
             original = as_published(of_backbone[of_backbone["method"] == REFERENCE], claims)
-            ours = [_ours(of, original, row, claims) for _, of in points.groupby("experiment")]
-            psnr, gflops = row.cells[test_set]
+            measured = points.groupby("experiment")
+            ours = [_ours(of, original, row, cell, claims) for _, of in measured]
+            psnr, gflops = cell
             published: dict[str, object] = {
                 "Test set": test_set,
-                "Model": f"{row.model} ({row.params})",
+                "Model": row.label,
                 "Published PSNR": psnr,
                 "Published GFLOPs": gflops,
             }
@@ -102,11 +104,15 @@ def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
 
 
 def _ours(
-    points: pd.DataFrame, original: pd.DataFrame, row: PublishedModel, claims: Claims
+    points: pd.DataFrame,
+    original: pd.DataFrame,
+    row: PublishedModel,
+    cell: tuple[float, float],
+    claims: Claims,
 ) -> dict[str, object]:
     """Return our half of a line, from the points of one experiment on one test set."""
     test_set = points["test_set"].iloc[0]
-    psnr, gflops = row.cells[test_set]
+    psnr, gflops = cell
     points = as_published(points, claims)
     whole = claims.original(row.backbone, test_set)
     reference = original.iloc[0] if len(original) and whole else None
@@ -182,6 +188,7 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
             pages.append(f"Relative to the original, valid for a subset too:\n\n{text_beside}")
         of_set = shared[shared["test_set"] == test_set]
         pages += audit.sections(of_set, str(test_set), claims)
+    pages += logs.sections(results, claims)
     return "\n".join(pages)
 
 
@@ -229,10 +236,10 @@ with a knob, our point lies on its curve at the published share of the original'
 two measured knob values on either side, both named, PSNR is interpolated linearly in GFLOPs. One
 knob value is named where it has exactly that share, or where the curve ends before it. LR images
 are of the kind that the published cell was measured on, if the suite has them.{_own_knobs(claims)}
-The knob is k for PCSR and ClassSR, and eta over the full cost for ARM. ADM is the adaptive
-decision. Below the cells, every method is listed under every measured protocol: the point at the
-published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at which the
-curve loses exactly the published amount to the original on the same LR.
+The knob is k for PCSR and ClassSR, eta over the full cost for ARM, and eta for ENAF. ADM is the
+adaptive decision. Below the cells, every method is listed under every measured protocol: the point
+at the published share of FLOPs, the adaptive decision, and the share of the original's FLOPs at
+which the curve loses exactly the published amount to the original on the same LR.
 `value [low, high]` is a mean over images with its 95 % bootstrap interval.
 
 | verdict | meaning |

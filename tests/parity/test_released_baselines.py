@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,13 @@ from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure, show
 from pcsr.evaluation.measure import Pair
 from pcsr.methods.base import Method
+from pcsr.report import logs
+from pcsr.report.published import load_claims
 from pcsr.weights import released
 
 pytestmark = pytest.mark.shared
 
+ROOT = Path(__file__).parents[2]
 PROTOCOL = ProtocolConfig(lr="8bit", crop="tiles", refine=False)
 # What the suite counts of a tile beyond the published FLOPs: FSRCNN's PReLUs, by branch.
 PRELU = {"fsrcnn": [0, *(1024 * (2 * width + 24) for width in (16, 36, 56))], "carn": [0] * 4}
@@ -45,7 +49,9 @@ def tiles_per_branch(method: Method, row: measure.Row) -> list[float]:
 
 
 @pytest.mark.parametrize("backbone", ["fsrcnn", "carn"])
-def test_arms_own_log_of_image_1232(shared: Path, image_1232: Pair, backbone: str) -> None:
+def test_arms_own_log_of_image_1232(
+    shared: Path, image_1232: Pair, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Protocol section 7: eta over cost, dB, MFLOPs per tile, tiles per branch from bicubic up."""
     log = {
         "carn": {
@@ -67,6 +73,10 @@ def test_arms_own_log_of_image_1232(shared: Path, image_1232: Pair, backbone: st
         assert row["psnr_rgb"] == pytest.approx(psnr, abs=0.002)
         published = row["flops_paper"] - float(np.dot(PRELU[backbone], tiles))
         assert round(published / 126 / 1e6, 1) == megaflops
+    facts = {"image": "1232", "experiment": "arm", "test_set": "test2k", "released": True}
+    monkeypatch.chdir(ROOT)
+    page = "\n".join(logs.sections(pd.DataFrame(rows).assign(**facts), load_claims()))
+    assert page.count("| 1 of 1 images agree |") == len(log)
 
 
 def origins(length: int) -> list[int]:

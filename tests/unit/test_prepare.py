@@ -403,3 +403,33 @@ def test_an_unreadable_image_is_named_and_the_rest_is_kept(
     reads.clear()
     make_store("set", folder(hr), tmp_path / "out")
     assert reads == ["img_9", "img_10"]
+
+
+# -- is it the published set ---------------------------------------------------------------------
+
+
+def test_the_number_of_tiles_tells_whether_a_set_is_the_published_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The images have 1, 4, 0 and 8 tiles: what is left over beside whole tiles is none."""
+    for number, size in enumerate(((128, 128), (243, 240), (127, 999), (240, 464))):
+        images.write(tmp_path / "hr" / f"{number}.png", np.zeros((*size, 3), np.uint8))
+    here = folder(tmp_path / "hr", expected=4)
+    caplog.set_level(logging.INFO, "pcsr")
+
+    def said(out: str, **given: Any) -> list[tuple[int, str]]:
+        caplog.clear()
+        make_store("set", here.model_copy(update=given), tmp_path / out)
+        return [
+            (one.levelno, one.getMessage()) for one in caplog.records if " tiles" in one.message
+        ]
+
+    as_published = [(logging.INFO, "set: 4 images, 13 tiles, as published")]
+    not_it = "set: 4 images, 13 tiles, but the published set has 12,320; results on this set are "
+    assert said("out") == []
+    assert said("out", tiles=13) == as_published  # a prepared set is not packed again for it
+    assert "already prepared" in caplog.text
+    assert said("new", tiles=13) == as_published
+    assert said("new", tiles=12_320) == [(logging.WARNING, f"{not_it}not comparable")]
+    assert said("few", tiles=13, expected=5) == []
+    assert "expected 5 images, found 4" in caplog.text

@@ -60,6 +60,7 @@ rule claims:
     input:
         results="reports/{suite}/results.csv",
         published="configs/claims.yaml",
+        lines=sorted(map(str, Path("configs/logs").glob("*.csv"))),
     output:
         html=report(
             "reports/{suite}/claims.html",
