@@ -1,8 +1,8 @@
 """Recognise and rename the authors' released checkpoints; nothing in them is executed.
 
 Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
-single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``). Those of static
-networks are in ``static``.
+single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``).
+Static networks: see ``static``.
 """
 
 import re
