@@ -1,6 +1,7 @@
 """CARN-M (Ahn et al., ECCV 2018): cascading residual blocks with grouped, shared convolutions."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -75,9 +76,10 @@ class CARNOptions(Config):
 class CARN(Backbone):
     """CARN-M with ``width`` channels, 4 groups and 3 cascaded blocks."""
 
-    Options = CARNOptions
+    Options: ClassVar[type[Config]] = CARNOptions
     halo = 1 + 2 * STEPS * STEPS
     tail_halo = 2
+    widens = True  # deployed, its concatenations are sums
     mean: Tensor
 
     def __init__(self, width: int = 64, scale: float | None = 4, batch_norm: bool = True) -> None:
@@ -107,6 +109,15 @@ class CARN(Backbone):
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``."""
         return self.exit(self.tail(features)) + self.mean
+
+
+class CARNM(CARN):
+    """CARN-M as its own authors trained it: without BatchNorm."""
+
+    Options = Config
+
+    def __init__(self, width: int = 64, scale: float | None = 4) -> None:
+        super().__init__(width, scale, batch_norm=False)
 
 
 def _shuffle_steps(scale: int) -> list[int]:
