@@ -1,16 +1,19 @@
 """The smoke suite as SLURM jobs: trainings that are cut end with the bits of a calm local run.
 
-``make test-slurm`` runs this in a cluster of one node that ``run.sh`` starts; ``make test`` does not,
-because of the file's name.
+``make test-slurm`` runs this in a cluster of one node that ``run.sh`` starts. ``make test`` leaves it
+out: a file with this name is not collected.
 """
 
+import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -25,18 +28,45 @@ ON_SLURM = (
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"),
     *("--default-resources", "runtime=60", "mem_mb=2000", "nodes=1"),
 )
-# What cuts a training, what SLURM calls it then, and who starts it again.
+LOG_EVERY, STEPS, LINES_BEFORE_CUT = 10, 2000, 25
+
+
+def told(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def kill_training(job: str) -> None:
+    """As the kernel does it when memory runs out: the process, and nothing around it."""
+    pids = re.findall(r"^\s*(\d+)", told("scontrol", "listpids", job), re.MULTILINE)
+    for process in map(psutil.Process, map(int, pids)):
+        if "pcsr" in [Path(word).name for word in process.cmdline()[:2]]:
+            process.kill()
+
+
+def cancel(job: str) -> None:
+    """SIGTERM and, KillWait later, SIGKILL, as at the end of a job's time."""
+    told("scancel", job)
+
+
+def requeue(job: str) -> None:
+    """As preemption and a failed node do it: SLURM starts the job again under its number."""
+    told("scontrol", "requeue", job)
+
+
+class Cut(NamedTuple):
+    """What cuts a training, what SLURM calls its first job in the end, and when it is saved."""
+
+    cut: Callable[[str], None]
+    state: str
+    save_every: int
+
+
+# A training that is saved no sooner than at its end resumes only from what SIGTERM made it save.
 CUTS = {
-    # Killed, as by the kernel when memory runs out: Snakemake.
-    "fsrcnn-original/train": (("scancel", "--signal=KILL", "--full"), "FAILED"),
-    # SIGTERM and, KillWait later, SIGKILL, as at the end of its time: Snakemake.
-    "fsrcnn-arm/train": (("scancel",), "CANCELLED"),
-    # As preemption and a failed node do it: SLURM itself, the job keeps its number.
-    "fsrcnn-pcsr/stage0": (("scontrol", "requeue"), "COMPLETED"),
+    "fsrcnn-original/train": Cut(kill_training, "FAILED", 100),
+    "fsrcnn-arm/train": Cut(cancel, "CANCELLED", STEPS),
+    "fsrcnn-pcsr/stage0": Cut(requeue, "COMPLETED", STEPS),
 }
-# Long enough to be cut between two saved states.
-LOG_EVERY, SAVE_EVERY, LINES_BEFORE_CUT = 10, 100, 25
-LONGER = {"iterations": 2000, "save_every": SAVE_EVERY, "validate_every": 500}
 
 
 def prepared(folder: Path) -> Workspace:
@@ -44,8 +74,10 @@ def prepared(folder: Path) -> Workspace:
     workspace = Workspace(folder)
     path = workspace.path(SUITE)
     values = yaml.safe_load(path.read_text())
-    for experiment, stage in (training.split("/") for training in CUTS):
-        values["overrides"][experiment] = {"stages": {stage: LONGER}}
+    for training, cut in CUTS.items():
+        experiment, stage = training.split("/")
+        longer = {"iterations": STEPS, "save_every": cut.save_every, "validate_every": 500}
+        values["overrides"][experiment] = {"stages": {stage: longer}}
     path.write_text(yaml.safe_dump(values))
     return workspace
 
@@ -56,23 +88,20 @@ def lines_of(folder: Path) -> int:
 
 def running_job(training: str) -> str | None:
     """Number of the job of a training, by the comment that the executor gives it."""
-    squeue = ("squeue", "--noheader", "--states=RUNNING", "--format=%i %k")
-    listed = subprocess.run(squeue, capture_output=True, text=True, check=True).stdout
-    jobs = {comment: job for job, comment in map(str.split, listed.splitlines())}
+    listed = told("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines()
+    jobs = {comment: job for job, comment in map(str.split, listed)}
     return jobs.get(f"rule_train_wildcards_smoke_{training.replace('/', '_')}")
 
 
-def shown(job: str) -> dict[str, str]:
+def facts_of(job: str) -> dict[str, str]:
     """What SLURM says of a job."""
-    told = subprocess.run(
-        ("scontrol", "show", "job", job), capture_output=True, text=True, check=True
-    )
-    return dict(word.split("=", maxsplit=1) for word in told.stdout.split() if "=" in word)
+    words = told("scontrol", "show", "job", job).split()
+    return dict(word.split("=", maxsplit=1) for word in words if "=" in word)
 
 
 @contextmanager
 def on_slurm(workspace: Workspace, output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The workflow, which is told to end, and cancels its jobs then, if the test ends before it."""
+    """The workflow, which ends with the test, as its jobs do with the cluster."""
     with output.open("wb") as stream:
         run = subprocess.Popen(
             workspace.workflow(*ON_SLURM),
@@ -84,9 +113,8 @@ def on_slurm(workspace: Workspace, output: Path) -> Iterator[subprocess.Popen[by
         try:
             yield run
         finally:
-            if run.poll() is None:
-                run.terminate()
-                run.wait(timeout=120)
+            run.kill()
+            run.wait()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +128,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Run as SLURM jobs, of which one is killed, one cancelled and one requeued."""
+    """Run as SLURM jobs; one training is killed, one cancelled and one requeued."""
     workspace = prepared(tmp_path_factory.mktemp("cut"))
     output = workspace.path("output.txt")
     jobs: dict[str, str] = {}
@@ -111,26 +139,28 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
                     continue
                 job = running_job(training)
                 assert job is not None, f"{training} had ended before it could be cut"
-                subprocess.run([*CUTS[training][0], job], check=True)
+                CUTS[training].cut(job)
                 jobs[training] = job
             time.sleep(0.1)
     assert run.returncode == 0, output.read_text()[-5000:]
     assert jobs.keys() == CUTS.keys()
     for training, job in jobs.items():
-        ended = shown(job)
-        assert ended["JobState"] == CUTS[training][1], (training, ended)
-        assert (ended["Restarts"] == "1") == (ended["JobState"] == "COMPLETED"), (training, ended)
+        facts = facts_of(job)
+        restarts = int(CUTS[training].cut is requeue)
+        assert (facts["JobState"], facts["Restarts"]) == (CUTS[training].state, str(restarts)), (
+            facts
+        )
     return workspace
 
 
 @pytest.mark.parametrize("training", CUTS)
 def test_a_training_that_is_cut_is_resumed(local: Workspace, cut: Workspace, training: str) -> None:
     log = cut.path(f"results/smoke/logs/train-{training.replace('/', '-')}.log").read_text()
-    resumed = int(log.rsplit("resuming from step ", maxsplit=1)[1].split()[0].rstrip(".,;"))
-    assert SAVE_EVERY <= resumed < LONGER["iterations"]
+    (resumed,) = map(int, re.findall("resuming from step ([0-9]+)", log))
+    assert 0 < resumed < STEPS
     folder = f"results/smoke/{training}"
     losses = [[line["loss"] for line in w.journal(w.path(folder))] for w in (local, cut)]
-    assert losses[0] == losses[1] and len(losses[0]) == LONGER["iterations"] // LOG_EVERY
+    assert losses[0] == losses[1] and len(losses[0]) == STEPS // LOG_EVERY
 
 
 def test_all_weights_are_those_of_the_local_run(local: Workspace, cut: Workspace) -> None:

@@ -56,9 +56,13 @@ wait_for() { # NAME COMMAND...: until the command succeeds
 mkdir "$folder/state" "$folder/spool" "$folder/bin"
 (umask 077 && head -c 1024 /dev/urandom > "$folder/munge.key")
 
-# A job is one process tree and one CPU, and is known for ten minutes after its end: there is no
-# database of jobs, so it is `squeue` that must still tell how it ended. A requeued job starts when
-# its old credential has expired, by default two minutes later.
+# nproc takes OMP_NUM_THREADS for the number of CPUs.
+cpus=$(env -u OMP_NUM_THREADS nproc)
+memory=$(awk '/^MemTotal/ {print int($2 / 1024) - 100}' /proc/meminfo)
+
+# A job is one process tree, and is known for a day after its end: there is no database of jobs, so
+# it is `squeue` that must still tell how it ended. A requeued job starts when its old credential has
+# expired, by default two minutes later.
 cat > "$SLURM_CONF" << END
 ClusterName=pcsr
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -78,10 +82,10 @@ TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
-MinJobAge=600
+MinJobAge=86400
 KillWait=10
 ReturnToService=2
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/^MemTotal/ {print $2}' /proc/meminfo) / 1024 - 100))
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
 
