@@ -28,7 +28,7 @@ ON_SLURM = (
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"),
     *("--default-resources", "runtime=60", "mem_mb=2000", "nodes=1"),
 )
-LOG_EVERY, STEPS, LINES_BEFORE_CUT = 10, 2000, 25
+LOG_EVERY, STEPS, LINES_BEFORE_CUT = 10, 1000, 25
 
 
 def told(*command: str) -> str:
