@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce released weights bench test check format constraints lock
+.PHONY: help setup reproduce released weights bench test test-slurm check format constraints lock
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -80,6 +80,9 @@ $(LATENCY)/cpu-sizes.json: | $(STAMP)
 # what a workflow made.
 test: setup ## run the tests (ARGS="-k routing" for some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+test-slurm: setup ## the smoke suite as SLURM jobs that are killed and requeued (half an hour; root, Debian's slurmctld, slurmd)
+	OMP_NUM_THREADS=1 tests/slurm/run.sh $(BIN)/python -m pytest -n 0 tests/slurm/on_slurm.py $(ARGS)
 
 check: setup ## formatting, lint, types, import layers, and dry runs of the workflow
 	$(BIN)/ruff format --check
