@@ -13,6 +13,7 @@ import tifffile
 import torch
 from models import build, photograph_like
 from PIL import Image, ImageCms
+from torture.images import chunk
 
 from pcsr.data import images
 from pcsr.errors import UserError
@@ -47,11 +48,6 @@ def alpha16() -> np.ndarray:
 def upscaled(method: Method, source: Path, target: Path) -> np.ndarray:
     upscale_files(method, [(source, target)], 4, POINT)
     return read_header(target).decode().values
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(kind + content))
-    return struct.pack(">I", len(content)) + kind + content + checksum
 
 
 def described(data: bytes, *chunks: bytes) -> bytes:
