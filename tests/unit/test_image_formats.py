@@ -283,6 +283,29 @@ def test_bombs_are_refused_from_their_headers() -> None:
         assert "pixels need" in str(error.value) and "give more" in str(error.value)
 
 
+def test_flipped_or_cut_pixels_of_a_png_are_noticed() -> None:
+    for planes in (1, 2, 3, 4):
+        for values in of_every_depth(planes):
+            data = imagecodecs.png_encode(plain(values))
+            start = data.index(b"IDAT")
+            for at in range(start + 4, len(data) - 12):  # to the end of the checksum
+                broken = bytearray(data)
+                broken[at] ^= 1 << at % 8
+                for damaged in (bytes(broken), data[:at]):
+                    assert "get it again" in refused(damaged)
+        assert np.array_equal(decoded(data[:-12]), values)  # only the end marker is missing
+
+
+def test_missing_rows_of_a_png_are_noticed_where_all_checksums_are_right() -> None:
+    for bits, colour, size in ((8, 2, 1 + 3 * WIDTH), (8, 0, 1 + WIDTH), (8, 3, 1 + WIDTH)):
+        palette = [chunk(b"PLTE", bytes(range(12)))] if colour == 3 else []
+        for rows in range(HEIGHT):
+            data = png((WIDTH, HEIGHT), bits, colour, bytes(rows * size), *palette)
+            assert "get it again" in refused(data)
+        data = png((WIDTH, HEIGHT), bits, colour, bytes(HEIGHT * size), *palette)
+        assert decoded(data).shape[:2] == (HEIGHT, WIDTH)
+
+
 def test_mutated_files_are_read_or_refused_in_one_line() -> None:
     for number in range(500):
         data = mutated(np.random.default_rng(number))
