@@ -149,8 +149,8 @@ def body(random: np.random.Generator, chunked: bool) -> bytes:
     made = BODY if random.random() < 0.5 else lies[random.integers(len(lies))]
     if not chunked:
         return made
-    size = "%x" % len(made)
-    size = pick(random, size, size, size, "%x" % (len(made) // 2), "-5", "xyz", "f" * 99)
+    size = f"{len(made):x}"
+    size = pick(random, size, size, size, f"{len(made) // 2:x}", "-5", "xyz", "f" * 99)
     return b"%s\r\n%s\r\n0\r\n\r\n" % (size.encode(), made)
 
 

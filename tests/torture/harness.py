@@ -1,5 +1,6 @@
 """Tries the cases of a kind in a process of its own, whose time and memory are watched."""
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -178,9 +179,10 @@ def _clock() -> float:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Drop what libraries of C, such as libtiff, say of damage; Python's own stderr stays."""
+    """Drop logs, and what libraries such as libtiff say of damage; Python's own stderr stays."""
     sys.stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    logging.getLogger().addHandler(logging.NullHandler())
     yield
 
 
