@@ -134,7 +134,8 @@ def changed(text: str, random: np.random.Generator) -> str:
         other = lines[int(random.integers(len(lines)))]
         value = str(random.choice((*VALUES, *HOSTILE)))
         if how < 3:
-            lines[at] = re.sub(r"(:|-) .*", lambda found: f"{found[1]} {value}", lines[at])
+            start, mark, _ = re.split(r"([:-] |$)", lines[at], maxsplit=1)
+            lines[at] = f"{start}{mark}{value}"
         elif how == 3:
             lines[at] = lines[at].replace(lines[at].strip().partition(":")[0], value[:500], 1)
         elif how == 4:

@@ -35,20 +35,6 @@ def released_names(fsrcnn: nn.Module) -> dict[str, Tensor]:
     return renamed
 
 
-def refusal(path: Path) -> str:
-    """Load a file that must be refused; returns the message."""
-    process = psutil.Process()
-    memory, began = process.memory_info().rss, time.process_time()
-    with pytest.raises(UserError) as error:
-        load_method(path)
-    message = str(error.value)
-    assert time.process_time() - began < SECONDS, (path.name, message)
-    assert process.memory_info().rss - memory < GROWTH, (path.name, message)
-    assert message.isprintable() and str(path) in message, message
-    assert len(message) < len(str(path)) + 400, message
-    return message
-
-
 class Calls:
     """Pickles to a call."""
 
@@ -107,6 +93,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "widths": {"method": "classsr", "width": None, "widths": list(range(1, 10**5))},
     "backbone": {"backbone": "\x1b[2J\nrm"}, "long": {"backbone": "x" * 10**5},
     "import": {"backbone": "os:system"}, "method": {"method": "../x"},
+    "twice": {"width": 56, "options": {"width": 8}}, "norm": {"batch_norm": "maybe"},
     "list": {"options": [1]}, "number": {"options": 7}, "unknown": {"options": {"evil": 1}},
 }  # fmt: skip
 
@@ -173,32 +160,32 @@ def descriptions(facts: dict[str, Any], random: np.random.Generator) -> str:
 @contextmanager
 def attempts(folder: Path) -> Iterator[Attempt]:
     """Load weights that are damaged or lie; what is loaded has to be the weights, whole."""
-    tensors, facts = checkpoint.load(SHIPPED)
-    given = released_names(build("fsrcnn", "original", options={"width": 8}))
-    expected = {SHIPPED.suffix: tensors, ".pth": None}
-    torch.save(given, folder / "zip.pth")
-    torch.save(given, folder / "old.pth", _use_new_zipfile_serialization=False)
-    expected[".pth"] = load_method(folder / "zip.pth")[0].state_dict()
-    whole = [SHIPPED.read_bytes(), (folder / "zip.pth").read_bytes()]
+    method = build("fsrcnn", "original", options={"width": 8})
+    facts = {"model": method.config.model_dump(mode="json"), "iterations": 7}
+    checkpoint.save_weights(folder / "own.safetensors", method, facts)
+    torch.save(released_names(method), folder / "zip.pth")
+    sound = [folder / "own.safetensors", folder / "zip.pth"]
+    whole = [path.read_bytes() for path in sound]
+    expected = [load_method(path)[0].state_dict() for path in sound]
     starts, others = list(headers()), list(OTHERS.values())
 
     def attempt(case: Case) -> None:
         random, how = case.random, case.number % 8
-        suffix = ".pth" if how in (0, 1) else SHIPPED.suffix
-        file = folder / f"weights{suffix}"
-        if how in (0, 1, 2, 3):
-            file.write_bytes(damaged(whole[suffix == ".pth"], random))
+        which = int(how in (0, 1))
+        file = folder / f"weights{sound[which].suffix}"
+        if how < 4:
+            file.write_bytes(damaged(whole[which], random))
         elif how in (4, 5):
-            save_file(tensors, file, metadata={"pcsr": descriptions(facts, random)})
-        elif how == 6:
-            file.write_bytes(damaged(starts[random.integers(len(starts))] + bytes(999), random))
+            about = {"pcsr": descriptions({**facts, "format": checkpoint.OLDER}, random)}
+            save_file(method.state_dict(), file, metadata=about)
         else:
-            file.write_bytes(damaged(others[random.integers(len(others))] + bytes(999), random))
+            made = starts if how == 6 else others
+            file.write_bytes(damaged(made[random.integers(len(made))] + bytes(999), random))
         loaded = load_method(file)[0].state_dict()
-        assert how not in (4, 5)
-        own = expected[suffix]
-        assert own is not None and loaded.keys() == own.keys()
-        assert all(torch.equal(loaded[name], tensor) for name, tensor in own.items())
+        assert how < 4, "what was loaded is no weights"
+        assert loaded.keys() == expected[which].keys(), "other tensors"
+        for name, tensor in expected[which].items():
+            assert torch.equal(loaded[name], tensor), f"{name} is another"
 
     yield attempt
 

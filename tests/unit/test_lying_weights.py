@@ -3,12 +3,14 @@
 import json
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from models import build
@@ -24,6 +26,7 @@ from torture.weights import (
     released_names,
 )
 
+from pcsr.errors import UserError
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
@@ -35,6 +38,20 @@ Content = bytes | Callable[[Path], None]
 def weights() -> dict[str, Tensor]:
     """An FSRCNN under the names of the releases."""
     return released_names(build("fsrcnn", "original", options={"width": 8}))
+
+
+def refusal(path: Path) -> str:
+    """Load a file that must be refused; returns the message."""
+    process = psutil.Process()
+    memory, began = process.memory_info().rss, time.process_time()
+    with pytest.raises(UserError) as error:
+        load_method(path)
+    message = str(error.value)
+    assert time.process_time() - began < SECONDS, (path.name, message)
+    assert process.memory_info().rss - memory < GROWTH, (path.name, message)
+    assert message.isprintable() and str(path) in message, message
+    assert len(message) < len(str(path)) + 400, message
+    return message
 
 
 # -- what is accepted ----------------------------------------------------------------------------
@@ -104,6 +121,11 @@ def test_files_of_pytorch_that_lie(weights: dict[str, Tensor], tmp_path: Path) -
             cut = tmp_path / "cut.pth"
             cut.write_bytes(source[: len(source) * number // 20])
             refusal(cut)
+    middle = len(whole) // 2  # in the numbers of a tensor
+    for place in range(middle, middle + 100):
+        flipped = tmp_path / "flipped.pth"
+        flipped.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert "the checksum of" in refusal(flipped)
     steps = tmp_path / "steps.pth"
     steps.write_bytes(b"\x80\x02" + b"N0" * 10**6 + b"N.")
     refusal(steps)
@@ -123,6 +145,7 @@ def test_descriptions_that_ask_for_the_absurd(tmp_path: Path) -> None:
     for text in ("", "null", "[]", '"x"', "{", "\x00", '{"format": "pcsr-3"}', "NaN"):
         texts[f"text {len(text)}"] = text
     texts["unchecked"] = json.dumps({**facts, "format": "pcsr-2"})
+    texts["older"] = json.dumps({**facts, "checksum": "0" * 64})
     for name, text in texts.items():
         file = tmp_path / f"{name}.safetensors"
         save_file(tensors, file, metadata={"pcsr": text})
