@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from hostile import MARKUP_TOKENS, NAMES, READER, Tags
+from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags
 from PIL import Image
 from safetensors.torch import save_file
 from workspace import Workspace

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from hostile.weights import lies, released_names
 from models import build
 
 from pcsr.weights.load import load_method
 from torture.harness import PROOF, Attempt, Case, Kind
-from torture.weights import lies, released_names
 
 # Functions that would run a command, open files or take memory, with arguments.
 CALLS: dict[tuple[str, str], tuple[Any, ...]] = {

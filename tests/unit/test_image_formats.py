@@ -12,24 +12,23 @@ import imagecodecs
 import numpy as np
 import psutil
 import pytest
-from PIL import Image, ImageOps
-from torture.images import (
+from hostile.images import (
     HEIGHT,
     WIDTH,
     bombs,
     by_pillow,
     chunk,
     frames,
-    mutated,
     noise,
     of_every_depth,
     plain,
     png,
     ppm,
-    read_honestly,
     stored_tiffs,
     tiff,
 )
+from PIL import Image, ImageOps
+from torture.images import mutated, read_honestly
 
 from pcsr.errors import UserError
 from pcsr.images import decoding

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from torture.archives import CENTRAL, LOCAL, edited, everything, header, tarred, zipped
+from hostile.archives import CENTRAL, LOCAL, edited, everything, header, tarred, zipped
 
 from pcsr.data import images
 from pcsr.errors import UserError

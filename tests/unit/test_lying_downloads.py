@@ -8,19 +8,8 @@ from typing import Any
 
 import psutil
 import pytest
-from torture.downloads import (
-    BODY,
-    ENCODINGS,
-    LENGTHS,
-    LOCATIONS,
-    OK,
-    SHA256,
-    STATUSES,
-    Answer,
-    Liar,
-    endless,
-    head,
-)
+from hostile.downloads import BODY, ENCODINGS, LENGTHS, LOCATIONS, OK, STATUSES, Liar, endless, head
+from torture.downloads import SHA256, Answer
 
 from pcsr.data import download
 from pcsr.data.download import fetch

@@ -13,18 +13,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from hostile.weights import MODELS, OTHERS, SHIPPED, described, headers, lies, released_names
 from models import build
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torture.weights import (
-    MODELS,
-    OTHERS,
-    SHIPPED,
-    described,
-    headers,
-    lies,
-    released_names,
-)
 
 from pcsr.errors import UserError
 from pcsr.weights import checkpoint

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from hostile import MARKUP_TOKENS, NAMES, READER, Tags
+from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags
 from markdown_it.token import Token
 from matplotlib.figure import Figure
 from PIL import Image

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from hostile.images import chunk
 from models import build, photograph_like
 from PIL import Image, ImageCms
-from torture.images import chunk
 
 from pcsr.data import images
 from pcsr.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from torture.texts import AMBIGUOUS, ENDLESS, HOSTILE, OTHER, TWICE
+from hostile.texts import AMBIGUOUS, ENDLESS, HOSTILE, OTHER, TWICE
 from workspace import ROOT
 
 from pcsr.config import yaml_file
