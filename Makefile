@@ -1,7 +1,7 @@
 # The suite by name: `make reproduce` from a fresh clone makes every figure and table of a suite.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce released weights bench test test-slurm check format constraints lock
+.PHONY: help setup reproduce released weights bench test test-slurm torture check format constraints lock
 
 PYTHON ?= python3
 SUITE ?= quick
@@ -83,6 +83,10 @@ test: setup ## run the tests (ARGS="-k routing" for some)
 
 test-slurm: setup ## the smoke suite as SLURM jobs that are killed and requeued (half an hour; root, Debian's slurmctld, slurmd)
 	OMP_NUM_THREADS=1 tests/slurm/run.sh $(BIN)/python -m pytest -n 0 tests/slurm/on_slurm.py $(ARGS)
+
+# One process tries a kind, so that time and memory are its own. Half an hour of a core; Linux.
+torture: setup ## broken and hostile inputs by the thousand, kills, full disks (ARGS="--kind images --count 500")
+	@OMP_NUM_THREADS=1 PYTHONPATH='$(CURDIR)/tests' $(BIN)/python -m torture $(ARGS)
 
 check: setup ## formatting, lint, types, import layers, and dry runs of the workflow
 	$(BIN)/ruff format --check

@@ -102,11 +102,13 @@ class ModelConfig(Config):
         norm = flat.pop("batch_norm", None)
         older = {
             "options": flat,
-            "backbone_options": {"batch_norm": False} if norm is False else {},
+            "backbone_options": {} if norm in (None, True) else {"batch_norm": norm},
         }
         for group, options in older.items():
-            if options and isinstance(values.get(group, {}), dict):
-                nested[group] = {**options, **values.get(group, {})}
+            if options and isinstance(given := values.get(group, {}), dict):
+                if twice := sorted(options.keys() & given.keys()):
+                    raise ValueError(f"'{twice[0]}' is given twice: also under '{group}'")
+                nested[group] = {**options, **given}
         return nested
 
 

@@ -165,11 +165,13 @@ def _referred_to(path: Path, size: int) -> Iterator[str]:
 
 
 def _pickles(packed: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """Return an archive's pickles, after checks that it holds no more bytes than it has."""
+    """Return an archive's pickles, after checks that it is whole and no larger inside."""
     entries = packed.infolist()
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > size:
         raise ValueError("compressed, which PyTorch never does: it may fill the memory")
+    if damaged := packed.testzip():  # PyTorch does not look at the checksums
+        raise ValueError(f"the checksum of {damaged} is another")
     if any("/code/" in entry.filename for entry in entries):
         raise UserError(
             f"{packed.filename}: is a TorchScript program, which would run; get plain weights."

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import build, stage_of
+from models import build
+from torture.flips import store_of_three, trained
 from workspace import ROOT
 
-from pcsr.config.models import DatasetConfig, FolderSource, StageConfig
-from pcsr.data import images
+from pcsr.config.models import DatasetConfig
 from pcsr.data.prepare import make_store
 from pcsr.data.store import MANIFEST, Store
 from pcsr.errors import UserError
 from pcsr.storage import content, files
 from pcsr.storage.journal import Journal
-from pcsr.training import run as training
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
@@ -53,16 +52,7 @@ def all_are_noticed(file: Path, read: Callable[[], object], flips: int = FLIPS) 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store of three images with ready-made LR images."""
-    random = np.random.default_rng(0)
-    for name in "abc":
-        for kind, side in (("HR", 64), ("LR", 16)):
-            image = random.integers(0, 256, (side, side, 3), np.uint8)
-            images.write(tmp_path / kind / f"{name}.png", image)
-    source = FolderSource(
-        kind="folder", path=str(tmp_path / "HR"), lr_path=str(tmp_path / "LR"), get=""
-    )
-    make_store("set", DatasetConfig(source=source), tmp_path / "set")
-    return tmp_path / "set"
+    return store_of_three(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["hr.bin", "lr.bin", MANIFEST])
@@ -136,19 +126,6 @@ def test_of_an_unfinished_job(tmp_path: Path) -> None:
     resumed.append(values[19])
     assert file.read_bytes() == whole
     assert Journal(file, "other").read() == []
-
-
-def trained(store: Path, out: Path) -> bytes:
-    """Train FSRCNN for six steps; returns the weights."""
-    method = build("fsrcnn", "original", options={"width": 8})
-    settings = {"iterations": 6, "learning_rate": 1e-3, "batch": 2, "patch": 8}
-    stage = StageConfig.model_validate({**settings, "save_every": 2, "log_every": 1})
-    run = training.Run(
-        *(method, stage_of(method, "train"), stage, 0, Store.open(store), out),
-        *(torch.device("cpu"), {"model": method.config.model_dump(mode="json")}),
-    )
-    training.train(run, lambda: {"psnr_rgb": 20.0})
-    return b"".join(t.numpy().tobytes() for t in checkpoint.load(out)[0].values())
 
 
 @pytest.mark.parametrize("name", ["state", "previous"])

@@ -7,18 +7,16 @@ import struct
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from hostile.archives import CENTRAL, LOCAL, edited, everything, header, tarred, zipped
 
 from pcsr.data import images
-from pcsr.data.archives import open_archive
 from pcsr.errors import UserError
 
-PATTERN = "set/*.png"
 SECONDS, GROWTH = 1.0, 160 * 2**20
 ZEROS = 500_000_000
 
@@ -28,11 +26,6 @@ def png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("png") / "a.png"
     images.write(path, np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
     return path.read_bytes()
-
-
-def everything(archive: Path) -> dict[str, bytes]:
-    with open_archive(archive, PATTERN) as readers:
-        return {name: read() for name, read in readers.items()}
 
 
 def refusal(archive: Path) -> str:
@@ -47,29 +40,6 @@ def refusal(archive: Path) -> str:
     return message
 
 
-def zipped(path: Path, members: dict[str, bytes], **given: int) -> Path:
-    with zipfile.ZipFile(path, "w", given.get("compression", zipfile.ZIP_STORED)) as packed:
-        for name, data in members.items():
-            entry = zipfile.ZipInfo(name)
-            entry.compress_type = packed.compression
-            entry.external_attr = given.get("mode", 0o100644) << 16
-            packed.writestr(entry, data)
-    return path
-
-
-def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.type, entry.linkname = size, kind, link
-    return entry.tobuf(tarfile.GNU_FORMAT)
-
-
-def tarred(path: Path, *parts: bytes, pack: Callable[[bytes], bytes] = bytes) -> Path:
-    """Write a tar of headers and contents, each padded to whole blocks."""
-    padded = (part + bytes(-len(part) % 512) for part in parts)
-    path.write_bytes(pack(b"".join(padded) + bytes(1024)))
-    return path
-
-
 def test_sound_archives_are_read(tmp_path: Path, png: bytes) -> None:
     members = {"set/b.png": png, "set/a.png": png[::-1], "set/note.txt": b"x", "else/c.png": png}
     expected = {name: data for name, data in members.items() if name in ("set/a.png", "set/b.png")}
@@ -78,21 +48,6 @@ def test_sound_archives_are_read(tmp_path: Path, png: bytes) -> None:
     for pack in (bytes, gzip.compress, bz2.compress, lzma.compress):
         parts = [part for name, data in members.items() for part in (header(name, len(data)), data)]
         assert everything(tarred(tmp_path / "a.tar", *parts, pack=pack)) == expected
-
-
-def edited(source: Path, target: Path, *changes: tuple[bytes, int, bytes]) -> Path:
-    """Overwrite fields of all local and central headers of a zip: (signature, offset, value)."""
-    data = bytearray(source.read_bytes())
-    for signature, offset, value in changes:
-        at = data.find(signature)
-        while at >= 0:
-            data[at + offset : at + offset + len(value)] = value
-            at = data.find(signature, at + 4)
-    target.write_bytes(data)
-    return target
-
-
-LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
 
 
 def test_zips_that_lie(tmp_path: Path, png: bytes) -> None:

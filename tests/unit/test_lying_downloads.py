@@ -1,71 +1,21 @@
 """Servers that lie: one error, soon, and never more on the disk than the file should have."""
 
 import gzip
-import hashlib
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from hostile.downloads import BODY, ENCODINGS, LENGTHS, LOCATIONS, OK, STATUSES, Liar, endless, head
+from torture.downloads import SHA256, Answer
 
 from pcsr.data import download
 from pcsr.data.download import fetch
 from pcsr.errors import UserError
 
-BODY = bytes(range(256)) * 400
-SHA256 = hashlib.sha256(BODY).hexdigest()
-OK = b"HTTP/1.1 200 OK\r\n"
 SECONDS, GROWTH = 5.0, 64 * 2**20
-Answer = bytes | Callable[[socket.socket], None]
-
-
-class Liar:
-    """A server on 127.0.0.1 that sends any bytes: path -> answer."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.asked: list[str] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self._threads: list[threading.Thread] = []
-        self._accepting = threading.Thread(target=self._accept)
-        self._accepting.start()
-
-    def url(self, path: str = "set.zip") -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        for thread in (self._accepting, *self._threads):
-            thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
-            self._threads[-1].start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                request = connection.recv(2**16).decode("latin1")
-                path = request.split(" ")[1].lstrip("/") if " " in request else ""
-                self.asked.append(path)
-                answer = self.answers.get(path, b"HTTP/1.1 404 Not Found\r\n\r\n")
-                if callable(answer):
-                    answer(connection)
-                else:
-                    connection.sendall(answer)
-            except OSError:
-                pass  # the client has had enough
 
 
 @pytest.fixture
@@ -75,20 +25,6 @@ def liar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
     made = Liar()
     yield made
     made.close()
-
-
-def head(*lines: str, status: str = "200 OK") -> bytes:
-    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin1")
-
-
-def endless(start: bytes, chunk: bytes, pause: float = 0.0) -> Callable[[socket.socket], None]:
-    def send(connection: socket.socket) -> None:
-        connection.sendall(start)
-        while True:
-            connection.sendall(chunk)
-            time.sleep(pause)
-
-    return send
 
 
 def refusal(liar: Liar, answer: Answer, folder: Path, **given: Any) -> str:
@@ -109,24 +45,6 @@ def refusal(liar: Liar, answer: Answer, folder: Path, **given: Any) -> str:
     return message
 
 
-LENGTHS = (
-    "abc",
-    "-5",
-    "1e9",
-    "0x10",
-    "5, 6",
-    "9" * 30,
-    "+7",
-    "1_0",
-    "١٢".encode().decode("latin1"),
-)
-LOCATIONS = (
-    *("file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "javascript:x", "gopher://x", "//["),
-    *("http://[::1", "http://127.0.0.1:99999/", "http://127.0.0.1:x/", "http://", "http://a b/"),
-    *("http://\xff\xfe/", "http://.../", "set.zip", "", "\x7f", "http://" + "x" * 300 + "/"),
-)
-
-
 # http.client leaves a socket to the garbage collector where a status line is nonsense.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_headers_that_are_nonsense(liar: Liar, tmp_path: Path) -> None:
@@ -136,17 +54,9 @@ def test_headers_that_are_nonsense(liar: Liar, tmp_path: Path) -> None:
     for location in LOCATIONS:
         for status in ("302 Found", "301 Moved", "307 Temporary"):
             refusal(liar, head(f"Location: {location}", status=status), tmp_path)
-    for status in (
-        "",
-        "abc OK",
-        "999 \x1b[31mred",
-        "204 Empty",
-        "304 Same",
-        "206 Partial",
-        "100 x",
-    ):
+    for status in STATUSES:
         refusal(liar, head("Content-Length: 0", status=status), tmp_path)
-    for encoding in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "\x01", "x-unknown"):
+    for encoding in ENCODINGS:
         lines = (f"Content-Encoding: {encoding}", f"Content-Length: {len(BODY)}")
         assert "compressed" in refusal(liar, head(*lines) + BODY, tmp_path)
     bomb = gzip.compress(gzip.compress(bytes(10**7)))

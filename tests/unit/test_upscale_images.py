@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from hostile.images import chunk
 from models import build, photograph_like
 from PIL import Image, ImageCms
 
@@ -47,11 +48,6 @@ def alpha16() -> np.ndarray:
 def upscaled(method: Method, source: Path, target: Path) -> np.ndarray:
     upscale_files(method, [(source, target)], 4, POINT)
     return read_header(target).decode().values
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(kind + content))
-    return struct.pack(">I", len(content)) + kind + content + checksum
 
 
 def described(data: bytes, *chunks: bytes) -> bytes:

@@ -1,6 +1,13 @@
-"""Names that somebody could give, each of which means something to some reader."""
+"""Names that somebody could give, each of which means something to some reader; two readers."""
 
 import itertools
+from html.parser import HTMLParser
+
+from markdown_it import MarkdownIt
+
+# As GitHub reads a page, and more: HTML, images and links are let through.
+READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+MARKUP_TOKENS = {"image", "link_open", "html_inline", "html_block", "s_open", "em_open"}
 
 MISSING = ("null", "NA", "nan", "None", "N/A", "#N/A", "NULL", "<NA>", "n/a", "-nan", "", " ")
 NUMBERS = ("1e5", "007", "0x1F", "1_000", "True", "false", "inf", "-0", "2024-01-01", "1,5")
@@ -95,3 +102,16 @@ NAMES = tuple(
         )
     )
 )
+
+
+class Tags(HTMLParser):
+    """Collects the tags and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}

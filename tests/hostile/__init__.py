@@ -1,0 +1,1 @@
+"""Hostile inputs, sound ones beside them, for the unit tests and for ``make torture``."""
