@@ -75,7 +75,8 @@ class ARM(Tiled, Tabulated):
         self.branches = 1 + len(options.widths)
         self.network = Slimmable(make_backbone, options.widths, config.scale)
         self.stages = (
-            Stage("train", [self.network], self._loss, labels=self._full_width, draw=self._draw),
+            # Validated at full width: there is no table before training ends.
+            Stage("train", [self.network], self._loss, branch=self.branches - 1, draw=self._draw),
         )
         # Centres of the bins of edge scores, and the mean PSNR in dB of each branch in each bin.
         self.register_buffer("edges", torch.zeros(BINS, dtype=torch.float64))
@@ -114,10 +115,6 @@ class ARM(Tiled, Tabulated):
     def _flops(self) -> list[Flops]:
         """FLOPs per LR pixel of each width."""
         return self.network.costs()
-
-    def _full_width(self, scores: Tensor, scale: float) -> Tensor:
-        """Route every tile to the full width: there is no table before training ends."""
-        return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
     def _draw(self, random: np.random.Generator) -> int:
         """Draw a width, with probability proportional to its squared cost."""

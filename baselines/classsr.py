@@ -75,12 +75,7 @@ class ClassSR(Tiled):
         self.classifier = Classifier(self.branches)
         self.stages = (
             *(self._stage_of(branch) for branch in range(self.branches)),
-            Stage(
-                "joint",
-                [self.classifier],
-                self._joint,
-                labels=lambda scores, scale: self.route(scores, self.points[0], scale),
-            ),
+            Stage("joint", [self.classifier], self._joint),
         )
 
     def score(self, tiles: Tensor) -> Tensor:
@@ -118,15 +113,12 @@ class ClassSR(Tiled):
         return flops.count(self.classifier, tile), networks
 
     def _stage_of(self, branch: int) -> Stage:
-        """Return the training stage of one network: L1 loss, all validation tiles routed to it."""
+        """Return the training stage of one network: L1 loss, validated on all tiles."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             return {"loss": F.l1_loss(self.upscale(branch, lr), hr)}
 
-        def labels(scores: Tensor, scale: float) -> Tensor:
-            return torch.full_like(scores[:, 0], branch, dtype=torch.long)
-
-        return Stage(BRANCHES[branch], [self.networks[branch]], lambda deploy: loss, labels)
+        return Stage(BRANCHES[branch], [self.networks[branch]], lambda deploy: loss, branch)
 
     def _joint(self, deploy: Deploy) -> Loss:
         """Return L1 of the frozen networks' soft mixture plus Class-Loss and Average-Loss."""

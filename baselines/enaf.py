@@ -4,9 +4,10 @@ An estimator predicts the PSNR of every exit from the LR tile, which takes the e
 trade-off of PSNR and cost. Branch 0 is bicubic interpolation, the last one the whole network.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,13 @@ FLAT = 10.0  # Bicubic interpolation of a tile whose edge score is at most this
 BONUS = 1.0  # is worth so many dB more than is predicted.
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class ENAFOptions(WidthsOptions):
     """Options of ENAF; ``widths`` are those of the exits, and last that of the network."""
 
-    cost_shares: tuple[float, ...] | None = Field(
+    cost_shares: tuple[Share, ...] | None = Field(
         default=None,
         min_length=BRANCHES,
         max_length=BRANCHES,
@@ -72,9 +76,10 @@ class ENAF(Tiled):
         self.estimator = Classifier(BRANCHES)
         # The published recipe trains exits on a network that has been trained before, at a
         # learning rate of 1e-7 for the network; here it stays as it is.
+        whole = BRANCHES - 1
         self.stages = (
-            Stage("network", [self.network.network], self._network_loss, self._always(-1)),
-            Stage("exits", [self.network.exits], self._exits_loss, self._always(-2)),
+            Stage("network", [self.network.network], self._network_loss, branch=whole),
+            Stage("exits", [self.network.exits], self._exits_loss, branch=whole - 1),
             Stage("estimator", [self.estimator], self._estimator_loss),
         )
 
@@ -124,12 +129,6 @@ class ENAF(Tiled):
         if self._options.as_released:
             exits = [cost.run_as(exits[-1].engine) for cost in exits]
         return flops.count(self.estimator, tile), (Flops(), *exits)
-
-    def _always(self, branch: int) -> Callable[[Tensor, float], Tensor]:
-        """Route every validation tile to one branch: there is no estimator yet."""
-        return lambda scores, scale: torch.full_like(
-            scores[:, 0], BRANCHES + branch, dtype=torch.long
-        )
 
     def _network_loss(self, deploy: Deploy) -> Loss:
         """Return the L1 loss of the whole network, as an original's."""

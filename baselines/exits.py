@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pcsr.backbones.base import Backbone
+from pcsr.backbones.base import Backbone, shuffle_steps
 from pcsr.backbones.carn import GROUPS
 from pcsr.backbones.fsrcnn import FSRCNN, MAPPING_WIDTH, enlarging
 from pcsr.errors import UserError
@@ -108,7 +108,7 @@ def _fsrcnn_exit(network: FSRCNN, width: int, scale: int) -> nn.Module:
 def _shuffling_exit(network: Backbone, width: int, scale: int, groups: int) -> nn.Module:
     layers: list[nn.Module] = []
     before = network.width
-    for step in [2, 2] if scale == 4 else [scale]:
+    for step in shuffle_steps(scale):
         convolution = nn.Conv2d(before, width * step**2, 3, padding=1, groups=groups)
         layers += [convolution, nn.LeakyReLU(SLOPE), nn.PixelShuffle(step)]
         before = width

@@ -22,6 +22,13 @@ Measured = dict[str, Any]
 MARKERS = {"engine": "o", "definition": "X", "tiles": "s"}
 ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
 SHOWN = 0.03  # share of the time below which an operation is left out
+OF_A_CASE = frozenset(
+    (
+        *("image", "backbone", "method", "path", "knob", "heavy_share"),
+        *("seconds", "peak_bytes", "flops_algorithmic", "flops_engine", "time_ratio"),
+        *("flops_ratio", "psnr_rgb", "max_levels", "identical", "profile"),
+    )
+)
 CASES = {
     "image": "Image",
     "model": "Model",
@@ -79,13 +86,20 @@ def read(path: Path) -> Measured:
     """Read a file made by ``pcsr bench``.
 
     Raises:
-        UserError: the file is missing, or was not made by it.
+        UserError: the file is missing, or was not made by it, or by another version of it.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("cases", "sizes", "provenance")}
-    except (OSError, ValueError, KeyError, TypeError):
+        measured = {key: found[key] for key in ("cases", "sizes", "provenance")}
+        absent = sorted({key for case in measured["cases"] for key in OF_A_CASE - case.keys()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not a file made by `pcsr bench`; make it again.") from None
+    if absent:
+        raise UserError(
+            f"{path}: cases: no {', '.join(absent)}; another version of `pcsr bench` made it, "
+            "measure again."
+        )
+    return measured
 
 
 def cases(measured: Measured) -> pd.DataFrame:

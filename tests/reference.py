@@ -1,10 +1,13 @@
 """The reference models of the golden files, built by the suite from their published names."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.arm import ARM
@@ -17,6 +20,16 @@ from pcsr.methods.base import Method
 from pcsr.weights import checkpoint
 from pcsr.weights.load import assemble, load_method
 from pcsr.weights.released import read, rename, rename_classsr, rename_pcsr
+
+
+def golden(shared: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a golden file."""
+    return dict(np.load(shared / f"golden/{name}.npz"))
+
+
+def golden_tiles(values: Mapping[str, NDArray[Any]]) -> Tensor:
+    """The four LR tiles of a golden file, (4, 3, 32, 32) in [0, 1]."""
+    return torch.from_numpy(values["tiles_uint8"]).permute(0, 3, 1, 2).float() / 255
 
 
 def formula_weights(shared: Path, name: str) -> dict[str, Tensor]:

@@ -94,6 +94,11 @@ def whole_scale(scale: float | None, supported: Iterable[int], backbone: str) ->
     return int(scale)
 
 
+def shuffle_steps(scale: int) -> list[int]:
+    """Return the factors of the pixel shuffles that make up a whole scale: x4 is twice x2."""
+    return [2, 2] if scale == 4 else [scale]
+
+
 def initialise(convolutions: Iterable[nn.Module]) -> None:
     """Draw Kaiming-normal weights (fan-in) x 0.1 and zero biases (docs/protocol.md, backbones).
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pcsr.backbones.base import Backbone, whole_scale
+from pcsr.backbones.base import Backbone, shuffle_steps, whole_scale
 from pcsr.config.models import Config
 from pcsr.errors import UserError
 
@@ -97,7 +97,7 @@ class CARN(Backbone):
         self.body: nn.Module = Cascade(blocks, width, batch_norm)
         if self.scale is not None:
             self.tail = nn.Sequential(
-                *[layer for step in _shuffle_steps(self.scale) for layer in _shuffle(width, step)]
+                *[layer for step in shuffle_steps(self.scale) for layer in _shuffle(width, step)]
             )
             self.exit = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -118,10 +118,6 @@ class CARNM(CARN):
 
     def __init__(self, width: int = 64, scale: float | None = 4) -> None:
         super().__init__(width, scale, batch_norm=False)
-
-
-def _shuffle_steps(scale: int) -> list[int]:
-    return [2, 2] if scale == 4 else [scale]
 
 
 def _shuffle(width: int, step: int) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcsr.backbones.base import Backbone, initialise, whole_scale
+from pcsr.backbones.base import Backbone, initialise, shuffle_steps, whole_scale
 
 BLOCKS = 16
 SLOPE = 0.1  # of every LeakyReLU
@@ -39,9 +39,8 @@ class SRResNet(Backbone):
         self.entry = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.LeakyReLU(SLOPE))
         self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(BLOCKS)])
         if self.scale is not None:
-            steps = [2, 2] if self.scale == 4 else [self.scale]
             self.tail = nn.Sequential(
-                *[layer for step in steps for layer in _shuffle(width, step)],
+                *[layer for step in shuffle_steps(self.scale) for layer in _shuffle(width, step)],
                 nn.Conv2d(width, width, 3, padding=1),
                 nn.LeakyReLU(SLOPE),
                 nn.Conv2d(width, 3, 3, padding=1),

@@ -63,8 +63,8 @@ class Stage:
         modules: the modules that train; all others stay frozen, BatchNorm statistics included.
         loss: builds the loss function, after the stage's initial weights are in place, so that
             frozen networks can be deployed first.
-        labels: routes during validation: scores (N, M, units...), scale -> branch numbers (N,
-            units...). None routes at the method's first operating point.
+        branch: the branch that every unit takes during validation. None routes at the method's
+            first operating point.
         draw: draws what a step leaves to chance from the generator given, the only source of
             randomness that it may use.
     """
@@ -72,7 +72,7 @@ class Stage:
     name: str
     modules: Sequence[nn.Module]
     loss: Callable[[Deploy], Loss]
-    labels: Callable[[Tensor, float], Tensor] | None = None
+    branch: int | None = None
     draw: Callable[[np.random.Generator], int] | None = None
 
 

@@ -80,13 +80,8 @@ class PCSR(Method):
         )
         self.classifier = Head(self.encoder.width, options.classifier, self.branches)
         self.stages = (
-            Stage("stage0", [self.encoder, self.heads[-1]], self._stage0, labels=self._all_heavy),
-            Stage(
-                "stage1",
-                [self.classifier, *self.heads[:-1]],
-                self._stage1,
-                labels=lambda scores, scale: self.route(scores, OperatingPoint(knob=0.0), scale),
-            ),
+            Stage("stage0", [self.encoder, self.heads[-1]], self._stage0, branch=self.branches - 1),
+            Stage("stage1", [self.classifier, *self.heads[:-1]], self._stage1),
         )
         sizes = [sum(p.numel() for p in head.parameters()) for head in self.heads]
         if sizes != sorted(set(sizes)):
@@ -168,10 +163,6 @@ class PCSR(Method):
             per_pixel[0],
             per_pixel[1:],
         )
-
-    def _all_heavy(self, scores: Tensor, scale: float) -> Tensor:
-        """Route every pixel to the heavy head: stage 0 trains no router."""
-        return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
     def _stage0(self, deploy: Deploy) -> Loss:
         """Return the L1 loss of the heavy head."""

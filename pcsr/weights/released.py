@@ -276,8 +276,9 @@ def _enaf(path: Path, weights: Mapping[str, Tensor]) -> Released:
     if backbone in ENAF_COSTS:
         *costs, whole = ENAF_COSTS[backbone]
         options["cost_shares"] = (*(cost / whole for cost in costs), 1.0)
-    norm = {"batch_norm": False} if backbone == "carn" else {}
-    config = ModelConfig(backbone=backbone, method="enaf", options=options, backbone_options=norm)
+    config = ModelConfig(
+        backbone=backbone, method="enaf", options=options, backbone_options=_norm(backbone)
+    )
     what = f"ENAF release, {backbone} x4, widths {', '.join(map(str, widths))}"
     return Released(config, rename_enaf(backbone, weights), None, what)
 
@@ -323,13 +324,17 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     fits = centres.shape == psnr.shape and not (centres != centres[0]).any() and psnr.any()
     if not fits or not np.isfinite([centres, psnr]).all():
         raise UserError(f"{tables}: its tables are inconsistent; get the file again.")
-    norm = {"batch_norm": False} if backbone == "carn" else {}
-    config = ModelConfig(backbone=backbone, method="arm", backbone_options=norm)
+    config = ModelConfig(backbone=backbone, method="arm", backbone_options=_norm(backbone))
     tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}
     tensors |= {"edges": torch.from_numpy(centres[0]), "psnr": torch.from_numpy(psnr)}
     trained = f"{iterations} iterations" if iterations else "unknown length"
     what = f"ARM release, {backbone} x4, full width {width}, {trained}, tables of {tables.name}"
     return Released(config, tensors, iterations, what)
+
+
+def _norm(backbone: str) -> dict[str, Any]:
+    """Return a backbone's options in the releases of ARM and ENAF: their CARN has no BatchNorm."""
+    return {"batch_norm": False} if backbone == "carn" else {}
 
 
 def _original(backbone: str, width: int, scale: float = 4) -> ModelConfig:

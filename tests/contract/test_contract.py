@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from pcsr import registry
+from pcsr import metrics, registry
 from pcsr.config.models import HeadConfig
+from pcsr.data.images import to_uint8
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
+from pcsr.evaluation import measure
 from pcsr.geometry import TILE
 from pcsr.methods.base import Method
 from pcsr.methods.pcsr import PCSR
@@ -298,17 +300,20 @@ def test_statistics_of_frozen_networks_stay_and_of_trained_ones_move() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_stage_can_be_validated(name: str) -> None:
+@torch.no_grad()
+def test_every_stage_is_validated_on_its_branch_or_at_the_default_point(name: str) -> None:
     method = build("fsrcnn", name)
-    with torch.no_grad():
-        scores = method.explore(photograph_like(40, 56), 4).scores
-    decided = method.route(scores, at(method.points[0]), 4)
+    lr = photograph_like(40, 56)
+    hr = photograph_like(160, 224)[0].permute(1, 2, 0).mul(255).byte().numpy()
+    exploration = method.explore(lr, 4)
+    decided = method.route(exploration.scores, at(method.points[0]), 4)
     for stage in method.stages:
-        if stage.labels is None:  # decides as the method's default point does
-            continue
-        labels = stage.labels(scores, 4)
-        assert labels.shape == decided.shape and labels.dtype == decided.dtype
-        assert labels.min() >= 0 and labels.max() < method.branches
+        everywhere = decided if stage.branch is None else torch.full_like(decided, stage.branch)
+        assert everywhere.min() >= 0 and everywhere.max() < method.branches
+        sr = to_uint8(method.compose(exploration, everywhere, at(refine=False)))
+        found = measure.validate(method, stage, [measure.Pair("it", lr, hr)], 4, refine=False)
+        assert found["psnr_rgb"] == pytest.approx(metrics.psnr_rgb(sr, hr, 4))
+        assert found["heavy_share"] == (everywhere == method.branches - 1).double().mean()
 
 
 @pytest.mark.parametrize(("branches", "scale"), [(2, 4), (3, 4), (2, 2.5), (3, 3)])

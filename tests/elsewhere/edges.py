@@ -42,8 +42,7 @@ class Edges(Method):
         nn.Module.__init__(self)
         self.options, self.config = complete(EdgeOptions, config, {})
         self.network = make_backbone(width=self.options.width, scale=config.scale)
-        everywhere = lambda scores, scale: torch.ones_like(scores[:, 0], dtype=torch.long)  # noqa: E731
-        self.stages = (Stage("train", [self.network], lambda deploy: self.loss, everywhere),)
+        self.stages = (Stage("train", [self.network], lambda deploy: self.loss, branch=1),)
 
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import at
 from numpy.typing import NDArray
-from reference import arm, classsr_formula
+from reference import arm, classsr_formula, golden, golden_tiles
 from torch import Tensor
 
 from baselines.arm import ARM, edge_score
@@ -23,18 +23,18 @@ PRELUS = 4  # of FSRCNN: two over all its channels, two over 12
 
 @pytest.fixture(scope="module")
 def released(shared: Path) -> Golden:
-    return dict(np.load(shared / "golden/arm_released.npz"))
+    return golden(shared, "arm_released")
 
 
 @pytest.fixture(scope="module")
 def formula(shared: Path) -> Golden:
-    return dict(np.load(shared / "golden/classsr_formula.npz"))
+    return golden(shared, "classsr_formula")
 
 
 @pytest.fixture(scope="module")
 def tiles(released: Golden) -> Tensor:
     """The four tiles of both golden files."""
-    return torch.from_numpy(released["tiles_uint8"]).permute(0, 3, 1, 2).float() / 255
+    return golden_tiles(released)
 
 
 @pytest.fixture(scope="module", params=["fsrcnn", "carn", "srresnet"])

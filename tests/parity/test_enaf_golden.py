@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import at
 from numpy.typing import NDArray
-from reference import enaf
+from reference import enaf, golden, golden_tiles
 from torch import Tensor
 
 from baselines.enaf import ENAF
@@ -32,48 +32,48 @@ Golden = Mapping[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> Golden:
-    return dict(np.load(shared / "golden/enaf_released.npz"))
+def released(shared: Path) -> Golden:
+    return golden(shared, "enaf_released")
 
 
 @pytest.fixture(scope="module")
-def tiles(golden: Golden) -> Tensor:
-    return torch.from_numpy(golden["tiles_uint8"]).permute(0, 3, 1, 2).float() / 255
+def tiles(released: Golden) -> Tensor:
+    return golden_tiles(released)
 
 
 def close(ours: Tensor, expected: NDArray[Any], tolerance: float = 1e-4) -> None:
     np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=tolerance)
 
 
-def chosen(method: ENAF, golden: Golden, tiles: Tensor) -> list[list[int]]:
+def chosen(method: ENAF, released: Golden, tiles: Tensor) -> list[list[int]]:
     scores = method.score(tiles)[:, :, None, None]
-    return [method.route(scores, at(float(eta)), 4).flatten().tolist() for eta in golden["etas"]]
+    return [method.route(scores, at(float(eta)), 4).flatten().tolist() for eta in released["etas"]]
 
 
 @BACKBONES
 @torch.no_grad()
 def test_branches_estimates_and_choices(
-    shared: Path, golden: Golden, tiles: Tensor, backbone: str
+    shared: Path, released: Golden, tiles: Tensor, backbone: str
 ) -> None:
     method = enaf(shared, backbone)
     for branch, (name, shared_work) in enumerate(zip(BRANCHES, method.outputs(tiles), strict=True)):
-        close(method.upscale(branch, tiles), golden[f"{backbone}_{name}"])
-        close(shared_work, golden[f"{backbone}_{name}"])
-    assert (golden["edge_score"] > 10).all()  # so that no estimate has the bonus of flat tiles
-    close(-method.score(tiles), golden[f"{backbone}_estimate"])
+        close(method.upscale(branch, tiles), released[f"{backbone}_{name}"])
+        close(shared_work, released[f"{backbone}_{name}"])
+    assert (released["edge_score"] > 10).all()  # so that no estimate has the bonus of flat tiles
+    close(-method.score(tiles), released[f"{backbone}_estimate"])
     close(
-        torch.tensor(method.config.options["cost_shares"]), golden[f"{backbone}_cost_share"], 1e-6
+        torch.tensor(method.config.options["cost_shares"]), released[f"{backbone}_cost_share"], 1e-6
     )
-    assert chosen(method, golden, tiles) == golden[f"{backbone}_exit"].tolist()
+    assert chosen(method, released, tiles) == released[f"{backbone}_exit"].tolist()
 
 
 @torch.no_grad()
 def test_released_carn_returns_the_whole_networks_output(
-    shared: Path, golden: Golden, tiles: Tensor
+    shared: Path, released: Golden, tiles: Tensor
 ) -> None:
     method = enaf(shared, "carn", as_released=True)
     for labels, expected in zip(
-        chosen(method, golden, tiles), golden["carn_as_released"], strict=True
+        chosen(method, released, tiles), released["carn_as_released"], strict=True
     ):
         tile_by_tile = [method.upscale(b, t[None])[0] for b, t in zip(labels, tiles, strict=True)]
         close(torch.stack(tile_by_tile), expected)

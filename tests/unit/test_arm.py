@@ -16,6 +16,7 @@ from pcsr import metrics, registry
 from pcsr.config.models import ModelConfig
 from pcsr.data import bicubic
 from pcsr.errors import UserError
+from pcsr.evaluation import measure
 from pcsr.training.loop import Step
 from pcsr.training.tabulate import tabulate
 from pcsr.weights import checkpoint
@@ -177,9 +178,8 @@ def test_no_table_and_no_knob_are_refused(arm: ARM) -> None:
     with pytest.raises(UserError, match="no PSNR table yet; build it with `pcsr tabulate`"):
         restored(fresh, lr, 4, 2.0, refine=False)
     # Its training can be validated all the same: by the full width.
-    scores = fresh.explore(lr, 4).scores
-    (train,) = fresh.stages
-    assert train.labels and train.labels(scores, 4).tolist() == [[[2]]]
+    pair = measure.Pair("it", lr, np.zeros((128, 128, 3), np.uint8))
+    assert measure.validate(fresh, fresh.stages[0], [pair], 4, refine=False)["heavy_share"] == 1
 
 
 def test_other_methods_keep_no_table(tmp_path: Path) -> None:

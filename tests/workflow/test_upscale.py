@@ -179,6 +179,10 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     assert "What takes the time" in text and "mkldnn_convolution" in text
     assert "| carn-pcsr | definition |" in text and "How time grows" in text
     assert all(page.with_suffix(suffix).exists() for suffix in (".png", ".svg", ".html"))
+    older = tmp_path / "older.json"
+    older.write_text(out.read_text().replace("heavy_share", "dear_share"))
+    refused = here.refuse("latency", older, "--out", page)
+    assert "older.json: cases: no heavy_share; another version of `pcsr bench`" in refused
     assert "no original of carn" in here.refuse(
         *("bench", "--weights", files["pcsr"], "--images", files["astronaut"], "--out", out)
     )
