@@ -4,6 +4,7 @@ A file is looked through before PyTorch reads it: what it refers to, and how lar
 """
 
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -131,7 +132,8 @@ def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
                     f"{one_line(name.replace(' ', '.'), 60)} when read. Get the file from its "
                     "authors, or re-save it as plain tensors."
                 )
-        with torch.serialization.safe_globals(list(stand_ins)):
+        with torch.serialization.safe_globals(list(stand_ins)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles: they are read, or refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise

@@ -3,8 +3,9 @@
 import gzip
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from hostile.downloads import (
@@ -74,8 +75,6 @@ def body(random: np.random.Generator, chunked: bool) -> bytes:
 @contextmanager
 def attempts(folder: Path) -> Iterator[Attempt]:
     """Download a file with a known checksum; it has to be that file."""
-    os.environ["NO_PROXY"] = "127.0.0.1"
-    download.TIMEOUT, download.LARGEST = (1, 0.3), LARGEST
     liar = Liar()
 
     def attempt(case: Case) -> None:
@@ -92,8 +91,9 @@ def attempts(folder: Path) -> Iterator[Attempt]:
         finally:
             assert all(x.stat().st_size <= (size or LARGEST) for x in target.parent.iterdir())
 
-    yield attempt
-    liar.close()
+    settings = mock.patch.multiple(download, TIMEOUT=(1, 0.3), LARGEST=LARGEST)
+    with closing(liar), settings, mock.patch.dict(os.environ, NO_PROXY="127.0.0.1"):
+        yield attempt
 
 
 KIND = Kind(count=300, attempts=attempts)

@@ -1,6 +1,5 @@
 """Flipped bits in what the suite itself wrote: stores, weights, states, unfinished sweeps."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +62,6 @@ def pixels(store: Path) -> bytes:
 @contextmanager
 def attempts(folder: Path) -> Iterator[Attempt]:
     """Read a file with flipped bits; it is noticed, or nothing that was read is another."""
-    logging.getLogger("pcsr").setLevel(logging.ERROR)
     store, out = store_of_three(folder), folder / "run" / "weights.safetensors"
     trained(store, out)
     (state,) = out.parent.glob("state-*.safetensors")

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from pcsr.errors import UserError
 PROOF = "proof"  # the file, in the working folder, that hostile inputs try to make
 MARGIN = 256 * 2**20  # bytes beyond the limit that an input is given
 LONGEST = 3000  # characters of a refusal
-STARVED = 12  # times its limit after which a case is ended, on a busy machine, too
+PATIENCE = 3  # times its limits after which a case is ended
 POLL = 0.05  # seconds between two looks at the memory of a process
 EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "subprocess.Popen")
 
@@ -115,20 +116,20 @@ def _reports(kind: Kind, pid: int, pipe: Connection) -> Iterator[Report]:
             if pipe.poll(POLL):
                 message = pipe.recv()
                 if isinstance(message, int):
-                    number, began, before = message, time.monotonic(), process.memory_info().rss
+                    number, began, before = message, _clock(pid), process.memory_info().rss
                 else:
                     began = None
                     yield message
                 continue
             grown = process.memory_info().rss - before
-        except (EOFError, psutil.NoSuchProcess):
+        except (EOFError, OSError, psutil.NoSuchProcess):
             if began is not None:
-                yield number, "the process died", time.monotonic() - began, 0
+                yield number, "the process died", 0, 0
             return
         if began is None:
             continue
-        seconds = time.monotonic() - began
-        if grown > kind.memory + 4 * MARGIN or seconds > STARVED * kind.seconds:
+        seconds = _clock(pid) - began
+        if grown > PATIENCE * (kind.memory + MARGIN) or seconds > PATIENCE * kind.seconds:
             yield number, f"ended after {seconds:.0f} s, {grown / 2**20:.0f} MiB", seconds, grown
             return
 
@@ -143,9 +144,10 @@ def _work(kind: Kind, job: tuple[str, int, int, int, str], pipe: Connection) -> 
             case = Case(number, np.random.default_rng([seed, number, *name.encode()]))
             pipe.send(number)
             executed.clear()
-            before, began = _fresh_peak(), _clock()
-            problem = _problem(attempt, case)
-            seconds, memory = _clock() - began, max(_peak() - before, 0)
+            before, began = _fresh_peak(), _clock(os.getpid())
+            with warnings.catch_warnings(record=True) as warned:
+                problem = _problem(attempt, case)
+            seconds, memory = _clock(os.getpid()) - began, max(_peak() - before, 0)
             if seconds > kind.seconds:
                 problem = f"took {seconds:.1f} s"
             elif memory > kind.memory + MARGIN:
@@ -153,6 +155,8 @@ def _work(kind: Kind, job: tuple[str, int, int, int, str], pipe: Connection) -> 
             elif Path(folder, PROOF).exists() or (executed and not kind.starts):
                 problem = f"executed something: {executed}"
                 Path(folder, PROOF).unlink(missing_ok=True)
+            elif warned and not problem:
+                problem = f"warned: {' '.join(str(warned[0].message).split())[:200]}"
             pipe.send((number, problem, seconds, memory))
 
 
@@ -171,10 +175,11 @@ def _problem(attempt: Attempt, case: Case) -> str | None:
     return None
 
 
-def _clock() -> float:
-    """Return the time in seconds, less what Linux let this thread wait for a core."""
-    waited = Path("/proc/thread-self/schedstat")
-    return time.monotonic() - (int(waited.read_text().split()[1]) / 1e9 if waited.exists() else 0)
+def _clock(pid: int) -> float:
+    """Return the time in seconds, less what Linux let a process's first thread wait for a core."""
+    schedule = Path(f"/proc/{pid}/schedstat")
+    waited = int(schedule.read_text().split()[1]) / 1e9 if schedule.exists() else 0
+    return time.monotonic() - waited
 
 
 @contextmanager

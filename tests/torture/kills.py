@@ -33,4 +33,4 @@ def attempts(folder: Path) -> Iterator[Attempt]:
     yield attempt
 
 
-KIND = Kind(count=40, attempts=attempts, seconds=100, starts=True)
+KIND = Kind(count=40, attempts=attempts, seconds=600, starts=True)
