@@ -113,7 +113,8 @@ class ClassSR(Tiled):
     @cached_property
     def _flops(self) -> tuple[Flops, tuple[Flops, ...]]:
         tile = next(self.classifier.parameters()).new_zeros(1, 3, TILE, TILE)
-        networks = tuple(flops.per_lr_pixel(network) * TILE**2 for network in self.networks)
+        counted = (flops.per_image(network, network.whole_image) for network in self.networks)
+        networks = tuple(of_size((TILE, TILE)) for of_size in counted)
         return flops.count(self.classifier, tile), networks
 
     def _stage_of(self, branch: int) -> Stage:

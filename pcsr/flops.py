@@ -12,6 +12,7 @@ less work.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -233,6 +234,33 @@ def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
     if small != large:
         raise UserError(
             f"{type(network).__name__}: its FLOPs are not proportional to the size of the image; "
-            "count them with pcsr.flops.count at the size that runs."
+            "count them at the size that runs: set whole_image in the backbone."
         )
     return small
+
+
+def per_image(
+    network: nn.Module, whole_image: bool, folded: bool = False
+) -> Callable[[tuple[int, int]], Flops]:
+    """Return a function that gives a network's FLOPs for one LR image of a height and width.
+
+    Args:
+        network: as defined.
+        whole_image: whether it sees the whole image, so that its FLOPs need not be proportional to
+            the image's size; they are then counted at the size.
+        folded: whether it runs with BatchNorm folded, as the engine runs it.
+
+    Raises:
+        UserError: see ``per_lr_pixel`` and ``count``.
+    """
+    if not whole_image:
+        return partial(_proportional, per_lr_pixel(network, folded))
+    return partial(_at_size, copy.deepcopy(network).to("meta"), folded)  # nothing is computed
+
+
+def _proportional(each: Flops, lr_size: tuple[int, int]) -> Flops:
+    return each * (lr_size[0] * lr_size[1])
+
+
+def _at_size(network: nn.Module, folded: bool, lr_size: tuple[int, int]) -> Flops:
+    return count(network, torch.empty(1, 3, *lr_size, device="meta"), folded=folded)

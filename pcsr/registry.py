@@ -27,6 +27,10 @@ BACKBONES = {
     "fsrcnn": "pcsr.backbones.fsrcnn:FSRCNN",
     "carn": "pcsr.backbones.carn:CARN",
     "srresnet": "pcsr.backbones.srresnet:SRResNet",
+    "carn-m": "pcsr.backbones.carn:CARNM",
+    "efdn": "pcsr.backbones.efdn:EFDN",
+    "safmnv3": "pcsr.backbones.safmnv3:SAFMNv3",
+    "span": "pcsr.backbones.span:SPAN",
 }
 METHODS = {
     "original": "pcsr.methods.original:Original",

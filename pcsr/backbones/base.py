@@ -19,11 +19,21 @@ class Backbone(nn.Module, ABC):
             they are passed to the constructor.
         width: channels of the features.
         scale: integer HR size / LR size of the tail, or None for an encoder.
-        halo: radius in LR pixels of a feature's receptive field.
+        halo: radius in LR pixels of a feature's receptive field; of a network that sees the whole
+            image, what a tile is given where the image does not fit in memory.
         tail_halo: radius in features of the tail's receptive field.
+        whole_image: whether a feature depends on the whole image, as with attention or statistics
+            over all of it. The engine then runs images whole where memory allows it, and FLOPs are
+            counted at the size that runs.
+        least_side: smallest side of an LR image in pixels.
+        widens: whether channels may be padded with zeros at their end, because no layer joins or
+            splits them.
     """
 
     Options: ClassVar[type[Config]] = Config
+    whole_image: ClassVar[bool] = False
+    least_side: ClassVar[int] = 1
+    widens: ClassVar[bool] = False
     width: int
     scale: int | None
     halo: int
@@ -45,6 +55,20 @@ class Backbone(nn.Module, ABC):
         x = lr.to(next(self.parameters()).dtype)
         features = self.features(x)
         return (features if self.scale is None else self.upsample(features, x)).to(lr.dtype)
+
+    def require_sides(self, lr: Tensor) -> None:
+        """Refuse LR images (N, 3, h, w) that are smaller than ``least_side``.
+
+        Raises:
+            UserError: a side is too short.
+        """
+        height, width = lr.shape[-2:]
+        if min(height, width) < self.least_side:
+            raise UserError(
+                f"{type(self).__name__} needs LR images, and training crops (patch), of at least "
+                f"{self.least_side} pixels a side, and this one is {width}x{height}; give a larger "
+                "one."
+            )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile features and tail separately, because the engine runs them on different parts."""

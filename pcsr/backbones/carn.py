@@ -78,6 +78,7 @@ class CARN(Backbone):
     Options = CARNOptions
     halo = 1 + 2 * STEPS * STEPS
     tail_halo = 2
+    widens = True  # deployed, its concatenations are sums
     mean: Tensor
 
     def __init__(self, width: int = 64, scale: float | None = 4, batch_norm: bool = True) -> None:
@@ -107,6 +108,15 @@ class CARN(Backbone):
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``."""
         return self.exit(self.tail(features)) + self.mean
+
+
+class CARNM(CARN):
+    """CARN-M as its own authors trained it: without BatchNorm."""
+
+    Options = Config
+
+    def __init__(self, width: int = 64, scale: float | None = 4) -> None:
+        super().__init__(width, scale, batch_norm=False)
 
 
 def _shuffle_steps(scale: int) -> list[int]:

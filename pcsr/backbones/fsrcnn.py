@@ -17,6 +17,7 @@ class FSRCNN(Backbone):
 
     halo = 2 + MAPPING_LAYERS
     tail_halo = 2
+    widens = True
 
     def __init__(self, width: int = 56, scale: float | None = 4) -> None:
         super().__init__()

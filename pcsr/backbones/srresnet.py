@@ -30,6 +30,7 @@ class SRResNet(Backbone):
 
     halo = 1 + 2 * BLOCKS
     tail_halo = 2
+    widens = True
 
     def __init__(self, width: int = 64, scale: float | None = 4) -> None:
         super().__init__()

@@ -37,7 +37,8 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
             fast.body = Summed(fast.body)
     if precision == torch.float32:
         return fast
-    return widened(fast).to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = widened(fast) if fast.widens else copy.deepcopy(fast)
+    return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def widened(network: Backbone) -> Backbone:

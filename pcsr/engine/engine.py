@@ -9,7 +9,7 @@ from torch import Tensor
 from pcsr.backbones.base import Backbone
 from pcsr.engine import memory
 from pcsr.engine.deploy import deploy
-from pcsr.engine.tiles import ImageGrid, SRTile, Tile, TileGrid, whole
+from pcsr.engine.tiles import ImageGrid, SRTile, Tile, TileGrid, warn_if_cut, whole
 from pcsr.geometry import hr_size
 from pcsr.methods.heads import Head
 from pcsr.routing import Rule
@@ -133,7 +133,9 @@ class Engine:
         kept = images.lr_pixels * self._channels * FLOAT if rule.whole else 0
         if limit is not None and kept > KEPT * limit:
             kept = 0
-        tiles = [TileGrid(tile, images) for tile in self._cut(images, rule, kept, limit)]
+        cut = self._cut(images, rule, kept, limit)
+        warn_if_cut(self.encoder, cut, len(lr))
+        tiles = [TileGrid(tile, images) for tile in cut]
         features: list[Tensor] = []
         measured: list[list[Tensor]] = []
         if rule.whole:

@@ -14,7 +14,7 @@ from pcsr.backbones.base import Backbone
 from pcsr.engine.tiles import Tile
 from pcsr.errors import MemoryLimitError
 
-PROBE = 8  # side in LR pixels of the image for which memory is measured
+PROBE = 8  # least side in LR pixels of the image for which memory is measured
 # Memory of a process over that of its tensors: libraries have their own, and glibc leaves gaps that
 # no tensor of the same size fits. Measured at 1.5 for CARN.
 SLACK = 1.7
@@ -107,4 +107,5 @@ def bytes_per_pixel(layers: Callable[..., Tensor], *inputs: Tensor) -> float:
 
 def probe(network: Backbone) -> Tensor:
     """Return an image for measuring a network's memory, which does not depend on its values."""
-    return next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
+    side = max(PROBE, network.least_side)
+    return next(network.parameters()).new_zeros(1, 3, side, side)

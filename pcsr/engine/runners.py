@@ -17,7 +17,7 @@ from pcsr.engine import memory
 from pcsr.engine.cpu import StripHeads
 from pcsr.engine.deploy import deploy
 from pcsr.engine.engine import Engine, Heads
-from pcsr.engine.tiles import SRTile, Tile, whole
+from pcsr.engine.tiles import SRTile, Tile, warn_if_cut, whole
 from pcsr.errors import UserError
 from pcsr.geometry import Mosaic, Tiles
 from pcsr.methods.base import Method
@@ -163,7 +163,9 @@ class ImageRunner(Runner):
         if limit is not None:
             limit = min(limit, memory.ENOUGH[lr.device.type])
             tail_limit = min(tail_limit, int(limit / 2))
-        for tile in self._cut(lr, factor, halo, limit, tail_limit):
+        tiles = self._cut(lr, factor, halo, limit, tail_limit)
+        warn_if_cut(self._network, tiles, len(lr))
+        for tile in tiles:
             outer = tile.grown(halo, (lr.shape[-2], lr.shape[-1]))
             features = self._network.features(outer.of(x))
             sr = self._enlarge(tile, outer, features, x, factor, tail_limit)

@@ -2,17 +2,23 @@
 
 A network computes a tile with a halo as wide as its receptive field, and the output of the halo is
 discarded: what is kept equals the output for the whole image. Where a tile ends at the image's
-border there is no halo, and the network pads as it does for the whole image.
+border there is no halo, and the network pads as it does for the whole image. A network that sees
+the whole image gets it as one tile; in several, the halo only makes the difference small.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pcsr.backbones.base import Backbone
 from pcsr.engine.strips import bilinear_by_pixel
 from pcsr.geometry import Axis, axis
+
+log = logging.getLogger("pcsr")
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,17 @@ class SRTile:
 def whole(count: int, lr_size: tuple[int, int]) -> list[Tile]:
     """Return every image of a batch as one tile."""
     return [Tile(number, 0, lr_size[0], 0, lr_size[1]) for number in range(count)]
+
+
+def warn_if_cut(network: Backbone, tiles: Sequence[Tile], count: int) -> None:
+    """Say in the log that a network which sees whole images gets tiles of ``count`` images."""
+    if network.whole_image and len(tiles) > count:
+        log.warning(
+            "%s sees the whole image, which does not fit in memory: it is computed in %d tiles, "
+            "and the result depends on them; give more memory for the exact one",
+            type(network).__name__,
+            len(tiles),
+        )
 
 
 class ImageGrid:

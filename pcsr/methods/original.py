@@ -1,6 +1,6 @@
 """The unmodified backbone: one branch, one unit, no decision. Every curve is relative to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -14,7 +14,15 @@ from pcsr.methods.base import Deploy, Exploration, Loss, MakeBackbone, Method, S
 from pcsr.methods.checks import complete, require_scale
 from pcsr.routing import OperatingPoint
 
-PAPER = {"fsrcnn": {"width": 56}, "carn": {"width": 64}, "srresnet": {"width": 64}}
+PAPER = {
+    "fsrcnn": {"width": 56},
+    "carn": {"width": 64},
+    "srresnet": {"width": 64},
+    "carn-m": {"width": 64},
+    "efdn": {"width": 48},
+    "safmnv3": {"width": 40},
+    "span": {"width": 28},
+}
 
 
 class Original(Method):
@@ -47,12 +55,12 @@ class Original(Method):
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``; the single branch bears the whole cost."""
-        return Costs(Flops(), (self._flops * (lr_size[0] * lr_size[1]),))
+        return Costs(Flops(), (self._flops(lr_size),))
 
     @cached_property
-    def _flops(self) -> Flops:
-        """FLOPs per LR pixel."""
-        return flops.per_lr_pixel(self.network, folded=True)
+    def _flops(self) -> Callable[[tuple[int, int]], Flops]:
+        """FLOPs of an LR image of a size."""
+        return flops.per_image(self.network, self.network.whole_image, folded=True)
 
     def _loss(self, deploy: Deploy) -> Loss:
         """Return the L1 loss between SR and HR."""

@@ -4,7 +4,7 @@ A backbone without its tail encodes the LR image once. A classifier then routes 
 one of M multilayer perceptrons. These read the nearest LR feature and the pixel's offset and size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from pcsr.config.models import MOST_BRANCHES, Config, HeadConfig, ModelConfig, W
 from pcsr.distributed import sum_over_processes
 from pcsr.errors import UserError
 from pcsr.flops import Costs, Flops
+from pcsr.geometry import TILE
 from pcsr.methods.base import Deploy, Exploration, Loss, MakeBackbone, Method, Stage
 from pcsr.methods.checks import complete
 from pcsr.methods.heads import PLACE, AllPixels, Head, executed_flops
@@ -75,9 +76,9 @@ class PCSR(Method):
         self.branches = len(options.heads)
         self.encoder = make_backbone(width=options.width, scale=None)
         self.heads: Sequence[Head] = nn.ModuleList(  # type: ignore[assignment]
-            Head(options.width, head, 3) for head in options.heads
+            Head(self.encoder.width, head, 3) for head in options.heads
         )
-        self.classifier = Head(options.width, options.classifier, self.branches)
+        self.classifier = Head(self.encoder.width, options.classifier, self.branches)
         self.stages = (
             Stage("stage0", [self.encoder, self.heads[-1]], self._stage0, labels=self._all_heavy),
             Stage(
@@ -144,24 +145,26 @@ class PCSR(Method):
         encoder, classifier, heads = self._flops
         per_lr, per_hr = executed_flops(self.classifier, self.heads)
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
-        per_lr_pixel = encoder.run_as(encoder.engine + per_lr)
-        shared = per_lr_pixel * (lr_height * lr_width) + classifier.run_as(0) * (height * width)
+        encoded, first_layers = encoder(lr_size), per_lr * (lr_height * lr_width)
+        shared = encoded.run_as(encoded.engine + first_layers)
+        shared += classifier.run_as(0) * (height * width)
         branches = zip(heads, per_hr, strict=True)
         return Costs(shared, tuple(head.run_as(per_hr_pixel) for head, per_hr_pixel in branches))
 
     def cost_shares(self, scale: float) -> list[float]:
         """Return c_j, the share of encoder and head j in the sum over all j (PCSR section 3.3)."""
         encoder, _, heads = self._flops
-        costs = [encoder.paper + head.paper * scale**2 for head in heads]
+        per_lr_pixel = encoder((TILE, TILE)).paper / TILE**2
+        costs = [per_lr_pixel + head.paper * scale**2 for head in heads]
         return [cost / sum(costs) for cost in costs]
 
     @cached_property
-    def _flops(self) -> tuple[Flops, Flops, list[Flops]]:
-        """FLOPs of the encoder per LR pixel, and of the classifier and each head per HR pixel."""
+    def _flops(self) -> tuple[Callable[[tuple[int, int]], Flops], Flops, list[Flops]]:
+        """FLOPs of the encoder for an LR size, and of the classifier and each head per HR pixel."""
         query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
         per_pixel = [flops.count(head, query) for head in (self.classifier, *self.heads)]
         return (
-            flops.per_lr_pixel(self.encoder, folded=True),
+            flops.per_image(self.encoder, self.encoder.whole_image, folded=True),
             per_pixel[0],
             per_pixel[1:],
         )

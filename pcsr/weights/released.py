@@ -2,7 +2,7 @@
 
 Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
 single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``),
-github.com/nmduonggg/ENAF.
+github.com/nmduonggg/ENAF. Static networks: see ``static``.
 """
 
 import re
@@ -18,7 +18,7 @@ from torch import Tensor
 from pcsr.backbones.carn import MEAN_RGB
 from pcsr.config.models import WIDEST, HeadConfig, ModelConfig
 from pcsr.errors import UserError, one_line
-from pcsr.weights import pickled
+from pcsr.weights import pickled, static
 
 # (pattern, replacement) pairs from a release's parameter names to the suite's.
 RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
@@ -44,8 +44,14 @@ RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
         (r"^HRconv\.", "tail.6."),
         (r"^conv_last\.", "tail.8."),
     ],
+    **static.RENAMES,
 }
-MARKS = {"fsrcnn": "head_conv.0.weight", "carn": "b1.c1.0.weight", "srresnet": "conv_first.weight"}
+MARKS = {
+    "fsrcnn": "head_conv.0.weight",
+    "carn": "b1.c1.0.weight",
+    "srresnet": "conv_first.weight",
+    **static.MARKS,
+}
 PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
 PCSR_PLACE = "model -> sd"  # of the weights in a file of the PCSR release
 WRAPPERS = ("params_ema", "params", "state_dict")  # where training frameworks put the weights
@@ -86,7 +92,7 @@ def rename(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return name
 
     renamed = {ours(name): tensor for name, tensor in names.items()}
-    return _with_mean(renamed) if backbone == "carn" else renamed
+    return _with_mean(renamed) if backbone in ("carn", "carn-m") else renamed
 
 
 def _with_mean(carn: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -173,6 +179,8 @@ def _recognise(path: Path, content: Any) -> Released:
         release = _classsr(path, weights)
     elif "estimator.lastOut.weight" in weights:
         release = _enaf(path, weights)
+    elif any(mark in weights for mark in static.MARKS.values()):
+        release = _static(path, weights)
     else:
         tables = path.with_suffix(".state")
         release = _arm(path, weights, tables) if tables.exists() else _branch(path, weights)
@@ -288,6 +296,17 @@ def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
         f"one network of the ClassSR release (or of ARM's, without its .state file), {backbone} "
         f"original x4, width {width}"
     )
+    return Released(config, tensors, None, what)
+
+
+def _static(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read a static network of its authors' own."""
+    backbone, width = _backbone(path, weights)
+    own = static.options(backbone, weights)
+    config = _original(backbone, width).model_copy(update={"backbone_options": own})
+    network = rename(backbone, static.used(backbone, weights))
+    tensors = {f"network.{name}": tensor for name, tensor in network.items()}
+    what = f"{static.SOURCES[backbone]}, {backbone} x4, width {width}"
     return Released(config, tensors, None, what)
 
 
