@@ -9,12 +9,11 @@ from collections.abc import Mapping
 
 import torch
 import triton
-from models import build
+from models import ROUTED, build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from pcsr.engine import gpu, kernels
-from pcsr.registry import BACKBONES
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -43,7 +42,7 @@ def report(name: str, kernel: triton.JITFunction, warps: int, constants: Mapping
     print(json.dumps({"name": name, **facts}))
 
 
-for backbone in BACKBONES:
+for backbone in ROUTED:
     model = build(backbone, "pcsr")
     networks = {"classifier": model.classifier, "light": model.heads[0], "heavy": model.heads[1]}
     for name, layers in networks.items():

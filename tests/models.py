@@ -14,12 +14,14 @@ from pcsr.config.models import ModelConfig
 from pcsr.engine.runners import Restored, runner
 from pcsr.geometry import Tiles
 from pcsr.methods.base import Method, Stage
+from pcsr.methods.pcsr import PAPER
 from pcsr.routing import OperatingPoint
 
 Knob = float | Literal["adaptive"] | None
 WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per image
 # By how much fresh convolutions are enlarged, so that 8-bit images show something.
-GAIN = {"fsrcnn": 8.0, "carn": 1.5, "srresnet": 6.0}
+GAIN = {"fsrcnn": 8.0, "srresnet": 6.0}  # others: 1.5
+ROUTED = list(PAPER)  # backbones that adaptive methods have options for; the others are static
 SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, and no whole number of them
 # Operating points of a method; the last sends the image of several tiles to all branches.
 KNOBS: dict[str, list[Knob]] = {
@@ -80,7 +82,7 @@ def build(backbone: str, method: str, **options: Any) -> Method:
         if name.startswith(("classifier", "estimator")):
             parameter.mul_({2: 30, 4: 10}.get(parameter.ndim, 1))
         elif method != "pcsr" and parameter.ndim == 4:
-            parameter.mul_(GAIN[backbone])
+            parameter.mul_(GAIN.get(backbone, 1.5))
         elif method != "pcsr" and name.endswith("tail.bias"):
             parameter.add_(0.4)  # FSRCNN is centred on black
     if isinstance(built, ClassSR):

@@ -1,6 +1,7 @@
 """CARN-M (Ahn et al., ECCV 2018): cascading residual blocks with grouped, shared convolutions."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -75,7 +76,7 @@ class CARNOptions(Config):
 class CARN(Backbone):
     """CARN-M with ``width`` channels, 4 groups and 3 cascaded blocks."""
 
-    Options = CARNOptions
+    Options: ClassVar[type[Config]] = CARNOptions
     halo = 1 + 2 * STEPS * STEPS
     tail_halo = 2
     widens = True  # deployed, its concatenations are sums

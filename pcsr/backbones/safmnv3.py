@@ -43,7 +43,12 @@ class Block(nn.Module):
 
 
 class SAFMNv3(Backbone):
-    """SAFMNv3 with 6 blocks of ``width`` channels and no biases; predicts a bilinear residual."""
+    """SAFMNv3 with 6 blocks of ``width`` channels and no biases; predicts a bilinear residual.
+
+    Each block multiplies its input by a function of the input, and nothing bounds the product: with
+    the released weights white noise of full contrast overflows float32. Photographs are far from
+    it.
+    """
 
     # Blocks see one pixel each by their convolutions, and the whole image by its variance: no halo
     # makes tiles exact.

@@ -2,7 +2,7 @@
 
 Layouts: github.com/3587jjh/PCSR (originals and PCSR phase 1), XPixelGroup/ClassSR (joint models and
 single branches), github.com/chenbong/ARM-Net (weights in ``.pth``, PSNR tables in ``.state``),
-github.com/nmduonggg/ENAF. Static networks: see ``static``.
+github.com/nmduonggg/ENAF. Static networks: see ``static``. Static networks: see ``static``.
 """
 
 import re

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import Knob, at, build, photograph_like, restored
+from models import ROUTED, Knob, at, build, photograph_like, restored
 from torch import Tensor, nn
 
 from benchmarks import reference_pcsr
@@ -20,7 +20,7 @@ from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 
-BACKBONES = list(registry.BACKBONES)
+LOCAL = [name for name in registry.BACKBONES if not registry.resolve("backbone", name).whole_image]
 
 
 def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float, **how: Any) -> Any:
@@ -68,7 +68,7 @@ def test_every_head_is_what_the_published_steps_give(scale: float, knob: float) 
 
 
 @pytest.mark.parametrize("scale", [4, 2.7])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ROUTED)
 def test_tiles_give_the_whole_image(
     backbone: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +92,7 @@ def test_tiles_give_the_whole_image(
             assert (levels(sr) == levels(whole)).double().mean() >= 0.99999
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", LOCAL)
 def test_tiles_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = build(backbone, "original"), photograph_like(47, 52)
     whole = restored(method, lr, 4, None, refine=False).sr[0]
@@ -123,7 +123,7 @@ def test_images_of_a_batch_are_decided_together_and_cut_apart(
 
 
 @pytest.mark.parametrize("tail", [False, True])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", LOCAL)
 def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool) -> None:
     """A change of one LR pixel reaches no further, and as far in a network that lets it pass."""
     scale = 4 if tail else None

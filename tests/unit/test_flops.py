@@ -143,7 +143,7 @@ def test_other_counters_agree(backbone: str) -> None:
         from fvcore.nn import FlopCountAnalysis
 
         network = registry.build(ModelConfig(backbone=backbone, method="original")).network.eval()
-        lr = photograph_like(9, 12)
+        lr = photograph_like(15, 18)
         analysis = FlopCountAnalysis(network, lr)
         analysis.unsupported_ops_warnings(False).tracer_warnings("none")
         multiply_adds = analysis.by_operator()

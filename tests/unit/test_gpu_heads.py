@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Knob, at, build, photograph_like, restored
+from models import ROUTED, Knob, at, build, photograph_like, restored
 from torch import Tensor
 
 pytest.importorskip("triton", reason="there is no triton for this system")
@@ -25,7 +25,7 @@ from pcsr.errors import UserError
 from pcsr.methods.base import Method
 
 SHARED = 227 * 1024  # bytes of shared memory that a program may take on an H100 or H200
-BACKBONES = list(registry.BACKBONES)
+WIDENED = [name for name in registry.BACKBONES if registry.resolve("backbone", name).widens]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def dense(method: Method, lr: Tensor, scale: float, knob: Knob, refine: bool) ->
 
 
 @pytest.mark.parametrize("scale", [4, 2.7])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ROUTED)
 def test_kernels_give_the_definition(fused: None, backbone: str, scale: float) -> None:
     method, lr = build(backbone, "pcsr", scale=scale), photograph_like(21, 30)
     for knob, refine in ((0.0, True), ("adaptive", False)):
@@ -72,7 +72,7 @@ def test_kernels_of_four_heads_in_tiles(fused: None, monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(sr, defined.sr, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ROUTED)
 def test_half_precision_is_close(fused: None, backbone: str) -> None:
     """Decisions may tip where two heads are level; elsewhere only rounding differs."""
     method, lr = build(backbone, "pcsr"), photograph_like(21, 30)
@@ -90,7 +90,7 @@ def test_half_precision_without_the_kernels_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("tail", [False, True])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", WIDENED)
 @pytest.mark.parametrize("width", [20, 64])
 def test_a_widened_network_gives_the_same(backbone: str, tail: bool, width: int) -> None:
     torch.manual_seed(3)
