@@ -20,7 +20,7 @@ from pcsr.routing import OperatingPoint
 Knob = float | Literal["adaptive"] | None
 WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per image
 # By how much fresh convolutions are enlarged, so that 8-bit images show something.
-GAIN = {"fsrcnn": 8.0, "srresnet": 6.0}  # others: 1.5
+GAIN = {"fsrcnn": 8.0, "srresnet": 6.0, "span": 0.5}  # others: 1.5
 ROUTED = list(PAPER)  # backbones that adaptive methods have options for; the others are static
 SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, and no whole number of them
 # Operating points of a method; the last sends the image of several tiles to all branches.
