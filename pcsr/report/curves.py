@@ -48,21 +48,31 @@ def estimate(statistic: Statistic, images: int) -> Estimate:
     There is no interval for fewer than ``LEAST_IMAGES`` images, or where the statistic does
     not exist in every resample.
     """
+    (one,) = estimates(lambda some: np.array([statistic(some)]), images)
+    return one
+
+
+def estimates(statistics: Callable[[NDArray[np.intp]], Floats], images: int) -> list[Estimate]:
+    """Return several statistics of the same resamples, as ``estimate`` does one."""
     everything = np.arange(images)
-    value = statistic(everything)
-    if images < LEAST_IMAGES or np.isnan(value):
-        return Estimate(value)
+    values = statistics(everything)
+    if images < LEAST_IMAGES or np.isnan(values).all():
+        return [Estimate(float(value)) for value in values]
 
     def of_each(resamples: NDArray[np.intp], axis: int) -> Floats:
-        return np.apply_along_axis(statistic, axis, resamples)
+        return np.moveaxis(np.apply_along_axis(statistics, axis, resamples), -1, 0)
 
     with warnings.catch_warnings():
         # A statistic that a resample does not have is no interval, and nothing to warn of.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
+        low, high = stats.bootstrap(
             (everything,), of_each, n_resamples=RESAMPLES, method="percentile", rng=SEED
         ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    exist = ~np.isnan(values)
+    return [
+        Estimate(*map(float, one)) if there else Estimate(float(one[0]))
+        for there, one in zip(exist, zip(values, low, high, strict=True), strict=True)
+    ]
 
 
 @dataclass(frozen=True)

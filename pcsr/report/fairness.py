@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
-from pcsr.report import curves, pages
+from pcsr.report import curves, frontier, pages
 from pcsr.report.curves import Curve, Estimate, estimate
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
@@ -62,9 +62,10 @@ def fairness_markdown(results: pd.DataFrame) -> str:
     """
     sections = [_head(results), *(f"{note}\n" for note in exact_images(results))]
     results = comparable(results)
-    for (test_set, backbone, scale), of_place in results.groupby(PLACE):
+    for (test_set, backbone, scale), of_place in frontier.without_lone(results).groupby(PLACE):
         sections.append(f"## {escape.markdown(f'{backbone} on {test_set}')}, x{scale:g}\n")
         sections += _place(of_place.assign(curve=labels(of_place)))
+    sections += frontier.sections(results)
     return "\n".join([*sections, _how_to_read()])
 
 

@@ -13,11 +13,13 @@ from cyclopts import Parameter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, SymmetricalLogLocator
 from matplotlib.transforms import Bbox
 
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
+from pcsr.report import frontier
 from pcsr.report.tidy import (
     CONVENTIONS,
     REFERENCE,
@@ -33,7 +35,10 @@ Colours = dict[str, tuple[float, float, float]]
 
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
 REFERENCE_COLOUR = "0.25"
-KNOB_POINTS = 7.5  # type size of the knob values beside the markers
+KNOB_POINTS = 7.5  # type size of what is written beside the markers
+STATIC: dict[str, Any] = {"marker": "s", "color": "0.35", "markersize": 5}
+FRONTIER: dict[str, Any] = {"color": "0.35", "linestyle": "-", "linewidth": 1.3}
+TICKS = (1.0, 2.0, 3.0, 5.0, 7.0)  # in each decade
 
 
 def figure(
@@ -56,30 +61,40 @@ def psnr_flops(summary: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     """Draw PSNR-RGB (dB) against GFLOPs per image, once per FLOP convention.
 
     One curve per method, a marker per knob value; a star is the adaptive decision, a diamond with
-    guide lines the original.
+    guide lines the original. Squares are the other static networks of the test set: originals of
+    other backbones. A line joins those that no other one beats, straight where the axis is
+    logarithmic (``frontier``).
 
     Raises:
         UserError: nothing was measured for this test set or backbone.
     """
     points = _select(_select(summary, "test_set", test_set), "backbone", backbone)
     points = points.assign(curve=labels(points))
+    static = _static(summary, points)
     colours = _colours(summary)
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
         figure = Figure(figsize=(11, 5.2), layout="constrained")
         panels = dict(zip(CONVENTIONS, figure.subplots(1, 2, sharey=True), strict=True))
     for convention, panel in panels.items():
-        _draw(panel, points, f"gflops_{convention}", colours)
+        x = f"gflops_{convention}"
+        if not static.empty:  # networks of very different cost
+            _space_by_logarithm(panel, pd.concat([points, static])[x])
+        _draw(panel, points, x, colours)
+        _draw_static(panel, points, static, x)
+        _fit(panel)
         panel.set_title(f"FLOPs counted by the {convention} convention", fontsize="small")
         panel.set_xlabel("GFLOPs per image")
         sns.despine(ax=panel)
     panels["paper"].set_ylabel("PSNR-RGB (dB)")
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
-    handles = _handles(points, colours)
+    handles = _handles(points, static, colours)
     columns = min(len(handles), 6)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.draw_without_rendering()  # the labels need the final scale of the axes
     for convention, panel in panels.items():
-        _write_knobs(panel, points, f"gflops_{convention}", colours)
+        taken = _drawn(panel, panel.figure.dpi / 72)
+        taken += _write_static(panel, static, f"gflops_{convention}", taken)
+        _write_knobs(panel, points, f"gflops_{convention}", colours, taken)
     return figure
 
 
@@ -133,17 +148,58 @@ def _draw(panel: Axes, points: pd.DataFrame, x: str, colours: Colours) -> None:
         panel.plot(swept[x], swept["psnr_rgb"], marker="o", zorder=3, **style)
         star = style | {"marker": "*", "markersize": 17, "markeredgewidth": 1.2, "linestyle": ""}
         panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **star)
-    # A sweep whose points coincide must look like one point, not like noise blown up.
-    _widen(panel, "x", 0.1 * float(points[x].max()))
+
+
+def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """Select the static networks of the same test set, by name: originals of other backbones."""
+    here = (summary["test_set"].isin(points["test_set"])) & summary["scale"].isin(points["scale"])
+    originals = summary[here & (summary["method"] == REFERENCE)]
+    originals = originals.assign(curve=labels(originals))
+    originals = originals.assign(name=frontier.names(originals))
+    return originals[~originals["backbone"].isin(points["backbone"])]
+
+
+def _draw_static(panel: Axes, points: pd.DataFrame, static: pd.DataFrame, x: str) -> None:
+    if static.empty:
+        return
+    originals = pd.concat([points[points["method"] == REFERENCE], static])
+    edge = frontier.undominated(originals, x)
+    panel.plot(edge[x], edge["psnr_rgb"], zorder=2, **FRONTIER)
+    panel.plot(static[x], static["psnr_rgb"], linestyle="", zorder=4, **STATIC)
+
+
+def _space_by_logarithm(panel: Axes, costs: pd.Series) -> None:
+    """Make the axis of costs logarithmic; a cost of 0 (bicubic everywhere) stands at its left."""
+    if (costs > 0).all():
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=TICKS))
+    else:
+        panel.set_xscale("symlog", linthresh=costs[costs > 0].min(), linscale=0.3)
+        transform = panel.xaxis.get_transform()
+        panel.xaxis.set_major_locator(SymmetricalLogLocator(transform, subs=TICKS))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _fit(panel: Axes) -> None:
+    """Set the limits of both axes.
+
+    A sweep whose points coincide must look like one point, not like noise blown up.
+    """
+    logarithmic = panel.get_xscale() != "linear"
+    _widen(panel, "x", 0.3 if logarithmic else 0.1 * float(panel.dataLim.xmax))
     _widen(panel, "y", 0.1)
 
 
 def _widen(panel: Axes, axis: str, least: float) -> None:
-    """Let an axis span at least ``least``, with a margin around the data."""
+    """Let an axis span at least ``least`` as it is drawn, with a margin around the data."""
     limits = panel.dataLim.intervalx if axis == "x" else panel.dataLim.intervaly
-    middle, span = float(np.mean(limits)), max(float(np.ptp(limits)), least)
+    transform = (panel.xaxis if axis == "x" else panel.yaxis).get_transform()
+    drawn = transform.transform(limits)
+    middle, span = float(np.mean(drawn)), max(float(np.ptp(drawn)), least)
+    ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
     set_limits = panel.set_xlim if axis == "x" else panel.set_ylim
-    set_limits(middle - 0.58 * span, middle + 0.58 * span)
+    set_limits(*transform.inverted().transform(ends))
 
 
 def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
@@ -160,7 +216,7 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     return "\n".join(map(escape.mathtext, lines))
 
 
-def _handles(points: pd.DataFrame, colours: Colours) -> list[Line2D]:
+def _handles(points: pd.DataFrame, static: pd.DataFrame, colours: Colours) -> list[Line2D]:
     handles = [
         Line2D([], [], marker="o", label=escape.mathtext(curve), **style)
         for curve, style, _ in _curves(points, colours)
@@ -177,15 +233,35 @@ def _handles(points: pd.DataFrame, colours: Colours) -> list[Line2D]:
             "linewidth": 0.8,
         }
         handles.append(Line2D([], [], marker="D", label=REFERENCE, **reference))
+    if not static.empty:
+        handles.append(Line2D([], [], linestyle="", label="other static network", **STATIC))
+        handles.append(Line2D([], [], label="static frontier", **FRONTIER))
     return handles
 
 
-def _write_knobs(panel: Axes, points: pd.DataFrame, x: str, colours: Colours) -> None:
+def _write_static(panel: Axes, static: pd.DataFrame, x: str, taken: list[Bbox]) -> list[Bbox]:
+    """Write the name of every static network beside its marker; return the boxes of the texts."""
+    unit = panel.figure.dpi / 72
+    written: list[Bbox] = []
+    for name, *at in static[["name", x, "psnr_rgb"]].itertuples(index=False):
+        boxes = list(_beside(panel.transData.transform(at), name, unit))
+        inside = [b for b in boxes if panel.bbox.count_contains([b.min, b.max]) == 2] or boxes
+        # A name is always there, where it covers least.
+        box = min(inside, key=lambda b: b.count_overlaps([*taken, *written]))
+        place = panel.transData.inverted().transform(box.min)
+        font: dict[str, Any] = {"fontsize": KNOB_POINTS, "color": STATIC["color"]}
+        panel.text(place[0], place[1], escape.mathtext(name), va="bottom", zorder=6, **font)
+        written.append(box)
+    return written
+
+
+def _write_knobs(
+    panel: Axes, points: pd.DataFrame, x: str, colours: Colours, taken: list[Bbox]
+) -> None:
     """Write a few knob values, each where it covers nothing and is nearest to its own marker."""
     unit = panel.figure.dpi / 72  # pixels per point of type
     near, apart = 2 * unit, 26 * unit  # markers that look like one; least way between two texts
     markers = panel.transData.transform(points[[x, "psnr_rgb"]].to_numpy(dtype=float))
-    taken = _drawn(panel, unit)
 
     def fits(box: Bbox, place: np.ndarray) -> bool:
         inside = panel.bbox.count_contains([box.min, box.max]) == 2
