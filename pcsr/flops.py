@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,20 +105,36 @@ def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flo
     Raises:
         UserError: it runs an operation that is neither counted nor known to be free.
     """
-    training, fast = module.training, torch.backends.mha.get_fastpath_enabled()
+    training = module.training
     try:
-        # Attention as its products: fused, it would be one operation of many names.
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), ModuleTracker() as modules:
+        with torch.no_grad(), _undisguised(), ModuleTracker() as modules:
             meter = _Meter(modules)
             with meter:
                 module.eval()(*inputs)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         module.train(training)
     counted = meter.counted
     engine = counted["algorithmic"] - (counted["batch_norm"] if folded else 0)
     return Flops(counted["paper"], counted["algorithmic"], engine)
+
+
+@contextmanager
+def _undisguised() -> Iterator[None]:
+    """Let torch run operations by their own names, not by those of a faster or a repeatable way.
+
+    Fused, attention would be one operation of many names instead of its products; and without a
+    CPU, deterministic algorithms replace bilinear interpolation by indexing and products.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    strict = torch.get_deterministic_debug_mode()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.set_deterministic_debug_mode(0)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(strict)
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Meter(TorchDispatchMode):

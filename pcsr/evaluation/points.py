@@ -9,6 +9,7 @@ from pcsr import registry
 from pcsr.config.models import KNOB_LIMIT, SCALE_LIMIT, ModelConfig
 from pcsr.config.options import BUDGET_LIMIT
 from pcsr.errors import UserError
+from pcsr.geometry import TILE
 from pcsr.methods.base import Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
@@ -98,7 +99,7 @@ def points_for_all(methods: list[Method], point: OperatingPoint) -> list[Operati
 
 
 def original_flops(method: Method, scale: float) -> float:
-    """Return the FLOPs that the original of a method's backbone executes per LR pixel."""
+    """Return the FLOPs that the original of a method's backbone executes per LR pixel of a tile."""
     model = ModelConfig(
         backbone=method.config.backbone,
         method="original",
@@ -106,4 +107,4 @@ def original_flops(method: Method, scale: float) -> float:
         backbone_options=method.config.backbone_options,
     )
     original = registry.build(model, "--budget: the original that it is a share of")
-    return original.costs((1, 1), scale).total([1]).engine
+    return original.costs((TILE, TILE), scale).total([1]).engine / TILE**2

@@ -163,6 +163,21 @@ def test_other_counters_agree(backbone: str) -> None:
     assert theirs.get_total_flops() == known == ours - sum(elementwise)
 
 
+@pytest.mark.parametrize("backbone", sorted(registry.BACKBONES))
+def test_the_count_depends_on_neither_device_nor_determinism(backbone: str) -> None:
+    """Commands ask torch for deterministic algorithms, which are other operations off the CPU."""
+    network = registry.build(ModelConfig(backbone=backbone, method="original")).network.eval()
+    size = (1, 3, 16, 18)
+    expected = flops.count(network, torch.zeros(size))
+    before = torch.get_deterministic_debug_mode()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        assert flops.count(network.to("meta"), torch.zeros(size, device="meta")) == expected
+        assert torch.get_deterministic_debug_mode() == 1
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
 def test_the_free_operations_exist() -> None:
     missing = [n for n in flops.FREE if not hasattr(torch.ops.aten, n.removeprefix("aten."))]
     assert not missing

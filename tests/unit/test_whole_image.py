@@ -13,6 +13,7 @@ from pcsr.engine import memory
 from pcsr.engine.deploy import deploy
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
+from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Method
 
 WHOLE = [name for name in registry.BACKBONES if registry.resolve("backbone", name).whole_image]
@@ -78,6 +79,7 @@ def test_flops_are_counted_at_the_size_that_runs(backbone: str) -> None:
         assert method.costs(size, 4).total([1]) == counted
     tile, image = (method.costs((side, side), 4).branch[0].paper for side in (32, 45))
     assert image != pytest.approx(tile * (45 / 32) ** 2, rel=1e-6)
+    assert original_flops(method, 4) == tile / 32**2
 
 
 @pytest.mark.parametrize("backbone", UNWIDENED)

@@ -191,7 +191,9 @@ def compared():
 def curved():
     """Backbones to draw: those with a curve; static networks are points in each of their figures."""
     adaptive = {
-        setup.model.backbone for setup in experiments.values() if setup.model.method != "original"
+        setup.model.backbone
+        for setup in experiments.values()
+        if setup.model.method != "original"
     }
     return sorted(adaptive) or backbones
 
