@@ -1,7 +1,7 @@
 """The smoke suite as SLURM jobs: trainings that are cut end with the bits of a calm local run.
 
-``make test-slurm`` runs this in a cluster of one node that ``run.sh`` starts. ``make test`` leaves it
-out: a file with this name is not collected.
+``make test-slurm`` runs this in a cluster of one node that ``run.sh`` starts. ``make test`` leaves
+it out: a file with this name is not collected.
 """
 
 import re
