@@ -51,6 +51,7 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 	@printf 'Claims, checked:\n  %s\n' $(REPORT)/claims.md
 	@printf 'Weights and images, and what was not there:\n  %s\n' $(REPORT)/inputs.md
 	@printf 'All of it in one page:\n  %s\n' $(REPORT)/report.html
+	@printf '\n'; cat 'results/$(SUITE)/summary.txt'
 
 released: ## the published numbers from released weights (PCSR_MIRROR=folder instead of downloads)
 	@$(MAKE) --no-print-directory reproduce SUITE=released

@@ -44,6 +44,7 @@ COMMANDS = {
         "claims": "pcsr.report.claims:claims",
         "fairness": "pcsr.report.fairness:fairness",
         "inputs": "pcsr.report.inputs:inputs",
+        "summary": "pcsr.report.summary:summary",
         "showcase": "pcsr.evaluation.show:showcase",
         "latency": "benchmarks.latency_page:latency",
         "schema": "pcsr.config.load:write_schemas",

@@ -260,6 +260,10 @@ class SuiteConfig(Config):
         description="choices of the protocol to measure the other way as well; comma-separated "
         "ones in all combinations",
     )
+    timed_knobs: tuple[Knob, ...] = Field(
+        default=(),
+        description="values of PCSR's knob that are timed beside the original, on the first image",
+    )
     calibration: CalibrationConfig | None = Field(
         default=None, description="classes of training crops, for stages with a crop_class"
     )

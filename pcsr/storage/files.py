@@ -62,6 +62,16 @@ def sweep(suite: str, experiment: str, test_set: str) -> str:
     return f"results/{suite}/{experiment}/{test_set}/sweep.csv"
 
 
+def times(suite: str) -> str:
+    """Return the JSON of a suite's times."""
+    return f"results/{suite}/times.json"
+
+
+def summary(suite: str) -> str:
+    """Return the text that says a suite's result in sentences."""
+    return f"results/{suite}/summary.txt"
+
+
 def report(suite: str, name: str) -> str:
     """Return a file of the suite's report: a table, a figure, the claims."""
     return f"reports/{suite}/{name}"

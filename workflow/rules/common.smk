@@ -198,6 +198,21 @@ def curved():
     return sorted(adaptive) or backbones
 
 
+def timed():
+    """Experiments that can be timed beside an original, and the originals."""
+    return (
+        [name for name in experiments if originals(name)] if suite.timed_knobs else []
+    )
+
+
+def times():
+    return [files.times(suite.suite)] if timed() else []
+
+
+def times_option(wildcards):
+    return ["--times", *times()] if times() else []
+
+
 def report_files():
     tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md"]
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in curved()]
@@ -206,7 +221,8 @@ def report_files():
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]
-    return [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
+    reports = [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
+    return [*reports, files.summary(suite.suite)]
 
 
 DEVICE = "cuda" if suite.gpus else "cpu"

@@ -21,3 +21,26 @@ rule sweep:
     shell:
         "pcsr sweep --weights {input.weights:q} --images {params.images:q} {params.knobs:q}"
         " {params.protocol:q} {params.both_ways:q} --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"
+
+
+# Alone on the machine, all cases in turns: what counts are the ratios to the original.
+rule time:
+    input:
+        weights=[weights(experiment) for experiment in timed()],
+        test_set=manifest(test_sets[0]),
+    output:
+        "results/{suite}/times.json",
+    log:
+        "results/{suite}/logs/time.log",
+    benchmark:
+        "results/{suite}/benchmarks/time.tsv"
+    threads: workflow.cores
+    resources:
+        gpu=ONE_GPU,
+    params:
+        images=Path(manifest(test_sets[0])).parent,
+        device=DEVICE,
+        knobs=suite.timed_knobs,
+    shell:
+        "pcsr bench --weights {input.weights:q} --images {params.images:q} --knob {params.knobs:q}"
+        " --device {params.device:q} --threads {threads:q} --out {output:q} 2> {log:q}"

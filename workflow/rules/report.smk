@@ -119,6 +119,22 @@ rule fairness:
         "pcsr fairness {input:q} --out {output.md:q} 2> {log:q}"
 
 
+rule summary:
+    input:
+        results="reports/{suite}/results.csv",
+        times=times(),
+    output:
+        "results/{suite}/summary.txt",
+    log:
+        "results/{suite}/logs/summary.log",
+    benchmark:
+        "results/{suite}/benchmarks/summary.tsv"
+    params:
+        times=times_option,
+    shell:
+        "pcsr summary {input.results:q} {params.times:q} --out {output:q} 2> {log:q}"
+
+
 rule showcase:
     input:
         original=original_weights,

@@ -1,0 +1,106 @@
+"""A suite's result in sentences: what is as good as the original, and what it costs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from cyclopts import Parameter
+from pydantic import ConfigDict
+
+from pcsr import escape
+from pcsr.config.models import Config
+from pcsr.config.options import Results
+from pcsr.report.tidy import (
+    PLACE,
+    REFERENCE,
+    knob_text,
+    labels,
+    load,
+    read_facts,
+    summarise,
+)
+from pcsr.storage import files
+
+GATE_DB = 0.05  # below the original, and still as good
+ROUTED = "engine"  # what `pcsr bench` calls the path of a method that routes pixels
+
+
+class Timed(Config):
+    """A case of ``pcsr bench``; other keys are allowed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    backbone: str
+    method: str
+    path: str
+    knob: str
+    time_ratio: float
+
+
+class Times(Config):
+    """What a summary reads from the JSON of ``pcsr bench``; other keys are allowed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    cases: tuple[Timed, ...]
+
+
+def summary(
+    results: Results,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="text to write")],
+    times: Annotated[
+        Path | None, Parameter(help="JSON of `pcsr bench`, with the same experiments")
+    ] = None,
+) -> None:
+    """Write a sentence per test set and backbone: the cheapest point as good as the original."""
+    files.require_suffix(out, ".txt", "--out")
+    files.refuse_overwriting([results, *([times] if times else [])], [out])
+    timed = read_facts(Times, times).cases if times else ()
+    files.write_text(out, "".join(f"{line}\n" for line in sentences(load(results), timed)))
+
+
+def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[str]:
+    """Yield a sentence for each test set, backbone and scale that has an original.
+
+    It names the operating point that executes the fewest FLOPs of those within ``GATE_DB`` of the
+    original. Where a backbone was timed, only its timed points are looked at.
+
+    Args:
+        results: of a suite.
+        times: cases of ``pcsr bench``, whose ratios are to the original of the backbone.
+    """
+    points = summarise(results)
+    points = points.assign(curve=labels(points), setting=points.apply(knob_text, axis="columns"))
+    routed = pd.DataFrame(
+        [case.model_dump() for case in times if case.path == ROUTED], columns=[*Timed.model_fields]
+    )
+    ratios = routed.groupby(["backbone", "method", "knob"])["time_ratio"].mean()
+    ratios.index.names = ["backbone", "method", "setting"]
+    points = points.join(ratios.rename("time"), on=ratios.index.names)
+    for place, rows in points.groupby(PLACE):
+        originals = rows[rows["method"] == REFERENCE].sort_values("experiment")
+        if len(originals) < len(rows) and len(originals):
+            yield _sentence(place, originals.iloc[0], rows[rows["method"] != REFERENCE])
+
+
+def _sentence(place: tuple[str, str, float], original: pd.Series, points: pd.DataFrame) -> str:
+    test_set, backbone, scale = place
+    where = escape.printable(f"{backbone} on {test_set}, x{scale:g}")
+    if points["time"].notna().any():
+        points = points[points["time"].notna()]
+    good = points[points["psnr_rgb"] >= original["psnr_rgb"] - GATE_DB]
+    if good.empty:
+        return f"{where}: no method is within {GATE_DB:g} dB of the original."
+    best = good.loc[good["gflops_engine"].idxmin()]
+    gained = best["psnr_rgb"] - original["psnr_rgb"]
+    share = best["gflops_engine"] / original["gflops_engine"]
+    time = "" if pd.isna(best["time"]) else f" and {best['time']:.0%} of its time"
+    name = escape.printable(best["curve"])
+    return (
+        f"{where}: {name} at knob {best['setting']} gives {best['psnr_rgb']:.2f} dB "
+        f"({gained:+.2f} dB against the original) with {share:.0%} of the original's executed "
+        f"FLOPs{time}."
+    )
