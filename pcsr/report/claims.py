@@ -225,7 +225,7 @@ def _head(results: pd.DataFrame, claims: Claims, rows: pd.DataFrame) -> str:
     return f"""# Published numbers and ours
 
 - Published: {escape.markdown(claims.source)}.
-- Ours: suite {listed("suite")}, commit {listed("commit")}.
+- Ours: suite {listed("suite")}; results.json beside this page says by which commits.
 - Protocol of the suite: {escape.markdown(protocol_text(results[results["main"]]))}.
 - {escape.markdown(claims.note)}
 - Test sets measured: {listed("test_set")}.

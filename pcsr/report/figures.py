@@ -1,7 +1,8 @@
-"""PSNR against FLOPs, from a summary (``tidy.summarise``). Nothing here touches pyplot's state."""
+"""PSNR against FLOPs, from the results of a suite. Nothing here touches pyplot's state."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,20 +11,24 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from cyclopts import Parameter
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator, SymmetricalLogLocator
-from matplotlib.transforms import Bbox
 
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
-from pcsr.report import frontier
+from pcsr.report import frontier, notes, style
+from pcsr.report.curves import Curve, Floats, estimates
+from pcsr.report.style import Style
 from pcsr.report.tidy import (
     CONVENTIONS,
     REFERENCE,
-    knob_text,
+    common_images,
+    comparable,
     labels,
     load,
     protocol_text,
@@ -31,14 +36,41 @@ from pcsr.report.tidy import (
 )
 from pcsr.storage import files
 
-Colours = dict[str, tuple[float, float, float]]
-
+SUFFIXES = (".svg", ".pdf", ".png")
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
-REFERENCE_COLOUR = "0.25"
-KNOB_POINTS = 7.5  # type size of what is written beside the markers
+DARK = "0.25"  # of the original
+GUIDE: dict[str, Any] = {"color": DARK, "linestyle": (0, (5, 4)), "linewidth": 0.8}
 STATIC: dict[str, Any] = {"marker": "s", "color": "0.35", "markersize": 5}
 FRONTIER: dict[str, Any] = {"color": "0.35", "linestyle": "-", "linewidth": 1.3}
-TICKS = (1.0, 2.0, 3.0, 5.0, 7.0)  # in each decade
+TICKS = (1.0, 2.0, 3.0, 5.0, 7.0)  # in each decade of a logarithmic axis
+BAND: dict[str, Any] = {"alpha": 0.13, "linewidth": 0}
+SPREAD = 3  # times the original's FLOPs from which on an axis is logarithmic
+LINEAR = 0.05  # of the largest FLOPs, up to which an axis with a cost of 0 is linear
+SHOWN_DB = 1.0  # below the original, where the axis ends
+SHOWN_COST = 4  # times more or less than the curves cost, where the axis ends
+AGREE = 0.01  # relative difference of two counts that one panel can stand for
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A curve: its means, and how it is drawn.
+
+    Attributes:
+        points: rows of the summary, by knob; the adaptive decision among them.
+        band: PSNR in dB, (2, knob values), between which the mean lies with 95 % confidence as far
+            as it depends on the difference from the original; None where there is no interval.
+    """
+
+    name: str
+    style: Style
+    line: str
+    points: pd.DataFrame
+    band: Floats | None
+
+    @property
+    def swept(self) -> pd.DataFrame:
+        """The points of the knob."""
+        return self.points[~self.points["adaptive"]]
 
 
 def figure(
@@ -47,65 +79,73 @@ def figure(
     *,
     test_set: Annotated[str, Parameter(help="data set")],
     backbone: Annotated[str, Parameter(help="backbone")],
-    out: Annotated[Path, Parameter(help="PNG to write; an SVG is written beside it")],
+    out: Annotated[Path, Parameter(help="PNG to write; an SVG and a PDF are written beside it")],
 ) -> None:
     """Draw PSNR over GFLOPs in both conventions: one curve per method."""
-    outputs = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
+    outputs = [out.with_suffix(suffix) for suffix in SUFFIXES]
     files.refuse_overwriting([results], outputs)
-    drawn = psnr_flops(summarise(load(results)), test_set, backbone)
+    drawn = psnr_flops(load(results), test_set, backbone)
     for path in outputs:
         save(drawn, path)
 
 
-def psnr_flops(summary: pd.DataFrame, test_set: str, backbone: str) -> Figure:
+def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     """Draw PSNR-RGB (dB) against GFLOPs per image, once per FLOP convention.
 
-    One curve per method, a marker per knob value; a star is the adaptive decision, a diamond with
-    guide lines the original. Squares are the other static networks of the test set: originals of
-    other backbones. A line joins those that no other one beats, straight where the axis is
-    logarithmic (``frontier``).
+    Where both conventions agree there is one panel. One curve per method, a marker per knob value;
+    a star is the adaptive decision, a diamond with guide lines the original. Squares are the other
+    static networks of the test set: originals of other backbones. A line joins those that no other
+    one beats, straight where the axis is logarithmic (``frontier``). What is more than ``SHOWN_DB``
+    below the original is cut, and said. Bands are 95 % intervals, over images, of the difference
+    from the original.
 
     Raises:
         UserError: nothing was measured for this test set or backbone.
     """
+    summary = summarise(results)
     points = _select(_select(summary, "test_set", test_set), "backbone", backbone)
     points = points.assign(curve=labels(points))
+    curves = list(_curves(points, results, style.styles(summary["method"])))
     static = _static(summary, points)
-    colours = _colours(summary)
+    counts = _counts(pd.concat([points, static]))
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
-        figure = Figure(figsize=(11, 5.2), layout="constrained")
-        panels = dict(zip(CONVENTIONS, figure.subplots(1, 2, sharey=True), strict=True))
-    for convention, panel in panels.items():
-        x = f"gflops_{convention}"
-        if not static.empty:  # networks of very different cost
-            _space_by_logarithm(panel, pd.concat([points, static])[x])
-        _draw(panel, points, x, colours)
-        _draw_static(panel, points, static, x)
-        _fit(panel)
-        panel.set_title(f"FLOPs counted by the {convention} convention", fontsize="small")
+        size = (11, 5.2) if len(counts) > 1 else (7.5, 5.2)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    by_cost = {f"gflops_{count}": panel for count, panel in zip(counts, panels, strict=True)}
+    for count, (x, panel) in zip(counts, by_cost.items(), strict=True):
+        _draw(panel, points, curves, static, x)
+        panel.set_title(_convention(count, counts), fontsize="small")
         panel.set_xlabel("GFLOPs per image")
         sns.despine(ax=panel)
-    panels["paper"].set_ylabel("PSNR-RGB (dB)")
+    panels[0].set_ylabel("PSNR-RGB (dB)")
+    _fit(by_cost, points, curves, static)
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
-    handles = _handles(points, static, colours)
-    columns = min(len(handles), 6)
+    handles = _handles(points, static, curves)
+    most = 4 if len(counts) == 1 else 7
+    columns = ceil(len(handles) / ceil(len(handles) / most))  # rows of equal length
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    figure.draw_without_rendering()  # the labels need the final scale of the axes
-    for convention, panel in panels.items():
-        taken = _drawn(panel, panel.figure.dpi / 72)
-        taken += _write_static(panel, static, f"gflops_{convention}", taken)
-        _write_knobs(panel, points, f"gflops_{convention}", colours, taken)
+    figure.draw_without_rendering()  # the texts need the final scale of the axes
+    for x, panel in by_cost.items():
+        _write(panel, curves, static, x)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure atomically as .png (150 dpi) or .svg; the same figure gives the same bytes."""
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    """Write a figure atomically as .png (150 dpi), .svg or .pdf; the same one gives the same bytes.
+
+    PDFs hold text as text.
+    """
+    metadata = {
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+        ".png": {"Software": None},
+    }
     with (
-        mpl.rc_context({"svg.hashsalt": "pcsr"}),
+        mpl.rc_context({"svg.hashsalt": "pcsr", "pdf.fonttype": 42}),
         files.atomic(path) as temporary,
     ):
-        figure.savefig(temporary, dpi=150, metadata=metadata)
+        figure.savefig(temporary, dpi=150, metadata=metadata[path.suffix])
 
 
 def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
@@ -115,39 +155,35 @@ def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
     return chosen
 
 
-def _colours(summary: pd.DataFrame) -> Colours:
-    """Give each method of the whole summary a colour, so that all figures of a suite agree."""
-    methods = sorted(set(summary["method"]) - {REFERENCE})
-    return dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
-
-
 def _curves(
-    points: pd.DataFrame, colours: Colours
-) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
-    """Yield name, colour and line style, and points of every curve but the reference's."""
+    points: pd.DataFrame, results: pd.DataFrame, styles: dict[str, Style]
+) -> Iterator[Drawn]:
+    """Yield every curve of one test set and backbone but the original."""
+    place = points.iloc[0][["test_set", "backbone"]]
+    rows = comparable(results[(results[list(place.index)] == place).all(axis="columns")])
+    rows = common_images(rows[rows["main"]])
+    rows = rows.assign(curve=labels(rows))
     for method, of_method in points[points["method"] != REFERENCE].groupby("method"):
-        for number, (curve, rows) in enumerate(of_method.groupby("curve")):
-            style = {"color": colours[str(method)], "linestyle": LINES[number % len(LINES)]}
-            yield str(curve), style, rows.sort_values("knob", kind="stable")
+        for number, (curve, of_curve) in enumerate(of_method.groupby("curve")):
+            yield Drawn(
+                style.curve_name(str(curve), str(method)),
+                styles[str(method)],
+                LINES[number % len(LINES)],
+                of_curve.sort_values("knob", kind="stable"),
+                _band(rows[rows["curve"] == curve], rows[rows["method"] == REFERENCE]),
+            )
 
 
-def _draw(panel: Axes, points: pd.DataFrame, x: str, colours: Colours) -> None:
-    for _, original in points[points["method"] == REFERENCE].iterrows():
-        guide: dict[str, Any] = {
-            "color": REFERENCE_COLOUR,
-            "linestyle": (0, (5, 4)),
-            "linewidth": 0.8,
-            "zorder": 1,
-        }
-        panel.axhline(original["psnr_rgb"], **guide)
-        panel.axvline(original[x], **guide)
-        panel.plot(original[x], original["psnr_rgb"], "D", color=REFERENCE_COLOUR, zorder=4)
-    for _, style, rows in _curves(points, colours):
-        swept, adaptive = rows[~rows["adaptive"]], rows[rows["adaptive"]]
-        style["markeredgecolor"] = "white"
-        panel.plot(swept[x], swept["psnr_rgb"], marker="o", zorder=3, **style)
-        star = style | {"marker": "*", "markersize": 17, "markeredgewidth": 1.2, "linestyle": ""}
-        panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **star)
+def _band(rows: pd.DataFrame, originals: pd.DataFrame) -> Floats | None:
+    if originals["experiment"].nunique() != 1 or rows["adaptive"].all():
+        return None
+    curve, original = Curve.of(rows, "paper"), Curve.of(originals, "paper")
+    difference = curve.psnr - original.psnr
+    found = estimates(lambda some: difference[some].mean(axis=0), len(difference))
+    band = original.psnr.mean() + np.array(
+        [[one.low for one in found], [one.high for one in found]]
+    )
+    return None if np.isnan(band).all() else band
 
 
 def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
@@ -159,13 +195,48 @@ def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     return originals[~originals["backbone"].isin(points["backbone"])]
 
 
-def _draw_static(panel: Axes, points: pd.DataFrame, static: pd.DataFrame, x: str) -> None:
-    if static.empty:
-        return
-    originals = pd.concat([points[points["method"] == REFERENCE], static])
-    edge = frontier.undominated(originals, x)
-    panel.plot(edge[x], edge["psnr_rgb"], zorder=2, **FRONTIER)
-    panel.plot(static[x], static["psnr_rgb"], linestyle="", zorder=4, **STATIC)
+def _counts(points: pd.DataFrame) -> tuple[str, ...]:
+    """Return the conventions to draw: the first alone where it says the same as the other."""
+    costs = [points[f"gflops_{count}"] for count in CONVENTIONS]
+    same = np.allclose(costs[0], costs[1], rtol=AGREE, atol=0)
+    return CONVENTIONS[:1] if same else CONVENTIONS
+
+
+def _convention(count: str, counts: tuple[str, ...]) -> str:
+    if len(counts) == 1:
+        return f"FLOPs: the {' and the '.join(CONVENTIONS)} convention agree"
+    return f"FLOPs counted by the {count} convention"
+
+
+def _draw(
+    panel: Axes, points: pd.DataFrame, curves: list[Drawn], static: pd.DataFrame, x: str
+) -> None:
+    """Draw originals, curves and static networks, and set the limits of both axes."""
+    originals = points[points["method"] == REFERENCE]
+    if len(static) or points[x].max() > SPREAD * originals[x].max():
+        _space_by_logarithm(panel, points[x])
+    for _, original in originals.iterrows():
+        panel.axhline(original["psnr_rgb"], zorder=1, **GUIDE)
+        panel.axvline(original[x], zorder=1, **GUIDE)
+        panel.plot(original[x], original["psnr_rgb"], "D", color=DARK, zorder=4)
+    for curve in curves:
+        look: dict[str, Any] = {"color": curve.style.colour, "markeredgecolor": "white"}
+        swept, adaptive = curve.swept, curve.points[curve.points["adaptive"]]
+        line = look | {"marker": curve.style.marker, "linestyle": curve.line, "markersize": 7}
+        panel.plot(swept[x], swept["psnr_rgb"], zorder=3, **line)
+        star: dict[str, Any] = {
+            "marker": "*",
+            "markersize": 17,
+            "markeredgewidth": 1.2,
+            "linestyle": "",
+        }
+        panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **look, **star)
+        if curve.band is not None:
+            panel.fill_between(swept[x], *curve.band, color=curve.style.colour, zorder=1, **BAND)
+    if len(static):
+        edge = frontier.undominated(pd.concat([originals, static]), x)
+        panel.plot(edge[x], edge["psnr_rgb"], zorder=2, **FRONTIER)
+        panel.plot(static[x], static["psnr_rgb"], linestyle="", zorder=4, **STATIC)
 
 
 def _space_by_logarithm(panel: Axes, costs: pd.Series) -> None:
@@ -174,32 +245,57 @@ def _space_by_logarithm(panel: Axes, costs: pd.Series) -> None:
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=TICKS))
     else:
-        panel.set_xscale("symlog", linthresh=costs[costs > 0].min(), linscale=0.3)
+        panel.set_xscale("symlog", linthresh=LINEAR * costs.max(), linscale=0.3)
         transform = panel.xaxis.get_transform()
         panel.xaxis.set_major_locator(SymmetricalLogLocator(transform, subs=TICKS))
     panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_locator(NullLocator())
 
 
-def _fit(panel: Axes) -> None:
-    """Set the limits of both axes.
+def _fit(
+    panels: dict[str, Axes], points: pd.DataFrame, curves: list[Drawn], static: pd.DataFrame
+) -> None:
+    """Set the limits of the axes to what compares with the curves; PSNR has one axis.
 
     A sweep whose points coincide must look like one point, not like noise blown up.
     """
-    logarithmic = panel.get_xscale() != "linear"
-    _widen(panel, "x", 0.3 if logarithmic else 0.1 * float(panel.dataLim.xmax))
-    _widen(panel, "y", 0.1)
+    psnr = points["psnr_rgb"]
+    originals = psnr[points["method"] == REFERENCE]
+    lowest = originals.min() - SHOWN_DB if len(originals) else psnr.min()
+    heights = [curve.band[1].max() for curve in curves if curve.band is not None]
+    for x, panel in panels.items():
+        cost = points[x]
+        near = static[x].between(cost.min() / SHOWN_COST, cost.max() * SHOWN_COST)
+        shown = pd.concat([points, static[near]])
+        shown = shown[shown["psnr_rgb"] >= lowest]
+        least = 2 if panel.get_xscale() != "linear" else 1.1
+        _widen(panel, "x", shown[x], cost.max() * np.array([1, least]))
+        heights += shown["psnr_rgb"].tolist()
+    _widen(panel, "y", pd.Series(heights), np.array([0, 0.1]))
 
 
-def _widen(panel: Axes, axis: str, least: float) -> None:
-    """Let an axis span at least ``least`` as it is drawn, with a margin around the data."""
-    limits = panel.dataLim.intervalx if axis == "x" else panel.dataLim.intervaly
+def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
+    """Let an axis span all values, with a margin, and at least what lies between two, as drawn."""
     transform = (panel.xaxis if axis == "x" else panel.yaxis).get_transform()
-    drawn = transform.transform(limits)
-    middle, span = float(np.mean(drawn)), max(float(np.ptp(drawn)), least)
+    drawn = transform.transform(values.to_numpy(dtype=float))
+    low, high = float(np.min(drawn)), float(np.max(drawn))
+    middle, span = (low + high) / 2, max(high - low, float(np.ptp(transform.transform(least))))
     ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
     set_limits = panel.set_xlim if axis == "x" else panel.set_ylim
     set_limits(*transform.inverted().transform(ends))
+
+
+def _write(panel: Axes, curves: list[Drawn], static: pd.DataFrame, x: str) -> None:
+    """Write names, knob values, and how far down what is cut goes on."""
+    taken = notes.drawn(panel)
+    named = static.assign(name=static["name"].map(style.name))
+    (left, right), (low, _) = panel.get_xlim(), panel.get_ylim()
+    shown = named[named[x].between(left, right) & (named["psnr_rgb"] > low)]
+    notes.write_names(panel, shown, x, STATIC["color"], taken)
+    for curve in curves:
+        notes.mark_cut(panel, curve.swept, x, curve.style.colour, taken)
+    for curve in curves:
+        notes.write_knobs(panel, curve.swept, x, curve.style.colour, taken)
 
 
 def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
@@ -210,122 +306,28 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     if exact := points["exact"].max():
         part += f", without {exact} restored exactly"
     lines = (
-        f"{backbone} on {test_set}, {scales}",
+        f"{style.name(backbone)} on {style.name(test_set)}, {scales}",
         f"mean of {images} images{part}; {protocol_text(points)}",
     )
     return "\n".join(map(escape.mathtext, lines))
 
 
-def _handles(points: pd.DataFrame, static: pd.DataFrame, colours: Colours) -> list[Line2D]:
-    handles = [
-        Line2D([], [], marker="o", label=escape.mathtext(curve), **style)
-        for curve, style, _ in _curves(points, colours)
-    ]
-    mark: dict[str, Any] = {"linestyle": "none", "color": "0.6"}
+def _handles(points: pd.DataFrame, static: pd.DataFrame, curves: list[Drawn]) -> list[Artist]:
+    handles: list[Artist] = []
+    for curve in curves:
+        knob = f" ({curve.style.knob})" if curve.swept["knob"].notna().any() else ""
+        look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker}
+        look["linestyle"] = curve.line
+        handles.append(Line2D([], [], label=escape.mathtext(curve.name + knob), **look))
     if points["adaptive"].any():
+        mark: dict[str, Any] = {"linestyle": "none", "color": "0.6"}
         handles.append(Line2D([], [], marker="*", markersize=14, label="adaptive (ADM)", **mark))
-    if points["knob"].notna().any():
-        handles.append(Line2D([], [], marker="$1$", label="knob value", **mark))
     if (points["method"] == REFERENCE).any():
-        reference: dict[str, Any] = {
-            "color": REFERENCE_COLOUR,
-            "linestyle": (0, (5, 4)),
-            "linewidth": 0.8,
-        }
-        handles.append(Line2D([], [], marker="D", label=REFERENCE, **reference))
-    if not static.empty:
+        handles.append(Line2D([], [], marker="D", label=REFERENCE, **GUIDE))
+    if len(static):
         handles.append(Line2D([], [], linestyle="", label="other static network", **STATIC))
         handles.append(Line2D([], [], label="static frontier", **FRONTIER))
+    if any(curve.band is not None for curve in curves):
+        note = "95 % interval of the difference from the original"
+        handles.append(Patch(color="0.2", label=note, **BAND))
     return handles
-
-
-def _write_static(panel: Axes, static: pd.DataFrame, x: str, taken: list[Bbox]) -> list[Bbox]:
-    """Write the name of every static network beside its marker; return the boxes of the texts."""
-    unit = panel.figure.dpi / 72
-    written: list[Bbox] = []
-    for name, *at in static[["name", x, "psnr_rgb"]].itertuples(index=False):
-        boxes = list(_beside(panel.transData.transform(at), name, unit))
-        inside = [b for b in boxes if panel.bbox.count_contains([b.min, b.max]) == 2] or boxes
-        # A name is always there, where it covers least.
-        box = min(inside, key=lambda b: b.count_overlaps([*taken, *written]))
-        place = panel.transData.inverted().transform(box.min)
-        font: dict[str, Any] = {"fontsize": KNOB_POINTS, "color": STATIC["color"]}
-        panel.text(place[0], place[1], escape.mathtext(name), va="bottom", zorder=6, **font)
-        written.append(box)
-    return written
-
-
-def _write_knobs(
-    panel: Axes, points: pd.DataFrame, x: str, colours: Colours, taken: list[Bbox]
-) -> None:
-    """Write a few knob values, each where it covers nothing and is nearest to its own marker."""
-    unit = panel.figure.dpi / 72  # pixels per point of type
-    near, apart = 2 * unit, 26 * unit  # markers that look like one; least way between two texts
-    markers = panel.transData.transform(points[[x, "psnr_rgb"]].to_numpy(dtype=float))
-
-    def fits(box: Bbox, place: np.ndarray) -> bool:
-        inside = panel.bbox.count_contains([box.min, box.max]) == 2
-        own = _gap(place, box) - near <= min(_gap(marker, box) for marker in markers)
-        return inside and own and not box.count_overlaps(taken)
-
-    for _, style, rows in _curves(points, colours):
-        swept = rows[~rows["adaptive"] & rows["knob"].notna()]
-        written: list[np.ndarray] = []
-        for text, place in _knobs(panel, swept, x, near):
-            if any(np.hypot(*(place - other)) < apart for other in written):
-                continue
-            box = next((box for box in _beside(place, text, unit) if fits(box, place)), None)
-            if box:
-                at = panel.transData.inverted().transform(box.min)
-                font: dict[str, Any] = {"fontsize": KNOB_POINTS, "color": style["color"]}
-                panel.text(at[0], at[1], text, va="bottom", zorder=6, **font)
-                taken.append(box)
-                written.append(place)
-
-
-def _beside(place: np.ndarray, text: str, unit: float) -> Iterator[Bbox]:
-    """Yield the boxes, in pixels, that a text could fill at the four corners of a marker."""
-    width, height = 0.6 * KNOB_POINTS * len(text) * unit, KNOB_POINTS * unit
-    right, left = place[0] + 5 * unit, place[0] - 5 * unit - width
-    above, below = place[1] + 4 * unit, place[1] - 4 * unit - height
-    for corner in ((right, below), (left, above), (right, above), (left, below)):
-        yield Bbox.from_bounds(*corner, width, height)
-
-
-def _gap(place: np.ndarray, box: Bbox) -> float:
-    return float(np.hypot(*(place - np.clip(place, box.min, box.max))))
-
-
-def _drawn(panel: Axes, unit: float) -> list[Bbox]:
-    """Cover all markers and lines of a panel with boxes, in pixels."""
-    boxes = []
-    for line in panel.get_lines():
-        ends = line.get_transform().transform(np.column_stack(line.get_data()).astype(float))
-        half = (7 if line.get_marker() == "*" else 4 if line.get_marker() != "None" else 1) * unit
-        boxes += [Bbox.from_extents(*(end - half), *(end + half)) for end in ends]
-        if line.get_linestyle() != "None":
-            for start, end in pairwise(ends):
-                steps = np.linspace(0, 1, 2 + int(np.hypot(*(end - start)) / (2 * unit)))[:, None]
-                path = start + steps * (end - start)
-                boxes += [Bbox.from_extents(*(at - unit), *(at + unit)) for at in path]
-    return boxes
-
-
-def _knobs(panel: Axes, swept: pd.DataFrame, x: str, near: float) -> list[tuple[str, np.ndarray]]:
-    """Return text and pixel position of each marker: the ends, then the shortest (roundest) values.
-
-    Knobs far out on either side route everything to one branch; their markers coincide and share
-    a text.
-    """
-    pixels = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
-    texts = [knob_text(point) for _, point in swept.iterrows()]
-    groups: list[tuple[list[str], np.ndarray]] = []
-    for text, place in zip(texts, pixels, strict=True):
-        if groups and np.hypot(*(place - groups[-1][1])) < near:
-            groups[-1][0].append(text)
-        else:
-            groups.append(([text], place))
-    named = [(" to ".join(dict.fromkeys((names[0], names[-1]))), place) for names, place in groups]
-    ends = (0, len(named) - 1)
-    order = sorted(range(len(named)), key=lambda i: (i not in ends, len(named[i][0])))
-    return [named[i] for i in order]

@@ -3,7 +3,8 @@
 A *sweep* has one row per image, knob value and protocol. The *results* of a suite are all its
 sweeps; in their *main* rows the protocol is the suite's own. A *summary* is the mean of the main
 rows over the images. An image that some point restores exactly has an infinite PSNR there: it stays
-in the results, and is left out of every mean of its test set (``comparable``).
+in the results, and is left out of every mean of its test set (``comparable``). What differs from run to
+run of the same code (time, commit) is not in the table but in the JSON beside it.
 """
 
 import json
@@ -21,7 +22,7 @@ from pcsr import escape
 from pcsr.config.load import ConfigT, parse
 from pcsr.config.models import Config, ProtocolConfig
 from pcsr.errors import UserError
-from pcsr.storage import files
+from pcsr.storage import content, files
 
 REFERENCE = "original"  # the method that every other one is compared with
 CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
@@ -49,7 +50,6 @@ SWEEP_TYPES = {
     "lr_pixels": "int64",
     "lr_height": "int64",
     "lr_width": "int64",
-    "seconds": "float64",
     "weights": "str",
 }
 PLACE_TYPES = {"suite": "str", "experiment": "str", "test_set": "str"}
@@ -58,8 +58,8 @@ FACT_TYPES = {
     "complete": "bool",
     "training": "Int64",  # iterations; blank where a release does not tell
     "released": "bool",  # weights that the authors of a paper published
-    "commit": "str",
 }
+UNUSED = ["seconds", "commit"]  # columns of sweeps, and of results that earlier versions made
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
@@ -86,13 +86,24 @@ class Sidecar(Config):
 
     def facts(self) -> dict[str, Any]:
         """Return the columns that these facts become."""
-        commit = self.commit[:12] if self.commit else "unknown"
         return {
             "complete": self.complete,
             "training": self.iterations,
             "released": self.released,
-            "commit": f"{commit} with changes" if self.modified else commit,
         }
+
+    def made_by(self) -> str:
+        """Return the commit that the sweep was measured by, as text."""
+        commit = self.commit or "unknown"
+        return f"{commit} with changes" if self.modified else commit
+
+
+class Made(Config):
+    """What is read of the JSON file beside results; other keys are allowed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    sha256: str
 
 
 def write_results(
@@ -100,12 +111,27 @@ def write_results(
     sweeps: Annotated[list[Path], Parameter(help="sweep.csv files")],
     out: Annotated[Path, Parameter(help="CSV to write")],
 ) -> None:
-    """Join sweeps to one tidy table: a row per experiment, test set, image and operating point."""
+    """Join sweeps to one tidy table: a row per experiment, test set, image and operating point.
+
+    The JSON beside it says which commits, versions and machine made it. Where the same table is
+    made again, the JSON of the first time stays.
+    """
     files.require_suffix(out, ".csv", "--out")
-    files.refuse_overwriting(sweeps, (out, files.sidecar(out)))
+    beside = files.sidecar(out)
+    files.refuse_overwriting(sweeps, (out, beside))
     write_csv(collect(sweeps), out)
-    facts = files.provenance(sweeps=[str(path) for path in sweeps])
-    files.write_json(files.sidecar(out), facts)
+    digest = content.sha256(out)
+    if _recorded(beside) != digest:
+        commits = {str(path): read_facts(Sidecar, files.sidecar(path)).made_by() for path in sweeps}
+        files.write_json(beside, files.provenance(sha256=digest, sweeps=commits))
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the checksum of the table that a JSON file was written for, if it has one."""
+    try:
+        return read_facts(Made, path).sha256
+    except UserError:
+        return None
 
 
 def collect(paths: Sequence[Path]) -> pd.DataFrame:
@@ -113,8 +139,8 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
 
     Returns:
         One row per image, knob value and protocol, whatever the order of ``paths``: the columns
-        of a sweep, its suite, experiment and test set, ``main``, ``complete``, ``training``
-        (iterations) and ``commit``.
+        of a sweep but its time, its suite, experiment and test set, ``main``, ``complete``,
+        ``training`` (iterations) and ``released``.
 
     Raises:
         UserError: a file is missing, empty or lacks a column or key; it and they are named.
@@ -302,6 +328,7 @@ def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
         every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
         blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
         frame = pd.read_csv(path, dtype=every, keep_default_na=False, na_values=blank)
+        frame = frame.drop(columns=UNUSED, errors="ignore")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None

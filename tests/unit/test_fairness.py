@@ -113,8 +113,8 @@ def results():
             "image": f"{image:02}", "suite": "s", "test_set": "set", "backbone": "carn",
             "scale": 4.0, "adaptive": False, "lr": "8bit", "crop": "tiles", "refine": True,
             "psnr_y": 30.0, "ssim": 0.8, "units": 1, "lr_pixels": 1000, "lr_height": 20,
-            "lr_width": 50, "seconds": 0.1, "weights": "w", "main": True, "complete": True,
-            "training": 10, "released": False, "commit": "c", "share_0": 1.0,
+            "lr_width": 50, "weights": "w", "main": True, "complete": True,
+            "training": 10, "released": False, "share_0": 1.0,
         }  # fmt: skip
 
         def add(experiment, knob, psnr, gflops, common=common, bright=bright, **own):

@@ -118,7 +118,7 @@ def test_images_that_a_network_lacks_are_left_out():
 def test_every_figure_shows_the_static_networks(least):
     """Points of no cost at all are drawn, too."""
     results = with_points([(31.2, 100.0), (30.9, 50.0), (25.0, least)])
-    figure = figures.psnr_flops(tidy.summarise(results), "set", "carn")
+    figure = figures.psnr_flops(results, "set", "carn")
     for panel in figure.axes:
         assert panel.get_xscale() == ("log" if least else "symlog")
         texts = {text.get_text() for text in panel.texts}
@@ -129,7 +129,7 @@ def test_every_figure_shows_the_static_networks(least):
         low, high = panel.get_xlim()
         assert low < least and high > 1000
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names[-2:] == ["other static network", "static frontier"]
+    assert {"other static network", "static frontier"} <= set(names)
 
 
 def test_a_backbone_of_several_originals_names_them():

@@ -88,7 +88,7 @@ def test_the_commands_take_a_file_with_infinite_rows(tmp_path: Path) -> None:
     tidy.write_csv(tidy._ordered(table), path)
     loaded = tidy.load(path)
     assert len(loaded) == len(table) and np.isinf(loaded["psnr_y"]).any()  # the file keeps them
-    drawn = figures.psnr_flops(tidy.summarise(loaded), "urban100", "carn")
+    drawn = figures.psnr_flops(loaded, "urban100", "carn")
     assert "mean of 9 images, without 3 restored exactly" in drawn.get_suptitle()
     figures.figure(path, test_set="urban100", backbone="carn", out=tmp_path / "figure.png")
     tables.table(path, out=tmp_path / "points.md")

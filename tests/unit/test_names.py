@@ -33,13 +33,7 @@ WORDS = {"text", "softbreak", "text_special"}  # inline tokens that are no marku
 def sweep_rows(image: str, **names: Any) -> dict[str, Any]:
     row = dict.fromkeys((*tidy.RESULT_TYPES, "share_1"), 0.5)
     row |= {"main": True, "complete": True, "released": False, "adaptive": False, "refine": True}
-    row |= {
-        "training": pd.NA,
-        "commit": "0123456789ab",
-        "lr": "8bit",
-        "crop": "tiles",
-        "scale": 4.0,
-    }
+    row |= {"training": pd.NA, "lr": "8bit", "crop": "tiles", "scale": 4.0}
     row |= {"units": 1, "lr_pixels": 64, "lr_height": 8, "lr_width": 8, "knob": np.nan}
     row |= {"suite": "s", "experiment": "e", "test_set": "t", "method": "original", "weights": "w"}
     return {**row, "backbone": "carn", "psnr_rgb": 24.0, "psnr_y": 25.0, "image": image, **names}
@@ -109,7 +103,7 @@ MARKUP = ("![x](http://evil.example/x.png)", "<img src=x onerror=y>", "a|b\n\n# 
 @pytest.mark.parametrize("name", MARKUP)
 def test_pages_have_no_markup_but_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    columns = {key: f"{key} {name}" for key in ("suite", "test_set", "backbone", "commit")}
+    columns = {key: f"{key} {name}" for key in ("suite", "test_set", "backbone")}
     measured = results((f"1 {name}", "2"), **columns)
     measured["mine " + name] = 0.25
     partly = measured.drop(index=measured[measured["method"] == "pcsr"].index[:2])
@@ -175,7 +169,7 @@ def test_names_in_figures_are_text(tmp_path: Path) -> None:
         text = figure.text(0, 0, escape.mathtext(name))
         assert text._preprocess_math(text.get_text()) == (escape.printable(name), False)
     for name in ("$\\frac$ 100% <b>&--\x1b[31m\n a_{b^$c$d", "_x \\$"):
-        measured = tidy.summarise(results(("1",), test_set=name, backbone=name))
+        measured = results(("1",), test_set=name, backbone=name)
         several = measured.assign(experiment=measured["experiment"] + name, method=name)
         image = np.zeros((8, 8, 3), np.uint8)
         drawn = (

@@ -25,7 +25,6 @@ def results(tmp_path):
         "lr_pixels": 4096,
         "lr_height": 64,
         "lr_width": 64,
-        "seconds": 0.1,
         "weights": "0a1b2c",
         "lr": "8bit",
         "crop": "tiles",
@@ -34,7 +33,6 @@ def results(tmp_path):
         "complete": True,
         "training": None,
         "released": True,
-        "commit": "unknown",
     }
     rows = []
     for image in ("01", "02"):

@@ -92,8 +92,13 @@ def sweeps(tmp_path):
 
 
 @pytest.fixture
-def summary(sweeps):
-    return tidy.summarise(tidy.collect(sweeps))
+def results(sweeps):
+    return tidy.collect(sweeps)
+
+
+@pytest.fixture
+def summary(results):
+    return tidy.summarise(results)
 
 
 def test_collect_takes_names_from_the_path_and_protocol_from_the_sidecar(sweeps):
@@ -116,7 +121,26 @@ def test_results_come_back_with_their_types(sweeps, tmp_path):
     again = tidy.load(tmp_path / "results.csv")
     pd.testing.assert_frame_equal(results, again)
     assert again["training"].isna().sum() == 3
-    assert set(again["commit"]) == {"0123456789ab", "0123456789ab with changes"}
+
+
+def test_the_same_results_keep_the_facts_of_the_first_time(sweeps, tmp_path):
+    out = tmp_path / "results.csv"
+    released = write_sweep(tmp_path, "carn-x", original_rows(), modified=True)
+    tidy.write_results(sweeps=[*sweeps, released], out=out)
+    table, facts = out.read_bytes(), json.loads((tmp_path / "results.json").read_text())
+    assert not {"seconds", "commit"} & set(tidy.load(out))
+    assert facts["sweeps"][str(released)] == "0123456789abcdef with changes"
+    assert facts["sweeps"][str(sweeps[0])] == "0123456789abcdef"
+    slower = pd.read_csv(released).assign(seconds=9.0)
+    slower.to_csv(released, index=False)
+    before = (tmp_path / "results.json").read_bytes()
+    out.unlink()  # as Snakemake does before a job
+    tidy.write_results(sweeps=[*sweeps, released], out=out)
+    assert out.read_bytes() == table and (tmp_path / "results.json").read_bytes() == before
+    tidy.write_results(sweeps=sweeps, out=out)
+    assert json.loads((tmp_path / "results.json").read_text())["sweeps"].keys() == set(
+        map(str, sweeps)
+    )
 
 
 def test_summary_is_the_mean_over_images(summary):
@@ -283,22 +307,22 @@ def test_a_rounded_zero_has_no_sign_and_a_bar_is_escaped():
     ]
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png"])
-def test_figures_are_the_same_bytes_each_time(summary, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", figures.SUFFIXES)
+def test_figures_are_the_same_bytes_each_time(results, tmp_path, suffix):
     before = dict(mpl.rcParams)
     written = []
     for name in ("one", "two"):
-        figures.save(figures.psnr_flops(summary, "urban100", "carn"), tmp_path / (name + suffix))
+        figures.save(figures.psnr_flops(results, "urban100", "carn"), tmp_path / (name + suffix))
         written.append((tmp_path / (name + suffix)).read_bytes())
     assert written[0] == written[1]
     assert b"<dc:date>" not in written[0]
     assert dict(mpl.rcParams) == before
 
 
-def test_a_failed_save_leaves_the_old_file(summary, tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_old_file(results, tmp_path, monkeypatch):
     path = tmp_path / "figure.svg"
     path.write_text("old")
-    figure = figures.psnr_flops(summary, "urban100", "carn")
+    figure = figures.psnr_flops(results, "urban100", "carn")
 
     def fail(*_, **__):
         raise OSError("disk full")
@@ -310,8 +334,8 @@ def test_a_failed_save_leaves_the_old_file(summary, tmp_path, monkeypatch):
     assert [other.name for other in tmp_path.glob("*figure*")] == ["figure.svg"]
 
 
-def test_both_panels_show_every_point(summary):
-    figure = figures.psnr_flops(summary, "urban100", "carn")
+def test_both_panels_show_every_point(results):
+    figure = figures.psnr_flops(results, "urban100", "carn")
     assert len(figure.axes) == 2
     for panel, convention in zip(figure.axes, figures.CONVENTIONS, strict=True):
         assert convention in panel.get_title()
@@ -325,7 +349,7 @@ def test_both_panels_show_every_point(summary):
         assert {"0", "8 to 25"} <= texts
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["pcsr", "adaptive (ADM)", "knob value", "original"]
+    assert names == ["PCSR (k)", "adaptive (ADM)", "original"]
 
 
 def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
@@ -333,17 +357,17 @@ def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
         write_sweep(tmp_path, "carn-pcsr", pcsr_rows((-25.0, -20.0, -15.0))),
         write_sweep(tmp_path, "carn-original", original_rows()),
     ]
-    summary = tidy.summarise(tidy.collect(paths))
-    figure = figures.psnr_flops(summary[~summary["adaptive"]], "urban100", "carn")
+    results = tidy.collect(paths)
+    figure = figures.psnr_flops(results[~results["adaptive"]], "urban100", "carn")
     for panel in figure.axes:
         assert np.ptp(panel.get_ylim()) >= 0.1
         assert [text.get_text() for text in panel.texts] == ["-25 to -15"]
 
 
 @pytest.mark.parametrize("place", [("urban10", "carn"), ("urban100", "cairn")])
-def test_a_figure_of_nothing_names_what_there_is(summary, place):
+def test_a_figure_of_nothing_names_what_there_is(results, place):
     with pytest.raises(UserError, match="Did you mean"):
-        figures.psnr_flops(summary, *place)
+        figures.psnr_flops(results, *place)
 
 
 @pytest.fixture(scope="module")

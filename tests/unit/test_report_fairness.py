@@ -25,9 +25,8 @@ def rows_of(method, points, experiment=None, test_set="set", images=range(IMAGES
             "psnr_rgb": psnr + 0.3 * image, "psnr_y": 30.0, "ssim": 0.8,
             "flops_paper": 1e9 * gflops, "flops_algorithmic": 1e9 * gflops,
             "flops_engine": 1e9 * gflops, "share_0": 1.0,
-            "units": 1, "lr_pixels": 1000, "lr_height": 20, "lr_width": 50, "seconds": 0.1,
+            "units": 1, "lr_pixels": 1000, "lr_height": 20, "lr_width": 50,
             "weights": "w", "main": True, "complete": True, "training": 10, "released": False,
-            "commit": "c",
         }
         | own
         for image in images

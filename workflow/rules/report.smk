@@ -27,7 +27,7 @@ rule figure:
             category="PSNR-FLOP curves",
             labels={"test set": "{test_set}", "backbone": "{backbone}"},
         ),
-        svg="reports/{suite}/{test_set}/{backbone}-psnr-flops.svg",
+        others=multiext("reports/{suite}/{test_set}/{backbone}-psnr-flops", ".svg", ".pdf"),
     log:
         "results/{suite}/logs/figure-{test_set}-{backbone}.log",
     benchmark:

@@ -1,0 +1,52 @@
+"""What methods, backbones and test sets are called in figures, and how methods look in all of them.
+
+Markers and lightness differ as well as hues, so that a figure can be read in grey.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NAMES = {
+    **{"pcsr": "PCSR", "classsr": "ClassSR", "arm": "ARM", "enaf": "ENAF"},
+    **{"fsrcnn": "FSRCNN", "carn": "CARN", "srresnet": "SRResNet"},
+    **{"carn-m": "CARN-M", "efdn": "EFDN", "span": "SPAN", "safmnv3": "SAFMNv3"},
+    **{"set5": "Set5", "set14": "Set14", "b100": "B100", "urban100": "Urban100"},
+    **{"kodak24": "Kodak24", "f2k": "F2K", "test2k": "Test2K", "test4k": "Test4K"},
+    **{"test8k": "Test8K", "embedded-photos": "embedded photographs"},
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the curves of a method are drawn, and what its knob is called."""
+
+    colour: str
+    marker: str
+    knob: str = "knob"
+
+
+KNOWN = {
+    "pcsr": Style("#029e73", "o", "k"),
+    "classsr": Style("#de8f05", "^", "k"),
+    "arm": Style("#0173b2", "v", "η"),
+    "enaf": Style("#cc78bc", "P", "η"),
+}
+OTHERS = (Style("#d55e00", "X"), Style("#56b4e9", "d"), Style("#ca9161", "h"))
+
+
+def name(identifier: str) -> str:
+    """Return what a method, backbone or test set is called; others are called as in the suite."""
+    return NAMES.get(identifier, identifier)
+
+
+def curve_name(curve: str, method: str) -> str:
+    """Return what a curve (``tidy.labels``) is called: its method's name and, maybe, experiment."""
+    return name(method) + curve.removeprefix(method)
+
+
+def styles(methods: Iterable[str]) -> dict[str, Style]:
+    """Return the style of each method; methods of other packages get what is left, in order."""
+    methods = sorted(set(methods))
+    others = [method for method in methods if method not in KNOWN]
+    left = {method: OTHERS[number % len(OTHERS)] for number, method in enumerate(others)}
+    return {method: KNOWN.get(method) or left[method] for method in methods}
