@@ -3,8 +3,8 @@
 A *sweep* has one row per image, knob value and protocol. The *results* of a suite are all its
 sweeps; in their *main* rows the protocol is the suite's own. A *summary* is the mean of the main
 rows over the images. An image that some point restores exactly has an infinite PSNR there: it stays
-in the results, and is left out of every mean of its test set (``comparable``). What differs from run to
-run of the same code (time, commit) is not in the table but in the JSON beside it.
+in the results, and is left out of every mean of its test set (``comparable``). What differs from
+run to run of the same code (time, commit) is not in the table but in the JSON beside it.
 """
 
 import json
