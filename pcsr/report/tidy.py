@@ -321,14 +321,14 @@ def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
     Blank is no value in a column of numbers alone: an image may well be called ``null`` or ``NA``.
     """
     try:
-        header = pd.read_csv(path, nrows=0)
+        header = pd.read_csv(path, nrows=0).drop(columns=UNUSED, errors="ignore")
         missing = [name for name in types if name not in header.columns]
         if missing:
             raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
         every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
         blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
-        frame = pd.read_csv(path, dtype=every, keep_default_na=False, na_values=blank)
-        frame = frame.drop(columns=UNUSED, errors="ignore")
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
+        frame = pd.read_csv(path, usecols=list(every), dtype=every, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None

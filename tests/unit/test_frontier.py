@@ -116,16 +116,22 @@ def test_images_that_a_network_lacks_are_left_out():
 
 @pytest.mark.parametrize("least", [1.0, 0.0])
 def test_every_figure_shows_the_static_networks(least):
-    """Points of no cost at all are drawn, too."""
-    results = with_points([(31.2, 100.0), (30.9, 50.0), (25.0, least)])
+    """Points of no cost at all are drawn, too; what is more than 1 dB below is not named."""
+    networks = (
+        *(static("cheap", 31.3, 10.0), static("carn", 32.0, 1000.0), static("bad", 31.2, 500.0)),
+        static("far", 30.0, 5.0),
+    )
+    points = [(31.9, 100.0), (31.5, 50.0), (31.1, least)]
+    results = with_points(points, networks=networks)
     figure = figures.psnr_flops(results, "set", "carn")
     for panel in figure.axes:
         assert panel.get_xscale() == ("log" if least else "symlog")
         texts = {text.get_text() for text in panel.texts}
-        assert {"cheap", "bad"} <= texts and "carn" not in texts
+        assert {"cheap", "bad"} <= texts and not {"carn", "far"} & texts
         drawn = [line.get_xydata() for line in panel.get_lines()]
         edge, squares = drawn[-2:]
-        assert edge[:, 0].tolist() == [10, 1000] and sorted(squares[:, 0]) == [10, 500]
+        assert edge[:, 0].tolist() == [5, 10, 1000]
+        assert sorted(squares[:, 0]) == [5, 10, 500]
         low, high = panel.get_xlim()
         assert low < least and high > 1000
     names = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pcsr.errors import UserError
 from pcsr.report import claims as claim
-from pcsr.report import figures, inputs, showcase, tables, tidy
+from pcsr.report import figures, inputs, showcase, style, tables, tidy
 from pcsr.report.published import Claims, knobs_text, load_claims
 
 REPOSITORY = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_the_same_results_keep_the_facts_of_the_first_time(sweeps, tmp_path):
     assert not {"seconds", "commit"} & set(tidy.load(out))
     assert facts["sweeps"][str(released)] == "0123456789abcdef with changes"
     assert facts["sweeps"][str(sweeps[0])] == "0123456789abcdef"
-    slower = pd.read_csv(released).assign(seconds=9.0)
+    slower = pd.read_csv(released, dtype=str).assign(seconds="9.0")
     slower.to_csv(released, index=False)
     before = (tmp_path / "results.json").read_bytes()
     out.unlink()  # as Snakemake does before a job
@@ -332,6 +332,57 @@ def test_a_failed_save_leaves_the_old_file(results, tmp_path, monkeypatch):
         figures.save(figure, path)
     assert path.read_text() == "old"
     assert [other.name for other in tmp_path.glob("*figure*")] == ["figure.svg"]
+
+
+def test_what_is_far_below_the_original_is_cut_and_said(tmp_path):
+    low = [row(i, "pcsr", 50.0, False, 0.0, PSNR - 3, 20) for i in range(3)]
+    paths = [
+        write_sweep(tmp_path, "carn-pcsr", pcsr_rows() + low),
+        write_sweep(tmp_path, "carn-original", original_rows()),
+    ]
+    for panel in figures.psnr_flops(tidy.collect(paths), "urban100", "carn").axes:
+        bottom, _ = panel.get_ylim()
+        assert bottom > PSNR - 2
+        texts = [text.get_text() for text in panel.texts]
+        assert f"\u2193 {PSNR - 3:.1f} dB" in texts and "50" not in texts
+
+
+def test_conventions_that_agree_share_a_panel(results):
+    same = results.assign(flops_algorithmic=1.004 * results["flops_paper"])
+    (panel,) = figures.psnr_flops(same, "urban100", "carn").axes
+    assert "paper and the algorithmic convention agree" in panel.get_title()
+
+
+def test_methods_look_the_same_wherever_they_are_drawn():
+    one, other = style.styles(["pcsr", "mine"]), style.styles(["arm", "mine", "original", "pcsr"])
+    assert one["pcsr"] == other["pcsr"] == style.KNOWN["pcsr"] and one["mine"] == other["mine"]
+    looks = [*style.KNOWN.values(), *style.OTHERS]
+    assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == 7
+    assert style.curve_name("pcsr (carn-pcsr-wide)", "pcsr") == "PCSR (carn-pcsr-wide)"
+    assert style.curve_name("mine", "mine") == "mine"
+
+
+def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
+    def many(rows):
+        return [
+            r | {"image": f"{r['image']}{n}", "psnr_rgb": r["psnr_rgb"] + n}
+            for n in range(4)
+            for r in rows
+        ]
+
+    paths = [
+        write_sweep(tmp_path, "carn-pcsr", many(pcsr_rows())),
+        write_sweep(tmp_path, "carn-original", many(original_rows())),
+    ]
+    figure = figures.psnr_flops(tidy.collect(paths), "urban100", "carn")
+    for panel in figure.axes:
+        (band,) = panel.collections
+        (curve,) = [line for line in panel.get_lines() if line.get_marker() == "o"]
+        heights = band.get_paths()[0].vertices[:, 1]
+        # The images differ by decibels, and the difference from the original on none.
+        assert np.allclose(
+            [heights.min(), heights.max()], [curve.get_ydata().min(), curve.get_ydata().max()]
+        )
 
 
 def test_both_panels_show_every_point(results):
