@@ -57,6 +57,9 @@ class Enlarging(nn.Module):
         layer: of square kernel and stride, in one group; its output is ``stride`` times as large.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
         super().__init__()
         (scale, _), padding, length = layer.stride, int(layer.padding[0]), layer.kernel_size[0]

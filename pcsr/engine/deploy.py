@@ -50,7 +50,7 @@ def _for_cpu(network: FSRCNN) -> FSRCNN:
     for name in ("extract", "shrink", "map", "expand"):
         setattr(fast, name, with_prelu(getattr(fast, name)))
     if fast.scale is not None:
-        fast.tail = Enlarging(fast.tail)
+        fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
     return fast
 
 

@@ -5,7 +5,7 @@ The runner is chosen by the method's type. A method without one is run as it is 
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -286,10 +286,9 @@ class TileRunner(Runner):
     def _tile_bytes(self) -> float:
         """Bytes that a tile takes in the branch, or for the score, that takes the most."""
         tile = next(self.method.parameters()).new_zeros(1, 3, TILE, TILE)
-        branches = (partial(self._method.upscale, n) for n in range(self.method.branches))
-        return TILE**2 * max(
-            memory.bytes_per_pixel(layers, tile) for layers in (self._method.score, *branches)
-        )
+        runs: list[Callable[[Tensor], Tensor]] = [self._method.score]
+        runs += [partial(self._method.upscale, branch) for branch in range(self.method.branches)]
+        return TILE**2 * max(memory.bytes_per_pixel(run, tile) for run in runs)
 
 
 class DenseRunner(Runner):
