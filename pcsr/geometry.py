@@ -4,6 +4,8 @@ Coordinates follow LIIF (Chen et al., CVPR 2021): an image spans [-1, 1] on each
 pixel is located at its centre.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -153,6 +155,7 @@ class Mosaic:
     """SR images assembled from their tiles; overlapping values are averaged.
 
     Tiles are given as 8-bit levels, so that sums are exact and the order of tiles does not matter.
+    A row of tiles is summed when its strip is requested, and a tile is kept no longer than that.
 
     Args:
         tiles: where the tiles lie.
@@ -163,29 +166,44 @@ class Mosaic:
     def __init__(self, tiles: Tiles, scale: int, device: torch.device) -> None:
         self._tiles = tiles
         self._scale = scale
+        self._waiting: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
         height, width = (side * scale for side in tiles.lr_size)
         # At most 9 tiles cover a pixel (3 per axis next to an added last tile): 9 * 255 fits.
-        self._sums = torch.zeros(tiles.count, 3, height, width, dtype=torch.int16, device=device)
+        self._sums = torch.zeros(3, TILE * scale, width, dtype=torch.int16, device=device)
+        self._rows, self._columns = (
+            self._covered(tiles.rows, height),
+            self._covered(tiles.columns, width),
+        )
 
     def add(self, numbers: Tensor, sr: Tensor) -> None:
         """Add the tiles with the given numbers (n,): uint8 (n, 3, 32 * scale, 32 * scale)."""
-        side = TILE * self._scale
         for number, tile in zip(numbers.tolist(), sr, strict=True):
             image, row, column = self._tiles.place(number)
-            top, left = row * self._scale, column * self._scale
-            target = self._sums[image, :, top : top + side, left : left + side]
-            target += tile[:, : target.shape[-2], : target.shape[-1]]
+            self._waiting[image, row].append((column * self._scale, tile))
+
+    def strips(self, image: int = 0) -> Iterator[Tensor]:
+        """Yield an image from top to bottom, (3, rows, W) float32 in [0, 1], one row of tiles each.
+
+        A strip ends where the next row of tiles starts. The tiles of a row must have been added
+        when its strip is requested, and an image must be finished before the next one.
+        """
+        self._sums.zero_()
+        ends = [*self._tiles.rows[1:], self._tiles.lr_size[0]]
+        for start, end in zip(self._tiles.rows, ends, strict=True):
+            for left, tile in self._waiting.pop((image, start)):
+                target = self._sums[:, :, left : left + tile.shape[-1]]
+                target += tile[:, :, : target.shape[-1]]
+            finished = slice(start * self._scale, end * self._scale)
+            count = finished.stop - finished.start
+            yield self._sums[:, :count] / (255 * self._rows[finished, None] * self._columns)
+            self._sums = self._sums.roll(-count, dims=1)
+            self._sums[:, len(self._sums[0]) - count :] = 0
 
     def images(self) -> Tensor:
         """Return the images (N, 3, H, W), float32 in [0, 1]; call it after adding all tiles."""
-        rows, columns = (
-            self._covered(origins, length)
-            for origins, length in (
-                (self._tiles.rows, self._sums.shape[-2]),
-                (self._tiles.columns, self._sums.shape[-1]),
-            )
+        return torch.stack(
+            [torch.cat(list(self.strips(image)), dim=1) for image in range(self._tiles.count)]
         )
-        return self._sums / (255 * rows[:, None] * columns)
 
     def _covered(self, origins: list[int], length: int) -> Tensor:
         """Count the tiles that cover each pixel along one axis."""

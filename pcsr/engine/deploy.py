@@ -1,7 +1,7 @@
 """Backbones laid out for inference: the same output for less work.
 
-BatchNorm is folded, CARN's concatenations become sums, and in half precision channels are padded
-for tensor cores.
+BatchNorm is folded, CARN's concatenations become sums, FSRCNN's layers are fused on a CPU, and in
+half precision channels are padded for tensor cores.
 """
 
 import copy
@@ -15,6 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade
+from pcsr.backbones.fsrcnn import FSRCNN
+from pcsr.engine.convolutions import Enlarging, with_prelu
 from pcsr.engine.products import product, product_added
 
 ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
@@ -36,9 +38,20 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
         if isinstance(fast.body, Cascade):
             fast.body = Summed(fast.body)
     if precision == torch.float32:
-        return fast
+        on_cpu = next(fast.parameters()).device.type == "cpu"
+        return _for_cpu(fast) if isinstance(fast, FSRCNN) and on_cpu else fast
     copied = widened(fast) if fast.widens else copy.deepcopy(fast)
     return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _for_cpu(network: FSRCNN) -> FSRCNN:
+    """Return a copy with its PReLUs fused and its tail computed at LR."""
+    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    for name in ("extract", "shrink", "map", "expand"):
+        setattr(fast, name, with_prelu(getattr(fast, name)))
+    if fast.scale is not None:
+        fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
+    return fast
 
 
 def widened(network: Backbone) -> Backbone:

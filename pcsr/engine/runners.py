@@ -4,8 +4,10 @@ The runner is chosen by the method's type. A method without one is run as it is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -18,13 +20,13 @@ from pcsr.engine.cpu import StripHeads
 from pcsr.engine.deploy import deploy
 from pcsr.engine.engine import Engine, Heads
 from pcsr.engine.tiles import SRTile, Tile, warn_if_cut, whole
-from pcsr.errors import UserError
-from pcsr.geometry import Mosaic, Tiles
+from pcsr.errors import MemoryLimitError, UserError
+from pcsr.geometry import TILE, Mosaic, Tiles
 from pcsr.methods.base import Method
 from pcsr.methods.checks import require_scale
 from pcsr.methods.original import Original
 from pcsr.methods.pcsr import PCSR
-from pcsr.methods.tiled import Tiled, batches, grid
+from pcsr.methods.tiled import TOGETHER, Tiled, grid
 from pcsr.routing import OperatingPoint
 
 FINISHED = 2.5  # copies of an SR image that exist at once while it is rounded to 8-bit levels
@@ -67,8 +69,7 @@ class Runner(ABC):
             lr: (N, 3, h, w) in [0, 1].
             scale: HR size / LR size.
             point: operating point.
-            limit: bytes that may be used in addition to ``lr``. Tile methods need little memory
-                and ignore it.
+            limit: bytes that may be used in addition to ``lr``.
 
         Raises:
             UserError: the limit or the budget is too low, or the method does not support the scale
@@ -170,6 +171,8 @@ class ImageRunner(Runner):
             features = self._network.features(outer.of(x))
             sr = self._enlarge(tile, outer, features, x, factor, tail_limit)
             labels = self.method.route(sr, point, scale)
+            if tile.top or tile.left:  # the image is one unit, which has been counted
+                labels = labels[:0]
             yield SRTile(tile.image, tile.top * factor, tile.left * factor, sr, labels)
 
     def _cut(
@@ -211,52 +214,109 @@ class ImageRunner(Runner):
         return result
 
 
-class _OneByOne(Runner):
-    """Runs images one at a time, each as one tile."""
+class TileRunner(Runner):
+    """A tile method: the tiles of each branch run in batches, rows of tiles are finished in order.
 
-    heeds_limit = False
-
-    def tiles(
-        self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[SRTile]:
-        """See ``Runner.tiles``."""
-        for number in range(len(lr)):
-            restored = self.run(lr[number : number + 1], scale, point)
-            yield SRTile(number, 0, 0, restored.sr, restored.labels)
-
-
-class TileRunner(_OneByOne):
-    """A tile method: the tiles of each branch run in batches."""
+    Scores are small and are taken of the whole image first. A batch runs when the first of its
+    tiles is needed, and those of later rows wait as 8-bit levels. So batches, and with them the
+    result, are the same whether an image is finished in strips or whole.
+    """
 
     def __init__(self, method: Tiled) -> None:
         self.method = self._method = method
 
-    def run(self, lr: Tensor, scale: float, point: OperatingPoint) -> Restored:
-        """See ``Runner.run``."""
-        method = self._method
-        tiles = Tiles(len(lr), (lr.shape[-2], lr.shape[-1]))
-        mosaic = Mosaic(tiles, require_scale(method.config, scale), lr.device)
-        all_batches = batches(torch.arange(len(tiles)), lr.device)
-        scores = [method.score(tiles.cut(lr, numbers)) for numbers in all_batches]
-        labels = method.route(grid(scores, tiles), point, scale)
-        tile_labels = labels.flatten().cpu()
-        for branch in range(method.branches):
-            for numbers in batches((tile_labels == branch).nonzero()[:, 0], lr.device):
-                mosaic.add(numbers, levels(method.upscale(branch, tiles.cut(lr, numbers))))
-        return Restored(mosaic.images(), labels)
+    def tiles(
+        self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
+    ) -> Iterator[SRTile]:
+        """See ``Runner.tiles``; within a limit, each row of tiles gives a strip of the image."""
+        factor = require_scale(self.method.config, scale)
+        together = self._together((lr.shape[-2], lr.shape[-1]), factor, lr.device, limit)
+        for number in range(len(lr)):
+            image = lr[number : number + 1]
+            tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
+            labels = self._labels(image, tiles, scale, point, together)
+            strips = self._strips(image, tiles, labels, factor, together)
+            if limit is None:
+                strips = iter([torch.cat(list(strips), dim=1)])
+            top = 0
+            for sr in strips:
+                yield SRTile(number, top, 0, sr[None], labels if top == 0 else labels[:0])
+                top += sr.shape[1]
+
+    def _labels(
+        self, lr: Tensor, tiles: Tiles, scale: float, point: OperatingPoint, together: int
+    ) -> Tensor:
+        """Decide for all tiles of an image: (1, rows, columns)."""
+        scores = [
+            self._method.score(tiles.cut(lr, numbers))
+            for numbers in torch.arange(len(tiles)).split(together)
+        ]
+        return self._method.route(grid(scores, tiles), point, scale)
+
+    def _strips(
+        self, lr: Tensor, tiles: Tiles, labels: Tensor, factor: int, together: int
+    ) -> Iterator[Tensor]:
+        """Yield an image strip by strip, (3, rows, W)."""
+        mosaic = Mosaic(tiles, factor, lr.device)
+        batches = deque(_batches(labels.flatten().cpu(), together))
+        strips = mosaic.strips()
+        for end in range(len(tiles.columns), len(tiles) + 1, len(tiles.columns)):
+            while batches and batches[0][1][0] < end:
+                branch, numbers = batches.popleft()
+                mosaic.add(numbers, levels(self._method.upscale(branch, tiles.cut(lr, numbers))))
+            yield next(strips)
+
+    def _together(
+        self, lr_size: tuple[int, int], factor: int, device: torch.device, limit: float | None
+    ) -> int:
+        """Return how many tiles run in a batch: as usual, or as many as fit within the limit."""
+        most = TOGETHER[device.type]
+        if limit is None:
+            return most
+        values = 3 * TILE * factor * max(TILE, lr_size[1]) * factor
+        # Sums twice while they move on, tiles that wait, and the finished strip.
+        strip = values * (2 * 2 + 2 + FINISHED * 4)
+        waiting = 3 * (TILE * factor) ** 2 * self.method.branches
+        fitting = int((limit - strip) // (self._tile_bytes + waiting))
+        if fitting < 1:
+            raise MemoryLimitError(strip + self._tile_bytes + waiting, limit)
+        return min(most, fitting)
+
+    @cached_property
+    def _tile_bytes(self) -> float:
+        """Bytes that a tile takes in the branch, or for the score, that takes the most."""
+        tile = next(self.method.parameters()).new_zeros(1, 3, TILE, TILE)
+        runs: list[Callable[[Tensor], Tensor]] = [self._method.score]
+        runs += [partial(self._method.upscale, branch) for branch in range(self.method.branches)]
+        return TILE**2 * max(memory.bytes_per_pixel(run, tile) for run in runs)
 
 
-class DenseRunner(_OneByOne):
+class DenseRunner(Runner):
     """Any method as it is defined: explore, route, compose. It saves no work."""
+
+    heeds_limit = False
 
     def __init__(self, method: Method) -> None:
         self.method = method
 
-    def run(self, lr: Tensor, scale: float, point: OperatingPoint) -> Restored:
-        """See ``Runner.run``."""
-        exploration = self.method.explore(lr, scale)
-        labels = self.method.route(exploration.scores, point, scale)
-        return Restored(self.method.compose(exploration, labels, point), labels)
+    def tiles(
+        self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
+    ) -> Iterator[SRTile]:
+        """See ``Runner.tiles``; the limit is ignored."""
+        for number, image in enumerate(lr.split(1)):
+            exploration = self.method.explore(image, scale)
+            labels = self.method.route(exploration.scores, point, scale)
+            yield SRTile(number, 0, 0, self.method.compose(exploration, labels, point), labels)
+
+
+def _batches(labels: Tensor, together: int) -> list[tuple[int, Tensor]]:
+    """Return each branch with the numbers of its tiles, in batches, in order of the first tile."""
+    batches = [
+        (branch, numbers)
+        for branch in labels.unique().tolist()
+        for numbers in (labels == branch).nonzero()[:, 0].split(together)
+    ]
+    return sorted(batches, key=lambda batch: int(batch[1][0]))
 
 
 def _batch(images: list[Tensor]) -> Tensor:

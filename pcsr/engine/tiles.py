@@ -88,7 +88,8 @@ class SRTile:
         image: the image's number in the batch.
         top, left: HR row and column at which the tile starts.
         sr: (1, 3, rows, columns), not clipped.
-        labels: branch numbers, (1, rows, columns) if units are HR pixels, else (1, units...).
+        labels: branch numbers, (1, rows, columns) if units are HR pixels. Larger units are all of
+            the image's, (1, units...), in its first tile, and none, (0, units...), in others.
     """
 
     image: int

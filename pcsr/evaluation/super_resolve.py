@@ -81,11 +81,15 @@ def super_resolve(
         )
     tiles = runner.tiles(lr, scale, point, limit)
     units = torch.zeros(runner.method.branches, dtype=torch.long)
+    per_pixel = runner.method.unit == "pixel"
     count = 0
     try:
         first = next(tiles)  # a limit that is too low is refused before the result takes memory
         sr = np.empty((*size, planes), dtype)
         routing = np.empty(size, np.uint8) if keep_routing else None
+        if routing is not None and not per_pixel:
+            branches = first.labels.to(torch.uint8)
+            routing[:] = runner.method.pixel_labels(branches, lr_size, scale)[0].cpu().numpy()
         for tile in chain([first], tiles):
             height, width = tile.sr.shape[-2:]
             here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
@@ -94,12 +98,8 @@ def super_resolve(
             else:
                 sr[(*here, slice(0, 3))] = to_levels(tile.sr[0], dtype)
             units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
-            if routing is not None:
-                per_pixel = runner.method.unit == "pixel"
-                labels = (
-                    tile.labels if per_pixel else _of_pixels(runner, tile.labels, lr_size, scale)
-                )
-                routing[here] = labels[0].cpu().numpy()
+            if routing is not None and per_pixel:
+                routing[here] = tile.labels[0].cpu().numpy()
             count += 1
     except MemoryLimitError as error:
         if max_memory is None:
@@ -107,7 +107,7 @@ def super_resolve(
         # Twice, because a part of a higher limit goes to features that are kept, and to the tail.
         enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
         raise UserError(f"{error} --max-memory {runtime.size_text(enough)} would do.") from None
-    if count > 1:
+    if count > 1 and runner.method.unit != "tile":  # those are finished in strips anyway
         log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())
 
@@ -156,8 +156,3 @@ def room_on(device: torch.device, max_memory: int | None, own: int = 0) -> float
     if max_memory is None:
         return FREE_SHARE * runtime.free_memory(device) - own
     return LIMIT_SHARE * (max_memory - runtime.used_memory(device) - own)
-
-
-def _of_pixels(runner: Runner, labels: Tensor, lr_size: tuple[int, int], scale: float) -> Tensor:
-    """Return the branch of each HR pixel, for methods whose units are larger than a pixel."""
-    return runner.method.pixel_labels(labels, lr_size, scale)

@@ -144,6 +144,20 @@ def test_a_halo_is_as_wide_as_what_a_pixel_depends_on(backbone: str, tail: bool)
         assert reached.max() >= halo - 1
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_fsrcnn_is_the_same_network_in_fewer_steps(scale: int) -> None:
+    network = build("fsrcnn", "original", scale=scale).network
+    fast = deploy(network)
+    assert not any(isinstance(module, nn.ConvTranspose2d) for module in fast.modules())
+    assert any(isinstance(module, nn.ConvTranspose2d) for module in network.modules())
+    for size in ((1, 1), (2, 5), (23, 19)):
+        lr = photograph_like(*size)
+        torch.testing.assert_close(fast(lr), network(lr), rtol=0, atol=5e-6 * scale)
+    batch = torch.rand(2, 3, 6, 7).double()
+    exact = deploy(network.double())(batch)
+    torch.testing.assert_close(exact, network(batch), rtol=0, atol=1e-12)
+
+
 def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
     network: Backbone = registry.resolve("backbone", "carn")(width=8, scale=None).eval()
     lr = torch.rand(1, 3, 9, 9)

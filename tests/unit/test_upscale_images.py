@@ -16,7 +16,9 @@ from models import build, photograph_like
 from PIL import Image, ImageCms
 
 from pcsr.data import images
+from pcsr.engine.runners import DenseRunner, runner
 from pcsr.errors import UserError
+from pcsr.evaluation import model
 from pcsr.evaluation import super_resolve as module
 from pcsr.evaluation.model import Model
 from pcsr.evaluation.upscale import targets, upscale_files
@@ -264,11 +266,15 @@ def test_memory_is_found_before_an_image_is_decoded_or_a_result_made(
             upscale_files(method, [pair], 4, POINT, max_memory=2**30)
     patched = monkeypatch.setattr
     patched(module.np, "empty", lambda *_: pytest.fail("made"))
-    refusals = {
-        r"smallest tiles .* --max-memory \d+MiB would do": method,
-        r"result of 12000 x 12000 pixels alone needs 824 MiB, and 601 MiB": build("fsrcnn", "arm"),
-    }
-    for why, refusing in refusals.items():
+    tiles = r"smallest tiles .* --max-memory \d+MiB would do"
+    alone = r"result of 12000 x 12000 pixels alone needs 824 MiB, and 601 MiB"
+    arm = build("fsrcnn", "arm")
+    for refusing, run_by, why in (
+        (method, runner, tiles),
+        (arm, runner, tiles),
+        (arm, lambda method, _: DenseRunner(method), alone),
+    ):
+        patched(model, "runner", run_by)
         with pytest.raises(UserError, match=why):
             Model(refusing, torch.float32).upscale(
                 np.zeros((3000, 3000, 3), np.uint8), k=0.0, max_memory="1GiB"
