@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pcsr import escape
+from pcsr.config.models import MATLAB, Bicubic
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, frontier, pages
 from pcsr.report.curves import Curve, Estimate, estimate
@@ -36,6 +38,12 @@ CHOICES = {  # choice of the protocol -> (what it is called, value, value it is 
     "refine": ("refined instead of unrefined", True, False),
     "crop": ("whole image instead of tiles", "none", "tiles"),
 }
+DEGRADATIONS = [  # choices of the column lr, too, for suites that measure them
+    ("lr", (f"LR of {name} instead of {MATLAB}", f"8bit {name}", "8bit"))
+    for name in get_args(Bicubic)
+    if name != MATLAB
+]
+FEW = 2  # knob values of a curve that is compared at each of them
 FLOP_DECIMALS = {
     "PSNR-RGB (dB)": 3,
     "vs original (dB)": 3,
@@ -136,17 +144,20 @@ def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: all results of one place, every protocol.
-        chosen: its selected points; the adaptive decision of each method is added.
+        chosen: its selected points. The adaptive decision of each method is added, and all points
+            of curves that have but a few.
 
     Returns:
         One row per choice that was measured both ways and point: PSNR difference per image,
         averaged, with its interval, and difference of the mean GFLOPs (paper).
     """
-    adaptive = rows.loc[rows["adaptive"], ["curve", "knob", "adaptive"]].drop_duplicates()
-    points = pd.concat([chosen[["curve", "knob", "adaptive"]], adaptive]).drop_duplicates()
+    measured = rows[["curve", "knob", "adaptive"]].drop_duplicates()
+    knobs = measured.groupby("curve")["knob"].transform("nunique")
+    added = measured[measured["adaptive"] | (knobs <= FEW)]
+    points = pd.concat([chosen[["curve", "knob", "adaptive"]], added]).drop_duplicates()
     own = rows.loc[rows["main"], list(PROTOCOL)].iloc[0]
     effects = []
-    for choice, (text, value, compared) in CHOICES.items():
+    for choice, (text, value, compared) in [*CHOICES.items(), *DEGRADATIONS]:
         others = [name for name in PROTOCOL if name != choice]
         same = rows[(rows[others] == own[others]).all(axis="columns")]
         for _, point in points.iterrows():
@@ -370,7 +381,8 @@ most {LOSS_DB:g} dB to the original. If there is none, the one with the highest 
 **What the protocol is worth.** For the point above and for ADM, one choice is changed and all else
 stays as in the protocol. PSNR is the difference on each image, averaged over the images. GFLOPs
 (paper) is the difference of the means. A method is missing where a choice was not measured:
-refinement changes pixel-level routing only, and tile methods are measured on whole tiles only.
+refinement changes pixel-level routing only, and tile methods are measured on whole tiles only. A
+curve of one or two knob values is compared at each of them.
 
 **At equal PSNR and at equal FLOPs.** A curve joins the means over the images at each knob value by
 straight lines. Points that another one beats in PSNR and FLOPs are dropped. ADM is not part of the
