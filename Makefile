@@ -59,8 +59,8 @@ weights: ## train what weights/ holds (hours; photographs as configs/datasets.ya
 	@$(MAKE) --no-print-directory reproduce SUITE=weights
 	$(BIN)/pcsr ship --suite configs/suites/weights.yaml --out weights --licence "$(LICENCE)"
 
-# A file per image, made once, in a run of its own: delete it to measure again. SRResNet has no
-# published weights; its time hardly depends on them.
+# A file per image, made once, in a run of its own: delete it to measure again. SRResNet's time hardly
+# depends on its weights, so fresh ones do where there are no others.
 bench: $(IMAGES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes.json ## time the engine on data/raw/bench/*.png, quiet machine
 	@$(if $(IMAGES),,$(error put HR images into data/raw/bench))
 	@$(if $(RELEASED),,$(error make the published weights first: make released))

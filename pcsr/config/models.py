@@ -399,6 +399,12 @@ class ReleasedFile(Config):
     url: str | None = Field(default=None, description="download address, if there is one")
     other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    git_blob: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="the file's id in its git repository, where no sha256 is known",
+        exclude_if=lambda blob: blob is None,  # the identity of other files stays what it was
+    )
 
 
 class ReleasedWeights(Config):

@@ -55,6 +55,7 @@ def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
             raw / FOLDER / file.path,
             other_urls=file.other_urls if mirror is None else (),
             sha256=file.sha256,
+            git_blob=file.git_blob,
             mirror=mirror,
             mirror_name=f"{FOLDER}/{file.path}",
             get=released.get,
