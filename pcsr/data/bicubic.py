@@ -98,17 +98,25 @@ def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = 
         size: (height, width) of the LR images.
         bits: ``"8bit"`` clamps and rounds; ``"float"`` leaves the bicubic result as it is.
         bicubic: ``"matlab"`` is ``resize``; ``"matlab-uint8"`` rounds between the passes, rows
-            first, as MATLAB does with uint8; ``"selfexsr"`` also replicates border pixels.
+            first, as MATLAB does with uint8, which ``hr`` is rounded to; ``"selfexsr"`` also
+            replicates border pixels.
 
     Returns:
         (..., *size), same dtype and device.
     """
+    if bicubic == MATLAB:
+        lr = resize(hr, size)
+        return round_8bit(lr) if bits == "8bit" else lr
+    # On levels, not on [0, 1]: at 1/2 and 1/4 sums are exact in float64, ties of the rounding too.
     replicate = bicubic == "selfexsr"
-    lr = _resize_rows(hr, size[0], replicate)
-    if bicubic != MATLAB:
-        lr = round_8bit(lr)
-    lr = _resize_rows(lr.mT, size[1], replicate).mT
-    return round_8bit(lr) if bits == "8bit" else lr
+    rows = _whole(_resize_rows(levels(hr).to(hr.dtype), size[0], replicate))
+    lr = _resize_rows(rows.mT, size[1], replicate).mT
+    return (_whole(lr) if bits == "8bit" else lr) / 255
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Round [0, 255] to whole levels as ``levels`` does [0, 1]; keeps the dtype."""
+    return x.clamp(0, 255).add_(0.5).floor_()
 
 
 class Degradation:
