@@ -39,7 +39,7 @@ def quarter(image: NDArray[np.uint8], way: str) -> NDArray[np.float64]:
     values = image.astype(np.float64)
     for axis in (0, 1):
         values = np.moveaxis(values, axis, 0)
-        padded = np.pad(values, [(6, 6), (0, 0), (0, 0)], mode)  # type: ignore[call-overload]
+        padded = np.pad(values, [(6, 6), (0, 0), (0, 0)], mode)
         values = sum(tap * padded[n:][: len(values) : 4] for n, tap in enumerate(taps))
         if way != "matlab" and axis == 0:
             values = rounded(values)
@@ -58,7 +58,7 @@ def photograph() -> NDArray[np.uint8]:
 def ours(image: NDArray[np.uint8], way: Bicubic, bits: str = "8bit") -> Tensor:
     exact = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64)) / 255
     size = (image.shape[0] // 4, image.shape[1] // 4)
-    return bicubic.degrade(exact, size, bits, way)  # type: ignore[arg-type]
+    return bicubic.degrade(exact, size, bits, way)
 
 
 @pytest.mark.parametrize("way", WAYS)
