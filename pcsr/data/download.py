@@ -91,7 +91,8 @@ def fetch(
         OSError: the disk is full; the partial download stays, and a later call resumes it.
     """
     sums = {"sha256": sha256, "md5": md5, content.GIT_BLOB: git_blob}
-    expected = Expected(bytes, {kind: sum for kind, sum in sums.items() if sum is not None})
+    known = {kind: checksum for kind, checksum in sums.items() if checksum is not None}
+    expected = Expected(bytes, known)
     urls = [address for address in (url, *other_urls) if address is not None]
     for address in urls:
         if urlsplit(address).scheme not in ("http", "https"):

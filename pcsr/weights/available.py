@@ -16,10 +16,10 @@ from pcsr.config.models import (
     DatasetConfig,
     ExperimentConfig,
     ModelConfig,
-    ReleasedWeights,
     WheelsSource,
 )
 from pcsr.config.options import Suite
+from pcsr.config.released import ReleasedWeights
 from pcsr.data.download import fetch, mirror_folder
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from pcsr.config.load import Study, find_released, load_released, load_study
-from pcsr.config.models import ReleasedFile, ReleasedWeights
+from pcsr.config.released import ReleasedFile, ReleasedWeights
 from pcsr.data import download
 from pcsr.errors import UserError
 from pcsr.weights import available
