@@ -27,7 +27,7 @@ def taps(length: int, size: int, replicate: bool = False) -> tuple[Tensor, Tenso
     Args:
         length: pixels there are.
         size: pixels there will be.
-        replicate: extend the border by its last pixel, as MATLAB did until about 2014, instead of
+        replicate: extend the border by its last pixel, as older versions of MATLAB did, instead of
             by reflection.
 
     Returns:
