@@ -20,6 +20,7 @@ ROUNDS ?= 3
 LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
 IMAGES := $(sort $(wildcard data/raw/bench/*.png))
 RELEASED := $(sort $(wildcard results/released/*/released/weights.safetensors))
+FRESH := $(if $(filter %/srresnet-original/released/weights.safetensors,$(RELEASED)),,--fresh srresnet)
 SNAKEMAKE := $(BIN)/snakemake --configfile 'configs/suites/$(SUITE).yaml'
 ifneq ($(words $(SUITE)),1)
 $(error SUITE='$(SUITE)': give one name of configs/suites, without blanks)
@@ -60,8 +61,8 @@ weights: ## train what weights/ holds (hours; photographs as configs/datasets.ya
 	@$(MAKE) --no-print-directory reproduce SUITE=weights
 	$(BIN)/pcsr ship --suite configs/suites/weights.yaml --out weights --licence "$(LICENCE)"
 
-# A file per image, made once, in a run of its own: delete it to measure again. SRResNet has no
-# published weights; its time hardly depends on them.
+# A file per image, made once, in a run of its own: delete it to measure again. SRResNet's time hardly
+# depends on its weights, so fresh ones do where there are no others.
 bench: $(IMAGES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes.json ## time the engine on data/raw/bench/*.png, quiet machine
 	@$(if $(IMAGES),,$(error put HR images into data/raw/bench))
 	@$(if $(RELEASED),,$(error make the published weights first: make released))
@@ -69,12 +70,12 @@ bench: $(IMAGES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes
 	@printf 'Times over FLOPs:\n  %s\n' $(LATENCY)/cpu.html
 
 $(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
-	$(BIN)/pcsr bench --weights $(RELEASED) --fresh srresnet --images $< --knob 0 1 --budget 0.6 \
+	$(BIN)/pcsr bench --weights $(RELEASED) $(FRESH) --images $< --knob 0 1 --budget 0.6 \
 	  --rounds $(ROUNDS) --profile --out $@
 
 $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \
-	  %-pcsr/released/weights.safetensors,$(RELEASED)) --fresh srresnet \
+	  %-pcsr/released/weights.safetensors,$(RELEASED)) $(FRESH) \
 	  --images $(lastword $(IMAGES)) --knob 0 --rounds 0 --steps 4 --max-memory 2GiB --out $@
 
 # A process per core, each with one thread; the tests of a file stay together, because they share

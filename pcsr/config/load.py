@@ -21,10 +21,9 @@ from pcsr.config.models import (
     DatasetConfig,
     DatasetsConfig,
     ExperimentConfig,
-    ReleasedConfig,
-    ReleasedWeights,
     SuiteConfig,
 )
+from pcsr.config.released import ReleasedConfig, ReleasedWeights
 from pcsr.errors import UserError, did_you_mean, unknown_name
 from pcsr.storage import files
 

@@ -6,8 +6,8 @@ parts of its experiments. ``configs/datasets.yaml`` defines where images come fr
 errors everywhere.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,7 +30,10 @@ COUNT_LIMIT = 10**9
 
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
-Choices = Annotated[str, Field(pattern=r"^(lr|crop|refine)(,(lr|crop|refine))*$")]
+Bicubic = Literal["matlab", "matlab-uint8", "selfexsr"]
+MATLAB: Bicubic = "matlab"  # the default; results, stores and hashes from before it had a name
+CHOICE = "lr|degradation|crop|refine"
+Choices = Annotated[str, Field(pattern=rf"^({CHOICE})(,({CHOICE}))*$")]
 Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # it is shown where it is unknown
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
@@ -191,31 +194,56 @@ class ProtocolConfig(Config):
     """How a test image is measured (docs/protocol.md)."""
 
     lr: LRBits = "8bit"
+    degradation: Bicubic = Field(
+        default=MATLAB,
+        description="bicubic from HR to LR: matlab rounds at the end alone, matlab-uint8 between "
+        "the passes as well, selfexsr too and with border pixels replicated, not mirrored",
+        exclude_if=lambda name: name == MATLAB,
+    )
     crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
     refine: bool = Field(default=True, description="smooth light pixels next to heavy ones")
+
+    @property
+    def takes_ready_lr(self) -> bool:
+        """Tell whether ready-made LR images will do: they are 8 bit, by a bicubic of their own."""
+        return self.lr == "8bit" and self.degradation == MATLAB
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of results that state this protocol.
+
+        ``lr`` also names the degradation where it is not MATLAB's: ``8bit selfexsr``.
+        """
+        lr = self.lr if self.degradation == MATLAB else f"{self.lr} {self.degradation}"
+        return {"lr": lr, "crop": self.crop, "refine": self.refine}
 
     def also(self, both_ways: Iterable[str]) -> list["ProtocolConfig"]:
         """Return this protocol, followed by those that differ from it in the given choices.
 
         Args:
-            both_ways: ``"lr"`` adds the other LR; ``"lr,refine"`` adds every combination of both.
+            both_ways: ``"lr"`` adds the other LR, ``"degradation"`` the other two;
+                ``"lr,refine"`` adds every combination of both.
 
         Raises:
-            UserError: a choice is not ``lr``, ``crop`` or ``refine``.
+            UserError: a choice is not ``lr``, ``degradation``, ``crop`` or ``refine``.
         """
-        other: dict[str, Any] = {
-            "lr": "float" if self.lr == "8bit" else "8bit",
-            "crop": "none" if self.crop == "tiles" else "tiles",
-            "refine": not self.refine,
+        values: dict[str, Sequence[Any]] = {
+            "lr": get_args(LRBits),
+            "degradation": get_args(Bicubic),
+            "crop": get_args(Crop),
+            "refine": (True, False),
         }
         protocols = [self]
         for choices in both_ways:
             combined = [self]
             for choice in dict.fromkeys(choices.split(",")):
-                if choice not in other:
-                    raise unknown_name("choice", choice, other, "both ways")
-                switched = {choice: other[choice]}
-                combined += [protocol.model_copy(update=switched) for protocol in combined]
+                if choice not in values:
+                    raise unknown_name("choice", choice, values, "both ways")
+                combined += [
+                    protocol.model_copy(update={choice: value})
+                    for value in values[choice]
+                    if value != getattr(self, choice)
+                    for protocol in combined
+                ]
             protocols += [protocol for protocol in combined if protocol not in protocols]
         return protocols
 
@@ -364,34 +392,3 @@ class DatasetsConfig(Config):
     """The table of data sets."""
 
     datasets: dict[Name, DatasetConfig]
-
-
-class ReleasedFile(Config):
-    """A published file."""
-
-    path: Below = Field(
-        description="path below `released` in PCSR_MIRROR or data/raw",
-    )
-    url: str | None = Field(default=None, description="download address, if there is one")
-    other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-
-
-class ReleasedWeights(Config):
-    """Weights that the authors of a paper published."""
-
-    files: tuple[ReleasedFile, ...] = Field(
-        min_length=1, description="the checkpoint, and any files needed beside it"
-    )
-    get: str = Field(default="", description="where the user gets files without a url")
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the weights depend on: everything but where they come from."""
-        origin = {"url", "other_urls"}
-        return self.model_dump(mode="json", exclude={"get": True, "files": {"__all__": origin}})
-
-
-class ReleasedConfig(Config):
-    """The table of published weights, by experiment."""
-
-    released: dict[Name, ReleasedWeights]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-from pcsr.config.models import COUNT_LIMIT, KNOB_LIMIT, PATCH_LIMIT, SCALE_LIMIT
+from pcsr.config.models import COUNT_LIMIT, KNOB_LIMIT, PATCH_LIMIT, SCALE_LIMIT, Bicubic
 
 
 def _usable_cores() -> int:
@@ -67,6 +67,13 @@ MarkdownOut = Annotated[Path, Parameter(help="Markdown to write, with .html besi
 Suite = Annotated[Path, Parameter(help="suite file, e.g. configs/suites/quick.yaml")]
 
 LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or leave it in float")]
+Degradation = Annotated[
+    Bicubic,
+    Parameter(
+        help="bicubic from HR to LR: matlab rounds at the end alone, matlab-uint8 between the "
+        "passes as well, selfexsr too and with border pixels replicated, not mirrored"
+    ),
+]
 Crop = Annotated[
     Literal["tiles", "none"], Parameter(help="crop LR to whole 32x32 tiles, or keep all of it")
 ]

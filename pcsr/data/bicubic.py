@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from pcsr.config.models import LRBits
+from pcsr.config.models import MATLAB, Bicubic, LRBits
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -21,8 +21,14 @@ def cubic(x: Tensor) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
+def taps(length: int, size: int, replicate: bool = False) -> tuple[Tensor, Tensor]:
     """Return the filter taps that resize one axis from ``length`` to ``size`` pixels.
+
+    Args:
+        length: pixels there are.
+        size: pixels there will be.
+        replicate: extend the border by its last pixel, as older versions of MATLAB did, instead of
+            by reflection.
 
     Returns:
         float64 weights (size, T), each row summing to 1, and int64 source indices (size, T).
@@ -34,6 +40,8 @@ def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
     positions = first[:, None] + torch.arange(math.ceil(4.0 * stretch) + 2)
     weights = cubic((centre[:, None] - positions) / stretch)
     weights = weights / weights.sum(dim=1, keepdim=True)
+    if replicate:
+        return weights, positions.clamp(0, length - 1)
     # Reflection that repeats the border pixel has period 2 * length: 0 1 2 | 2 1 0 | 0 1 2 ...
     wrapped = positions % (2 * length)
     return weights, torch.where(wrapped < length, wrapped, 2 * length - 1 - wrapped)
@@ -52,10 +60,10 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return _resize_rows(_resize_rows(x, size[0]).mT, size[1]).mT
 
 
-def _resize_rows(x: Tensor, size: int) -> Tensor:
+def _resize_rows(x: Tensor, size: int, replicate: bool = False) -> Tensor:
     if x.shape[-2] == size:
         return x
-    weights, indices = taps(x.shape[-2], size)
+    weights, indices = taps(x.shape[-2], size, replicate)
     weights, indices = weights.to(x), indices.to(x.device)
     total = torch.zeros((*x.shape[:-2], size, x.shape[-1]), dtype=x.dtype, device=x.device)
     for weight, index in zip(weights.T, indices.T, strict=True):
@@ -79,20 +87,36 @@ def round_8bit(x: Tensor) -> Tensor:
     return levels(x).to(x.dtype) / 255
 
 
-def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits) -> Tensor:
+def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = MATLAB) -> Tensor:
     """Degrade HR images to LR: bicubic downscaling, then 8-bit rounding unless ``bits`` is float.
+
+    Public sets of LR images were made in two ways that ``matlab`` is not (docs/protocol.md).
 
     Args:
         hr: (..., H, W) in [0, 1]. With float64 the 8-bit result equals MATLAB's; float32 may
             differ by one level where a value falls on a rounding boundary.
         size: (height, width) of the LR images.
         bits: ``"8bit"`` clamps and rounds; ``"float"`` leaves the bicubic result as it is.
+        bicubic: ``"matlab"`` is ``resize``; ``"matlab-uint8"`` rounds between the passes, rows
+            first, as MATLAB does with uint8, which ``hr`` is rounded to; ``"selfexsr"`` also
+            replicates border pixels.
 
     Returns:
         (..., *size), same dtype and device.
     """
-    lr = resize(hr, size)
-    return round_8bit(lr) if bits == "8bit" else lr
+    if bicubic == MATLAB:
+        lr = resize(hr, size)
+        return round_8bit(lr) if bits == "8bit" else lr
+    # On levels, not on [0, 1]: at 1/2 and 1/4 sums are exact in float64, ties of the rounding too.
+    replicate = bicubic == "selfexsr"
+    rows = _whole(_resize_rows(levels(hr).to(hr.dtype), size[0], replicate))
+    lr = _resize_rows(rows.mT, size[1], replicate).mT
+    return (_whole(lr) if bits == "8bit" else lr) / 255
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Round [0, 255] to whole levels as ``levels`` does [0, 1]; keeps the dtype."""
+    return x.clamp(0, 255).add_(0.5).floor_()
 
 
 class Degradation:

@@ -5,13 +5,13 @@ beyond the size that the file should have.
 """
 
 import filecmp
-import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -59,6 +59,7 @@ def fetch(
     bytes: int | None = None,
     sha256: str | None = None,
     md5: str | None = None,
+    git_blob: str | None = None,
     mirror: Path | None = None,
     mirror_name: str | None = None,
     get: str = "",
@@ -77,6 +78,8 @@ def fetch(
         bytes: size of the file, if known; otherwise it must not exceed 4 GiB.
         sha256: expected checksum, 64 hex digits.
         md5: expected checksum, where no sha256 is published.
+        git_blob: expected id of the file in its git repository, 40 hex digits, where no other is
+            published.
         mirror: folder searched before the network.
         mirror_name: path of the file inside ``mirror``.
         get: where the user gets a file that has no address.
@@ -87,6 +90,9 @@ def fetch(
             nonsense, or the size or checksum is not as expected.
         OSError: the disk is full; the partial download stays, and a later call resumes it.
     """
+    sums = {"sha256": sha256, "md5": md5, content.GIT_BLOB: git_blob}
+    known = {kind: checksum for kind, checksum in sums.items() if checksum is not None}
+    expected = Expected(bytes, known)
     urls = [address for address in (url, *other_urls) if address is not None]
     for address in urls:
         if urlsplit(address).scheme not in ("http", "https"):
@@ -96,8 +102,8 @@ def fetch(
         problem = "no such file"
         copy = mirror / mirror_name if mirror is not None and mirror_name else None
         if destination.is_file():
-            found = _problem(destination, bytes, sha256, md5)
-            if found is None and copy is not None and copy.is_file() and not (sha256 or md5):
+            found = expected.problem(destination)
+            if found is None and copy is not None and copy.is_file() and not expected.checksums:
                 same = filecmp.cmp(copy, destination, shallow=False)
                 found = None if same else f"differs from {copy}"
             if found is None:
@@ -105,10 +111,9 @@ def fetch(
             log.warning("%s: %s; downloading it again", destination, found)
             problem = found
         part = _beside(destination, ".part")
-        expected = (bytes, sha256, md5)
         if copy is not None and copy.is_file():
             fix = "put the right file there, or unset PCSR_MIRROR."
-            _require(copy, (bytes, None, None), str(copy), fix)
+            _require(copy, Expected(bytes, {}), str(copy), fix)
             log.info("copying %s", copy)
             _state(part).unlink(missing_ok=True)
             shutil.copyfile(copy, part)
@@ -124,7 +129,24 @@ def fetch(
     return destination
 
 
-Expected = tuple[int | None, str | None, str | None]  # size in bytes, sha256, md5
+@dataclass(frozen=True)
+class Expected:
+    """What a file should be: its size in bytes, where it is known, and checksums by their kind."""
+
+    size: int | None
+    checksums: Mapping[str, str]
+
+    def problem(self, path: Path) -> str | None:
+        """Return what is wrong with a file's size or checksum, or None."""
+        found = path.stat().st_size
+        if self.size is not None and found != self.size:
+            return f"expected {self.size} bytes, found {found}"
+        for kind, checksum in self.checksums.items():
+            if (digest := content.digest(path, kind)) != checksum:
+                what = content.describe(path)
+                told = f", {what}" if "HTML" in what or "LFS" in what else ""
+                return f"expected {kind} {checksum}, found {digest}{told}"
+        return None
 
 
 def _from_hosts(urls: Sequence[str], part: Path, expected: Expected, pause: float) -> None:
@@ -132,7 +154,7 @@ def _from_hosts(urls: Sequence[str], part: Path, expected: Expected, pause: floa
     *others, last = urls
     for url in urls:
         try:
-            _download(url, part, expected[0], pause)
+            _download(url, part, expected.size, pause)
             fix = f"the download was removed: try again, or {MIRROR}."
             _require(part, expected, url, fix, part)
             return
@@ -146,7 +168,7 @@ def _require(
     file: Path, expected: Expected, origin: str, fix: str, part: Path | None = None
 ) -> None:
     """Raise a UserError if a file has another size or checksum, and remove the partial download."""
-    if (found := _problem(file, *expected)) is None:
+    if (found := expected.problem(file)) is None:
         return
     if part is not None:
         _remove(part)
@@ -165,22 +187,6 @@ def _beside(path: Path, suffix: str) -> Path:
 def _state(part: Path) -> Path:
     """Path of the JSON beside a partial download that records its url and version."""
     return _beside(part, ".json")
-
-
-def _problem(path: Path, size: int | None, sha256: str | None, md5: str | None) -> str | None:
-    """Return what is wrong with a file's size or checksum, or None."""
-    found = path.stat().st_size
-    if size is not None and found != size:
-        return f"expected {size} bytes, found {found}"
-    for name, expected in (("sha256", sha256), ("md5", md5)):
-        if expected is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, name).hexdigest()
-            if digest != expected:
-                kind = content.describe(path)
-                what = f", {kind}" if "HTML" in kind or "LFS" in kind else ""
-                return f"expected {name} {expected}, found {digest}{what}"
-    return None
 
 
 def _download(url: str, part: Path, size: int | None, pause: float) -> None:

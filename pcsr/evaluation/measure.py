@@ -38,8 +38,8 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
     """Degrade HR (or take the ready-made LR image) and crop, as the protocol says.
 
     HR is first cropped to a multiple of the scale, then degraded as a whole. ``crop: tiles`` crops
-    LR to whole tiles and HR to match; crops start at the top left. ``lr: float`` always degrades
-    HR, because ready-made LR images are 8 bit.
+    LR to whole tiles and HR to match; crops start at the top left. ``lr: float`` and degradations
+    other than ``matlab`` always degrade HR: ready-made LR images are 8 bit, and made already.
 
     Raises:
         UserError: the image is too small, or its LR image has another size.
@@ -48,9 +48,9 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
     size = geometry.lr_size((height, width), scale)
     whole = geometry.hr_size(size, scale)
     hr = image.hr[: whole[0], : whole[1]]
-    if image.lr is None or protocol.lr == "float":
+    if image.lr is None or not protocol.takes_ready_lr:
         exact = torch.from_numpy(hr.transpose(2, 0, 1).astype(np.float64))[None] / 255
-        lr = bicubic.degrade(exact, size, protocol.lr).float()
+        lr = bicubic.degrade(exact, size, protocol.lr, protocol.degradation).float()
     elif image.lr.shape[:2] != size:
         found = f"{image.lr.shape[1]}x{image.lr.shape[0]}"
         raise UserError(
@@ -131,7 +131,7 @@ def measure(
                 "scale": scale,
                 "knob": point.knob,
                 "adaptive": point.adaptive,
-                **protocol.model_dump(),
+                **protocol.columns(),
                 **{
                     name: metric(sr, pair.hr, metrics.shave_for(scale))
                     if every or name == "psnr_rgb"

@@ -17,6 +17,7 @@ from pcsr.config.options import (
     Adaptive,
     CountOrNone,
     Crop,
+    Degradation,
     Device,
     HRImages,
     Knob,
@@ -48,6 +49,7 @@ def demo(
     adaptive: Adaptive = False,
     refine: Refine = False,
     lr: LR = "float",
+    degradation: Degradation = "matlab",
     crop: Crop = "none",
     scale: Scale = None,
     device: Device = "auto",
@@ -60,7 +62,7 @@ def demo(
     Example: `pcsr demo 1232.png --weights carn-x4.safetensors carn-pcsr.safetensors --adaptive
     --out demo`.
     """
-    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     methods = _load(weights, device, threads)
     files.refuse_overwriting((image, *weights), demo_files(methods, out))
     scale = usable_scale(methods[0], scale)
@@ -85,6 +87,7 @@ def showcase(
     ] = 0,
     k: Knob = None,
     lr: LR = "8bit",
+    degradation: Degradation = "matlab",
     crop: Crop = "tiles",
     refine: Refine = True,
     threads: Threads = CORES,
@@ -98,7 +101,7 @@ def showcase(
             f"--weights: give two files, the original's and the method's, not {len(weights)}."
         )
     files.refuse_overwriting((images, *weights), (routing, comparison))
-    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     original, method = _load(weights, "cpu", threads)
     scale = method.config.scale
     test = open_images(images)

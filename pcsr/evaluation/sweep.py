@@ -16,6 +16,7 @@ from pcsr.config.options import (
     LR,
     Adaptive,
     Crop,
+    Degradation,
     Device,
     HRImages,
     KnobValue,
@@ -52,13 +53,14 @@ def sweep(
     ] = (),
     adaptive: Adaptive = False,
     lr: LR = "8bit",
+    degradation: Degradation = "matlab",
     crop: Crop = "tiles",
     refine: Refine = True,
     both_ways: Annotated[
         Sequence[str],
         Parameter(
-            help="choices to measure the other way as well: lr, crop, refine; lr,refine for each "
-            "and both"
+            help="choices to measure the other way as well: lr, degradation, crop, refine; "
+            "lr,refine for each and both"
         ),
     ] = (),
     scale: Scale = None,
@@ -76,11 +78,12 @@ def sweep(
     runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
-    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
-    if lr_images is not None and options.protocol.lr == "float":
+    if lr_images is not None and not protocol.takes_ready_lr:
         raise UserError(
-            f"--lr-images {lr_images}: ready-made LR images are 8 bit; use --lr 8bit, or drop it."
+            f"--lr-images {lr_images}: ready-made LR images are 8 bit, by a bicubic of their own; "
+            "use --lr 8bit --degradation matlab, or drop it."
         )
     subjects: list[Subject] = []
     described: dict[str, dict[str, Any]] = {}
@@ -221,13 +224,14 @@ def _measure_one(
     """Yield the rows of one method on one image, under every protocol that matters to it."""
     scale = options.scale or method.config.scale
     points = points_of(method, options.knobs, options.adaptive)
-    sharing: dict[tuple[str, str], list[ProtocolConfig]] = {}
+    sharing: dict[tuple[str, ...], list[ProtocolConfig]] = {}
     own = options.protocol
     for protocol in own.also(options.both_ways):
         refinable = method.refines or protocol.refine == own.refine
         uncropped = method.unit != "tile" or protocol.crop == own.crop
         if refinable and uncropped:
-            sharing.setdefault((protocol.lr, protocol.crop), []).append(protocol)
+            same_pair = (protocol.lr, protocol.degradation, protocol.crop)
+            sharing.setdefault(same_pair, []).append(protocol)
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
         yield from measure(method, pair, scale, points, protocols, measures, own)

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
-from pcsr.report import curves, frontier, pages
-from pcsr.report.curves import Curve, Estimate, estimate
+from pcsr.report import choices, curves, frontier, pages
+from pcsr.report.curves import Curve, estimate
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     CONVENTIONS,
     PLACE,
-    PROTOCOL,
     REFERENCE,
     common_images,
     comparable,
@@ -31,11 +30,6 @@ from pcsr.storage import files
 
 LOSS_DB = 0.05  # that a selected point may have against the original
 BUDGETS = (0.75, 0.5)  # shares of the original's FLOPs
-CHOICES = {  # choice of the protocol -> (what it is called, value, value it is compared with)
-    "lr": ("float LR instead of 8-bit LR", "float", "8bit"),
-    "refine": ("refined instead of unrefined", True, False),
-    "crop": ("whole image instead of tiles", "none", "tiles"),
-}
 FLOP_DECIMALS = {
     "PSNR-RGB (dB)": 3,
     "vs original (dB)": 3,
@@ -81,7 +75,7 @@ def _place(measured: pd.DataFrame) -> Iterator[str]:
         return
     points = summarise(rows)
     chosen = selected(points.assign(curve=labels(points)))
-    yield from (_flops(chosen), _protocol(rows, chosen), _equal(rows))
+    yield from (_flops(chosen), choices.section(rows, chosen), _equal(rows))
 
 
 def selected(points: pd.DataFrame) -> pd.DataFrame:
@@ -129,43 +123,6 @@ def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
         )
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
-
-
-def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Measure what each choice of the protocol is worth, all else being the suite's own.
-
-    Args:
-        rows: all results of one place, every protocol.
-        chosen: its selected points; the adaptive decision of each method is added.
-
-    Returns:
-        One row per choice that was measured both ways and point: PSNR difference per image,
-        averaged, with its interval, and difference of the mean GFLOPs (paper).
-    """
-    adaptive = rows.loc[rows["adaptive"], ["curve", "knob", "adaptive"]].drop_duplicates()
-    points = pd.concat([chosen[["curve", "knob", "adaptive"]], adaptive]).drop_duplicates()
-    own = rows.loc[rows["main"], list(PROTOCOL)].iloc[0]
-    effects = []
-    for choice, (text, value, compared) in CHOICES.items():
-        others = [name for name in PROTOCOL if name != choice]
-        same = rows[(rows[others] == own[others]).all(axis="columns")]
-        for _, point in points.iterrows():
-            of_point = same[_is_at(same, point)].set_index("image")
-            with_, without = (of_point[of_point[choice] == v] for v in (value, compared))
-            if with_.empty or without.empty:
-                continue
-            gained = (with_["psnr_rgb"] - without["psnr_rgb"]).to_numpy()
-            flops = with_["flops_paper"].mean() - without["flops_paper"].mean()
-            effects.append(
-                {
-                    "Choice": text,
-                    "Method": point["curve"],
-                    "Knob": knob_text(point),
-                    "PSNR-RGB (dB)": _mean(gained).text(3),
-                    "GFLOPs": f"{flops / 1e9:+z.2f}",
-                }
-            )
-    return pd.DataFrame(effects)
 
 
 def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
@@ -246,17 +203,6 @@ def _conventions(table: pd.DataFrame, measure: str) -> list[tuple[str, str]]:
     return [(convention, convention) for convention in CONVENTIONS]
 
 
-def _mean(values: np.ndarray) -> Estimate:
-    return estimate(lambda some: float(values[some].mean()), len(values))
-
-
-def _is_at(rows: pd.DataFrame, point: pd.Series) -> pd.Series:
-    """Tell which rows are of an operating point; one without a knob equals itself."""
-    same_knob = (rows["knob"] == point["knob"]) | (rows["knob"].isna() & pd.isna(point["knob"]))
-    same_kind = rows["adaptive"] == point["adaptive"]
-    return (rows["curve"] == point["curve"]) & same_knob & same_kind
-
-
 def _curves(rows: pd.DataFrame, convention: str) -> tuple[dict[str, Curve], Curve]:
     """Return the curves of one place's main rows, and the original's point."""
     main = rows[rows["main"]]
@@ -295,16 +241,6 @@ def _reversals(table: pd.DataFrame) -> Iterator[str]:
             f" ({cost['algorithmic']:.2f} instead of {whole['algorithmic']:.2f} GFLOPs, algorithmic"
             " convention).**\n"
         )
-
-
-def _protocol(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
-    effects = protocol_effects(rows, chosen)
-    head = "### What the protocol is worth\n"
-    measured = set() if effects.empty else set(effects["Choice"])
-    missing = [text for text, *_ in CHOICES.values() if text not in measured]
-    note = f"Not compared: {'; '.join(missing)}.\n" if missing else ""
-    table = "" if effects.empty else markdown(effects, ["Knob", "PSNR-RGB (dB)", "GFLOPs"])
-    return "\n".join(part for part in (head, table, note) if part)
 
 
 def _equal(rows: pd.DataFrame) -> str:
@@ -370,7 +306,8 @@ most {LOSS_DB:g} dB to the original. If there is none, the one with the highest 
 **What the protocol is worth.** For the point above and for ADM, one choice is changed and all else
 stays as in the protocol. PSNR is the difference on each image, averaged over the images. GFLOPs
 (paper) is the difference of the means. A method is missing where a choice was not measured:
-refinement changes pixel-level routing only, and tile methods are measured on whole tiles only.
+refinement changes pixel-level routing only, and tile methods are measured on whole tiles only. A
+curve of one or two knob values is compared at each of them.
 
 **At equal PSNR and at equal FLOPs.** A curve joins the means over the images at each knob value by
 straight lines. Points that another one beats in PSNR and FLOPs are dropped. ADM is not part of the

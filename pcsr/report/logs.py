@@ -130,9 +130,9 @@ def _as_published(results: pd.DataFrame, known: AtKnobs, claims: Claims) -> pd.D
     """Keep the rows of released weights that were measured as the method's authors did."""
     protocol = claims.protocols[known.method]
     here = results["released"] & ~results["adaptive"] & (results["scale"] == claims.scale)
-    same = {"method": known.method, "lr": protocol.lr, "crop": protocol.crop}
-    for column, value in same.items():
-        here &= results[column] == value
+    measured = {**protocol.columns(), "method": known.method}
+    for column in ("method", "lr", "crop"):
+        here &= results[column] == measured[column]
     return results[here]
 
 

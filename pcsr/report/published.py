@@ -186,7 +186,7 @@ def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     """
     if points.empty:
         return points
-    asked = claims.protocols[points["method"].iloc[0]].model_dump()
+    asked = claims.protocols[points["method"].iloc[0]].columns()
     own = points[points["main"]].iloc[0]
     for choice in PROTOCOL:
         for value in (asked[choice], own[choice]):

@@ -281,8 +281,8 @@ def knob_text(point: pd.Series) -> str:
 
 
 def lr_text(lr: str) -> str:
-    """Return how LR was stored, as text: ``8-bit`` or ``float``."""
-    return "8-bit" if lr == "8bit" else lr
+    """Return how LR was made, as text: ``8-bit``, ``float``, ``8-bit selfexsr``."""
+    return lr.replace("8bit", "8-bit")
 
 
 def protocol_text(summary: pd.DataFrame) -> str:
@@ -310,7 +310,7 @@ def _sweep(path: Path) -> pd.DataFrame:
     places = path.absolute().parent.parts[-3:]
     sidecar = read_facts(Sidecar, files.sidecar(path))
     frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
-    own = sidecar.protocol.model_dump()
+    own = sidecar.protocol.columns()
     main = (frame[list(own)] == pd.Series(own)).all(axis="columns")
     return frame.assign(main=main, **sidecar.facts()).astype(FACT_TYPES)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from pcsr.errors import UserError
 
+GIT_BLOB = "git_blob"  # a kind of checksum
 SUMS = "SHA256SUMS"  # of a folder of weights; `sha256sum -c` reads it, too
 DEEPEST = 64  # levels of nested JSON; the suite writes fewer than ten
 
@@ -88,8 +90,23 @@ def parse_json(text: str) -> Any:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, 64 hex digits."""
+    return digest(path, "sha256")
+
+
+def digest(path: Path, kind: str) -> str:
+    """Return a checksum of a file's content in hex digits.
+
+    Args:
+        path: the file.
+        kind: a name that ``hashlib`` knows, or ``git_blob`` for the SHA-1 by which git names it.
+            SHA-1 is weaker than SHA-256: two files of the same id can be made on purpose, but not
+            a second one for a given file, which is what a published id is compared with.
+    """
+    total = hashlib.new("sha1" if kind == GIT_BLOB else kind)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if kind == GIT_BLOB:
+            total.update(b"blob %d\0" % os.fstat(file.fileno()).st_size)
+        return hashlib.file_digest(file, lambda: total).hexdigest()
 
 
 def sums(files: list[Path]) -> str:

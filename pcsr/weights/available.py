@@ -16,10 +16,10 @@ from pcsr.config.models import (
     DatasetConfig,
     ExperimentConfig,
     ModelConfig,
-    ReleasedWeights,
     WheelsSource,
 )
 from pcsr.config.options import Suite
+from pcsr.config.released import ReleasedWeights
 from pcsr.data.download import fetch, mirror_folder
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files
@@ -55,6 +55,7 @@ def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
             raw / FOLDER / file.path,
             other_urls=file.other_urls if mirror is None else (),
             sha256=file.sha256,
+            git_blob=file.git_blob,
             mirror=mirror,
             mirror_name=f"{FOLDER}/{file.path}",
             get=released.get,

@@ -15,9 +15,9 @@ from pcsr.config.models import (
     Config,
     DatasetsConfig,
     ExperimentConfig,
-    ReleasedConfig,
     SuiteConfig,
 )
+from pcsr.config.released import ReleasedConfig
 from torture.harness import Attempt, Case, Kind
 
 FILES: tuple[tuple[type[Config], str], ...] = (

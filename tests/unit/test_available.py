@@ -1,6 +1,10 @@
 """What is available on a machine, and how published weights get there."""
 
+import functools
 import hashlib
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from pcsr.config.load import Study, find_released, load_released, load_study
-from pcsr.config.models import ReleasedFile, ReleasedWeights
+from pcsr.config.released import ReleasedFile, ReleasedWeights
+from pcsr.data import download
 from pcsr.errors import UserError
 from pcsr.weights import available
 
@@ -117,6 +122,63 @@ def test_a_download_address_changes_no_identity() -> None:
     assert weights(sha256=None).identity() != weights().identity()
 
 
+def test_a_git_blob_is_part_of_a_files_identity_and_of_no_others() -> None:
+    known = ReleasedWeights(files=(ReleasedFile(path="ARM/a.pth", git_blob="0" * 40),))
+    assert known.identity() == {
+        "files": [{"path": "ARM/a.pth", "sha256": None, "git_blob": "0" * 40}]
+    }
+    assert "git_blob" not in str(weights().identity())
+    for wrong in ("0" * 39, "G" * 40, "0" * 64):
+        with pytest.raises(ValidationError, match="git_blob"):
+            ReleasedFile(path="ARM/a.pth", git_blob=wrong)
+
+
+def test_every_address_has_a_checksum() -> None:
+    files = [file for weights in load_released().values() for file in weights.files]
+    assert [file.path for file in files if file.url and not (file.sha256 or file.git_blob)] == []
+    assert sum(file.git_blob is not None for file in files) == 4
+
+
+def test_released_files_are_held_to_their_git_blob(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    blob = subprocess.run(
+        ["git", "hash-object", "--stdin"], input=BODY, capture_output=True, check=True
+    )
+    (tmp_path / "a.pth").write_bytes(BODY)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        file = ReleasedFile(
+            path="ARM/a.pth",
+            url=f"http://127.0.0.1:{server.server_port}/a.pth",
+            git_blob=blob.stdout.decode().strip(),
+        )
+        right, wrong = (
+            ReleasedWeights(files=(file.model_copy(update={"git_blob": expected}),))
+            for expected in (file.git_blob, "0" * 40)
+        )
+        with pytest.raises(
+            UserError, match=rf"a\.pth: expected git_blob 0+, found {file.git_blob};"
+        ):
+            available.obtain(wrong, raw)
+        assert not (raw / "released/ARM/a.pth").exists()
+        assert available.obtain(right, raw).read_bytes() == BODY
+        monkeypatch.setattr(download, "LARGEST", len(BODY) - 1)
+        (raw / "released/ARM/a.pth").write_bytes(b"other")  # a wrong copy is downloaded again
+        with pytest.raises(UserError, match="expected at most 6 bytes, the server sends 7"):
+            available.obtain(right, raw)
+        server.shutdown()
+
+
+def test_a_users_own_copy_is_held_to_its_git_blob(raw: Path) -> None:
+    put(raw / "released/ARM/a.pth", b"other")
+    known = ReleasedWeights(files=(ReleasedFile(path="ARM/a.pth", git_blob="0" * 40),))
+    with pytest.raises(UserError, match=r"a\.pth: expected git_blob 0+, found [0-9a-f]{40}; put"):
+        available.obtain(known, raw)
+
+
 def test_converted_weights_are_there_without_their_file(study: Study, mirror: Path) -> None:
     put(Path("results/released/carn-arm/released/weights.safetensors"))
     assert "carn-arm" not in available.absent_weights(study)
@@ -125,8 +187,7 @@ def test_converted_weights_are_there_without_their_file(study: Study, mirror: Pa
 
 def test_with_a_network_everything_with_an_address_is_available(study: Study, raw: Path) -> None:
     absent = available.absent_weights(study, raw)
-    srresnet = {"srresnet-original", "srresnet-pcsr", "srresnet-classsr", "srresnet-arm"}
-    assert set(absent) == srresnet | {"fsrcnn-classsr", "carn-classsr"}
+    assert set(absent) == {"fsrcnn-classsr", "carn-classsr", "srresnet-classsr"}
     assert "released/ClassSR/ClassSR_CARN.pth" in absent["carn-classsr"]
     assert "README" in absent["carn-classsr"]
     assert set(available.absent_test_sets(study, raw)) == {"kodak24"}  # a folder that users fill

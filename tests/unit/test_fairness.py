@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcsr.report import curves, fairness
+from pcsr.report import choices, curves, fairness
 from pcsr.report.curves import Curve, Estimate
 
 IMAGES = 12
@@ -166,11 +166,11 @@ def test_flops_are_split_into_routing_and_overlap():
 
 
 def test_the_protocol_is_worth_what_it_adds():
-    effects = fairness.protocol_effects(
+    effects = choices.protocol_effects(
         results().assign(curve=results()["method"]), fairness.selected(points())
     )
     said = {(r["Choice"], r["Method"]): r for _, r in effects.iterrows()}
-    float_lr, refined = (fairness.CHOICES[name][0] for name in ("lr", "refine"))
+    float_lr, refined = (choices.CHOICES[name][0] for name in ("lr", "refine"))
     assert set(said) == {(float_lr, "original"), (float_lr, "pcsr"), (refined, "pcsr")}
     assert said[float_lr, "pcsr"]["PSNR-RGB (dB)"] == "0.030 [0.030, 0.030]"
     assert said[float_lr, "pcsr"]["GFLOPs"] == "+1.00"

@@ -17,9 +17,9 @@ from pcsr.config.models import (
     DatasetsConfig,
     ExperimentConfig,
     HeadConfig,
-    ReleasedConfig,
     SuiteConfig,
 )
+from pcsr.config.released import ReleasedConfig
 from pcsr.errors import UserError
 
 

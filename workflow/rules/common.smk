@@ -10,6 +10,7 @@ from snakemake.utils import min_version, validate
 from pcsr import escape, registry
 from pcsr.storage import files
 from pcsr.config.load import fingerprint, load_study, read_yaml
+from pcsr.config.models import MATLAB
 from pcsr.errors import UserError
 from pcsr.weights import available
 
@@ -231,4 +232,7 @@ ONE_GPU = min(suite.gpus, 1)
 # paths may hold what a shell would run.
 PROTOCOL_OPTIONS = ["--lr", protocol.lr, "--crop", protocol.crop]
 PROTOCOL_OPTIONS += ["--refine" if protocol.refine else "--no-refine"]
+# Named only where it is not the default: other arguments would measure everything again.
+if protocol.degradation != MATLAB:
+    PROTOCOL_OPTIONS += ["--degradation", protocol.degradation]
 BOTH_WAYS_OPTIONS = ["--both-ways", *suite.both_ways] if suite.both_ways else []

@@ -1,0 +1,85 @@
+"""What each choice of the protocol is worth: points measured both ways, all else unchanged."""
+
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from pcsr.config.models import MATLAB, Bicubic
+from pcsr.report.curves import Estimate, estimate
+from pcsr.report.tables import markdown
+from pcsr.report.tidy import PROTOCOL, knob_text
+
+CHOICES = {  # choice of the protocol -> (what it is called, value, value it is compared with)
+    "lr": ("float LR instead of 8-bit LR", "float", "8bit"),
+    "refine": ("refined instead of unrefined", True, False),
+    "crop": ("whole image instead of tiles", "none", "tiles"),
+}
+DEGRADATIONS = [  # choices of the column lr, too, for suites that measure them
+    ("lr", (f"LR of {name} instead of {MATLAB}", f"8bit {name}", "8bit"))
+    for name in get_args(Bicubic)
+    if name != MATLAB
+]
+FEW = 2  # knob values of a curve that is compared at each of them
+
+
+def section(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
+    """Return the section of one place; its arguments are those of ``protocol_effects``."""
+    effects = protocol_effects(rows, chosen)
+    head = "### What the protocol is worth\n"
+    measured = set() if effects.empty else set(effects["Choice"])
+    missing = [text for text, *_ in CHOICES.values() if text not in measured]
+    note = f"Not compared: {'; '.join(missing)}.\n" if missing else ""
+    table = "" if effects.empty else markdown(effects, ["Knob", "PSNR-RGB (dB)", "GFLOPs"])
+    return "\n".join(part for part in (head, table, note) if part)
+
+
+def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Measure what each choice of the protocol is worth, all else being the suite's own.
+
+    Args:
+        rows: all results of one place, every protocol.
+        chosen: its selected points. The adaptive decision of each method is added, and all points
+            of curves that have but a few.
+
+    Returns:
+        One row per choice that was measured both ways and point: PSNR difference per image,
+        averaged, with its interval, and difference of the mean GFLOPs (paper).
+    """
+    measured = rows[["curve", "knob", "adaptive"]].drop_duplicates()
+    knobs = measured.groupby("curve")["knob"].transform("nunique")
+    added = measured[measured["adaptive"] | (knobs <= FEW)]
+    points = pd.concat([chosen[["curve", "knob", "adaptive"]], added]).drop_duplicates()
+    own = rows.loc[rows["main"], list(PROTOCOL)].iloc[0]
+    effects = []
+    for choice, (text, value, compared) in [*CHOICES.items(), *DEGRADATIONS]:
+        others = [name for name in PROTOCOL if name != choice]
+        same = rows[(rows[others] == own[others]).all(axis="columns")]
+        for _, point in points.iterrows():
+            of_point = same[_is_at(same, point)].set_index("image")
+            with_, without = (of_point[of_point[choice] == v] for v in (value, compared))
+            if with_.empty or without.empty:
+                continue
+            gained = (with_["psnr_rgb"] - without["psnr_rgb"]).to_numpy()
+            flops = with_["flops_paper"].mean() - without["flops_paper"].mean()
+            effects.append(
+                {
+                    "Choice": text,
+                    "Method": point["curve"],
+                    "Knob": knob_text(point),
+                    "PSNR-RGB (dB)": _mean(gained).text(3),
+                    "GFLOPs": f"{flops / 1e9:+z.2f}",
+                }
+            )
+    return pd.DataFrame(effects)
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    return estimate(lambda some: float(values[some].mean()), len(values))
+
+
+def _is_at(rows: pd.DataFrame, point: pd.Series) -> pd.Series:
+    """Tell which rows are of an operating point; one without a knob equals itself."""
+    same_knob = (rows["knob"] == point["knob"]) | (rows["knob"].isna() & pd.isna(point["knob"]))
+    same_kind = rows["adaptive"] == point["adaptive"]
+    return (rows["curve"] == point["curve"]) & same_knob & same_kind
