@@ -20,6 +20,7 @@ COMMANDS = {
     "Use": {
         "upscale": "pcsr.evaluation.upscale:upscale",
         "demo": "pcsr.evaluation.show:demo",
+        "export": "pcsr.evaluation.export:export",
         "calibrate-knob": "pcsr.evaluation.knob_table:calibrate_knob",
         "import-released": "pcsr.weights.convert:import_released",
         "fetch-released": "pcsr.weights.convert:fetch_released",

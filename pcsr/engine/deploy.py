@@ -6,12 +6,13 @@ half precision channels are padded for tensor cores.
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade
@@ -52,6 +53,17 @@ def _for_cpu(network: FSRCNN) -> FSRCNN:
     if fast.scale is not None:
         fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
     return fast
+
+
+def folded(network: Backbone) -> Backbone:
+    """Return a copy in eval mode with BatchNorm folded, made of plain layers as ``network`` is."""
+    plain = copy.deepcopy(network).eval().requires_grad_(False)
+    for layers in [module for module in plain.modules() if isinstance(module, nn.Sequential)]:
+        for number, (layer, after) in enumerate(pairwise(layers)):
+            if isinstance(layer, nn.Conv2d) and isinstance(after, _BatchNorm):
+                layers[number] = fuse_conv_bn_eval(layer, after)
+                layers[number + 1] = nn.Identity()
+    return plain
 
 
 def widened(network: Backbone) -> Backbone:

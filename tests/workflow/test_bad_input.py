@@ -348,12 +348,15 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
     shutil.copy(weights, other)
     linked = tmp_path / "linked.csv"
     linked.symlink_to(table)
+    exported = tmp_path / "linked.onnx"
+    exported.symlink_to(tensors)
     measured = ("--weights", tensors, "--images", image)
     pair = ("--images", image, "--weights", tensors, other)
     commands: list[tuple[object, ...]] = [
         ("upscale", image, tmp_path, "--weights", other),
         ("upscale", image, image, "--weights", other),
         ("demo", image, "--weights", other, "--out", tmp_path),
+        ("export", tensors, exported),
         ("showcase", *pair, "--routing", image, "--comparison", tmp_path / "c.png"),
         ("showcase", *pair, "--routing", tmp_path / "r.png", "--comparison", image),
         ("calibrate-knob", *measured, "--out", tensors),
