@@ -6,7 +6,7 @@ On a shared CPU only ratios count, so all cases take turns. Outputs are held to 
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
+from pcsr.report.tidy import COUNTS
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method
@@ -340,7 +341,7 @@ def compare(
             "seconds_median": result.median,
             "memory_format": result.memory_format,
             "peak_bytes": result.peak_bytes,
-            **{f"flops_{count}": value for count, value in asdict(case.flops).items()},
+            **{f"flops_{count}": getattr(case.flops, count) for count in COUNTS},
             "time_ratio": result.seconds / reference.seconds,
             "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
             "flops_ratio_engine": case.flops.engine / original.flops.engine,

@@ -43,6 +43,7 @@ COMMANDS = {
         "table": "pcsr.report.tables:table",
         "claims": "pcsr.report.claims:claims",
         "fairness": "pcsr.report.fairness:fairness",
+        "leaderboard": "pcsr.report.leaderboard:leaderboard",
         "inputs": "pcsr.report.inputs:inputs",
         "showcase": "pcsr.evaluation.show:showcase",
         "latency": "benchmarks.latency_page:latency",
