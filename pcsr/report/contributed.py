@@ -23,6 +23,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys((*(f"flops_{count}" for count in COUNTS), *SIZES), (0, MOST)),
     **dict.fromkeys(("units", "lr_pixels", "lr_height", "lr_width"), (1, MOST)),
 }
+LONGEST = 64  # characters of a name; those of a suite have no more
 WORDS = {"lr": get_args(LRBits), "crop": get_args(Crop)}
 IMAGE = ["test_set", "scale", "image", "crop"]
 ONCE = ["experiment", "knob", "adaptive", "test_set", "scale", "image", *PROTOCOL]
@@ -46,6 +47,9 @@ def read(path: Path, results: pd.DataFrame) -> pd.DataFrame:
         if column in rows:
             possible = rows[column].isna() | rows[column].between(low, high)
             _refuse(path, rows, ~possible, column, f"must be from {low:g} to {high:g}")
+    for column in ("experiment", "backbone", "method"):
+        long = ~rows[column].str.len().between(1, LONGEST)
+        _refuse(path, rows, long, column, f"must have 1 to {LONGEST} characters")
     for column, words in WORDS.items():
         _refuse(path, rows, ~rows[column].isin(words), column, f"must be {' or '.join(words)}")
     _refuse(path, rows, rows.duplicated(ONCE), "image", "stands there twice at one knob value")

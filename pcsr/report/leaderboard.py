@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from pcsr import escape
 from pcsr.config import options
+from pcsr.errors import UserError
 from pcsr.report import contributed, frontier, pages, timings
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
@@ -94,11 +95,13 @@ class Models(NamedTuple):
             UserError: a file of others is not what it should be.
         """
         own = results[results["main"]]
-        named = [own.assign(model=own["experiment"], own=True)]
+        named = {"": own.assign(model=own["experiment"], own=True)}
         for path in added:
+            if path.stem in named:
+                raise UserError(f"{path}: another file has this name, too; rename one of them.")
             rows = contributed.read(path, results)
-            named.append(rows.assign(model=rows["experiment"] + f" ({path.stem})", own=False))
-        rows = _common(comparable(pd.concat(named, ignore_index=True)))
+            named[path.stem] = rows.assign(model=rows["experiment"] + f" ({path.stem})", own=False)
+        rows = _common(comparable(pd.concat(named.values(), ignore_index=True)))
         names = rows.drop_duplicates(["experiment", "model"])
         points = pd.concat(
             summarise(rows[rows["model"] == name]).assign(model=name, own=own)
@@ -109,6 +112,11 @@ class Models(NamedTuple):
         notes = [
             f"{model} was not measured on all images of {test_set}, and is left out."
             for test_set, model in dict.fromkeys(zip(few["test_set"], few["model"], strict=True))
+        ]
+        notes += [
+            f"{name}.csv has no model of its own on these test sets by this protocol."
+            for name, rows in named.items()
+            if not set(rows["model"]) & set(points["model"])
         ]
         return cls(points[points["images"] == images].reset_index(drop=True), notes)
 
@@ -225,10 +233,12 @@ def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     """Return the points that were timed, a row for each device, with what was measured there.
 
     A case is of a point if backbone, method and knob are the same, and the weights; where a file
-    does not tell those, it must be the only model of its backbone and method. Several images of a
-    device count as one: time over pixels, and the highest peak.
+    does not tell those, it must be the suite's only model of its backbone and method. Several
+    images of a device count as one: time over pixels, and the highest peak.
     """
-    alone = points.groupby(["backbone", "method"])["model"].transform("nunique") == 1
+    own = points["model"].where(points["own"])
+    alone = own.groupby([points["backbone"], points["method"]]).transform("nunique") == 1
+    alone &= points["own"]
     pairs = points.assign(alone=alone).merge(
         times, on=["backbone", "method"], suffixes=("", "_timed")
     )

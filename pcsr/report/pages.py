@@ -13,6 +13,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; }
 td:first-child, td[style*="right"] { white-space: nowrap; }
 th { border-bottom: 2px solid #888; text-align: left; }
+@media (max-width: 60rem) { table { display: block; overflow-x: auto; } }
 """
 
 
@@ -29,6 +30,7 @@ def html(markdown: str) -> str:
     body = parser.renderer.render(tokens, parser.options, {})
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
 

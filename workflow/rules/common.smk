@@ -198,8 +198,18 @@ def curved():
     return sorted(adaptive) or backbones
 
 
+def measured_by_others(suffix):
+    """What others measured of a suite's test sets and weights, as pull requests bring it."""
+    return sorted(map(str, Path("leaderboard", suite.suite).glob(f"*{suffix}")))
+
+
+def leaderboard_options(wildcards):
+    added, times = measured_by_others(".csv"), measured_by_others(".json")
+    return (["--added", *added] if added else []) + (["--times", *times] if times else [])
+
+
 def report_files():
-    tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md"]
+    tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md", "leaderboard.md"]
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in curved()]
     images = [
         f"{test_sets[0]}/{experiment}-{kind}.png"
