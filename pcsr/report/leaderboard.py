@@ -269,9 +269,14 @@ def page(found: pd.DataFrame, protocol: str, notes: Sequence[str] = ()) -> str:
     sections = ["# Leaderboard\n", f"Protocol: {escape.markdown(protocol)}.\n"]
     sections += [f"{escape.markdown(note)}\n" for note in notes]
     if found.empty:
-        sections.append("No original was measured, and no PSNR was given by --gate.\n")
-    groups = found.groupby([*PLACE, "gate"], sort=False) if len(found) else ()
-    for (test_set, scale, gate), rows in groups:
+        return "\n".join(
+            [*sections, "No original was measured, and no PSNR was given by --gate.\n"]
+        )
+    devices = sorted(found["device"].dropna().unique())
+    numbers = {device: str(number) for number, device in enumerate(devices, start=1)}
+    sections += [f"Device {number}: {escape.markdown(of)}.\n" for of, number in numbers.items()]
+    found = found.assign(device=found["device"].map(numbers))
+    for (test_set, scale, gate), rows in found.groupby([*PLACE, "gate"], sort=False):
         least, images = rows["gate_psnr_rgb"].iloc[0], rows["images"].iloc[0]
         sections.append(f"## {escape.markdown(f'{test_set}, x{scale:g}: {gate}')}\n")
         sections.append(f"At least {least:.3f} dB PSNR-RGB over {images} images.\n")
@@ -342,7 +347,7 @@ the number (*at* ...). Ties share a rank. What was not measured is a dash.
 | Time | seconds per megapixel of SR of the fastest timed point in the gate |
 | Time / original | to the original whose PSNR is matched, on the same device |
 | Peak memory | of live tensors at that point, on top of the weights; grows with the image |
-| Device | what `pcsr bench` ran on; a model has a row for each |
+| Device | what `pcsr bench` ran on, by number; a model has a row for each |
 
 Times and peaks are of the images that `pcsr bench` was given, not of the test set, at the same
 weights and knob value. On a shared CPU only their ratios count.

@@ -9,11 +9,11 @@ from pcsr.storage import files
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 99rem; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; }
 td:first-child, td[style*="right"] { white-space: nowrap; }
 th { border-bottom: 2px solid #888; text-align: left; }
-@media (max-width: 60rem) { table { display: block; overflow-x: auto; } }
+th:first-child, td:first-child { background: #fff padding-box; left: 0; position: sticky; }
 """
 
 
