@@ -10,8 +10,8 @@ Both count a method as it is defined. *engine* counts what a runner executes: th
 less work.
 
 Activations are counted on the way: the elements of the outputs of convolutions, as the field's
-challenges count them, and of linear layers, which are convolutions of 1x1. Products of two computed
-matrices, as in attention, have none.
+challenges count them, and of linear layers, which are convolutions of 1x1. Batches of products, as
+in attention, have none.
 """
 
 from __future__ import annotations
