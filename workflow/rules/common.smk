@@ -204,12 +204,23 @@ def measured_by_others(suffix):
 
 
 def leaderboard_options(wildcards):
-    added, times = measured_by_others(".csv"), measured_by_others(".json")
-    return (["--added", *added] if added else []) + (["--times", *times] if times else [])
+    found = {
+        "--added": measured_by_others(".csv"),
+        "--times": measured_by_others(".json"),
+    }
+    return [
+        word for option in found if found[option] for word in (option, *found[option])
+    ]
 
 
 def report_files():
-    tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md", "leaderboard.md"]
+    tables = [
+        "inputs.md",
+        "operating_points.md",
+        "claims.md",
+        "fairness.md",
+        "leaderboard.md",
+    ]
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in curved()]
     images = [
         f"{test_sets[0]}/{experiment}-{kind}.png"
