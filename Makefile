@@ -49,6 +49,7 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 	@printf '\nFigures:\n'; find $(REPORT) -name '*.png' | sort | sed 's/^/  /'
 	@printf 'Tables:\n  %s\n' $(REPORT)/operating_points.md
 	@printf 'Fair comparisons:\n  %s\n' $(REPORT)/fairness.md
+	@printf 'Leaderboard:\n  %s\n' $(REPORT)/leaderboard.md
 	@printf 'Claims, checked:\n  %s\n' $(REPORT)/claims.md
 	@printf 'Weights and images, and what was not there:\n  %s\n' $(REPORT)/inputs.md
 	@printf 'All of it in one page:\n  %s\n' $(REPORT)/report.html

@@ -5,8 +5,8 @@ On a shared CPU only ratios count, so all cases take turns. Outputs are held to 
 
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
+from pcsr.report.tidy import COUNTS
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method
@@ -91,8 +92,10 @@ def bench(
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     dtype, limit = runtime.dtype_of(precision, picked), runtime.read_bytes(max_memory)
-    plan = Plan(knob, budget, rounds, dtype, profile, steps, limit)
-    methods = [load_method(path)[0] for path in weights]
+    loaded = [load_method(path) for path in weights]
+    methods = [method for method, _ in loaded]
+    names = {method: facts.get("experiment") for method, facts in loaded}
+    plan = Plan(knob, budget, rounds, dtype, profile, steps, limit, names)
     for backbone in fresh:
         models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
         methods += [registry.build(model).eval() for model in models]
@@ -144,6 +147,7 @@ class Plan:
         profiled: whether to profile which operations take the time.
         steps: number of sizes of the growing image.
         limit: bytes of memory that the growing image may use.
+        names: the experiments that weights are of, where they tell.
     """
 
     knobs: Sequence[float] = (0.0,)
@@ -153,6 +157,7 @@ class Plan:
     profiled: bool = False
     steps: int = 0
     limit: float | None = None
+    names: Mapping[Method, str | None] = field(default_factory=dict)
 
     def points(self, original_flops: float) -> dict[str, OperatingPoint]:
         """Return the operating points by name; ``original_flops`` is per LR pixel."""
@@ -169,6 +174,7 @@ class Case:
 
     Attributes:
         backbone, method: of the model.
+        weights: their experiment, if they tell.
         path: "original", "definition" or "engine"; "tiles" for tile methods, as published.
         knob: operating point, as text.
         ready: lays out the weights and returns a function LR (1, 3, h, w) -> SR (1, 3, H, W).
@@ -179,6 +185,7 @@ class Case:
 
     backbone: str
     method: str
+    weights: str | None
     path: str
     knob: str
     ready: Callable[[], Run]
@@ -200,7 +207,7 @@ def cases(
         own = {"default" if method.knobs else "": method.points[0]}
         for text, point in (points if method.unit == "pixel" else own).items():
             try:
-                yield from _cases(method, pair, explored, scale, text, point, plan.precision)
+                yield from _cases(method, pair, explored, scale, text, point, plan)
             except UserError as error:  # an unsupported budget or precision
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
@@ -212,18 +219,18 @@ def _cases(
     scale: float,
     text: str,
     point: OperatingPoint,
-    precision: torch.dtype,
+    plan: Plan,
 ) -> Iterator[Case]:
-    restored = runner(method, precision).run(pair.lr, scale, point)
+    restored = runner(method, plan.precision).run(pair.lr, scale, point)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
-    names = method.config.backbone, method.config.method
+    names = method.config.backbone, method.config.method, plan.names.get(method)
     share = units[-1] / sum(units)
     labels = method.route(explored.scores, point, scale)
     exact = images.to_uint8(method.compose(explored, labels, point))
 
     def fast() -> Run:
-        fastest = runner(method, precision)
+        fastest = runner(method, plan.precision)
         return lambda lr: fastest.run(lr, scale, point).sr
 
     path = {"tile": "tiles", "pixel": "engine", "image": "original"}[method.unit]
@@ -333,6 +340,7 @@ def compare(
             "lr_width": pair.lr.shape[-1],
             "backbone": case.backbone,
             "method": case.method,
+            "weights": case.weights,
             "path": case.path,
             "knob": case.knob,
             "heavy_share": case.share,
@@ -340,7 +348,7 @@ def compare(
             "seconds_median": result.median,
             "memory_format": result.memory_format,
             "peak_bytes": result.peak_bytes,
-            **{f"flops_{count}": value for count, value in asdict(case.flops).items()},
+            **{f"flops_{count}": getattr(case.flops, count) for count in COUNTS},
             "time_ratio": result.seconds / reference.seconds,
             "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
             "flops_ratio_engine": case.flops.engine / original.flops.engine,

@@ -15,6 +15,7 @@ from pcsr.errors import UserError
 from pcsr.report import figures, pages
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
+from pcsr.report.timings import Machine
 from pcsr.storage import files
 
 Measured = dict[str, Any]
@@ -169,9 +170,7 @@ def figure(results: Sequence[Measured]) -> Figure:
 
 
 def _machine(measured: Measured) -> str:
-    facts = measured["provenance"]
-    how = f"{facts['threads']} threads" if facts["device"] == "cpu" else facts["precision"]
-    return f"{facts['device']}, {how}, {facts['machine']}, torch {facts['versions']['torch']}"
+    return Machine.model_validate(measured["provenance"]).text()
 
 
 def markdown(results: Sequence[Measured]) -> str:

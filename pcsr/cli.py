@@ -44,6 +44,7 @@ COMMANDS = {
         "table": "pcsr.report.tables:table",
         "claims": "pcsr.report.claims:claims",
         "fairness": "pcsr.report.fairness:fairness",
+        "leaderboard": "pcsr.report.leaderboard:leaderboard",
         "inputs": "pcsr.report.inputs:inputs",
         "summary": "pcsr.report.summary:summary",
         "showcase": "pcsr.evaluation.show:showcase",

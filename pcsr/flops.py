@@ -8,6 +8,10 @@ statistics from the image five (four without weights), as in fvcore. What is fre
 their output grid, *algorithmic* (that of fvcore and of torch's own counter) on their input grid.
 Both count a method as it is defined. *engine* counts what a runner executes: the same output for
 less work.
+
+Activations are counted on the way: the elements of the outputs of convolutions, as the field's
+challenges count them, and of linear layers, which are convolutions of 1x1. Batches of products, as
+in attention, have none.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -61,25 +65,32 @@ FREE = frozenset(
 
 @dataclass(frozen=True)
 class Flops:
-    """A number of FLOPs in each convention; adds and scales like a number."""
+    """A number of FLOPs in each convention, and of activations; adds and scales like a number."""
 
     paper: float = 0.0
     algorithmic: float = 0.0
     engine: float = 0.0
+    activations: float = 0.0  # of the definition
 
     def __add__(self, other: Flops) -> Flops:
         return Flops(
             self.paper + other.paper,
             self.algorithmic + other.algorithmic,
             self.engine + other.engine,
+            self.activations + other.activations,
         )
 
     def __mul__(self, times: float) -> Flops:
-        return Flops(self.paper * times, self.algorithmic * times, self.engine * times)
+        return Flops(
+            self.paper * times,
+            self.algorithmic * times,
+            self.engine * times,
+            self.activations * times,
+        )
 
     def run_as(self, engine: float) -> Flops:
         """Return the same definition with the FLOPs of another way to execute it."""
-        return Flops(self.paper, self.algorithmic, engine)
+        return replace(self, engine=engine)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flo
         module.train(training)
     counted = meter.counted
     engine = counted["algorithmic"] - (counted["batch_norm"] if folded else 0)
-    return Flops(counted["paper"], counted["algorithmic"], engine)
+    return Flops(counted["paper"], counted["algorithmic"], engine, counted["activations"])
 
 
 @contextmanager
@@ -184,6 +195,7 @@ def _convolution(args: Sequence[Any], result: Tensor) -> Counter[str]:
     return Counter(
         paper=conv_flop_count(source, kernel, grid),
         algorithmic=conv_flop_count(source, kernel, grid, transposed),
+        activations=result.numel(),
     )
 
 
@@ -191,6 +203,11 @@ def _product(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
     """Count a product of matrices (or a vector), which are arguments ``first`` and the next."""
     left, right = args[first : first + 2]
     return _both(2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
+
+
+def _linear(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
+    """Count a linear layer: torch runs it as a product of two matrices, attention as batches."""
+    return _product(first, args, result) + Counter(activations=result.numel())
 
 
 def _elementwise(each: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
@@ -212,15 +229,14 @@ def _batch_norm(args: Sequence[Any], results: Sequence[Tensor]) -> Counter[str]:
 #: Operation -> its FLOPs, given its arguments and its result.
 RULES: Mapping[str, Callable[[Sequence[Any], Any], Counter[str]]] = {
     "aten.convolution": _convolution,
-    **dict.fromkeys(("aten.mm", "aten.bmm", "aten.mv", "aten.dot"), partial(_product, 0)),
-    **dict.fromkeys(
-        (
-            f"aten.{name}{end}"
-            for name in ("addmm", "addbmm", "baddbmm", "addmv")
-            for end in ("", "_")
-        ),
-        partial(_product, 1),
-    ),
+    **dict.fromkeys(("aten.mm", "aten.mv"), partial(_linear, 0)),
+    **dict.fromkeys(("aten.bmm", "aten.dot"), partial(_product, 0)),
+    **{
+        f"aten.{name}{end}": partial(rule, 1)
+        for rule, names in ((_linear, ("addmm", "addmv")), (_product, ("addbmm", "baddbmm")))
+        for name in names
+        for end in ("", "_")
+    },
     "aten._prelu_kernel": partial(_elementwise, 1),
     "aten.native_batch_norm": _batch_norm,
     "aten.cudnn_batch_norm": _batch_norm,

@@ -26,6 +26,7 @@ PRELOADED = (
     "pcsr.training.train",
     "pcsr.report.fairness",
     "pcsr.report.figures",
+    "pcsr.report.leaderboard",
     "baselines.arm",
     "baselines.classsr",
 )

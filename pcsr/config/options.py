@@ -49,6 +49,7 @@ def whole_number(least: int, most: int) -> Parameter:
 KnobValue = Parameter(validator=Number(gte=-KNOB_LIMIT, lte=KNOB_LIMIT))
 Share = Parameter(validator=Number(gt=0, lte=BUDGET_LIMIT))
 Decibels = Parameter(validator=Number(gte=0, lte=DROP_LIMIT))
+PSNR = Parameter(validator=Number(gt=0, lte=100))  # dB
 Seconds = Parameter(validator=Number(gt=0, lte=86400))
 Count = whole_number(1, COUNT_LIMIT)
 CountOrNone = whole_number(0, COUNT_LIMIT)

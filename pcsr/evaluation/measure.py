@@ -102,7 +102,8 @@ def measure(
     everywhere, which no knob may reach; their knob is None.
     ``seconds`` is the time of the dense pass, the same in all rows of the image; it is not a
     latency. ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number
-    of LR pixels processed, which exceeds the image's where tiles overlap.
+    of LR pixels processed, which exceeds the image's where tiles overlap. ``activations`` are those
+    of the routed work, ``parameters`` those of the whole method.
     """
     device = next(method.parameters()).device
     started = time.perf_counter()
@@ -113,6 +114,7 @@ def measure(
     seconds = time.perf_counter() - started
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
+    parameters = sum(parameter.numel() for parameter in method.parameters())
     decisions = [(point, method.route(exploration.scores, point, scale)) for point in points]
     if full:
         everywhere = torch.full_like(exploration.scores[:, 0], method.branches - 1).long()
@@ -141,6 +143,8 @@ def measure(
                 "flops_paper": flops.paper,
                 "flops_algorithmic": flops.algorithmic,
                 "flops_engine": flops.engine,
+                "activations": flops.activations,
+                "parameters": parameters,
                 **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
                 "units": sum(units),
                 "lr_pixels": method.lr_pixels((height, width)),

@@ -36,7 +36,7 @@ from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
-ROWS = 4  # version of the rows; raised when those of an unfinished sweep become incompatible
+ROWS = 5  # version of the rows; raised when those of an unfinished sweep become incompatible
 log = logging.getLogger("pcsr")
 
 

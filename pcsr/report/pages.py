@@ -9,10 +9,11 @@ from pcsr.storage import files
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 99rem; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; }
 td:first-child, td[style*="right"] { white-space: nowrap; }
 th { border-bottom: 2px solid #888; text-align: left; }
+th:first-child, td:first-child { background: #fff padding-box; left: 0; position: sticky; }
 """
 
 
@@ -29,6 +30,7 @@ def html(markdown: str) -> str:
     body = parser.renderer.render(tokens, parser.options, {})
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
 

@@ -61,6 +61,7 @@ FACT_TYPES = {
 }
 UNUSED = ["seconds", "commit"]  # columns of sweeps, and of results that earlier versions made
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
+SIZES = ("activations", "parameters")  # numbers of a sweep that older ones lack
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
 PROTOCOL = ("lr", "crop", "refine")
@@ -178,8 +179,8 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
         (dB), ``ssim``, those of metrics of other packages, ``share_*``, ``units``, ``lr_pixels``,
         ``overlap`` (LR pixels processed over those of the image) and, for each count of FLOPs,
         ``gflops_*`` (1e9 per image) and ``unlapped_*``, the GFLOPs if no pixel were processed
-        twice; ``images``, the number of images, and ``exact``, how many more were left out because
-        they are restored exactly.
+        twice; ``SIZES``, NaN where a sweep lacks them; ``images``, the number of images, and
+        ``exact``, how many more were left out because they are restored exactly.
     """
     left_out = results[_exact(results)].groupby(PLACE)["image"].nunique()
     results = comparable(results)
@@ -194,7 +195,9 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
         *("psnr_rgb", "psnr_y", "ssim", *other_metrics(results)),
         *(*share_columns(results), "units", "lr_pixels", "overlap"),
         *(f"{kind}_{convention}" for kind in ("gflops", "unlapped") for convention in COUNTS),
+        *SIZES,
     ]
+    measured = measured.assign(**{name: np.nan for name in SIZES if name not in measured})
     points = measured.groupby(list(POINT), dropna=False)
     summary = points[measures].mean()
     summary["images"] = points["image"].nunique()
@@ -256,7 +259,7 @@ def share_columns(table: pd.DataFrame) -> list[str]:
 
 def other_metrics(results: pd.DataFrame) -> list[str]:
     """Return the metrics of other packages: columns of numbers that are none of the suite's own."""
-    own = {*RESULT_TYPES, *share_columns(results)}
+    own = {*RESULT_TYPES, *SIZES, *share_columns(results)}
     return [name for name in results.select_dtypes("float") if name not in own]
 
 
@@ -354,4 +357,5 @@ def _ordered(results: pd.DataFrame) -> pd.DataFrame:
     order = [name for name in (*PLACE_TYPES, *SWEEP_TYPES) if name not in shares]
     after_ssim, units = order.index("ssim") + 1, order.index("units")
     head = [*order[:after_ssim], *other_metrics(results), *order[after_ssim:units]]
-    return results[[*head, *shares, *order[units:], *FACT_TYPES]]
+    sizes = [name for name in SIZES if name in results]
+    return results[[*head, *sizes, *shares, *order[units:], *FACT_TYPES]]

@@ -63,7 +63,7 @@ def of_results(name: str, folder: Path) -> None:
     except (OSError, ValueError):
         return
     here("collect", "--sweeps", target, "--out", "all.csv")
-    for command in ("table", "fairness", "claims"):
+    for command in ("table", "fairness", "claims", "leaderboard"):
         here(command, "all.csv", "--out", f"{command}.md")
         page, tags = READER.parse(Path(f"{command}.md").read_text(encoding="utf-8")), Tags()
         assert not {part.type for token in page for part in token.children or []} & MARKUP_TOKENS

@@ -47,6 +47,15 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor], object], int]] = {
     ),
     "conv1d": (lambda x: F.conv1d(x[0], torch.ones(4, H, 3)), 2 * C * 4 * H * 3 * (W - 2)),
 }
+ACTIVATIONS = {  # of what torch runs as layers
+    "matrix and vector": N * C * H,
+    "inner": H * H,
+    "tensordot": C * H * C * H,
+    "in place": H * W,
+    "linear": N * C * H * 9,
+    "grouped": N * C * H * W,
+    "conv1d": C * 4 * (W - 2),
+}
 FREE: dict[str, Callable[[Tensor], object]] = {
     **{
         mode: lambda x, mode=mode: F.interpolate(x, scale_factor=2, mode=mode)
@@ -80,7 +89,8 @@ def test_products_are_counted_however_they_are_written(mode: Callable[[], object
         x = torch.rand(N, C, H, W)
         for name, (function, expected) in PRODUCTS.items():
             counted = flops.count(Calls(function), x)
-            assert counted == flops.Flops(expected, expected, expected), name
+            of_layers = ACTIVATIONS.get(name, 0)
+            assert counted == flops.Flops(expected, expected, expected, of_layers), name
         for name, free in FREE.items():
             assert flops.count(Calls(free), x) == flops.Flops(), name
 
@@ -140,13 +150,16 @@ def test_other_counters_agree(backbone: str) -> None:
     """On convolutions and linear layers, which they know; torch's own and fvcore's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
         network = registry.build(ModelConfig(backbone=backbone, method="original")).network.eval()
         lr = photograph_like(15, 18)
         analysis = FlopCountAnalysis(network, lr)
         analysis.unsupported_ops_warnings(False).tracer_warnings("none")
         multiply_adds = analysis.by_operator()
+        outputs = ActivationCountAnalysis(network, lr)
+        outputs.unsupported_ops_warnings(False).tracer_warnings("none")
+        assert flops.count(network, lr).activations == outputs.total()
     known = 2 * (multiply_adds["conv"] + multiply_adds["linear"] + multiply_adds["addmm"])
     with FlopCounterMode(display=False) as theirs, torch.no_grad():
         network(lr)
@@ -161,6 +174,14 @@ def test_other_counters_agree(backbone: str) -> None:
     with torch.no_grad():
         network(lr)
     assert theirs.get_total_flops() == known == ours - sum(elementwise)
+
+
+@pytest.mark.parametrize(("backbone", "millions"), [("efdn", 111.12), ("safmnv3", 76.69)])
+def test_activations_are_those_of_the_challenge(backbone: str, millions: float) -> None:
+    """NTIRE 2025, 256x256 LR, as SAFMNv3's authors list them."""
+    method = registry.build(ModelConfig(backbone=backbone, method="original"))
+    counted = method.costs((256, 256), 4).total([1])
+    assert counted.activations / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 @pytest.mark.parametrize("backbone", sorted(registry.BACKBONES))

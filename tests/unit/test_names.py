@@ -23,7 +23,18 @@ from pcsr.config.models import DatasetConfig, FolderSource
 from pcsr.data.prepare import make_store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
-from pcsr.report import claims, fairness, figures, inputs, pages, showcase, tables, tidy
+from pcsr.report import (
+    claims,
+    fairness,
+    figures,
+    inputs,
+    leaderboard,
+    pages,
+    showcase,
+    tables,
+    tidy,
+    timings,
+)
 from pcsr.report.published import load_claims
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -120,9 +131,11 @@ def test_pages_have_no_markup_but_their_own(name: str, monkeypatch: pytest.Monke
         update={"models": (model, routed), "images": {columns["test_set"]: 2}, "source": name}
     )
     points = tables.operating_points(tidy.summarise(measured), tidy.other_metrics(measured))
+    models = leaderboard.Models.of(measured)
     for page in (
         claims.claims_markdown(partly, published),
         fairness.fairness_markdown(partly),
+        leaderboard.page(leaderboard.standings(models.points, timings.load([])), name, [name]),
         tables._sections(points, []),
     ):
         kinds = {part.type for token in READER.parse(page) for part in token.children or []}

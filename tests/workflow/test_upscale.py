@@ -16,6 +16,7 @@ from workspace import Workspace
 from pcsr.data.images import read, to_tensor
 from pcsr.engine import memory
 from pcsr.evaluation import knob_table
+from pcsr.report import timings
 from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -158,6 +159,13 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     assert ("carn", "definition", "1") in paths and ("fsrcnn", "original", "") in paths
     assert ("carn", "engine", "budget 0.9") in paths
     assert ("carn", "engine", "budget 0.3") not in paths  # less than light everywhere
+    times = timings.load([out])
+    assert times[["backbone", "method"]].to_numpy().tolist() == [
+        [row["backbone"], row["method"]]
+        for row in rows
+        if row["path"] == "original" or (row["backbone"], row["knob"]) == ("carn", "1")
+        if row["path"] != "definition"
+    ]
     for row in rows:
         if row["path"] == "original":
             assert row["time_ratio"] == row["flops_ratio"] == row["flops_ratio_engine"] == 1

@@ -214,8 +214,29 @@ def times_option(wildcards):
     return ["--times", *times()] if times() else []
 
 
+def measured_by_others(suffix):
+    """What others measured of a suite's test sets and weights, as pull requests bring it."""
+    return sorted(map(str, Path("leaderboard", suite.suite).glob(f"*{suffix}")))
+
+
+def leaderboard_options(wildcards):
+    found = {
+        "--added": measured_by_others(".csv"),
+        "--times": measured_by_others(".json"),
+    }
+    return [
+        word for option in found if found[option] for word in (option, *found[option])
+    ]
+
+
 def report_files():
-    tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md"]
+    tables = [
+        "inputs.md",
+        "operating_points.md",
+        "claims.md",
+        "fairness.md",
+        "leaderboard.md",
+    ]
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in curved()]
     images = [
         f"{test_sets[0]}/{experiment}-{kind}.png"

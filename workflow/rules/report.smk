@@ -135,6 +135,30 @@ rule summary:
         "pcsr summary {input.results:q} {params.times:q} --out {output:q} 2> {log:q}"
 
 
+rule leaderboard:
+    input:
+        "reports/{suite}/results.csv",
+        measured_by_others(".csv"),
+        measured_by_others(".json"),
+    output:
+        html=report(
+            "reports/{suite}/leaderboard.html",
+            caption="../report/leaderboard.rst",
+            category="Tables",
+            labels={"table": "leaderboard"},
+        ),
+        md="reports/{suite}/leaderboard.md",
+        csv="reports/{suite}/leaderboard.csv",
+    log:
+        "results/{suite}/logs/leaderboard.log",
+    benchmark:
+        "results/{suite}/benchmarks/leaderboard.tsv"
+    params:
+        options=leaderboard_options,
+    shell:
+        "pcsr leaderboard {input[0]:q} {params.options:q} --out {output.md:q} 2> {log:q}"
+
+
 rule showcase:
     input:
         original=original_weights,

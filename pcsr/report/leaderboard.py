@@ -1,0 +1,354 @@
+"""The leaderboard: what every model costs at matched PSNR, and its rank under each count."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import pandas as pd
+from cyclopts import Parameter
+
+from pcsr import escape
+from pcsr.config import options
+from pcsr.errors import UserError
+from pcsr.report import contributed, frontier, pages, timings
+from pcsr.report.tables import markdown, rounded
+from pcsr.report.tidy import (
+    REFERENCE,
+    comparable,
+    knob_text,
+    load,
+    protocol_text,
+    summarise,
+    write_csv,
+)
+from pcsr.storage import files
+
+LOSS_DB = 0.05  # that a model may have against the original whose PSNR is matched
+PLACE = ["test_set", "scale"]
+COUNTS = {  # column of a summary -> what the page calls it; the first one sorts
+    "gflops_engine": "executed",
+    "gflops_paper": "paper",
+    "gflops_algorithmic": "algorithmic",
+    "activations": "activations",
+}
+SORTED_BY = "gflops_engine"
+DECIMALS = {
+    "PSNR-RGB (dB)": 3,
+    "GFLOPs (executed)": 2,
+    "GFLOPs (paper)": 2,
+    "GFLOPs (algorithmic)": 2,
+    "Activations (M)": 1,
+    "Parameters (K)": 1,
+    "Time (s/MP)": 3,
+    "Time / original": 2,
+    "Peak memory (MiB)": 0,
+}
+
+
+def leaderboard(
+    results: options.Results,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Markdown to write; .html and .csv beside it")],
+    gate: Annotated[
+        Sequence[float], options.PSNR, Parameter(help="PSNR-RGB in dB to match as well")
+    ] = (),
+    times: Annotated[
+        Sequence[Path], Parameter(help="JSON files that `pcsr bench` made with these weights")
+    ] = (),
+    added: Annotated[
+        Sequence[Path], Parameter(help="results.csv files of models that others measured")
+    ] = (),
+) -> None:
+    """Rank all models at matched PSNR: FLOPs by each count, activations, parameters, time, memory.
+
+    Example: `pcsr leaderboard reports/released/results.csv --gate 24.05 --out mine.md`.
+    """
+    table = out.with_suffix(".csv")
+    files.refuse_overwriting([results, *times, *added], (table, *pages.written(out)))
+    measured = load(results)
+    models = Models.of(measured, added)
+    found = standings(models.points, timings.load(times), gate)
+    write_csv(found, table)
+    pages.write(page(found, protocol_text(measured[measured["main"]]), models.notes), out)
+
+
+class Models(NamedTuple):
+    """Operating points that can be compared, and a sentence on each model that cannot.
+
+    ``points`` are those of ``tidy.summarise`` with the columns ``model``, a name that no two
+    models of a test set share, and ``own``, whether the suite measured it.
+    """
+
+    points: pd.DataFrame
+    notes: list[str]
+
+    @classmethod
+    def of(cls, results: pd.DataFrame, added: Sequence[Path] = ()) -> "Models":
+        """Average over the images of each test set that all models of the suite were measured on.
+
+        Args:
+            results: of the suite, all protocols.
+            added: CSV files that others measured (``contributed.read``).
+
+        Raises:
+            UserError: a file of others is not what it should be.
+        """
+        own = results[results["main"]]
+        named = {"": own.assign(model=own["experiment"], own=True)}
+        for path in added:
+            if path.stem in named:
+                raise UserError(f"{path}: another file has this name, too; rename one of them.")
+            rows = contributed.read(path, results)
+            named[path.stem] = rows.assign(model=rows["experiment"] + f" ({path.stem})", own=False)
+        rows = _common(comparable(pd.concat(named.values(), ignore_index=True)))
+        names = rows.drop_duplicates(["experiment", "model"])
+        points = pd.concat(
+            summarise(rows[rows["model"] == name]).assign(model=name, own=own)
+            for name, own in zip(names["model"], names["own"], strict=True)
+        )
+        images = points.groupby(PLACE)["images"].transform("max")
+        few = points[points["images"] < images]
+        notes = [
+            f"{model} was not measured on all images of {test_set}, and is left out."
+            for test_set, model in dict.fromkeys(zip(few["test_set"], few["model"], strict=True))
+        ]
+        notes += [
+            f"{name}.csv has no model of its own on these test sets by this protocol."
+            for name, rows in named.items()
+            if not set(rows["model"]) & set(points["model"])
+        ]
+        return cls(points[points["images"] == images].reset_index(drop=True), notes)
+
+
+def _common(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the images that every model of the suite was measured on; others may lack some."""
+    own = rows[rows["own"]]
+    models = own.groupby(PLACE)["model"].transform("nunique")
+    measured = own.groupby([*PLACE, "image"])["model"].transform("nunique")
+    return rows.merge(own.loc[measured == models, [*PLACE, "image"]].drop_duplicates())
+
+
+class Gate(NamedTuple):
+    """A PSNR to match: ``least`` in dB, and the original it is relative to, if any."""
+
+    name: str
+    least: float
+    original: str | None
+
+
+def gates(points: pd.DataFrame, levels: Sequence[float] = ()) -> Iterator[Gate]:
+    """Yield the gates of a test set: ``LOSS_DB`` below the original of each backbone, and levels.
+
+    A backbone that nothing adaptive was measured on has none where others have
+    (``frontier.without_lone``), and stands in the tables of those.
+    """
+    originals = points[points["own"] & (points["method"] == REFERENCE)].sort_values("experiment")
+    curved = frontier.without_lone(points[points["own"]])["backbone"]
+    originals = originals[originals["backbone"].isin(curved)].drop_duplicates("backbone")
+    for _, original in originals.sort_values("backbone").iterrows():
+        name = f"{original['backbone']} - {LOSS_DB:g} dB"
+        yield Gate(name, original["psnr_rgb"] - LOSS_DB, original["model"])
+    yield from (Gate(f"{level:g} dB", level, None) for level in levels)
+
+
+def standings(
+    points: pd.DataFrame, times: pd.DataFrame, levels: Sequence[float] = ()
+) -> pd.DataFrame:
+    """Rank all models of each test set and scale at each gate.
+
+    Args:
+        points: ``Models.points``.
+        times: ``timings.load``.
+        levels: PSNR-RGB in dB to match, besides those of the originals.
+
+    Returns:
+        A row per test set, scale, gate, model and device, best first: what ``stand`` returns.
+    """
+    found = []
+    for (test_set, scale), here in points.groupby(PLACE):
+        timed = _timed(here, times)
+        for gate in gates(here, levels):
+            table = stand(here, timed, gate)
+            place = {"test_set": test_set, "scale": scale, "images": here["images"].iloc[0]}
+            matched = {"gate": gate.name, "gate_psnr_rgb": gate.least}
+            for position, (name, value) in enumerate((place | matched).items()):
+                table.insert(position, name, value)
+            found.append(table)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def stand(points: pd.DataFrame, timed: pd.DataFrame, gate: Gate) -> pd.DataFrame:
+    """Rank the models of one test set at one gate, each count by its own cheapest point.
+
+    Args:
+        points: the operating points.
+        timed: those of them that were timed (``_timed``).
+        gate: what they have to reach.
+
+    Returns:
+        A row per model and device: ``model``, ``backbone``, ``method``, ``psnr_best`` (dB, over all
+        points) and ``parameters``; for each of ``COUNTS`` the cost per image of its cheapest point
+        in the gate, with ``rank_*``, ``knob_*`` and ``psnr_rgb_*``; ``device`` and, of the fastest
+        timed point in the gate, ``knob_time``, ``seconds_per_megapixel`` (of SR), ``peak_bytes``
+        and ``time_ratio`` to the gate's original. What was not measured, or not reached, is blank.
+    """
+    table = points.groupby("model").agg(
+        backbone=("backbone", "first"),
+        method=("method", "first"),
+        psnr_best=("psnr_rgb", "max"),
+        parameters=("parameters", "first"),
+    )
+    for cost, name in COUNTS.items():
+        best = _cheapest(_within(points, gate), cost, ["model"]).set_index("model")
+        table[f"rank_{name}"] = best[cost].rank(method="min").astype("Int64")
+        table[cost] = best[cost]
+        table[f"knob_{name}"] = best["text"]
+        table[f"psnr_rgb_{name}"] = best["psnr_rgb"]
+    fastest = _cheapest(_within(timed, gate), "seconds_per_megapixel", ["model", "device"])
+    of_original = fastest[fastest["model"] == gate.original].set_index("device")
+    whole = fastest["device"].map(of_original["seconds_per_megapixel"]).astype("float64")
+    fastest["time_ratio"] = fastest["seconds_per_megapixel"] / whole
+    fastest = fastest.rename(columns={"text": "knob_time"})
+    measured = ["model", "device", "knob_time", "seconds_per_megapixel", "time_ratio", "peak_bytes"]
+    table = table.reset_index().merge(fastest[measured], on="model", how="left")
+    order = [f"rank_{COUNTS[SORTED_BY]}", "psnr_best", "model", "device"]
+    return table.sort_values(order, ascending=[True, False, True, True], ignore_index=True)
+
+
+def _within(points: pd.DataFrame, gate: Gate) -> pd.DataFrame:
+    # Means differ in the last bits of a float; the gate itself still counts as reached.
+    return points[points["psnr_rgb"] >= gate.least - 1e-9]
+
+
+def _cheapest(points: pd.DataFrame, cost: str, of: list[str]) -> pd.DataFrame:
+    """Return the cheapest row of each group; of equally cheap ones that of the highest PSNR."""
+    ordered = points.dropna(subset=[cost]).sort_values([cost, "psnr_rgb"], ascending=[True, False])
+    best = ordered.drop_duplicates(of)
+    texts = [knob_text(point) for _, point in best.iterrows()]
+    return best.assign(text=pd.Series(texts, best.index, dtype="str"))
+
+
+def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that were timed, a row for each device, with what was measured there.
+
+    A case is of a point if backbone, method and knob are the same, and the weights; where a file
+    does not tell those, it must be the suite's only model of its backbone and method. Several
+    images of a device count as one: time over pixels, and the highest peak.
+    """
+    own = points["model"].where(points["own"])
+    alone = own.groupby([points["backbone"], points["method"]]).transform("nunique") == 1
+    alone &= points["own"]
+    pairs = points.assign(alone=alone).merge(
+        times, on=["backbone", "method"], suffixes=("", "_timed")
+    )
+    same_knob = (pairs["knob"] == pairs["knob_timed"]) | pairs[["knob", "knob_timed"]].isna().all(
+        axis="columns"
+    )
+    told = pairs["experiment_timed"].notna()
+    same_weights = (pairs["experiment_timed"] == pairs["experiment"]) | (~told & pairs["alone"])
+    pairs = pairs[same_knob & same_weights & ~pairs["adaptive"]]
+    key = ["model", "scale", "knob", "adaptive", "psnr_rgb", "device"]
+    sums = pairs.groupby(key, dropna=False, as_index=False).agg(
+        seconds=("seconds", "sum"),
+        lr_pixels=("lr_pixels_timed", "sum"),
+        peak_bytes=("peak_bytes", "max"),
+    )
+    megapixels = sums["lr_pixels"] * sums["scale"] ** 2 / 1e6
+    return sums.assign(seconds_per_megapixel=sums["seconds"] / megapixels)
+
+
+def page(found: pd.DataFrame, protocol: str, notes: Sequence[str] = ()) -> str:
+    """Return the page: a table for each test set, scale and gate, and how to read them.
+
+    Args:
+        found: ``standings``.
+        protocol: how everything was measured.
+        notes: sentences on what was left out.
+    """
+    sections = ["# Leaderboard\n", f"Protocol: {escape.markdown(protocol)}.\n"]
+    sections += [f"{escape.markdown(note)}\n" for note in notes]
+    if found.empty:
+        return "\n".join(
+            [*sections, "No original was measured, and no PSNR was given by --gate.\n"]
+        )
+    devices = sorted(found["device"].dropna().unique())
+    numbers = {device: str(number) for number, device in enumerate(devices, start=1)}
+    sections += [f"Device {number}: {escape.markdown(of)}.\n" for of, number in numbers.items()]
+    found = found.assign(device=found["device"].map(numbers))
+    for (test_set, scale, gate), rows in found.groupby([*PLACE, "gate"], sort=False):
+        least, images = rows["gate_psnr_rgb"].iloc[0], rows["images"].iloc[0]
+        sections.append(f"## {escape.markdown(f'{test_set}, x{scale:g}: {gate}')}\n")
+        sections.append(f"At least {least:.3f} dB PSNR-RGB over {images} images.\n")
+        sections.append(_section(rows))
+    return "\n".join([*sections, HOW_TO_READ])
+
+
+def _section(rows: pd.DataFrame) -> str:
+    rank = f"rank_{COUNTS[SORTED_BY]}"
+    reached, short = rows[rows[rank].notna()], rows[rows[rank].isna()].drop_duplicates("model")
+    text = [markdown(_table(reached), [*DECIMALS, *_ranks()])] if len(reached) else []
+    if len(short):
+        best = ", ".join(f"{r['model']} ({r['psnr_best']:.3f} dB)" for _, r in short.iterrows())
+        text.append(f"Not reached by, with their highest PSNR: {escape.markdown(best)}.\n")
+    return "\n".join(text)
+
+
+def _ranks() -> list[str]:
+    return [f"Rank ({name})" for name in COUNTS.values()]
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the standings as text; a knob is named where it is not the one of the first count."""
+    table = pd.DataFrame({"Model": rows["model"]})
+    for title, name in zip(_ranks(), COUNTS.values(), strict=True):
+        table[title] = rows[f"rank_{name}"]
+    first = COUNTS[SORTED_BY]
+    table["Knob"] = rows[f"knob_{first}"]
+    table["PSNR-RGB (dB)"] = rows[f"psnr_rgb_{first}"]
+    knobs = {}
+    for cost, name in COUNTS.items():
+        millions = cost == "activations"
+        title = "Activations (M)" if millions else f"GFLOPs ({name})"
+        table[title] = rows[cost] / (1e6 if millions else 1)
+        knobs[title] = rows[f"knob_{name}"]
+    table["Parameters (K)"] = rows["parameters"] / 1e3
+    table["Time (s/MP)"] = rows["seconds_per_megapixel"]
+    knobs["Time (s/MP)"] = rows["knob_time"]
+    table["Time / original"] = rows["time_ratio"]
+    table["Peak memory (MiB)"] = rows["peak_bytes"] / 2**20
+    table["Device"] = rows["device"]
+    text = rounded(table, DECIMALS)
+    for title, knob in knobs.items():
+        other = knob.notna() & (knob != rows[f"knob_{first}"])
+        text.loc[other.to_numpy(), title] += (" at " + knob[other]).to_numpy()
+    return text
+
+
+HOW_TO_READ = f"""\
+## How to read this page
+
+**Gate.** A table ranks every model that reaches a PSNR: {LOSS_DB:g} dB below that of a backbone's
+original on the same images or, with `--gate`, any number of dB. Each count takes its own cheapest
+*measured* operating point in the gate; nothing is interpolated, so that a finer sweep can only
+lower a cost. Where that point has another knob value than the executed FLOPs', the value follows
+the number (*at* ...). Ties share a rank. What was not measured is a dash.
+
+| column | meaning |
+| :-- | :-- |
+| Model | experiment; of others, with the file they gave |
+| Rank | 1 is the cheapest in the gate by that count |
+| Knob, PSNR-RGB | of the point that executes the fewest FLOPs; ADM is the adaptive decision |
+| GFLOPs (executed) | what the engine executes per image, mean over the images; sorts the table |
+| GFLOPs (paper) | of the definition, transposed convolutions on their output grid |
+| GFLOPs (algorithmic) | of the definition, transposed convolutions on their input grid, as fvcore |
+| Activations | elements of the outputs of convolutions and linear layers, mean per image |
+| Parameters | of the whole model, all its branches and what decides |
+| Time | seconds per megapixel of SR of the fastest timed point in the gate |
+| Time / original | to the original whose PSNR is matched, on the same device |
+| Peak memory | of live tensors at that point, on top of the weights; grows with the image |
+| Device | what `pcsr bench` ran on, by number; a model has a row for each |
+
+Times and peaks are of the images that `pcsr bench` was given, not of the test set, at the same
+weights and knob value. On a shared CPU only their ratios count.
+"""

@@ -1,0 +1,100 @@
+"""Times and peak memory as ``pcsr bench`` measured them, for pages that set them beside PSNR."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ConfigDict, Field
+
+from pcsr import registry
+from pcsr.config.models import Config
+from pcsr.report.tidy import REFERENCE, read_facts
+
+COLUMNS = (
+    *("device", "experiment", "backbone", "method", "knob"),
+    *("image", "seconds", "lr_pixels", "peak_bytes"),
+)
+
+
+class _Read(Config):
+    """What is read of a JSON file that holds more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Case(_Read):
+    """One way to super-resolve one image; ``knob`` is ``""``, ``default``, a number or a budget."""
+
+    image: str
+    lr_height: int = Field(ge=1)
+    lr_width: int = Field(ge=1)
+    backbone: str
+    method: str
+    weights: str | None = None  # their experiment, as far as they tell
+    path: str
+    knob: str
+    seconds: float = Field(gt=0)
+    peak_bytes: int = Field(ge=0)
+
+
+class Machine(_Read):
+    """What the cases of a file ran on."""
+
+    device: str
+    threads: int
+    machine: str
+    precision: str
+    versions: dict[str, str | None]
+    fresh: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Name the device so that equal names mean comparable times."""
+        how = f"{self.threads} threads" if self.device == "cpu" else self.precision
+        return f"{self.device}, {how}, {self.machine}, torch {self.versions.get('torch')}"
+
+
+class Timings(_Read):
+    """A file that ``pcsr bench`` wrote."""
+
+    cases: tuple[Case, ...]
+    provenance: Machine
+
+
+def load(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read what ``pcsr bench`` measured at values of a knob, one row per case: ``COLUMNS``.
+
+    Left out are the reference implementation, budgets, which no sweep measures, and what fresh
+    weights decide, which is chance. ``experiment`` is None where the file does not tell the
+    weights; ``knob`` is NaN for a method without one.
+
+    Raises:
+        UserError: a file is missing, or was not made by ``pcsr bench``; names it and the key.
+    """
+    rows = [row for path in paths for row in _rows(read_facts(Timings, path))]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"knob": "float64"})
+
+
+def _rows(measured: Timings) -> Iterator[Mapping[str, Any]]:
+    fresh = measured.provenance.fresh
+    for case in measured.cases:
+        decided = case.backbone not in fresh or case.method == REFERENCE
+        if decided and case.path != "definition" and not case.knob.startswith("budget"):
+            yield {
+                "device": measured.provenance.text(),
+                "experiment": case.weights,
+                "backbone": case.backbone,
+                "method": case.method,
+                "knob": _knob(case),
+                "image": case.image,
+                "seconds": case.seconds,
+                "lr_pixels": case.lr_height * case.lr_width,
+                "peak_bytes": case.peak_bytes,
+            }
+
+
+def _knob(case: Case) -> float | None:
+    if case.knob == "default":  # tile methods are timed there
+        knob: float | None = registry.resolve("method", case.method).points[0].knob
+        return knob
+    return float(case.knob) if case.knob else None
