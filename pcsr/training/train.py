@@ -17,6 +17,7 @@ from pcsr.storage import files
 from pcsr.training import crop_classes
 from pcsr.training import run as training
 from pcsr.weights import checkpoint
+from pcsr.weights.load import fill_network
 
 
 def train(
@@ -26,7 +27,10 @@ def train(
     *,
     suite: Suite,
     out: Annotated[Path, Parameter(help="weights file to write")],
-    init: Annotated[Path | None, Parameter(help="weights of the previous stage")] = None,
+    init: Annotated[
+        Path | None,
+        Parameter(help="weights of the previous stage, or of the experiment's init"),
+    ] = None,
     calibration: Annotated[
         Path | None, Parameter(help="classes of crops, for a stage with a crop_class")
     ] = None,
@@ -62,12 +66,9 @@ def train(
     if stage not in setup.stages:
         raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
     before = setup.stage_before(stage)
-    if (before is None) != (init is None):
-        need = (
-            f"starts from stage '{before}': give its weights as"
-            if before
-            else "starts afresh: drop"
-        )
+    source = f"stage '{before}'" if before else setup.init
+    if (source is None) != (init is None):
+        need = f"starts from {source}: give its weights as" if source else "starts afresh: drop"
         raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
     crop_class = setup.stages[stage].crop_class
     if (crop_class is None) != (calibration is None):
@@ -89,8 +90,10 @@ def train(
             f"configs/experiments/{experiment}.yaml: table: {setup.model.method} "
             f"{'needs' if has_table else 'keeps no'} table; {need}."
         )
-    if init is not None:
+    if init is not None and before:
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
+    elif init is not None:
+        fill_network(method, init)
     store = Store.open(Path(files.prepared(study.suite.train_set)))
     scale = setup.model.scale
     only = None

@@ -71,6 +71,15 @@ def weights(study: Study, experiment: str) -> str:
     return files.weights(study.suite.suite, experiment, study.final(experiment))
 
 
+def initial_weights(study: Study, experiment: str, stage: str) -> str | None:
+    """Return the path of the weights that a stage starts from, or None if it starts afresh."""
+    setup = study.experiments[experiment]
+    before = setup.stage_before(stage)
+    if before is None:
+        return weights(study, setup.init) if setup.init else None
+    return files.weights(study.suite.suite, experiment, before)
+
+
 @dataclass(frozen=True)
 class Present:
     """What of a study can be measured here; what cannot, as name -> reason."""
