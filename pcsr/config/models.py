@@ -138,7 +138,7 @@ class StageConfig(Config):
     )
     freeze: tuple[str, ...] = Field(
         default=(),
-        description="modules that this stage would train and that stay as they are, such as encoder",
+        description="modules that stay as they are, though this stage trains them, such as encoder",
     )
     compile: bool = Field(
         default=False, description="compile the step, and on a single GPU capture it as CUDA graphs"
