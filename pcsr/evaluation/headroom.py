@@ -1,0 +1,264 @@
+"""What is left to save: where backbones spend their FLOPs, and what perfect routing would save.
+
+An *oracle* decides with the HR image at hand: each unit takes the branch with the least error and
+cost, weighed by a price. A router has to guess what the oracle sees, so that the oracle's curve is
+an upper bound: tight for tiles, loose for pixels, where it also picks the branch that is better by
+chance.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pcsr import escape, registry, runtime
+from pcsr.config.load import load_experiment
+from pcsr.config.models import ModelConfig, ProtocolConfig
+from pcsr.config.options import CORES, Device, HRImages, MarkdownOut, Threads, WeightsFiles
+from pcsr.data import images as pixels
+from pcsr.data.test_images import open_images
+from pcsr.errors import UserError
+from pcsr.evaluation.measure import Pair, Row, everywhere, explore, make_pair, rows_of
+from pcsr.geometry import TILE
+from pcsr.methods.base import Exploration, Method
+from pcsr.methods.original import PAPER as ORIGINALS
+from pcsr.methods.original import Original
+from pcsr.methods.pcsr import PAPER, PCSR
+from pcsr.metrics import psnr_rgb, shave_for
+from pcsr.report import pages
+from pcsr.report.curves import Curve, estimate
+from pcsr.report.tables import markdown
+from pcsr.routing import OperatingPoint
+from pcsr.storage import files
+from pcsr.weights.load import load_method
+
+LOSS = 0.05  # dB
+# dB that the whole cost has to gain, as ENAF's eta. The last takes the cheapest branch.
+PRICES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 1000.0)
+FULL, ROUTER, ORACLE = "full", "its router", "an oracle"
+COUNTS = {"paper": "paper", "engine": "executed", "once": "executed, no pixel twice"}
+HEADS = "span-pcsr"  # experiment whose heads stand for those of backbones that no paper has any for
+
+
+def headroom(
+    *,
+    weights: WeightsFiles,
+    images: HRImages,
+    out: MarkdownOut,
+    device: Device = "auto",
+    threads: Threads = CORES,
+) -> None:
+    """Show where backbones spend their FLOPs, and what an oracle would save by a method's branches.
+
+    The weights are an original and the methods to compare with it, of one backbone and scale.
+
+    Example: `pcsr headroom --weights span.safetensors span-enaf.safetensors --images
+    data/prepared/kodak24 --out headroom.md`.
+    """
+    files.refuse_overwriting((*weights, images), pages.written(out))
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    methods = [runtime.move(load_method(path)[0], picked) for path in weights]
+    _require_comparable(methods)
+    scale, test = methods[0].config.scale, open_images(images)
+    rows: list[Row] = []
+    for number in runtime.progress(range(len(test)), "headroom"):
+        pair = make_pair(test[number], scale, ProtocolConfig(refine=False))
+        rows += [row for method in methods for row in decided(method, pair)]
+    page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
+    page.append(f"Images: {len(test)} of {escape.markdown(str(images))}.\n")
+    page.append(markdown(savings(pd.DataFrame(rows)), SAVINGS))
+    pages.write("\n".join(page), out)
+
+
+def _require_comparable(methods: Sequence[Method]) -> None:
+    """Refuse weights other than one original and methods on its backbone, at its scale."""
+    kinds = {(method.config.backbone, method.config.scale) for method in methods}
+    originals = [method for method in methods if isinstance(method, Original)]
+    if len(kinds) > 1 or len(originals) != 1 or len(methods) < 2:
+        raise UserError(
+            "--weights: give one original and the methods to compare with it, all of one backbone "
+            "and scale."
+        )
+
+
+def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
+    """Return the squared error of every branch in every unit, (M, units), float64.
+
+    In levels of 8 bit, summed over a unit's pixels and channels; the border that PSNR leaves out
+    is no error. Where tiles overlap, a pixel belongs to the nearest one.
+    """
+    scale, shave = method.config.scale, shave_for(method.config.scale)
+    numbers = torch.arange(exploration.scores[:, 0].numel()).view_as(exploration.scores[:, 0])
+    unit = method.pixel_labels(numbers, exploration.lr_size, scale)[0]
+    unit = unit.expand(pair.hr.shape[:2])[shave:-shave, shave:-shave].flatten().cpu()
+    found = []
+    for branch in range(method.branches):
+        labels = everywhere(exploration, branch)
+        sr = pixels.to_uint8(method.compose(exploration, labels, OperatingPoint()))
+        apart = torch.from_numpy(sr.astype(np.float64) - pair.hr)[shave:-shave, shave:-shave]
+        of_pixel = apart.square().sum(dim=-1).flatten()
+        found.append(torch.bincount(unit, of_pixel, minlength=numbers.numel()))
+    return torch.stack(found)
+
+
+def oracle(error: Tensor, cost: Sequence[float], price: float) -> Tensor:
+    """Choose the branch of each unit by its true error: (M, units) -> (units,) int64.
+
+    Minimises the loss of PSNR in dB, to first order, plus ``price`` for the cost. Both are shares
+    of what the most expensive branch has everywhere. On ties the cheapest branch is taken.
+
+    Args:
+        error: squared error of every branch in every unit.
+        cost: FLOPs of a unit in each branch, cheapest first.
+        price: dB for the whole cost.
+    """
+    whole = error[-1].sum().clamp_min(1.0)
+    loss = 10 / np.log(10) * error / whole
+    shares = torch.tensor(cost, dtype=error.dtype)[:, None] / (cost[-1] * error.shape[1])
+    return (loss + price * shares).argmin(dim=0)
+
+
+@torch.no_grad()
+def decided(method: Method, pair: Pair) -> Iterator[Row]:
+    """Yield the rows of a method on an image: in full, by its router, and by an oracle (``by``)."""
+    scale = method.config.scale
+    exploration, _ = explore(method, pair, scale)
+    scores = exploration.scores
+    decisions = {FULL: [(OperatingPoint(), everywhere(exploration, method.branches - 1))]}
+    if method.knobs:
+        points = [OperatingPoint(knob=k) for k in method.fine_knobs or method.knobs]
+        decisions[ROUTER] = [(point, method.route(scores, point, scale)) for point in points]
+        error = errors(method, pair, exploration)
+        cost = [branch.engine for branch in method.costs(exploration.lr_size, scale).branch]
+        decisions[ORACLE] = [
+            (OperatingPoint(knob=price), oracle(error, cost, price).view_as(scores[:, 0]))
+            for price in PRICES
+        ]
+    unrefined = [ProtocolConfig(refine=False)]
+    for by, made in decisions.items():
+        rows = rows_of(method, pair, scale, exploration, made, unrefined, {"psnr_rgb": psnr_rgb})
+        yield from ({**row, "by": by} for row in rows)
+
+
+def savings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what each method needs for a loss, decided by its router and by an oracle.
+
+    Images that some branch restores exactly have no mean PSNR, and are left out.
+
+    Args:
+        rows: of ``decided``, of one original and some methods.
+    """
+    rows = rows[np.isfinite(rows["psnr_rgb"]).groupby(rows["image"]).transform("all")]
+    overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
+    rows = rows.assign(flops_once=rows["flops_engine"] / overlap)
+    original = rows[rows["method"] == "original"]
+    table = []
+    for method, of_method in rows[rows["method"] != "original"].groupby("method", sort=False):
+        for count, counted in COUNTS.items():
+            full = Curve.of(of_method[of_method["by"] == FULL], count)
+            reference = Curve.of(original, count)
+            for by in (ROUTER, ORACLE):
+                curve = Curve.of(of_method[of_method["by"] == by], count)
+                table.append(
+                    {
+                        "Method": str(method),
+                        "Decided by": by,
+                        "FLOPs": counted,
+                        **_needed(curve, full, reference),
+                    }
+                )
+    return pd.DataFrame(table)
+
+
+def _needed(curve: Curve, full: Curve, original: Curve) -> dict[str, str]:
+    def gain(some: NDArray[np.intp]) -> float:
+        return float(full.psnr[some].mean() - original.psnr[some].mean())
+
+    def cost(some: NDArray[np.intp]) -> float:
+        return 100 * float(full.gflops[some].mean() / original.gflops[some].mean())
+
+    def below(target: Curve, some: NDArray[np.intp]) -> float:
+        needed = curve.gflops_at(float(target.psnr[some].mean()) - LOSS, some)
+        return 100 * needed / float(original.gflops[some].mean())
+
+    count = len(original.psnr)
+    return {
+        "In full (dB)": estimate(gain, count).text(3),
+        "In full (%)": estimate(cost, count).text(1),
+        f"{LOSS:g} dB below full (%)": estimate(lambda some: below(full, some), count).text(1),
+        f"{LOSS:g} dB below original (%)": estimate(lambda some: below(original, some), count).text(
+            1
+        ),
+    }
+
+
+def shares(scale: float) -> pd.DataFrame:
+    """Return where the backbones spend their FLOPs, as originals, and what heads would leave."""
+    others = load_experiment(HEADS).model.options
+    table = []
+    for backbone, original in ORIGINALS.items():
+        width = original["width"]
+        options = {**PAPER.get(backbone, others), "width": width}
+        whole = _built(backbone, "original", {"width": width}, scale).costs((TILE, TILE), scale)
+        heads = _built(backbone, "pcsr", options, scale)
+        assert isinstance(heads, PCSR)
+        costs, units = heads.costs((TILE, TILE), scale), round((TILE * scale) ** 2)
+        cost, encoder = whole.total([1]), heads.encoder_flops((TILE, TILE))
+        light, heavy = costs.total([units, 0]), costs.total([0, units])
+        table += [
+            _share(backbone, count, *(getattr(one, count) for one in (cost, encoder, light, heavy)))
+            for count in ("paper", "engine")
+        ]
+    return pd.DataFrame(table)
+
+
+def _built(backbone: str, method: str, options: dict[str, object], scale: float) -> Method:
+    config = ModelConfig(backbone=backbone, method=method, options=options, scale=scale)
+    return registry.build(config, f"{backbone}-{method}")
+
+
+def _share(
+    backbone: str, count: str, whole: float, encoder: float, light: float, heavy: float
+) -> dict[str, str]:
+    return {
+        "Backbone": backbone,
+        "FLOPs": COUNTS[count],
+        "MFLOPs per tile": f"{whole / 1e6:.1f}",
+        "Encoder (%)": f"{100 * encoder / whole:.1f}",
+        "Tail (%)": f"{100 * (1 - encoder / whole):.1f}",
+        "All light (%)": f"{100 * light / whole:.1f}",
+        "All heavy (%)": f"{100 * heavy / whole:.1f}",
+    }
+
+
+SHARES = ("MFLOPs per tile", "Encoder (%)", "Tail (%)", "All light (%)", "All heavy (%)")
+SAVINGS = (
+    "In full (dB)",
+    "In full (%)",
+    f"{LOSS:g} dB below full (%)",
+    f"{LOSS:g} dB below original (%)",
+)
+HEAD = f"""# What is left to save
+
+## Where the FLOPs are
+
+Of a tile of {TILE}x{TILE} LR pixels at x{{scale:g}}, for the original of each backbone. Its tail is
+the most that any method can save which keeps the encoder. *All light* and *all heavy* are PCSR on
+the original's own encoder, by one head everywhere, in percent of the original. Heads and classifier
+are the paper's; for backbones that no paper has any for, those of `{HEADS}`.
+"""
+ORACLES = f"""
+## What an oracle would save
+
+The oracle sees HR. For each unit (a tile, an HR pixel) it takes the branch with the least error and
+cost; no router can do better with the same branches. The bound is loose for pixels: it also picks
+what is better by chance. All FLOPs are in percent of the original's on whole images, those of the
+method's scores included. *In full* is the most expensive branch everywhere, its PSNR beside the
+original's. The last columns are the least FLOPs for a PSNR {LOSS:g} dB below that of the full
+computation, and below the original's; a dash where the curve never has it. Brackets hold 95 %
+bootstrap intervals over the images. Nothing is refined; LR has 8 bit.
+"""
