@@ -1,44 +1,31 @@
-"""What is left to save: where backbones spend their FLOPs, and what perfect routing would save.
+"""What is left to save: where backbones spend their FLOPs, and what perfect routing would save."""
 
-An *oracle* decides with the HR image at hand: each unit takes the branch with the least error and
-cost, weighed by a price. A router has to guess what the oracle sees, so that the oracle's curve is
-an upper bound: tight for tiles, loose for pixels, where it also picks the branch that is better by
-chance.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pcsr import escape, registry, runtime
 from pcsr.config.load import load_experiment
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.config.options import CORES, Device, HRImages, MarkdownOut, Threads, WeightsFiles
-from pcsr.data import images as pixels
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
-from pcsr.evaluation.measure import Pair, Row, everywhere, explore, make_pair, rows_of
+from pcsr.evaluation.measure import Row, make_pair
+from pcsr.evaluation.oracle import FULL, Choice, decided
 from pcsr.geometry import TILE
-from pcsr.methods.base import Exploration, Method
+from pcsr.methods.base import Method
 from pcsr.methods.original import PAPER as ORIGINALS
 from pcsr.methods.original import Original
 from pcsr.methods.pcsr import PAPER, PCSR
-from pcsr.metrics import psnr_rgb, shave_for
 from pcsr.report import pages
 from pcsr.report.curves import Curve, estimate
 from pcsr.report.tables import markdown
-from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 LOSS = 0.05  # dB
-# dB that the whole cost has to gain, as ENAF's eta. The last takes the cheapest branch.
-PRICES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 1000.0)
-FULL, ROUTER, ORACLE = "full", "its router", "an oracle"
 COUNTS = {"paper": "paper", "engine": "executed", "once": "executed, no pixel twice"}
 HEADS = "span-pcsr"  # experiment whose heads stand for those of backbones that no paper has any for
 
@@ -53,95 +40,43 @@ def headroom(
 ) -> None:
     """Show where backbones spend their FLOPs, and what an oracle would save by a method's branches.
 
-    The weights are an original and the methods to compare with it, of one backbone and scale.
+    The first weights are the original that there is something to save on. Of methods on it, both
+    their router and an oracle decide. Of originals, an oracle takes one, or bicubic interpolation,
+    for each tile.
 
-    Example: `pcsr headroom --weights span.safetensors span-enaf.safetensors --images
-    data/prepared/kodak24 --out headroom.md`.
+    Example: `pcsr headroom --weights span.safetensors span-enaf.safetensors fsrcnn.safetensors
+    --images data/prepared/kodak24 --out headroom.md`.
     """
     files.refuse_overwriting((*weights, images), pages.written(out))
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     methods = [runtime.move(load_method(path)[0], picked) for path in weights]
-    _require_comparable(methods)
-    scale, test = methods[0].config.scale, open_images(images)
+    compared, scale, test = _compared(methods), methods[0].config.scale, open_images(images)
     rows: list[Row] = []
     for number in runtime.progress(range(len(test)), "headroom"):
         pair = make_pair(test[number], scale, ProtocolConfig(refine=False))
-        rows += [row for method in methods for row in decided(method, pair)]
+        rows += [row for method in compared for row in decided(method, pair)]
     page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
     page.append(f"Images: {len(test)} of {escape.markdown(str(images))}.\n")
     page.append(markdown(savings(pd.DataFrame(rows)), SAVINGS))
     pages.write("\n".join(page), out)
 
 
-def _require_comparable(methods: Sequence[Method]) -> None:
-    """Refuse weights other than one original and methods on its backbone, at its scale."""
-    kinds = {(method.config.backbone, method.config.scale) for method in methods}
+def _compared(methods: Sequence[Method]) -> list[Method]:
+    """Return the original, the methods on its backbone, and a choice of all originals."""
     originals = [method for method in methods if isinstance(method, Original)]
-    if len(kinds) > 1 or len(originals) != 1 or len(methods) < 2:
+    others = [method for method in methods if not isinstance(method, Original)]
+    first = methods[0]
+    foreign = any(method.config.backbone != first.config.backbone for method in others)
+    twice = len({method.config.method for method in others}) < len(others)
+    scales = {method.config.scale for method in methods}
+    if first not in originals or foreign or twice or len(scales) > 1 or len(methods) < 2:
         raise UserError(
-            "--weights: give one original and the methods to compare with it, all of one backbone "
-            "and scale."
+            "--weights: give an original first, and then different methods on its backbone or "
+            "other originals, all of one scale."
         )
-
-
-def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
-    """Return the squared error of every branch in every unit, (M, units), float64.
-
-    In levels of 8 bit, summed over a unit's pixels and channels; the border that PSNR leaves out
-    is no error. Where tiles overlap, a pixel belongs to the nearest one.
-    """
-    scale, shave = method.config.scale, shave_for(method.config.scale)
-    numbers = torch.arange(exploration.scores[:, 0].numel()).view_as(exploration.scores[:, 0])
-    unit = method.pixel_labels(numbers, exploration.lr_size, scale)[0]
-    unit = unit.expand(pair.hr.shape[:2])[shave:-shave, shave:-shave].flatten().cpu()
-    found = []
-    for branch in range(method.branches):
-        labels = everywhere(exploration, branch)
-        sr = pixels.to_uint8(method.compose(exploration, labels, OperatingPoint()))
-        apart = torch.from_numpy(sr.astype(np.float64) - pair.hr)[shave:-shave, shave:-shave]
-        of_pixel = apart.square().sum(dim=-1).flatten()
-        found.append(torch.bincount(unit, of_pixel, minlength=numbers.numel()))
-    return torch.stack(found)
-
-
-def oracle(error: Tensor, cost: Sequence[float], price: float) -> Tensor:
-    """Choose the branch of each unit by its true error: (M, units) -> (units,) int64.
-
-    Minimises the loss of PSNR in dB, to first order, plus ``price`` for the cost. Both are shares
-    of what the most expensive branch has everywhere. On ties the cheapest branch is taken.
-
-    Args:
-        error: squared error of every branch in every unit.
-        cost: FLOPs of a unit in each branch, cheapest first.
-        price: dB for the whole cost.
-    """
-    whole = error[-1].sum().clamp_min(1.0)
-    loss = 10 / np.log(10) * error / whole
-    shares = torch.tensor(cost, dtype=error.dtype)[:, None] / (cost[-1] * error.shape[1])
-    return (loss + price * shares).argmin(dim=0)
-
-
-@torch.no_grad()
-def decided(method: Method, pair: Pair) -> Iterator[Row]:
-    """Yield the rows of a method on an image: in full, by its router, and by an oracle (``by``)."""
-    scale = method.config.scale
-    exploration, _ = explore(method, pair, scale)
-    scores = exploration.scores
-    decisions = {FULL: [(OperatingPoint(), everywhere(exploration, method.branches - 1))]}
-    if method.knobs:
-        points = [OperatingPoint(knob=k) for k in method.fine_knobs or method.knobs]
-        decisions[ROUTER] = [(point, method.route(scores, point, scale)) for point in points]
-        error = errors(method, pair, exploration)
-        cost = [branch.engine for branch in method.costs(exploration.lr_size, scale).branch]
-        decisions[ORACLE] = [
-            (OperatingPoint(knob=price), oracle(error, cost, price).view_as(scores[:, 0]))
-            for price in PRICES
-        ]
-    unrefined = [ProtocolConfig(refine=False)]
-    for by, made in decisions.items():
-        rows = rows_of(method, pair, scale, exploration, made, unrefined, {"psnr_rgb": psnr_rgb})
-        yield from ({**row, "by": by} for row in rows)
+    choice = [Choice(originals)] if len(originals) > 1 else []
+    return [first, *others, *choice]
 
 
 def savings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -161,12 +96,13 @@ def savings(rows: pd.DataFrame) -> pd.DataFrame:
         for count, counted in COUNTS.items():
             full = Curve.of(of_method[of_method["by"] == FULL], count)
             reference = Curve.of(original, count)
-            for by in (ROUTER, ORACLE):
-                curve = Curve.of(of_method[of_method["by"] == by], count)
+            routed = of_method[of_method["by"] != FULL]
+            for by, decisions in routed.groupby("by", sort=False):
+                curve = Curve.of(decisions, count)
                 table.append(
                     {
                         "Method": str(method),
-                        "Decided by": by,
+                        "Decided by": str(by),
                         "FLOPs": counted,
                         **_needed(curve, full, reference),
                     }

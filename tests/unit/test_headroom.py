@@ -15,6 +15,8 @@ from pcsr.data import images as pixels
 from pcsr.errors import UserError
 from pcsr.evaluation import headroom
 from pcsr.evaluation.measure import Pair, everywhere, explore
+from pcsr.evaluation.oracle import Choice, decided, errors, oracle
+from pcsr.methods.original import Original
 from pcsr.weights import checkpoint
 
 COST = [0.0, 1.0, 4.0]
@@ -31,7 +33,7 @@ def test_the_oracle_weighs_error_and_cost() -> None:
     # The first unit loses 8 and 2 of the total of 2, in dB: 17.4, 4.3; its cost is 1/8 and 1/2.
     choices = {0.0: [2, 0], 11.0: [2, 0], 12.0: [1, 0], 104.0: [1, 0], 105.0: [0, 0]}
     for price, expected in choices.items():
-        assert headroom.oracle(error, COST, price).tolist() == expected
+        assert oracle(error, COST, price).tolist() == expected
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def test_errors_of_units_are_those_of_the_image(method: str) -> None:
     """Summed over units they give each branch's PSNR; a decision by tiles or pixels, its own."""
     made, one = build("fsrcnn", method), pair()
     exploration, _ = explore(made, one, 4)
-    error = headroom.errors(made, one, exploration)
+    error = errors(made, one, exploration)
     count = (4 * 64 - 8) ** 2 * 3
     for branch in range(made.branches):
         sr = pixels.to_uint8(made.compose(exploration, everywhere(exploration, branch), at()))
@@ -52,7 +54,7 @@ def test_errors_of_units_are_those_of_the_image(method: str) -> None:
 @pytest.mark.parametrize("method", ["pcsr", "enaf"])
 def test_no_router_beats_the_oracle(method: str) -> None:
     original, made = build("fsrcnn", "original"), build("fsrcnn", method)
-    rows = pd.DataFrame([row for one in (original, made) for row in headroom.decided(one, pair())])
+    rows = pd.DataFrame([row for one in (original, made) for row in decided(one, pair())])
     of = rows[rows["method"] == method].groupby("by")
     best = {by: group["psnr_rgb"].max() for by, group in of}
     assert best["an oracle"] >= best["its router"] - 1e-3 >= best["full"] - 2e-3
@@ -62,6 +64,21 @@ def test_no_router_beats_the_oracle(method: str) -> None:
     table = headroom.savings(rows)
     assert list(table["Decided by"]) == ["its router", "an oracle"] * 3
     assert set(table["FLOPs"]) == {"paper", "executed", "executed, no pixel twice"}
+
+
+@torch.no_grad()
+def test_a_choice_of_originals_is_each_of_them_on_tiles() -> None:
+    """Cheapest first, whatever the order they are given in; bicubic is free."""
+    large, small = (build("fsrcnn", "original", options={"width": width}) for width in (16, 8))
+    assert isinstance(large, Original) and isinstance(small, Original)
+    choice, lr = Choice([large, small]), torch.rand(1, 3, 32, 32)
+    outputs = list(choice.outputs(lr))
+    torch.testing.assert_close(outputs[1:], [small.network(lr), large.network(lr)])
+    costs = [cost.engine for cost in choice.tile_costs()[1]]
+    assert costs == [0, *(one.costs((32, 32), 4).branch[0].engine for one in (small, large))]
+    rows = pd.DataFrame(decided(choice, pair()))
+    assert set(rows["by"]) == {"full", "an oracle"}
+    assert rows.loc[rows["by"] == "full", "share_2"].tolist() == [1]
 
 
 def test_shares_of_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,5 +105,5 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text()
     assert "| enaf | an oracle | executed |" in text and "| span | paper |" in text
     assert page.with_suffix(".html").exists()
-    with pytest.raises(UserError, match="give one original and the methods to compare"):
+    with pytest.raises(UserError, match="give an original first"):
         headroom.headroom(weights=weights[1:], images=tmp_path / "a.png", out=page)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import build, stage_of
+from models import WIDTHS, build, stage_of
 from torch import Tensor
 
 from pcsr.errors import UserError
@@ -32,11 +32,11 @@ PCSR = {"width": 8, "classifier": {"width": 0, "depth": 0}, **HEADS}
 def test_a_network_starts_from_another_methods(backbone: str, tmp_path: Path) -> None:
     """The encoder alone where there is no tail, and nothing else changes."""
     norm = {"backbone_options": {"batch_norm": False}} if backbone == "carn" else {}
-    original = build(backbone, "original", options={"width": 8}, **norm)
+    original = build(backbone, "original", options={"width": WIDTHS[-1]}, **norm)
     path = saved(original, tmp_path / "original.safetensors")
     network = of(original, "network.")
-    pcsr = build(backbone, "pcsr", options=PCSR, **norm)
-    enaf = build(backbone, "enaf", widths=(2, 4, 8))
+    pcsr = build(backbone, "pcsr", options=PCSR | {"width": WIDTHS[-1]}, **norm)
+    enaf = build(backbone, "enaf")
     for started, prefix in ((pcsr, "encoder."), (enaf, "network.network.")):
         with torch.no_grad():
             for parameter in started.parameters():
