@@ -1,15 +1,17 @@
 """What is left to save: where backbones spend their FLOPs, and what perfect routing would save."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from pcsr import escape, registry, runtime
 from pcsr.config.load import load_experiment
 from pcsr.config.models import ModelConfig, ProtocolConfig
-from pcsr.config.options import CORES, Device, HRImages, MarkdownOut, Threads, WeightsFiles
+from pcsr.config.options import CORES, Count, Device, HRImages, MarkdownOut, Threads, WeightsFiles
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Row, make_pair
@@ -35,6 +37,9 @@ def headroom(
     weights: WeightsFiles,
     images: HRImages,
     out: MarkdownOut,
+    first: Annotated[
+        int | None, Count, Parameter(help="measure the first so many images alone")
+    ] = None,
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> None:
@@ -53,11 +58,15 @@ def headroom(
     methods = [runtime.move(load_method(path)[0], picked) for path in weights]
     compared, scale, test = _compared(methods), methods[0].config.scale, open_images(images)
     rows: list[Row] = []
-    for number in runtime.progress(range(len(test)), "headroom"):
+    count = min(first or len(test), len(test))
+    for number in runtime.progress(range(count), "headroom"):
         pair = make_pair(test[number], scale, ProtocolConfig(refine=False))
         rows += [row for method in compared for row in decided(method, pair)]
     page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
-    page.append(f"Images: {len(test)} of {escape.markdown(str(images))}.\n")
+    whole = f"{len(test)} of {escape.markdown(images.name)}"
+    page.append(
+        f"Images: {whole if count == len(test) else f'the first {count} of the {whole}'}.\n"
+    )
     page.append(markdown(savings(pd.DataFrame(rows)), SAVINGS))
     pages.write("\n".join(page), out)
 

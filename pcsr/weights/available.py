@@ -103,6 +103,9 @@ def present(study: Study) -> Present:
     if not study.suite.leave_out_absent:
         return Present(study.experiments, list(study.suite.test_sets), {}, {})
     missing, test_sets = absent_weights(study), absent_test_sets(study)
+    for name, setup in study.experiments.items():  # each comes after the one that it starts from
+        if setup.init in missing:
+            missing[name] = f"starts from {setup.init}, which is not available"
     experiments = {n: setup for n, setup in study.experiments.items() if n not in missing}
     left = [name for name in study.suite.test_sets if name not in test_sets]
     groups = (("weights", experiments, missing), ("test sets", left, test_sets))
