@@ -136,10 +136,7 @@ class StageConfig(Config):
         "with tensor cores, bf16 also on CPUs with AVX-512 BF16 or AMX (tf32 has no effect on a "
         "CPU)",
     )
-    freeze: tuple[str, ...] = Field(
-        default=(),
-        description="modules that stay as they are, though this stage trains them, such as encoder",
-    )
+    freeze: tuple[str, ...] = Field(default=(), description="modules to keep as they are: encoder")
     compile: bool = Field(
         default=False, description="compile the step, and on a single GPU capture it as CUDA graphs"
     )
@@ -160,11 +157,7 @@ class ExperimentConfig(Config):
 
     model: ModelConfig
     seed: int = Field(default=0, ge=0, lt=2**63, description="of all that chance decides")
-    init: Name | None = Field(
-        default=None,
-        description="experiment, earlier in the suite, with whose network the first stage starts; "
-        "unset: afresh",
-    )
+    init: Name | None = Field(default=None, description="experiment whose network it starts with")
     stages: dict[Name, StageConfig] = Field(min_length=1)
     table: bool = Field(
         default=False, description="fill the method's PSNR table after training (ARM)"
@@ -254,11 +247,7 @@ class SuiteConfig(Config):
         default="trained",
         description="train them, or use those of configs/released.yaml or of weights/",
     )
-    released: tuple[Name, ...] = Field(
-        default=(),
-        description="experiments of a suite that trains which take the weights of "
-        "configs/released.yaml instead",
-    )
+    released: tuple[Name, ...] = Field(default=(), description="experiments as published")
     train_set: Name | None = None
     valid_set: Name | None = None
     valid_images: Count = Field(default=10, description="images per validation")
