@@ -152,10 +152,13 @@ class PCSR(Method):
 
     def cost_shares(self, scale: float) -> list[float]:
         """Return c_j, the share of encoder and head j in the sum over all j (PCSR section 3.3)."""
-        encoder, _, heads = self._flops
-        per_lr_pixel = encoder((TILE, TILE)).paper / TILE**2
-        costs = [per_lr_pixel + head.paper * scale**2 for head in heads]
+        costs = [self._encoder_cost + head.paper * scale**2 for head in self._flops[-1]]
         return [cost / sum(costs) for cost in costs]
+
+    @cached_property
+    def _encoder_cost(self) -> float:
+        """Paper FLOPs of the encoder per LR pixel of a tile."""
+        return self._flops[0]((TILE, TILE)).paper / TILE**2
 
     @cached_property
     def _flops(self) -> tuple[Callable[[tuple[int, int]], Flops], Flops, list[Flops]]:

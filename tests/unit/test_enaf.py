@@ -91,7 +91,10 @@ def test_eta_is_what_the_whole_networks_cost_has_to_gain() -> None:
         counted.route(psnr, at(-1.0), 4)
 
 
-@pytest.mark.parametrize("options", [{"widths": (8, 16)}, {"cost_shares": (0, 1)}, {"exits": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [{"widths": (8, 16)}, {"options": {"cost_shares": (0, 1)}}, {"options": {"exits": 3}}],
+)
 def test_options_that_make_no_network(options: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"model\.options"):
-        build("fsrcnn", "enaf", options=options)
+        build("fsrcnn", "enaf", **options)
