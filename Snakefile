@@ -7,7 +7,8 @@ if suite.weights == "trained":
 
     include: "workflow/rules/train.smk"
 
-elif suite.weights == "released":
+
+if study.released:
 
     include: "workflow/rules/released.smk"
 

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from pcsr.backbones.base import Backbone, shuffle_steps
 from pcsr.backbones.carn import GROUPS
 from pcsr.backbones.fsrcnn import FSRCNN, MAPPING_WIDTH, enlarging
+from pcsr.backbones.span import SPAN
 from pcsr.errors import UserError
 from pcsr.methods.base import MakeBackbone
 
@@ -93,6 +94,11 @@ def _along_fsrcnn(network: FSRCNN, lr: Tensor) -> Iterator[Tensor]:
     yield network.expand(mapped)
 
 
+def _along_span(network: SPAN, lr: Tensor) -> Iterator[Tensor]:
+    """Yield the features after two of the six blocks, after four, and those of the tail."""
+    yield from islice(network.along(lr), 1, None, 2)
+
+
 def _before_tail(network: Backbone, lr: Tensor) -> Iterator[Tensor]:
     """Yield the features before the tail, where all exits leave."""
     features = network.features(lr)
@@ -115,8 +121,24 @@ def _shuffling_exit(network: Backbone, width: int, scale: int, groups: int) -> n
     return nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
 
 
+def _bilinear(network: Backbone, lr: Tensor, scale: int) -> Tensor:
+    return interpolate(lr, scale_factor=scale, mode="bilinear")
+
+
+def _span_exit(network: SPAN, width: int, scale: int) -> nn.Module:
+    """Build a convolution to ``width`` channels, and what SPAN's own tail consists of."""
+    before = network.entry.out_channels
+    return nn.Sequential(
+        nn.Conv2d(before, width, 3, padding=1),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(width, 3 * scale**2, 3, padding=1),
+        nn.PixelShuffle(scale),
+    )
+
+
 # The release has FSRCNN and CARN. SRResNet's exits are CARN's with plain convolutions: where the
-# published ones leave is not known.
+# published ones leave is not known. SPAN's are
+# the suite's own: no paper has any.
 PLACES = {
     "fsrcnn": Places(_along_fsrcnn, _fsrcnn_exit, lambda network, lr, scale: 0.0),
     "carn": Places(
@@ -124,9 +146,6 @@ PLACES = {
         partial(_shuffling_exit, groups=GROUPS),
         lambda network, lr, scale: network.mean,
     ),
-    "srresnet": Places(
-        _before_tail,
-        partial(_shuffling_exit, groups=1),
-        lambda network, lr, scale: interpolate(lr, scale_factor=scale, mode="bilinear"),
-    ),
+    "srresnet": Places(_before_tail, partial(_shuffling_exit, groups=1), _bilinear),
+    "span": Places(_along_span, _span_exit, _bilinear),
 }

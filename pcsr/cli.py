@@ -35,6 +35,7 @@ COMMANDS = {
     },
     "Measure": {
         "sweep": "pcsr.evaluation.sweep:sweep",
+        "headroom": "pcsr.evaluation.headroom:headroom",
         "bench": "benchmarks.latency:bench",
         "training-speed": "benchmarks.training_speed:training_speed",
     },

@@ -3,6 +3,8 @@
 Every convolution is plain: the wider branches that it may be trained as are merged.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -61,15 +63,23 @@ class SPAN(Backbone):
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""
+        *_, fused = self.along(lr)
+        return fused
+
+    def along(self, lr: Tensor) -> Iterator[Tensor]:
+        """Yield the output of each block but the last, (N, channels, h, w), then the features.
+
+        Lazy, so that what leaves earlier costs no block behind it.
+        """
         entry = self.entry((lr - self.mean) * LEVELS)
-        first, inner = self.blocks[0](entry)
-        x = first
+        x = first = self.blocks[0](entry)[0]
         for block in self.blocks[1:]:
+            yield x
             x, inner = block(x)
         # The last block's inner features are read after their activation, as the release does,
         # which activates in place.
         fused: Tensor = self.fuse(torch.cat([entry, self.last(x), first, inner], dim=1))
-        return fused
+        yield fused
 
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``; the mean is not added back."""

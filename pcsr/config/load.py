@@ -43,8 +43,7 @@ class Study:
 
     def final(self, experiment: str) -> str:
         """Name of the step whose weights are evaluated."""
-        published = self.suite.weights == "released"
-        return PUBLISHED if published else self.experiments[experiment].final
+        return PUBLISHED if experiment in self.released else self.experiments[experiment].final
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -202,14 +201,40 @@ def load_study(path: Path) -> Study:
         name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
         for name in suite.experiments
     }
-    published: dict[str, ReleasedWeights] = {}
-    if suite.weights == "released":
-        releases = load_released()
-        where = f"{path}: experiments: {RELEASED}"
-        published = {name: find_released(name, releases, where) for name in experiments}
-    elif suite.weights == "trained":
+    if suite.weights == "trained":
         _check_calibration(path, suite, experiments)
-    return Study(suite, experiments, table, published)
+        _check_init(path, experiments)
+    return Study(suite, experiments, table, _published(path, suite))
+
+
+def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:
+    """Return the experiments of a suite that use published weights, with these."""
+    everything = suite.weights == "released"
+    key, names = ("experiments", suite.experiments) if everything else ("released", suite.released)
+    for name in names:
+        if name not in suite.experiments:
+            raise unknown_name("experiment", name, suite.experiments, f"{path}: {key}")
+    releases = load_released() if names else {}
+    where = f"{path}: {key}: {RELEASED}"
+    return {name: find_released(name, releases, where) for name in names}
+
+
+def _check_init(path: Path, experiments: Mapping[str, ExperimentConfig]) -> None:
+    """Check that experiments start from one of the same backbone, listed before them."""
+    before: list[str] = []
+    for name, experiment in experiments.items():
+        if experiment.init is not None:
+            where = f"configs/experiments/{name}.yaml: init"
+            if experiment.init not in before:
+                listed = f"{where}: {path} has to list it before {name}"
+                raise unknown_name("experiment", experiment.init, before, listed)
+            backbones = experiment.model.backbone, experiments[experiment.init].model.backbone
+            if len(set(backbones)) > 1:
+                raise UserError(
+                    f"{where}: {experiment.init} has the backbone {backbones[1]}, but {name} has "
+                    f"{backbones[0]}; start from one of the same backbone."
+                )
+        before.append(name)
 
 
 def _check_calibration(

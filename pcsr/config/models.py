@@ -139,6 +139,7 @@ class StageConfig(Config):
         "with tensor cores, bf16 also on CPUs with AVX-512 BF16 or AMX (tf32 has no effect on a "
         "CPU)",
     )
+    freeze: tuple[str, ...] = Field(default=(), description="modules to keep as they are: encoder")
     compile: bool = Field(
         default=False, description="compile the step, and on a single GPU capture it as CUDA graphs"
     )
@@ -148,7 +149,10 @@ class StageConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """Return what the weights depend on: everything but the logging and saving intervals."""
-        return self.model_dump(mode="json", exclude={"log_every", "validate_every", "save_every"})
+        apart = {"log_every", "validate_every", "save_every"}
+        if not self.freeze:  # what was begun before there was such a key resumes
+            apart.add("freeze")
+        return self.model_dump(mode="json", exclude=apart)
 
 
 class ExperimentConfig(Config):
@@ -156,6 +160,7 @@ class ExperimentConfig(Config):
 
     model: ModelConfig
     seed: int = Field(default=0, ge=0, lt=2**63, description="of all that chance decides")
+    init: Name | None = Field(default=None, description="experiment whose network it starts with")
     stages: dict[Name, StageConfig] = Field(min_length=1)
     table: bool = Field(
         default=False, description="fill the method's PSNR table after training (ARM)"
@@ -270,6 +275,7 @@ class SuiteConfig(Config):
         default="trained",
         description="train them, or use those of configs/released.yaml or of weights/",
     )
+    released: tuple[Name, ...] = Field(default=(), description="experiments as published")
     train_set: Name | None = None
     valid_set: Name | None = None
     valid_images: Count = Field(default=10, description="images per validation")
@@ -312,7 +318,7 @@ class SuiteConfig(Config):
         given = [key for key in for_training if getattr(self, key) is not None]
         if self.weights == "trained" and not {"train_set", "valid_set"} <= set(given):
             raise ValueError("set train_set and valid_set, or use released or shipped weights")
-        given += ["overrides"] * bool(self.overrides)
+        given += [key for key in ("overrides", "released") if getattr(self, key)]
         if self.weights != "trained" and given:
             raise ValueError(f"{self.weights} weights are not trained: drop {', '.join(given)}")
         return self

@@ -5,7 +5,7 @@ never scores itself.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data import bicubic, images
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
-from pcsr.methods.base import Method, Stage
+from pcsr.methods.base import Exploration, Method, Stage
 from pcsr.metrics import Metric
 from pcsr.routing import OperatingPoint
 
@@ -100,25 +100,51 @@ def measure(
     ``own`` is given, all metrics are computed under that protocol and only PSNR-RGB under others.
     With ``full`` the first rows are those of the full computation, the most expensive branch
     everywhere, which no knob may reach; their knob is None.
-    ``seconds`` is the time of the dense pass, the same in all rows of the image; it is not a
-    latency. ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number
-    of LR pixels processed, which exceeds the image's where tiles overlap. ``activations`` are those
-    of the routed work, ``parameters`` those of the whole method.
+    Columns: see ``rows_of``.
     """
+    exploration, seconds = explore(method, pair, scale)
+    decisions = [(point, method.route(exploration.scores, point, scale)) for point in points]
+    if full:
+        decisions.insert(0, (OperatingPoint(), everywhere(exploration, method.branches - 1)))
+    rows = rows_of(method, pair, scale, exploration, decisions, protocols, measures, own)
+    yield from ({**row, "seconds": seconds} for row in rows)
+
+
+def explore(method: Method, pair: Pair, scale: float) -> tuple[Exploration, float]:
+    """Run every branch on the pair's LR image; return what they gave, and the seconds it took."""
     device = next(method.parameters()).device
     started = time.perf_counter()
-    lr = pair.lr.to(device)
-    exploration = method.explore(lr, scale)
+    exploration = method.explore(pair.lr.to(device), scale)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
+    return exploration, time.perf_counter() - started
+
+
+def everywhere(exploration: Exploration, branch: int) -> Tensor:
+    """Return the decision for one branch in all units, (N, units...) int64."""
+    return torch.full_like(exploration.scores[:, 0], branch, dtype=torch.long)
+
+
+def rows_of(
+    method: Method,
+    pair: Pair,
+    scale: float,
+    exploration: Exploration,
+    decisions: Iterable[tuple[OperatingPoint, Tensor]],
+    protocols: Sequence[ProtocolConfig],
+    measures: Mapping[str, Metric],
+    own: ProtocolConfig | None = None,
+) -> Iterator[Row]:
+    """Yield one row per decision, which is a point and its branch numbers, and protocol.
+
+    ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number of LR
+    pixels processed, which exceeds the image's where tiles overlap. ``activations`` are those of
+    the routed work, ``parameters`` those of the whole method. ``seconds``, which ``measure`` adds,
+    is the time of the dense pass, the same in all rows of the image; it is not a latency.
+    """
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
     parameters = sum(parameter.numel() for parameter in method.parameters())
-    decisions = [(point, method.route(exploration.scores, point, scale)) for point in points]
-    if full:
-        everywhere = torch.full_like(exploration.scores[:, 0], method.branches - 1).long()
-        decisions.insert(0, (OperatingPoint(), everywhere))
     for point, labels in decisions:
         units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
         flops = costs.total(units)
@@ -150,7 +176,6 @@ def measure(
                 "lr_pixels": method.lr_pixels((height, width)),
                 "lr_height": height,
                 "lr_width": width,
-                "seconds": seconds,
             }
 
 
@@ -172,7 +197,7 @@ def validate(
         if stage.branch is None:
             labels = method.route(exploration.scores, point, scale)
         else:
-            labels = torch.full_like(exploration.scores[:, 0], stage.branch, dtype=torch.long)
+            labels = everywhere(exploration, stage.branch)
         sr = images.to_uint8(method.compose(exploration, labels, point))
         psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
         heavy.append(float((labels == method.branches - 1).double().mean()))

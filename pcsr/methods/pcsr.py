@@ -146,6 +146,10 @@ class PCSR(Method):
         branches = zip(heads, per_hr, strict=True)
         return Costs(shared, tuple(head.run_as(per_hr_pixel) for head, per_hr_pixel in branches))
 
+    def encoder_flops(self, lr_size: tuple[int, int]) -> Flops:
+        """Return the FLOPs of the encoder alone for an LR image of a height and width."""
+        return self._flops[0](lr_size)
+
     def cost_shares(self, scale: float) -> list[float]:
         """Return c_j, the share of encoder and head j in the sum over all j (PCSR section 3.3)."""
         costs = [self._encoder_cost + head.paper * scale**2 for head in self._flops[-1]]

@@ -6,7 +6,7 @@ a step waits for the device.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
 from pcsr.engine import blockwise
 from pcsr.engine.deploy import deploy
+from pcsr.errors import UserError
 from pcsr.methods.base import Method, Stage
 
 #: Optimiser state: parameter index -> name -> tensor.
@@ -37,20 +38,40 @@ class Step(nn.Module):
     Args:
         method: holds the weights that the stage starts from.
         part: one of ``method.stages``.
+        freeze: names of modules that it would train and that stay frozen, too.
+
+    Raises:
+        UserError: the stage does not train a module to freeze, or nothing else.
     """
 
-    def __init__(self, method: Method, part: Stage) -> None:
+    def __init__(self, method: Method, part: Stage, freeze: Sequence[str] = ()) -> None:
         super().__init__()
         method.requires_grad_(False).eval()
         blockwise.accelerate(method)
         for module in part.modules:
             module.requires_grad_(True).train()
+        for name in freeze:
+            _freeze(method, name, part)
         self.method = method
         self._loss = part.loss(deploy)
 
     def forward(self, lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
         """Return ``"loss"`` and its parts (``methods.base.Loss``)."""
         return self._loss(lr, hr, drawn)
+
+
+def _freeze(method: Method, name: str, part: Stage) -> None:
+    """Freeze a module that a stage would train."""
+    module = dict(method.named_modules()).get(name)
+    if module is None or not any(p.requires_grad for p in module.parameters()):
+        trained = [n for n, m in method.named_modules() if any(m is one for one in part.modules)]
+        raise UserError(
+            f"stages.{part.name}.freeze: {name} is no module that this stage of "
+            f"{method.config.method} trains; it trains {', '.join(trained)}."
+        )
+    module.requires_grad_(False).eval()
+    if not any(p.requires_grad for p in method.parameters()):
+        raise UserError(f"stages.{part.name}.freeze: nothing is left to train; leave out {name}.")
 
 
 class Loop:
@@ -77,7 +98,7 @@ class Loop:
         self._stage = stage
         self._batches = batches
         self._device = next(method.parameters()).device
-        step = Step(method, part)
+        step = Step(method, part, stage.freeze)
         trained = [p for p in method.parameters() if p.requires_grad]
         self._optimiser = torch.optim.Adam(
             trained, lr=stage.learning_rate, betas=stage.betas, fused=True

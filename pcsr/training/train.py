@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from pcsr import distributed, geometry, registry, runtime
 from pcsr.config.load import load_study
+from pcsr.config.models import ExperimentConfig
 from pcsr.config.options import Device, LogFile, Processes, Suite
 from pcsr.data.store import Store
 from pcsr.data.test_images import open_images
@@ -17,6 +18,7 @@ from pcsr.storage import files
 from pcsr.training import crop_classes
 from pcsr.training import run as training
 from pcsr.weights import checkpoint
+from pcsr.weights.load import fill_network
 
 
 def train(
@@ -26,7 +28,10 @@ def train(
     *,
     suite: Suite,
     out: Annotated[Path, Parameter(help="weights file to write")],
-    init: Annotated[Path | None, Parameter(help="weights of the previous stage")] = None,
+    init: Annotated[
+        Path | None,
+        Parameter(help="weights of the previous stage, or of the experiment's init"),
+    ] = None,
     calibration: Annotated[
         Path | None, Parameter(help="classes of crops, for a stage with a crop_class")
     ] = None,
@@ -61,18 +66,8 @@ def train(
         )
     if stage not in setup.stages:
         raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
-    before = setup.stage_before(stage)
-    if (before is None) != (init is None):
-        need = (
-            f"starts from stage '{before}': give its weights as"
-            if before
-            else "starts afresh: drop"
-        )
-        raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
     crop_class = setup.stages[stage].crop_class
-    if (crop_class is None) != (calibration is None):
-        need = "trains on all crops: drop" if crop_class is None else "trains on one class: give"
-        raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")
+    _require_files(setup, experiment, stage, init, calibration)
     picked = runtime.pick_device(device)
     runtime.set_up(setup.seed, study.suite.threads)
     method = registry.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
@@ -89,8 +84,10 @@ def train(
             f"configs/experiments/{experiment}.yaml: table: {setup.model.method} "
             f"{'needs' if has_table else 'keeps no'} table; {need}."
         )
-    if init is not None:
+    if init is not None and setup.stage_before(stage):
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
+    elif init is not None:
+        fill_network(method, init)
     store = Store.open(Path(files.prepared(study.suite.train_set)))
     scale = setup.model.scale
     only = None
@@ -128,3 +125,22 @@ def train(
             method, stages[stage], setup.stages[stage], setup.seed, store, out, picked, facts, only
         )
         training.train(run, validate, rank, world)
+
+
+def _require_files(
+    setup: ExperimentConfig,
+    experiment: str,
+    stage: str,
+    init: Path | None,
+    calibration: Path | None,
+) -> None:
+    """Ask for the weights and classes of crops that a stage needs, and refuse those it does not."""
+    before = setup.stage_before(stage)
+    source = f"stage '{before}'" if before else setup.init
+    if (source is None) != (init is None):
+        need = f"starts from {source}: give its weights as" if source else "starts afresh: drop"
+        raise UserError(f"{experiment}: stage '{stage}' {need} --init.")
+    on_all = setup.stages[stage].crop_class is None
+    if on_all == (calibration is not None):
+        need = "trains on all crops: drop" if on_all else "trains on one class: give"
+        raise UserError(f"{experiment}: stage '{stage}' {need} --calibration.")

@@ -72,6 +72,15 @@ def weights(study: Study, experiment: str) -> str:
     return files.weights(study.suite.suite, experiment, study.final(experiment))
 
 
+def initial_weights(study: Study, experiment: str, stage: str) -> str | None:
+    """Return the path of the weights that a stage starts from, or None if it starts afresh."""
+    setup = study.experiments[experiment]
+    before = setup.stage_before(stage)
+    if before is None:
+        return weights(study, setup.init) if setup.init else None
+    return files.weights(study.suite.suite, experiment, before)
+
+
 @dataclass(frozen=True)
 class Present:
     """What of a study can be measured here; what cannot, as name -> reason."""
@@ -95,6 +104,9 @@ def present(study: Study) -> Present:
     if not study.suite.leave_out_absent:
         return Present(study.experiments, list(study.suite.test_sets), {}, {})
     missing, test_sets = absent_weights(study), absent_test_sets(study)
+    for name, setup in study.experiments.items():  # each comes after the one that it starts from
+        if setup.init in missing:
+            missing[name] = f"starts from {setup.init}, which is not available"
     experiments = {n: setup for n, setup in study.experiments.items() if n not in missing}
     left = [name for name in study.suite.test_sets if name not in test_sets]
     groups = (("weights", experiments, missing), ("test sets", left, test_sets))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcsr import registry
+from pcsr.backbones.base import Backbone
 from pcsr.config.load import parse
 from pcsr.config.models import ModelConfig
 from pcsr.errors import UserError
@@ -33,6 +34,31 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
     tensors, facts = checkpoint.load(path)
     model = parse(ModelConfig, facts.get("model", {}), f"{path}: model")
     return assemble(model, tensors, str(path)), facts
+
+
+def fill_network(method: Method, path: Path) -> None:
+    """Give a method's network the weights of another method's, for training to start from.
+
+    A tail that the method has no use for is left out; all else stays as it is.
+
+    Raises:
+        UserError: see ``load_method``; or the networks differ, or a method has several.
+    """
+    source, _ = load_method(path)
+    network, tensors = _network(method), _network(source).state_dict()
+    used = {name: tensors[name] for name in network.state_dict() if name in tensors}
+    checkpoint.fill(network, used, str(path))
+
+
+def _network(method: Method) -> Backbone:
+    """Return the one backbone of a method."""
+    networks = [module for module in method.modules() if isinstance(module, Backbone)]
+    if len(networks) != 1:
+        raise UserError(
+            f"{method.config.backbone}-{method.config.method} has {len(networks)} networks, not "
+            "one: it neither starts from another experiment nor is started from; drop init."
+        )
+    return networks[0]
 
 
 def assemble(model: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Method:

@@ -34,7 +34,7 @@ def ship(
 
 
 def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
-    """Copy the final weights of every experiment of a study into a folder; returns the files.
+    """Copy the final weights of every experiment that a study trained; returns the files.
 
     All files of the folder are listed in its ``SHA256SUMS``, which loading holds them to. Each
     description also gets the ``licence`` and the validation ``curve`` of every stage: stage
@@ -43,7 +43,8 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     Raises:
         UserError: weights are missing, or were trained by uncommitted code. Nothing is copied then.
     """
-    found = {folder / f"{name}.safetensors": _trained(study, name) for name in study.experiments}
+    own = [name for name in study.experiments if name not in study.released]
+    found = {folder / f"{name}.safetensors": _trained(study, name) for name in own}
     for target, (tensors, facts) in found.items():
         facts["licence"] = licence
         files.write_json(files.sidecar(target), facts)

@@ -10,8 +10,15 @@ from workspace import ROOT
 
 from pcsr import registry
 from pcsr.config.load import Study, fingerprint, load_study, merge, parse
-from pcsr.config.models import DatasetsConfig, ExperimentConfig, ModelConfig, ProtocolConfig
+from pcsr.config.models import (
+    DatasetsConfig,
+    ExperimentConfig,
+    ModelConfig,
+    ProtocolConfig,
+    StageConfig,
+)
 from pcsr.errors import UserError
+from pcsr.weights import available
 
 EXPERIMENT = {
     "model": {"backbone": "carn", "method": "pcsr"},
@@ -67,7 +74,7 @@ def test_fingerprints_change_with_values_alone() -> None:
     assert fingerprint([experiment]) == fingerprint([same])
 
 
-@pytest.mark.parametrize("suite", ["smoke", "quick", "train-quick", "weights", "paper"])
+@pytest.mark.parametrize("suite", ["smoke", "quick", "train-quick", "weights", "paper", "modern"])
 def test_suites_of_the_repository(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = load_study(Path(f"configs/suites/{suite}.yaml"))
@@ -262,3 +269,54 @@ def test_a_calibration_that_fits(load: Any) -> None:
     # Stages that train on all crops are not concerned: the original keeps its patch.
     assert study.experiments["srresnet-original"].stages["train"].patch == 32
     assert load(experiments=["fsrcnn-pcsr"], calibration=None).suite.calibration is None
+
+
+def test_an_experiment_starts_from_an_earlier_one_of_its_backbone(load: Any) -> None:
+    whole = {"calibration": None, "experiments": ["span-original", "span-pcsr"]}
+    study = load(**whole)
+    paths = [available.initial_weights(study, "span-pcsr", stage) for stage in ("stage0", "stage1")]
+    assert paths[0] == available.weights(study, "span-original")
+    assert paths[1] == "results/mine/span-pcsr/stage0/weights.safetensors"
+    assert available.initial_weights(study, "span-original", "train") is None
+    init = "span-pcsr.yaml: init: "
+    for changes, said in (
+        ({"experiments": ["span-pcsr"]}, "list it before span-pcsr: unknown experiment"),
+        ({"experiments": ["span-pcsr", "span-original"]}, "list it before span-pcsr"),
+        (
+            {
+                "experiments": ["efdn-original", "span-pcsr"],
+                "overrides": {"span-pcsr": {"init": "efdn-original"}},
+            },
+            "efdn-original has the backbone efdn, but span-pcsr has span",
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            load(**whole | changes)
+        assert init in str(error.value) and said in str(error.value)
+
+
+def test_a_suite_that_trains_takes_some_published_weights(load: Any) -> None:
+    whole = {"calibration": None, "experiments": ["span-original", "span-pcsr"]}
+    study = load(**whole, released=["span-original"])
+    assert list(study.released) == ["span-original"]
+    finals = [study.final(name) for name in study.experiments]
+    assert finals == ["released", "stage1"]
+    assert list(load(weights="released", **whole | NOT_TRAINED).released) == ["span-original"]
+    for changes, said in (
+        ({"released": ["span-orignal"]}, "mine.yaml: released: unknown experiment"),
+        ({"released": ["span-pcsr"]}, "released: configs/released.yaml: unknown experiment"),
+        ({"weights": "released", "released": ["span-original"]} | NOT_TRAINED, "drop released"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load(**whole | changes)
+
+
+NOT_TRAINED = {"train_set": None, "valid_set": None, "experiments": ["span-original"]}
+
+
+def test_what_a_stage_freezes_belongs_to_its_identity_and_nothing_does_not() -> None:
+    """Runs that were begun before there was such a key resume."""
+    stage = {"iterations": 10, "learning_rate": 1e-3}
+    plain = StageConfig.model_validate(stage).identity()
+    frozen = StageConfig.model_validate({**stage, "freeze": ["encoder"]}).identity()
+    assert "freeze" not in plain and frozen == {**plain, "freeze": ["encoder"]}

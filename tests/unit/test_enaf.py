@@ -50,6 +50,25 @@ def test_the_estimator_trains_towards_negative_psnr(
 
 
 @torch.no_grad()
+def test_exits_of_span_leave_along_the_way() -> None:
+    """After two and four of its six blocks, and an exit runs none behind it."""
+    enaf = build("span", "enaf", widths=(4, 6, 8))
+    assert isinstance(enaf, ENAF)
+    network, lr = enaf.network.network, torch.rand(1, 3, 8, 8)
+    ran: list[int] = []
+    for number, block in enumerate(network.blocks):  # type: ignore[arg-type]
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    for branch, blocks in ((1, 2), (2, 4), (3, 6)):
+        ran.clear()
+        one = enaf.upscale(branch, lr)
+        assert ran == list(range(blocks))
+        torch.testing.assert_close(one, list(enaf.outputs(lr))[branch])
+    torch.testing.assert_close(enaf.upscale(3, lr), network(lr))
+    costs = [cost.paper for cost in enaf.tile_costs()[1]]
+    assert costs == sorted(set(costs))
+
+
+@torch.no_grad()
 def test_bicubic_of_a_flat_tile_is_worth_a_decibel_more(enaf: ENAF) -> None:
     flat = torch.full((1, 3, 32, 32), 0.3)
     busy = tiles_of(photograph_like(60, 60))[-1:]

@@ -367,6 +367,7 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
         ("train", "x", "stage0", "--suite", page, "--init", tensors, "--out", tensors),
         ("sweep", *measured, "--out", table, "--lr-images", tmp_path),
         ("sweep", *measured, "--out", tmp_path / "u.csv"),  # u.json describes the weights
+        ("headroom", "--weights", tensors, "--images", page, "--out", page),
         ("bench", *measured, facts, "--out", facts),
         ("training-speed", "--suite", page, "--out", facts),
         ("collect", "--sweeps", table, "--out", table),

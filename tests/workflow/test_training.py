@@ -280,6 +280,23 @@ def test_stages_follow_each_other(workspace: Workspace, undisturbed: Path) -> No
     assert not torch.equal(before["classifier.0.weight"], after["classifier.0.weight"])
 
 
+def test_an_experiment_starts_from_the_network_of_another(workspace: Workspace) -> None:
+    """And keeps what its stage freezes: SPAN's encoder, which comes without its tail."""
+    suite = workspace.suite("init", experiments=["span-original", "span-pcsr"])
+    original = workspace.path("init/original.safetensors")
+    network = registry.build(ModelConfig(backbone="span", method="original"))
+    checkpoint.save_weights(original, network, {"model": network.config.model_dump(mode="json")})
+    out = workspace.path("init/weights.safetensors")
+    stage0 = ("train", "span-pcsr", "stage0", "--device", "cpu", "--suite", suite, "--out", out)
+    assert "starts from span-original: give its weights as --init" in workspace.refuse(*stage0)
+    workspace.succeed(*stage0, "--init", original)
+    before, after = load_file(original), load_file(out)
+    encoder = {name: t for name, t in after.items() if name.startswith("encoder.")}
+    assert encoder
+    for name, tensor in encoder.items():
+        assert torch.equal(tensor, before[name.replace("encoder", "network", 1)])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(workspace: Workspace) -> None:
     stages = {
         "*": {"iterations": 30, "batch": 2, "patch": 8, "log_every": 1, "learning_rate": 1e30}

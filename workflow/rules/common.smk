@@ -95,8 +95,8 @@ def released_fingerprint(wildcards):
 
 
 def stage_before(wildcards):
-    before = study.experiments[wildcards.experiment].stage_before(wildcards.stage)
-    return [files.weights(suite.suite, wildcards.experiment, before)] if before else []
+    before = available.initial_weights(study, wildcards.experiment, wildcards.stage)
+    return [before] if before else []
 
 
 def init_option(wildcards):
