@@ -18,7 +18,7 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data import bicubic, images
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
-from pcsr.methods.base import Method, Stage
+from pcsr.methods.base import Exploration, Method, Stage
 from pcsr.metrics import Metric
 from pcsr.routing import OperatingPoint
 
@@ -106,11 +106,27 @@ def measure(
     """
     device = next(method.parameters()).device
     started = time.perf_counter()
-    lr = pair.lr.to(device)
-    exploration = method.explore(lr, scale)
+    exploration = method.explore(pair.lr.to(device), scale)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
+    for row in rows(method, exploration, pair, scale, points, protocols, measures, own, full):
+        yield {**row, "seconds": seconds}
+
+
+@torch.no_grad()
+def rows(
+    method: Method,
+    exploration: Exploration,
+    pair: Pair,
+    scale: float,
+    points: Sequence[OperatingPoint],
+    protocols: Sequence[ProtocolConfig],
+    measures: Mapping[str, Metric],
+    own: ProtocolConfig | None = None,
+    full: bool = False,
+) -> Iterator[Row]:
+    """Yield what ``measure`` does, but for ``seconds``, of an image that is explored already."""
     height, width = pair.lr.shape[-2:]
     costs = method.costs((height, width), scale)
     decisions = [(point, method.route(exploration.scores, point, scale)) for point in points]
@@ -146,7 +162,6 @@ def measure(
                 "lr_pixels": method.lr_pixels((height, width)),
                 "lr_height": height,
                 "lr_width": width,
-                "seconds": seconds,
             }
 
 

@@ -1,0 +1,181 @@
+"""What an explorer page holds of a method: its branches' images, and where each unit changes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcsr import metrics
+from pcsr.config.models import ProtocolConfig
+from pcsr.data.images import to_uint8
+from pcsr.errors import UserError
+from pcsr.evaluation import stops
+from pcsr.evaluation.measure import Pair, Row, points_of, rows
+from pcsr.evaluation.stops import Ranks, Stops
+from pcsr.geometry import TILE, Tiles
+from pcsr.methods.base import Exploration, Method
+from pcsr.methods.tiled import Tiled
+from pcsr.report import curves
+from pcsr.report.curves import Curve, estimate
+from pcsr.report.explorer.page import Planes
+from pcsr.routing import OperatingPoint
+
+STEPS = 501  # of the slider: 0.2 % of the units each
+CONVENTIONS = ("paper", "engine")
+
+
+class Subject:
+    """A method with what its images have in common.
+
+    Args:
+        method: to show.
+        label: its name in the page.
+        scale: HR size / LR size.
+        protocol: how images are measured.
+
+    Raises:
+        UserError: the method decides for whole images.
+    """
+
+    def __init__(self, method: Method, label: str, scale: float, protocol: ProtocolConfig) -> None:
+        if method.branches > 1 and method.unit == "image":
+            raise UserError(
+                f"{label}: it decides for whole images, which an explorer page cannot show; leave "
+                "its weights out."
+            )
+        self.method, self.label, self.scale, self.protocol = method, label, scale, protocol
+        self.knobs = sorted({*method.knobs, *method.fine_knobs})
+        self._stops: Stops | None = None
+        self._ranks: list[list[Ranks]] = []
+        self._rows: list[list[Row]] = []
+
+    @torch.no_grad()
+    def add(self, pair: Pair, planes: Planes) -> dict[str, Any]:
+        """Run every branch on an image, and return what the page needs of it."""
+        lr = pair.lr.to(next(self.method.parameters()).device)
+        exploration = self.method.explore(lr, self.scale)
+        measured = self._measure(exploration, pair)
+        self._rows.append(measured)
+        return {
+            "points": [_point(row) for row in measured],
+            "costs": self._costs(exploration.lr_size),
+            **self._branches(exploration, planes),
+            **(self._routing(exploration, planes) if self.knobs else {}),
+        }
+
+    def summary(self, reference: "Subject | None") -> dict[str, Any]:
+        """Return what the page says of the method, over all images added."""
+        default = self.method.points[0].knob
+        return {
+            "label": self.label,
+            "unit": self.method.unit,
+            "branches": self.method.branches,
+            "segments": self._stops.segments if self._stops else [],
+            "default": default,
+            "track": stops.track(self._ranks, self._stops, self.knobs, STEPS) if self._stops else [],
+            "curve": self._mean_curve(),
+            "verdict": self._verdict(reference, default) if reference and self.knobs else None,
+        }
+
+    def _measure(self, exploration: Exploration, pair: Pair) -> list[Row]:
+        points = points_of(self.method, self.knobs, adaptive=True)
+        measures = {"psnr_rgb": metrics.psnr_rgb}
+        protocols = [self.protocol]
+        return list(
+            rows(self.method, exploration, pair, self.scale, points, protocols, measures)
+        )
+
+    def _costs(self, lr_size: tuple[int, int]) -> dict[str, Any]:
+        costs = self.method.costs(lr_size, self.scale)
+        return {
+            convention: {
+                "shared": getattr(costs.shared, convention),
+                "branch": [getattr(branch, convention) for branch in costs.branch],
+            }
+            for convention in CONVENTIONS
+        }
+
+    def _branches(self, exploration: Exploration, planes: Planes) -> dict[str, Any]:
+        """Store the images of the branches; of a tile method, tile under tile."""
+        if isinstance(self.method, Tiled):
+            tiles = Tiles(1, exploration.lr_size)
+            side = exploration.candidates.shape[-1]
+            under = exploration.candidates.movedim(2, -1).flatten(1, 2).cpu().numpy()
+            factor = side // TILE
+            return {
+                "side": side,
+                "rows": [row * factor for row in tiles.rows],
+                "columns": [column * factor for column in tiles.columns],
+                "images": [planes.add(branch) for branch in under],
+            }
+        everywhere = torch.zeros_like(exploration.scores[:, 0], dtype=torch.long)
+        composed = (
+            self.method.compose(exploration, everywhere + branch, OperatingPoint())
+            for branch in range(self.method.branches)
+        )
+        return {"images": [planes.add(to_uint8(image)) for image in composed]}
+
+    def _routing(self, exploration: Exploration, planes: Planes) -> dict[str, Any]:
+        scores = exploration.scores.cpu()
+        if self._stops is None:
+            rising = stops.saves_when_rising(self.method, scores, self.scale, self.knobs)
+            self._stops = stops.stops_of(self.knobs, rising)
+        ranks = stops.ranks(self.method, scores, self.scale, self._stops)
+        self._ranks.append(ranks)
+        if self.method.unit == "tile":
+            return {"ranks": [rank.ravel().tolist() for rank in ranks]}
+        return {"ranks": [planes.add(rank) for rank in ranks]}
+
+    def _curve(self) -> Curve:
+        """Return PSNR and GFLOPs at the swept points of the images, without exact ones."""
+        swept = [[row for row in of if not row["adaptive"]] for of in self._rows]
+        psnr, flops = (
+            np.array([[row[name] for row in of] for of in swept], dtype=float)
+            for name in ("psnr_rgb", "flops_paper")
+        )
+        kept = metrics.comparable(psnr)
+        return Curve(psnr[kept], flops[kept] / 1e9)
+
+    def _mean_curve(self) -> list[dict[str, Any]]:
+        curve = self._curve()
+        knobs: Sequence[float | None] = self.knobs or [None]
+        return [
+            {"knob": knob, "psnr": float(psnr), "gflops": float(gflops)}
+            for knob, psnr, gflops in zip(
+                knobs, curve.psnr.mean(axis=0), curve.gflops.mean(axis=0), strict=True
+            )
+        ]
+
+    def _verdict(self, reference: "Subject", default: float | None) -> dict[str, Any]:
+        """Compare with the original: at the default point, and at equal PSNR."""
+        curve, original = self._curve(), reference._curve()
+        at = self.knobs.index(default)  # type: ignore[arg-type]
+        images = len(curve.psnr)
+        gain = estimate(lambda some: float((curve.psnr[some, at] - original.psnr[some, 0]).mean()), images)
+        share = estimate(
+            lambda some: float(
+                100 * curve.gflops[some, at].mean() / original.gflops[some, 0].mean()
+            ),
+            images,
+        )
+        equal = {
+            loss: estimate(
+                lambda some, loss=loss: curves.percent_needed(curve, original, loss, some), images
+            )
+            for loss in (0.0, 0.1)
+        }
+        estimates = {"gain": gain, "share": share, "equal": equal[0.0], "close": equal[0.1]}
+        return {
+            name: [of.value, of.low, of.high] for name, of in estimates.items()
+        }
+
+
+def _point(row: Row) -> dict[str, Any]:
+    """Return an operating point of an image as the page shows it."""
+    return {
+        "knob": row["knob"],
+        "adaptive": row["adaptive"],
+        "psnr": row["psnr_rgb"],
+        "gflops": row["flops_paper"] / 1e9,
+    }
