@@ -5,13 +5,15 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import websocket
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -124,36 +126,37 @@ class Page:
         return {one["request"]["url"].partition(":")[0] for one in sent}
 
 
-def find() -> str | None:
-    """Return the browser's path."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-def require() -> None:
-    """Skip without a browser, but not where one is required."""
-    if find() is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium: apt-get install chromium")
+def require() -> str:
+    """Return the browser's path; without one skip the test, or fail it in CI."""
+    for name in BROWSERS:
+        if found := shutil.which(name):
+            return found
+    if os.environ.get("CI") or os.environ.get("PCSR_REQUIRE_SHARED") == "1":
+        pytest.fail("the explorer's tests need Chromium: apt-get install chromium")
+    pytest.skip("no Chromium: apt-get install chromium")
 
 
 @contextmanager
 def page(folder: Path) -> Iterator[Page]:
-    """Start a browser with a fresh profile and yield its page."""
-    browser = find()
-    assert browser, "Chromium is missing: apt-get install chromium"
-    command = [browser, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    """Start a browser with a fresh profile in a folder, and yield its page."""
+    command = [require(), *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert process.stderr
-        address = next(line.split()[-1] for line in process.stderr if "DevTools listening" in line)
-        main = websocket.create_connection(address, timeout=WAIT)
-        main.send(json.dumps({"id": 0, "method": "Target.getTargets"}))
-        targets = json.loads(main.recv())["result"]["targetInfos"]
-        target = next(one["targetId"] for one in targets if one["type"] == "page")
-        main.close()
-        tab = address.replace("/browser/", "/page/").rpartition("/")[0] + f"/{target}"
-        socket = websocket.create_connection(tab, timeout=WAIT)
-        yield Page(socket)
-        socket.close()
+        port = _port(folder / "DevToolsActivePort")
+        tabs = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=WAIT).json()
+        address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+        with closing(websocket.create_connection(address, timeout=WAIT)) as socket:
+            yield Page(socket)
     finally:
         process.terminate()
         process.wait(timeout=WAIT)
+
+
+def _port(file: Path) -> int:
+    """Return the port that the browser says it listens on, once it does."""
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end:
+        if file.exists() and (lines := file.read_text(encoding="ascii").split()):
+            return int(lines[0])
+        time.sleep(0.05)
+    raise TimeoutError(f"{file}: Chromium did not start within {WAIT} s")

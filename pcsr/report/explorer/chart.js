@@ -30,9 +30,9 @@ function ticks(low, high, count) {
 class Chart {
   constructor(root, { series, unit, base, onPick }) {
     Object.assign(this, { root, series, onPick });
-    this.width = 420;
-    this.height = 250;
-    this.frame = { left: 46, right: 12, top: 12, bottom: 38 };
+    this.width = Math.min(Math.max(root.clientWidth, 260), 900); // text keeps its size
+    this.height = 210 + this.width / 12;
+    this.frame = { left: 46, right: 12, top: 24, bottom: 40 };
     this.scale(base);
     this.svg = svg("svg", { viewBox: `0 0 ${this.width} ${this.height}`, role: "img", "aria-label": this.spoken(unit) });
     this.axes(unit);
@@ -74,13 +74,13 @@ class Chart {
       svg("line", { class: "grid", x1: left, x2: this.width - right, y1: at, y2: at }, this.svg);
       label(y.toFixed(digits), { x: left - 6, y: at + 4, "text-anchor": "end" });
     }
-    for (const x of ticks(0, this.high.x, 5)) {
+    for (const x of ticks(0, this.high.x, this.width / 80)) {
       const [at] = this.at({ x, y: 0 });
       svg("line", { class: "tick", x1: at, x2: at, y1: this.height - bottom, y2: this.height - bottom + 4 }, this.svg);
       label(Number(x.toFixed(6)), { x: at, y: this.height - bottom + 17, "text-anchor": "middle" });
     }
     label(unit, { x: (left + this.width - right) / 2, y: this.height - 5, "text-anchor": "middle" });
-    label("dB", { x: left - 6, y: top, "text-anchor": "end" });
+    label("PSNR, dB", { x: 0, y: top - 12 });
   }
 
   horizontal(base) {

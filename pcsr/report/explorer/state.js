@@ -62,8 +62,8 @@ const state = {
   left: content.reference === null ? "bicubic" : "original",
   right: "sr",
   wipe: 0.5,
-  x: 0.5, // of the zoom, as a share of the width
-  y: 0.5,
+  x: 0.35, // of the zoom, as a share of the width
+  y: 0.45,
   zoom: 8,
   refine: content.protocol.refine,
 };
