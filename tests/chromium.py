@@ -29,7 +29,7 @@ OPTIONS = (
     "--remote-allow-origins=*",
     "--force-color-profile=srgb",
 )
-WAIT = 120  # seconds for an answer, on a machine that does other work
+WAIT = 60  # seconds for an answer, on a machine that does other work
 
 
 class Page:
@@ -51,7 +51,8 @@ class Page:
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
-            self.events.append(message)
+            if "method" in message:
+                self.events.append(message)
 
     def run(self, script: str) -> Any:
         """Return the value of an expression, which may be a promise."""
@@ -68,10 +69,10 @@ class Page:
 
     def until(self, condition: str) -> None:
         """Wait until an expression is true in the page."""
-        self.run(
-            f"new Promise((resolve) => {{ const look = () => ({condition}) ? resolve(true) : "
-            "setTimeout(look, 10); look(); })"
-        )
+        end = time.monotonic() + WAIT
+        while not self.run(f"Boolean({condition})"):
+            assert time.monotonic() < end, f"{condition}: not within {WAIT} s"
+            time.sleep(0.005)
 
     def size(self, width: int, height: int, dark: bool = False, touch: bool = False) -> None:
         """Take the size of a screen, and its preference of colours."""

@@ -127,7 +127,7 @@ def write(
             }
         )
     first = subjects[0]
-    reference = next((i for i, subject in enumerate(subjects) if not subject.knobs), None)
+    reference = next((i for i, subject in enumerate(subjects) if not subject.routes), None)
     content = {
         "title": title,
         "backbones": sorted({subject.method.config.backbone for subject in subjects}),

@@ -1,9 +1,9 @@
 """Where along the knob each unit changes its branch, found through the method's own routing.
 
-A *stop* is a value of the knob at which an explorer page can stand. Stops are numbered from the most
-expensive operating point to the cheapest, so that as the number rises a unit only ever moves to
-cheaper branches. Its *rank* for branch i is then the number of stops at which it takes branch i or
-a more expensive one: at stop s it does if its rank is above s. Ranks are found by bisection over
+A *stop* is a value of the knob at which an explorer page can stand. Stops are numbered from the
+most expensive operating point to the cheapest, so that as the number rises a unit only ever moves
+to cheaper branches. Its *rank* for branch i is then the number of stops at which it takes branch i
+or a more expensive one: at stop s it does if its rank is above s. Ranks are found by bisection over
 ``Method.route`` itself, so that no rounding can part a page from the engine.
 """
 
@@ -20,10 +20,11 @@ from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 
 Ranks = NDArray[np.uint16]
+Labels = Callable[[Tensor, int], Tensor]  # numbers of units and a stop -> their branches
 
-# Knob values are multiples of 0.001 up to 20, where units change, and of 0.1 beyond. From -1000 to
-# 1000, the widest sweep of a suite, that is 59 601 stops: ranks fit 16 bits.
-FINE, COARSE, FINE_UP_TO = 1000, 10, 20
+# Knob values are multiples of 0.001 up to 20, where most units change, and of 0.1 beyond: 59 601
+# stops from -1000 to 1000, so that ranks fit 16 bits.
+FINE, COARSE, FINE_UP_TO, WIDEST = 1000, 10, 20, 1000.0
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,32 @@ class Stops:
         return None
 
 
-def stops_of(knobs: Sequence[float], rising: bool) -> Stops:
-    """Return the stops between the least and the largest of some knob values.
+def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
+    """Return the stops of a method: all that it accepts, up to ``WIDEST`` on both sides.
 
     Args:
-        knobs: of a sweep, at least one.
+        method: that routes.
+        scores: (1, M, units...) of an image, which shows at which end a knob saves.
+        scale: HR size / LR size.
+    """
+    ends, work = [], []
+    for widest, own in ((-WIDEST, min(method.knobs)), (WIDEST, max(method.knobs))):
+        try:
+            labels, end = method.route(scores, OperatingPoint(knob=widest), scale), widest
+        except UserError:  # some knobs have a least value
+            labels, end = method.route(scores, OperatingPoint(knob=own), scale), own
+        ends.append(end)
+        work.append(int(labels.sum()))
+    return between(*ends, rising=work[1] <= work[0])
+
+
+def between(low: float, high: float, rising: bool) -> Stops:
+    """Return the stops from one knob value to another.
+
+    Args:
+        low, high: the ends.
         rising: whether a larger knob is cheaper.
     """
-    low, high = min(knobs), max(knobs)
     segments = []
     for start, end, parts in (
         (low, -FINE_UP_TO, COARSE),
@@ -82,15 +101,6 @@ def stops_of(knobs: Sequence[float], rising: bool) -> Stops:
     if not rising:
         segments = [(last, first, parts) for first, last, parts in reversed(segments)]
     return Stops(tuple(segments))
-
-
-def saves_when_rising(method: Method, scores: Tensor, scale: float, knobs: Sequence[float]) -> bool:
-    """Tell whether a larger knob is the cheaper one, from the scores of an image."""
-    low, high = (
-        method.route(scores, OperatingPoint(knob=knob), scale).sum().item()
-        for knob in (min(knobs), max(knobs))
-    )
-    return bool(high <= low)
 
 
 def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ranks]:
@@ -114,7 +124,9 @@ def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ra
         some = flat[:, :, units].view(1, flat.shape[1], 1, -1)
         return method.route(some, OperatingPoint(knob=stops.knob(stop)), scale).flatten()
 
-    found = [_bisected(labels, branch, flat.shape[2], len(stops)) for branch in range(1, flat.shape[1])]
+    found = [
+        _bisected(labels, branch, flat.shape[2], len(stops)) for branch in range(1, flat.shape[1])
+    ]
     everything = torch.arange(flat.shape[2])
     for knob in {*method.knobs, *method.fine_knobs}:
         stop = stops.number(knob)
@@ -128,7 +140,9 @@ def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ra
     return [rank.view(scores.shape[2:]).numpy().astype(np.uint16) for rank in found]
 
 
-def _bisected(labels: Callable[[Tensor, int], Tensor], branch: int, units: int, stops: int) -> Tensor:
+def _bisected(
+    labels: Callable[[Tensor, int], Tensor], branch: int, units: int, stops: int
+) -> Tensor:
     """Return the number of stops at which each unit takes ``branch`` or a more expensive one."""
     rank = torch.zeros(units, dtype=torch.long)
     waiting = [(torch.arange(units), 0, stops)]  # units whose rank lies from ... to ...
@@ -144,20 +158,19 @@ def _bisected(labels: Callable[[Tensor, int], Tensor], branch: int, units: int, 
     return rank
 
 
-def track(found: Sequence[Sequence[Ranks]], stops: Stops, swept: Sequence[float], steps: int) -> list[int]:
-    """Return the stops of a slider: equal steps of work over all images, and all swept knobs.
+def track(found: Sequence[Sequence[Ranks]], stops: Stops, steps: int) -> list[int]:
+    """Return stops at about equal steps of work, from the first to the last that matter.
 
     Args:
         found: the ranks of each image.
         stops: where the page can stand.
-        swept: knob values to include.
-        steps: about how many.
+        steps: at most how many.
     """
     changes = np.zeros(len(stops) + 1)
-    for images in found:
-        for rank in images:
+    for of_image in found:
+        for rank in of_image:
             changes += np.bincount(rank.ravel(), minlength=len(changes)) / rank.size
     done = changes.cumsum() / changes.sum()
-    at = np.searchsorted(done, np.linspace(0, 1, steps), side="left").clip(0, len(stops) - 1)
-    known = (stops.number(knob) for knob in swept)
-    return sorted({0, len(stops) - 1, *at.tolist(), *(stop for stop in known if stop is not None)})
+    at = np.searchsorted(done, np.linspace(0, 1 - 1e-9, steps), side="left")
+    first = max(0, int(np.flatnonzero(changes)[0]) - 1)  # where nothing has changed yet
+    return sorted({first, *(min(stop, len(stops) - 1) for stop in at[1:].tolist())})

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pcsr import metrics
 from pcsr.config.models import ProtocolConfig
@@ -17,11 +18,12 @@ from pcsr.geometry import TILE, Tiles
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.tiled import Tiled
 from pcsr.report import curves
-from pcsr.report.curves import Curve, estimate
+from pcsr.report.curves import Curve
 from pcsr.report.explorer.page import Planes
 from pcsr.routing import OperatingPoint
 
 STEPS = 501  # of the slider: 0.2 % of the units each
+POINTS = 13  # of a curve, besides the method's own
 CONVENTIONS = ("paper", "engine")
 
 
@@ -45,7 +47,7 @@ class Subject:
                 "its weights out."
             )
         self.method, self.label, self.scale, self.protocol = method, label, scale, protocol
-        self.knobs = sorted({*method.knobs, *method.fine_knobs})
+        self._knobs: list[float] = []
         self._stops: Stops | None = None
         self._ranks: list[list[Ranks]] = []
         self._rows: list[list[Row]] = []
@@ -55,14 +57,20 @@ class Subject:
         """Run every branch on an image, and return what the page needs of it."""
         lr = pair.lr.to(next(self.method.parameters()).device)
         exploration = self.method.explore(lr, self.scale)
+        routing = self._routing(exploration, planes) if self.routes else {}
         measured = self._measure(exploration, pair)
         self._rows.append(measured)
         return {
             "points": [_point(row) for row in measured],
             "costs": self._costs(exploration.lr_size),
             **self._branches(exploration, planes),
-            **(self._routing(exploration, planes) if self.knobs else {}),
+            **routing,
         }
+
+    @property
+    def routes(self) -> bool:
+        """Whether the method has a knob."""
+        return bool(self.method.knobs)
 
     def summary(self, reference: "Subject | None") -> dict[str, Any]:
         """Return what the page says of the method, over all images added."""
@@ -73,18 +81,16 @@ class Subject:
             "branches": self.method.branches,
             "segments": self._stops.segments if self._stops else [],
             "default": default,
-            "track": stops.track(self._ranks, self._stops, self.knobs, STEPS) if self._stops else [],
+            "track": stops.track(self._ranks, self._stops, STEPS) if self._stops else [],
             "curve": self._mean_curve(),
-            "verdict": self._verdict(reference, default) if reference and self.knobs else None,
+            "verdict": self._verdict(reference, default) if reference and self.routes else None,
         }
 
     def _measure(self, exploration: Exploration, pair: Pair) -> list[Row]:
-        points = points_of(self.method, self.knobs, adaptive=True)
+        points = points_of(self.method, self._knobs, adaptive=True)
         measures = {"psnr_rgb": metrics.psnr_rgb}
         protocols = [self.protocol]
-        return list(
-            rows(self.method, exploration, pair, self.scale, points, protocols, measures)
-        )
+        return list(rows(self.method, exploration, pair, self.scale, points, protocols, measures))
 
     def _costs(self, lr_size: tuple[int, int]) -> dict[str, Any]:
         costs = self.method.costs(lr_size, self.scale)
@@ -119,10 +125,12 @@ class Subject:
     def _routing(self, exploration: Exploration, planes: Planes) -> dict[str, Any]:
         scores = exploration.scores.cpu()
         if self._stops is None:
-            rising = stops.saves_when_rising(self.method, scores, self.scale, self.knobs)
-            self._stops = stops.stops_of(self.knobs, rising)
+            self._stops = stops.stops_of(self.method, scores, self.scale)
         ranks = stops.ranks(self.method, scores, self.scale, self._stops)
         self._ranks.append(ranks)
+        if not self._knobs:  # the same for all images, so that their mean is a curve
+            spread = stops.track([ranks], self._stops, POINTS)
+            self._knobs = sorted({*self.method.knobs, *map(self._stops.knob, spread)})
         if self.method.unit == "tile":
             return {"ranks": [rank.ravel().tolist() for rank in ranks]}
         return {"ranks": [planes.add(rank) for rank in ranks]}
@@ -139,7 +147,7 @@ class Subject:
 
     def _mean_curve(self) -> list[dict[str, Any]]:
         curve = self._curve()
-        knobs: Sequence[float | None] = self.knobs or [None]
+        knobs: Sequence[float | None] = self._knobs or [None]
         return [
             {"knob": knob, "psnr": float(psnr), "gflops": float(gflops)}
             for knob, psnr, gflops in zip(
@@ -148,27 +156,24 @@ class Subject:
         ]
 
     def _verdict(self, reference: "Subject", default: float | None) -> dict[str, Any]:
-        """Compare with the original: at the default point, and at equal PSNR."""
+        """Compare with the original: at the default point, and where its PSNR is reached.
+
+        Returns:
+            Name -> value and 95 % interval: ``gain`` in dB and ``share`` of FLOPs in percent at the
+            default point; FLOPs in percent at ``equal`` PSNR, and at one ``close`` to it (0.1 dB).
+        """
         curve, original = self._curve(), reference._curve()
-        at = self.knobs.index(default)  # type: ignore[arg-type]
-        images = len(curve.psnr)
-        gain = estimate(lambda some: float((curve.psnr[some, at] - original.psnr[some, 0]).mean()), images)
-        share = estimate(
-            lambda some: float(
-                100 * curve.gflops[some, at].mean() / original.gflops[some, 0].mean()
-            ),
-            images,
-        )
-        equal = {
-            loss: estimate(
-                lambda some, loss=loss: curves.percent_needed(curve, original, loss, some), images
-            )
-            for loss in (0.0, 0.1)
-        }
-        estimates = {"gain": gain, "share": share, "equal": equal[0.0], "close": equal[0.1]}
-        return {
-            name: [of.value, of.low, of.high] for name, of in estimates.items()
-        }
+        at = self._knobs.index(default)  # type: ignore[arg-type]
+
+        def values(some: NDArray[np.intp]) -> NDArray[np.float64]:
+            psnr, gflops = (of[some, at].mean() for of in (curve.psnr, curve.gflops))
+            base_psnr, base = (of[some, 0].mean() for of in (original.psnr, original.gflops))
+            needed = (curves.percent_needed(curve, original, loss, some) for loss in (0.0, 0.1))
+            return np.array([psnr - base_psnr, 100 * gflops / base, *needed])
+
+        names = ("gain", "share", "equal", "close")
+        found = curves.estimates(values, len(curve.psnr))
+        return {n: [of.value, of.low, of.high] for n, of in zip(names, found, strict=True)}
 
 
 def _point(row: Row) -> dict[str, Any]:

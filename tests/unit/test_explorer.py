@@ -35,7 +35,7 @@ TEN = {
 }
 
 
-def swept(method: Method, pair: Pair, knobs: Any) -> dict[float, Row]:
+def swept(method: Method, pair: Pair, knobs: Any) -> dict[float | None, Row]:
     """What a sweep measures, by knob."""
     points = [OperatingPoint(knob=knob) for knob in knobs]
     rows = measure(method, pair, 4, points, [PROTOCOL], {"psnr_rgb": psnr_rgb})
@@ -45,7 +45,7 @@ def swept(method: Method, pair: Pair, knobs: Any) -> dict[float, Row]:
 @pytest.mark.parametrize("rising", [True, False])
 @pytest.mark.parametrize("ends", [(-25.0, 25.0), (-1000.0, 1000.0), (0.0, 1000.0), (0.0, 3.0)])
 def test_stops_are_knob_values_in_order(ends: tuple[float, float], rising: bool) -> None:
-    made = stops.stops_of(ends, rising)
+    made = stops.between(*ends, rising=rising)
     some = [*range(0, len(made), 997), len(made) - 1]
     values = [made.knob(stop) for stop in some]
     assert values == sorted(values, reverse=not rising)
@@ -65,13 +65,13 @@ def test_ranks_are_the_routing_at_every_stop(heads: int) -> None:
         sizes = [{"width": width, "depth": 2} for width in (4, 6, 9)]
         method = build("fsrcnn", "pcsr", width=8, heads=sizes, classifier={"width": 0, "depth": 0})
     torch.manual_seed(0)
-    spread = torch.logspace(-2, 1.5, 40)[:, None]
-    scores = (torch.randn(1, heads, 40, 30) * spread).softmax(dim=1)
+    spread = torch.logspace(-2, 1.5, 24)[:, None]
+    scores = (torch.randn(1, heads, 24, 30) * spread).softmax(dim=1)
     scores[..., 0, :] = 1 / heads
     scores[0, :, 1, :] = torch.eye(heads)[:, torch.arange(30) % heads]
-    made = stops.stops_of((-25.0, 25.0), rising=True)
+    made = stops.between(-25.0, 25.0, rising=True)
     found = stops.ranks(method, scores, 4, made)
-    for stop in {0, len(made) - 1, *np.unique(found)[:-1:7].tolist(), made.number(0.0)}:
+    for stop in {0, len(made) - 1, *np.unique(found)[:-1:17].tolist(), made.number(0.0)}:
         labels = sum((rank > stop).astype(int) for rank in found)
         expected = method.route(scores, OperatingPoint(knob=made.knob(stop)), 4)[0]
         assert np.array_equal(labels, expected.numpy()), made.knob(stop)
@@ -85,7 +85,7 @@ def test_a_knob_that_turns_back_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(type(method), "route", back)
     with pytest.raises(UserError, match="only saves"):
-        stops.ranks(method, torch.rand(1, 2, 8, 8), 4, stops.stops_of((-25.0, 25.0), rising=True))
+        stops.ranks(method, torch.rand(1, 2, 8, 8), 4, stops.between(-25.0, 25.0, rising=True))
 
 
 def test_names_stay_text() -> None:
@@ -133,12 +133,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 
 def shown(tab: Page, image: int, method: int, k: float | None) -> dict[str, Any]:
     """What the page measures, set by its own controls."""
-    tab.run(f"document.querySelectorAll('#images button')[{image}].click()")
-    tab.run(f"document.querySelectorAll('#methods input')[{method}].click()")
+    if tab.run(f"state.image !== {image} || state.method !== {method}"):
+        tab.run(f"document.querySelectorAll('#images button')[{image}].click()")
+        tab.run(f"document.querySelectorAll('#methods input')[{method}].click()")
     if k is not None:
         tab.run(f"number.value = '{k}'; number.dispatchEvent(new Event('change')); 0")
     wanted = f"explorer.shown.image === {image} && explorer.shown.method === {method}"
-    tab.until(f"{wanted} && !explorer.busy && explorer.shown.k === {json.dumps(k)}")
+    tab.until(f"{wanted} && explorer.shown.k === {json.dumps(k)}")
     answer: dict[str, Any] = tab.run("explorer.shown")
     return answer
 
@@ -146,9 +147,7 @@ def shown(tab: Page, image: int, method: int, k: float | None) -> dict[str, Any]
 def test_the_slider_gives_the_sweep(made: Made) -> None:
     """Ten values of every knob on three images: PSNR within 0.01 dB, FLOPs and units exactly."""
     for number, (name, method) in enumerate(made.methods.items()):
-        for image, pair in enumerate(made.pairs):
-            if name == "Original":
-                continue
+        for image, pair in enumerate(made.pairs if name in TEN else ()):
             for knob, row in swept(method, pair, TEN[name]).items():
                 got = shown(made.page, image, number, knob)
                 case = (name, pair.name, knob)
@@ -162,7 +161,12 @@ def test_the_slider_gives_the_sweep(made: Made) -> None:
 def test_what_decides_nothing_is_shown_as_it_is(made: Made) -> None:
     for image, pair in enumerate(made.pairs):
         (row,) = measure(
-            made.methods["Original"], pair, 4, [OperatingPoint()], [PROTOCOL], {"psnr_rgb": psnr_rgb}
+            made.methods["Original"],
+            pair,
+            4,
+            [OperatingPoint()],
+            [PROTOCOL],
+            {"psnr_rgb": psnr_rgb},
         )
         got = shown(made.page, image, 0, None)
         assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=1e-9)
@@ -172,7 +176,9 @@ def test_what_decides_nothing_is_shown_as_it_is(made: Made) -> None:
 def box(tab: Page, name: str) -> dict[str, float]:
     """Where an element is, in sight."""
     tab.run(f"document.querySelector('{name}').scrollIntoView({{block: 'center'}})")
-    found: dict[str, float] = tab.run(f"document.querySelector('{name}').getBoundingClientRect().toJSON()")
+    found: dict[str, float] = tab.run(
+        f"document.querySelector('{name}').getBoundingClientRect().toJSON()"
+    )
     return found
 
 
@@ -207,15 +213,15 @@ def test_the_slider_has_keys_and_speaks(made: Made) -> None:
     tab.open(made.path, "#method=PCSR&k=0.5")
     tab.run("slider.focus()")
     tab.key("End")
-    tab.until("explorer.shown.k === -25")
+    tab.until("explorer.shown.k < 0 && !explorer.busy")
     everything = tab.run("explorer.shown.units")
     tab.key("PageUp")
     tab.key("Home")
-    tab.until("explorer.shown.k === 25 && !explorer.busy")
-    nothing = tab.run("explorer.shown.units")
-    assert everything[1] > nothing[1] == 0
-    tab.until("spoken.textContent.startsWith('k = 25, ')")
-    assert tab.run("slider.getAttribute('aria-valuetext')").startswith("k = 25, ")
+    tab.until("explorer.shown.units[1] === 0 && !explorer.busy")
+    assert everything[0] == 0
+    said = f"k = {tab.run('explorer.shown.k')}, "
+    assert tab.run("slider.getAttribute('aria-valuetext')").startswith(said)
+    tab.until(f"spoken.textContent.startsWith('{said}')")
 
 
 def test_links_carry_what_is_shown(made: Made) -> None:

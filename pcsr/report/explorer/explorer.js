@@ -89,25 +89,24 @@ class Explorer {
       return;
     }
     this.busy = true;
-    const opening = this.opening;
-    const layers = [state.left, state.right];
-    const { spare } = this;
+    const { opening, spare } = this;
     this.spare = [];
-    const frame = await this.composer.ask({ kind: "frame", stop: this.panel.stop(), refine: state.refine, layers, spare }, spare);
+    const { image, method, k, refine, left, right } = state;
+    const stop = this.panel.stop();
+    const frame = await this.composer.ask({ kind: "frame", stop, refine, layers: [left, right], spare }, spare);
     this.busy = false;
-    if (this.opening === opening) this.show(frame);
-    if (this.again) {
-      this.again = false;
-      requestAnimationFrame(() => this.changed());
-    }
+    const { again } = this;
+    this.again = false;
+    if (this.opening === opening) this.show(frame, stop, { image, method, k, refine });
+    if (again) this.changed();
   }
 
-  show(frame) {
+  /** Show a frame; the state may have moved on since it was requested. */
+  show(frame, stop, request) {
     this.stage.update(frame.layers);
     this.spare = Object.values(frame.layers).map((layer) => layer.buffer);
     this.stage.caption("sr", `${frame.psnr.toFixed(2)} dB`);
-    this.panel.show(frame, this.psnr);
-    this.shown = { image: state.image, method: state.method, k: state.k, refine: state.refine, ...this.panel.measured };
+    this.shown = { ...request, ...this.panel.show(frame, stop, this.psnr) };
     document.body.dataset.ready = "1";
   }
 

@@ -118,21 +118,21 @@ class Panel {
     this.turn(knobs[state.method].stopAt(Number(this.slider.value)));
   }
 
-  /** Show what was measured of a composed image. */
-  show({ units, psnr }, others) {
+  /** Show what was measured of an image composed at a stop, and return it. */
+  show({ units, psnr }, stop, others) {
     const { costs } = content.images[state.image].methods[state.method];
     const flops = (convention) => units.reduce((sum, count, j) => sum + costs[convention].branch[j] * count, costs[convention].shared);
     const total = units.reduce((a, b) => a + b, 0);
-    this.measured = { psnr, units, flops: flops("paper"), engine: flops("engine") };
+    const measured = { psnr, units, flops: flops("paper"), engine: flops("engine") };
     const knob = knobs[state.method];
     const letter = letterOf(content.methods[state.method]);
-    if (knob) this.number.value = knob.value(this.stop());
-    const gflops = this.measured.flops / 1e9;
+    if (knob && document.activeElement !== this.number) this.number.value = knob.value(stop);
+    const gflops = measured.flops / 1e9;
     const gain = this.base && state.method !== content.reference ? `${signed(psnr - others.original, 2)} dB against the original` : "";
     const share = this.base ? (100 * gflops) / this.base.gflops : null;
     const rows = [
       ["PSNR", `${psnr.toFixed(2)} dB`, gain],
-      ["FLOPs", share === null ? `${gflops.toPrecision(3)} G` : percent(share), share === null ? "" : `${gflops.toPrecision(3)} G; the engine executes ${(this.measured.engine / 1e9).toPrecision(3)} G`],
+      ["FLOPs", share === null ? `${gflops.toPrecision(3)} G` : percent(share), share === null ? "" : `${gflops.toPrecision(3)} G; the engine executes ${(measured.engine / 1e9).toPrecision(3)} G`],
     ];
     if (knob) rows.push([content.methods[state.method].unit === "tile" ? "Tiles" : "Pixels", percent((100 * units.at(-1)) / total), "to the most expensive branch"]);
     this.readout.replaceChildren(...rows.flatMap(([name, value, note]) => {
@@ -141,11 +141,12 @@ class Panel {
       return [element("dt", "", name), cell];
     }));
     if (knob) this.readout.append(sharesOf(units));
-    const text = `${knob ? `${letter} = ${this.number.value}, ` : ""}${psnr.toFixed(2)} dB, ${share === null ? `${gflops.toPrecision(3)} GFLOPs` : `${percent(share)} of the FLOPs`}`;
+    const text = `${knob ? `${letter} = ${knob.value(stop)}, ` : ""}${psnr.toFixed(2)} dB, ${share === null ? `${gflops.toPrecision(3)} GFLOPs` : `${percent(share)} of the FLOPs`}`;
     this.slider.setAttribute("aria-valuetext", text);
     clearTimeout(this.speaking);
     this.speaking = setTimeout(() => (document.getElementById("spoken").textContent = text), 600);
     this.chart.mark({ x: share ?? gflops, y: psnr });
+    return measured;
   }
 }
 

@@ -53,12 +53,18 @@ function frame({ stop, refine, layers, spare }) {
   return { layers: rgba, units, psnr };
 }
 
-onmessage = async ({ data }) => {
+async function answer(data) {
   try {
-    const answer = data.kind === "open" ? await opened(data) : frame(data);
-    const buffers = Object.values(answer.layers).map((layer) => layer.buffer);
-    postMessage({ id: data.id, ...answer }, buffers);
+    const made = data.kind === "open" ? await opened(data) : frame(data);
+    const buffers = Object.values(made.layers).map((layer) => layer.buffer);
+    postMessage({ id: data.id, ...made }, buffers);
   } catch (error) {
     postMessage({ id: data.id, failed: String(error) });
   }
+}
+
+// One after the other: a frame that is requested while an image is decoded is a frame of it.
+let queue = Promise.resolve();
+onmessage = ({ data }) => {
+  queue = queue.then(() => answer(data));
 };
