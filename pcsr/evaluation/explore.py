@@ -1,10 +1,14 @@
 """Explorer pages: a few images with every knob value of every method, in one offline HTML file."""
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from pcsr import __version__, escape, metrics, runtime
 from pcsr.config.models import ProtocolConfig
@@ -20,17 +24,20 @@ from pcsr.config.options import (
     whole_number,
 )
 from pcsr.data.images import to_uint8
-from pcsr.data.test_images import TestImage, open_images
+from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import usable_scale
 from pcsr.evaluation.subject import Subject
 from pcsr.methods.base import Method
-from pcsr.report.explorer import page
+from pcsr.report import tidy
+from pcsr.report.explorer import head, page
+from pcsr.report.explorer.head import Head
 from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 SMALLEST_SIDE, LARGEST_SIDE = 128, 4096  # of an image in a page, in HR pixels
+log = logging.getLogger("pcsr")
 
 
 def explore(
@@ -38,6 +45,18 @@ def explore(
     weights: WeightsFiles,
     out: Annotated[Path, Parameter(help="HTML page to write")],
     title: Annotated[str, Parameter(help="heading of the page")] = "Turn the knob",
+    results: Annotated[
+        Path | None,
+        Parameter(help="results.csv of a suite to open with, instead of the images shown"),
+    ] = None,
+    test_set: Annotated[str, Parameter(help="test set of the results to open with")] = "",
+    megabytes: Annotated[
+        float,
+        Parameter(
+            validator=Number(gte=1, lte=1000),
+            help="size of the page; images that no longer fit are left out",
+        ),
+    ] = 25.0,
     side: Annotated[
         int,
         whole_number(SMALLEST_SIDE, LARGEST_SIDE),
@@ -59,22 +78,33 @@ def explore(
     --out photo.html`.
     """
     files.require_suffix(out, ".html", "--out")
-    files.refuse_overwriting((*images, *weights), (out,))
+    files.refuse_overwriting((*images, *weights, results), (out,))
     if not images:
         raise UserError("give at least one HR image, a folder of images, or a packed store.")
+    if (results is None) != (not test_set):
+        raise UserError("--results and --test-set: give both, or neither.")
     runtime.setup_logging()
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     methods = [runtime.move(load_method(path)[0], picked) for path in weights]
     upscaling = usable_scale(methods[0], scale)
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
-    found = [image for path in images for image in open_images(path)]
-    pairs = [make_pair(_middle(image, side), upscaling, protocol) for image in found]
-    cut = any(max(image.hr.shape[:2]) > side for image in found)
+    backbone = methods[0].config.backbone
+    opening = head.of_results(tidy.load(results), test_set, backbone) if results else None
     names = _labels(methods, weights)
     shown = [Subject(m, name, upscaling, protocol) for m, name in zip(methods, names, strict=True)]
-    written = write(pairs, shown, title, f"cut to {side} pixels a side" if cut else "", out)
-    return f"{out}: {len(pairs)} images, {written / 1e6:.1f} MB"
+    found = [opened for path in images for opened in _all_of(open_images(path))]
+    pairs = (make_pair(_middle(read(), side), upscaling, protocol) for read in found)
+    note = f"at most {side} pixels a side"
+    count, size = write(
+        pairs, shown, out, title=title, note=note, opening=opening, megabytes=megabytes
+    )
+    left_out = f" of {len(found)}; the others do not fit" if count < len(found) else ""
+    return f"{out}: {size:.1f} MB, {count} images{left_out}"
+
+
+def _all_of(images: TestImages) -> list[Callable[[], TestImage]]:
+    return [partial(images.__getitem__, number) for number in range(len(images))]
 
 
 def _middle(image: TestImage, side: int) -> TestImage:
@@ -98,34 +128,37 @@ def _labels(methods: Sequence[Method], weights: Sequence[Path]) -> list[str]:
 
 
 def write(
-    pairs: Sequence[Pair], subjects: Sequence[Subject], title: str, note: str, out: Path
-) -> int:
+    pairs: Iterable[Pair],
+    subjects: Sequence[Subject],
+    out: Path,
+    *,
+    title: str,
+    note: str = "",
+    opening: Head | None = None,
+    megabytes: float = math.inf,
+) -> tuple[int, float]:
     """Run every method on every image and write the page.
 
     Args:
         pairs: images to show.
         subjects: methods; the first without a knob is what others are compared with.
+        out: HTML file.
         title: heading of the page.
         note: on its images, or "".
-        out: HTML file.
+        opening: the curves to open with; None takes those of the images shown.
+        megabytes: size of the page; images that no longer fit are left out, but for the first.
 
     Returns:
-        The size of the page in bytes.
+        The number of images in the page, and its size in megabytes.
     """
     planes = page.Planes()
-    images = []
-    for pair in runtime.progress(pairs, "explore"):
-        height, width = pair.hr.shape[:2]
-        images.append(
-            {
-                "name": pair.name,
-                "width": width,
-                "height": height,
-                "hr": planes.add(pair.hr),
-                "lr": planes.add(to_uint8(pair.lr)),
-                "methods": [subject.add(pair, planes) for subject in subjects],
-            }
-        )
+    images: list[dict[str, Any]] = []
+    for pair in pairs:
+        largest = max((image["megabytes"] for image in images), default=0.0)
+        if planes.megabytes + largest > megabytes:
+            break
+        images.append(_image(pair, subjects, planes))
+        log.info("%d %s: %.1f MB", len(images), pair.name, images[-1]["megabytes"])
     first = subjects[0]
     reference = next((i for i, subject in enumerate(subjects) if not subject.routes), None)
     content = {
@@ -137,10 +170,32 @@ def write(
         "note": note,
         "version": __version__,
         "reference": reference,
-        "methods": [
-            subject.summary(None if reference is None else subjects[reference])
-            for subject in subjects
-        ],
+        "methods": [subject.summary() for subject in subjects],
         "images": images,
+        "head": (opening or _own_head(subjects, reference)).content(),
     }
-    return page.write(content, planes, out)
+    return len(images), page.write(content, planes, out)
+
+
+def _image(pair: Pair, subjects: Sequence[Subject], planes: page.Planes) -> dict[str, Any]:
+    height, width = pair.hr.shape[:2]
+    before = planes.megabytes
+    return {
+        "name": pair.name,
+        "width": width,
+        "height": height,
+        "hr": planes.add(pair.hr),
+        "lr": planes.add(to_uint8(pair.lr)),
+        "methods": [subject.add(pair, planes) for subject in subjects],
+        "megabytes": planes.megabytes - before,
+    }
+
+
+def _own_head(subjects: Sequence[Subject], reference: int | None) -> Head:
+    swept = {subject.label: subject.swept() for subject in subjects}
+    defaults = {
+        subject.label: knob
+        for subject in subjects
+        if (knob := subject.method.points[0].knob) is not None
+    }
+    return head.of_page(swept, None if reference is None else subjects[reference].label, defaults)

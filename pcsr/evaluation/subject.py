@@ -1,11 +1,9 @@
 """What an explorer page holds of a method: its branches' images, and where each unit changes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pcsr import metrics
 from pcsr.config.models import ProtocolConfig
@@ -17,8 +15,8 @@ from pcsr.evaluation.stops import Ranks, Stops
 from pcsr.geometry import TILE, Tiles
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.tiled import Tiled
-from pcsr.report import curves
 from pcsr.report.curves import Curve
+from pcsr.report.explorer.head import Swept
 from pcsr.report.explorer.page import Planes
 from pcsr.routing import OperatingPoint
 
@@ -72,19 +70,25 @@ class Subject:
         """Whether the method has a knob."""
         return bool(self.method.knobs)
 
-    def summary(self, reference: "Subject | None") -> dict[str, Any]:
-        """Return what the page says of the method, over all images added."""
-        default = self.method.points[0].knob
+    def summary(self) -> dict[str, Any]:
+        """Return what the page needs of the method, after all images were added."""
         return {
             "label": self.label,
             "unit": self.method.unit,
             "branches": self.method.branches,
             "segments": self._stops.segments if self._stops else [],
-            "default": default,
+            "default": self.method.points[0].knob,
             "track": stops.track(self._ranks, self._stops, STEPS) if self._stops else [],
-            "curve": self._mean_curve(),
-            "verdict": self._verdict(reference, default) if reference and self.routes else None,
         }
+
+    def swept(self) -> Swept:
+        """Return the method's curve over all images added; the adaptive decision is left out."""
+        kept = [[row for row in of if not row["adaptive"]] for of in self._rows]
+        psnr, flops = (
+            np.array([[row[name] for row in of] for of in kept], dtype=float)
+            for name in ("psnr_rgb", "flops_paper")
+        )
+        return self._knobs or [None], Curve(psnr, flops / 1e9)
 
     def _measure(self, exploration: Exploration, pair: Pair) -> list[Row]:
         points = points_of(self.method, self._knobs, adaptive=True)
@@ -134,46 +138,6 @@ class Subject:
         if self.method.unit == "tile":
             return {"ranks": [rank.ravel().tolist() for rank in ranks]}
         return {"ranks": [planes.add(rank) for rank in ranks]}
-
-    def _curve(self) -> Curve:
-        """Return PSNR and GFLOPs at the swept points of the images, without exact ones."""
-        swept = [[row for row in of if not row["adaptive"]] for of in self._rows]
-        psnr, flops = (
-            np.array([[row[name] for row in of] for of in swept], dtype=float)
-            for name in ("psnr_rgb", "flops_paper")
-        )
-        kept = metrics.comparable(psnr)
-        return Curve(psnr[kept], flops[kept] / 1e9)
-
-    def _mean_curve(self) -> list[dict[str, Any]]:
-        curve = self._curve()
-        knobs: Sequence[float | None] = self._knobs or [None]
-        return [
-            {"knob": knob, "psnr": float(psnr), "gflops": float(gflops)}
-            for knob, psnr, gflops in zip(
-                knobs, curve.psnr.mean(axis=0), curve.gflops.mean(axis=0), strict=True
-            )
-        ]
-
-    def _verdict(self, reference: "Subject", default: float | None) -> dict[str, Any]:
-        """Compare with the original: at the default point, and where its PSNR is reached.
-
-        Returns:
-            Name -> value and 95 % interval: ``gain`` in dB and ``share`` of FLOPs in percent at the
-            default point; FLOPs in percent at ``equal`` PSNR, and at one ``close`` to it (0.1 dB).
-        """
-        curve, original = self._curve(), reference._curve()
-        at = self._knobs.index(default)  # type: ignore[arg-type]
-
-        def values(some: NDArray[np.intp]) -> NDArray[np.float64]:
-            psnr, gflops = (of[some, at].mean() for of in (curve.psnr, curve.gflops))
-            base_psnr, base = (of[some, 0].mean() for of in (original.psnr, original.gflops))
-            needed = (curves.percent_needed(curve, original, loss, some) for loss in (0.0, 0.1))
-            return np.array([psnr - base_psnr, 100 * gflops / base, *needed])
-
-        names = ("gain", "share", "equal", "close")
-        found = curves.estimates(values, len(curve.psnr))
-        return {n: [of.value, of.low, of.high] for n, of in zip(names, found, strict=True)}
 
 
 def _point(row: Row) -> dict[str, Any]:

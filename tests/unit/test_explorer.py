@@ -124,7 +124,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         for name in names
     }
     subjects = [Subject(method, name, 4, PROTOCOL) for name, method in methods.items()]
-    explore.write(pairs, subjects, HOSTILE, "", folder / "page.html")
+    explore.write(pairs, subjects, folder / "page.html", title=HOSTILE)
     with chromium.page(folder / "profile") as tab:
         tab.size(1280, 900)
         tab.open(folder / "page.html")

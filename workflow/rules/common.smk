@@ -198,6 +198,12 @@ def curved():
     return sorted(adaptive) or backbones
 
 
+def explored_weights():
+    """Weights whose images a suite's page holds: the first method by pixel, and its original."""
+    shown = [name for name in compared() if experiments[name].model.method == "pcsr"]
+    return [weights(name) for name in (*originals(shown[0])[:1], shown[0])] if shown else []
+
+
 def report_files():
     tables = ["inputs.md", "operating_points.md", "claims.md", "fairness.md"]
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in curved()]
@@ -206,7 +212,8 @@ def report_files():
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]
-    return [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
+    pages = ["index.html"] if explored_weights() else []
+    return [files.report(suite.suite, name) for name in (*tables, *figures, *images, *pages)]
 
 
 DEVICE = "cuda" if suite.gpus else "cpu"

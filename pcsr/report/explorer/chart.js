@@ -90,6 +90,9 @@ class Chart {
 
   draw({ points, line }, number) {
     const shown = points.filter((point) => point.y >= this.low.y);
+    const sure = shown.filter((point) => point.low !== undefined);
+    const edge = (name) => sure.map((point) => this.at({ x: point.x, y: Math.max(point[name], this.low.y) }).join());
+    if (line && sure.length) svg("polygon", { class: `band series-${number}`, points: [...edge("low"), ...edge("high").reverse()].join(" ") }, this.svg);
     if (line) svg("polyline", { class: `line series-${number}`, points: shown.filter((point) => !point.hollow).map((point) => this.at(point).join()).join(" ") }, this.svg);
     for (const point of shown) {
       const shape = MARKERS[SHAPES[number % SHAPES.length]](...this.at(point), line ? 3 : 4.5);

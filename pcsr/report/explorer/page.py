@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pcsr.storage import files
 
+LEVEL = 7  # of compression: a third of the time of 9, and 0.6 % larger
 # In the order in which they run. The worker's are text to the page, which starts it with them.
 PAGE_SCRIPTS = ("state.js", "chart.js", "verdict.js", "stage.js", "panel.js", "explorer.js")
 WORKER_SCRIPTS = ("png.js", "bicubic.js", "compose.js", "maps.js", "worker.js")
@@ -27,12 +28,17 @@ class Planes:
 
     def add(self, plane: NDArray[np.uint8] | NDArray[np.uint16]) -> int:
         """Store (H, W, 3) uint8 or (H, W) uint16, and return its number."""
-        data = imagecodecs.png_encode(np.ascontiguousarray(plane), level=9)
+        data = imagecodecs.png_encode(np.ascontiguousarray(plane), level=LEVEL)
         self.encoded.append(base64.b64encode(data).decode("ascii"))
         return len(self.encoded) - 1
 
+    @property
+    def megabytes(self) -> float:
+        """Size in the page of what is stored."""
+        return sum(map(len, self.encoded)) / 1e6
 
-def write(content: Mapping[str, Any], planes: Planes, out: Path) -> int:
+
+def write(content: Mapping[str, Any], planes: Planes, out: Path) -> float:
     """Write a page atomically.
 
     Args:
@@ -41,11 +47,11 @@ def write(content: Mapping[str, Any], planes: Planes, out: Path) -> int:
         out: HTML file.
 
     Returns:
-        Its size in bytes.
+        Its size in megabytes.
     """
     html = render(content, planes)
     files.write_text(out, html)
-    return len(html.encode())
+    return len(html.encode()) / 1e6
 
 
 def render(content: Mapping[str, Any], planes: Planes) -> str:

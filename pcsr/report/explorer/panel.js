@@ -80,10 +80,10 @@ class Panel {
   drawCurves() {
     const image = content.images[state.image];
     this.base = content.reference === null ? null : image.methods[content.reference].points[0];
-    const curves = content.methods.map((method, number) => ({ method, number, points: image.methods[number].points }));
+    const curves = content.methods.map(({ label }, number) => ({ label, points: image.methods[number].points }));
     document.getElementById("own-caption").textContent = `This image: ${image.name}`;
     this.chart = new Chart(document.getElementById("own"), {
-      series: seriesOf(curves, this.base && this.base.gflops),
+      series: seriesOf(curves, this.base),
       unit: this.base ? "FLOPs, % of the original" : "GFLOPs",
       base: this.base && this.base.psnr,
       onPick: ({ method, k }) => {

@@ -12,8 +12,8 @@ function element(name, className, text) {
 }
 
 /** Return the knob's letter: k for cost ratios, eta for methods that weigh PSNR. */
-function letterOf(method) {
-  return /^(ARM|ENAF)/.test(method.label) ? "η" : "k";
+function letterOf({ label }) {
+  return /^(ARM|ENAF)/.test(label) ? "η" : "k";
 }
 
 /** Return the interval of an estimate [value, low, high] as text, or nothing. */
@@ -66,45 +66,53 @@ function answerOf(methods) {
 
 /** Return the series of a chart: FLOPs in percent of the original's, or in G without one. */
 function seriesOf(curves, base) {
-  const factor = base === null ? 1 : 100 / base;
-  return curves.map(({ method, number, points }) => ({
-    name: method.label,
+  const factor = base === null ? 1 : 100 / base.gflops;
+  return curves.map(({ label, points }) => ({
+    name: label,
     line: points.length > 1,
     points: points
       .filter((point) => point.psnr !== null)
-      .map((point) => {
-        const letter = letterOf(method);
-        const at = point.adaptive ? ", adaptive" : point.knob === null ? "" : `, ${letter} = ${point.knob}`;
-        const flops = base === null ? `${point.gflops.toPrecision(3)} GFLOPs` : `${percent(factor * point.gflops)} of the FLOPs`;
-        return {
-          x: factor * point.gflops,
-          y: point.psnr,
-          hollow: point.adaptive,
-          text: `${method.label}${at}: ${point.psnr.toFixed(2)} dB, ${flops}`,
-          pick: point.knob === null ? undefined : { method: number, k: point.knob },
-        };
-      })
+      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive, ...bandOf(point, base), text: textOf(label, point, base, factor), pick: pickOf(label, point) }))
       .sort((a, b) => a.x - b.x),
   }));
 }
 
+/** Return the interval of a point's PSNR: the original's, plus that of the gain over it. */
+function bandOf({ gain }, base) {
+  if (!base || !gain || gain[1] === null) return {};
+  return { low: base.psnr + gain[1], high: base.psnr + gain[2] };
+}
+
+function textOf(label, point, base, factor) {
+  const at = point.adaptive ? ", adaptive" : point.knob === null ? "" : `, ${letterOf({ label })} = ${point.knob}`;
+  const flops = base === null ? `${point.gflops.toPrecision(3)} GFLOPs` : `${percent(factor * point.gflops)} of the FLOPs`;
+  const sure = bandOf(point, base).low === undefined ? "" : `; gain ${signed(point.gain[0], 2)} dB (95 %: ${signed(point.gain[1], 2)} to ${signed(point.gain[2], 2)})`;
+  return `${label}${at}: ${point.psnr.toFixed(2)} dB, ${flops}${sure}`;
+}
+
+/** Return what a click on a point shows, if the page holds its method. */
+function pickOf(label, point) {
+  const method = content.methods.findIndex((one) => one.label === label);
+  return method < 0 || point.knob === null ? undefined : { method, k: point.knob };
+}
+
 /** Fill the head of the page. */
 function showVerdict(onPick) {
-  const { methods, images, backbones, scale, protocol, reference, note, version, shave } = content;
-  const count = images.length === 1 ? "1 image" : `${images.length} images`;
+  const { head, images, backbones, scale, protocol, note, version, shave } = content;
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
   const set = (id, text) => (document.getElementById(id).textContent = text);
-  set("subject", `${backbones.map((name) => name.toUpperCase()).join(", ")} ×${scale} · ${lr} · ${count}${note ? `, ${note}` : ""}`);
-  set("answer", answerOf(methods));
+  set("subject", `${backbones.map((name) => name.toUpperCase()).join(", ")} ×${scale} · ${lr} · ${head.source}`);
+  set("answer", answerOf(head.curves));
+  set("overall-caption", `${head.source}: PSNR over FLOPs`);
   set("version", version);
   set("shave", shave);
-  document.getElementById("cards").replaceChildren(...methods.filter((method) => method.verdict).map(cardOf));
-  const base = reference === null ? null : methods[reference].curve[0];
-  const curves = methods.map((method, number) => ({ method, number, points: method.curve }));
+  set("note", `Images in this page: ${images.length}, ${note}`);
+  const judged = head.curves.filter((curve) => curve.verdict);
+  document.getElementById("cards").replaceChildren(...judged.map(cardOf));
   new Chart(document.getElementById("overall"), {
-    series: seriesOf(curves, base && base.gflops),
-    unit: base ? "FLOPs, % of the original" : "GFLOPs",
-    base: base && base.psnr,
+    series: seriesOf(head.curves, head.base),
+    unit: head.base ? "FLOPs, % of the original" : "GFLOPs",
+    base: head.base && head.base.psnr,
     onPick,
   });
 }
