@@ -200,8 +200,10 @@ def curved():
 
 def explored_weights():
     """Weights whose images a suite's page holds: the first method by pixel, and its original."""
-    shown = [name for name in compared() if experiments[name].model.method == "pcsr"]
-    return [weights(name) for name in (*originals(shown[0])[:1], shown[0])] if shown else []
+    for name in compared():
+        if experiments[name].model.method == "pcsr":
+            return [weights(originals(name)[0]), weights(name)]
+    return []
 
 
 def report_files():
@@ -212,8 +214,8 @@ def report_files():
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]
-    pages = ["index.html"] if explored_weights() else []
-    return [files.report(suite.suite, name) for name in (*tables, *figures, *images, *pages)]
+    tables += ["index.html"] if explored_weights() else []
+    return [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
 
 
 DEVICE = "cuda" if suite.gpus else "cpu"

@@ -173,9 +173,10 @@ rule explorer:
     params:
         images=test_images,
         test_set=test_sets[0],
+        title=suite.description or suite.suite,
         device=DEVICE,
         options=PROTOCOL_OPTIONS,
     shell:
         "pcsr explore {params.images:q} --weights {input.weights:q} --results {input.results:q}"
-        " --test-set {params.test_set:q} --title {wildcards.suite:q} {params.options:q}"
+        " --test-set {params.test_set:q} --title={params.title:q} {params.options:q}"
         " --device {params.device:q} --threads {threads:q} --out {output:q} > {log:q} 2>&1"

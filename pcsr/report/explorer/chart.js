@@ -9,6 +9,17 @@ const MARKERS = {
 };
 const SHAPES = Object.keys(MARKERS);
 
+// A method has one colour and one marker in all charts; those of other packages come after.
+const KNOWN = ["Original", "PCSR", "ClassSR", "ARM", "ENAF"];
+const others = [];
+
+function styleOf(name) {
+  const known = KNOWN.indexOf(name);
+  if (known >= 0) return known;
+  if (!others.includes(name)) others.push(name);
+  return KNOWN.length + (others.indexOf(name) % 3);
+}
+
 function svg(name, attributes, parent) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -37,7 +48,7 @@ class Chart {
     this.svg = svg("svg", { viewBox: `0 0 ${this.width} ${this.height}`, role: "img", "aria-label": this.spoken(unit) });
     this.axes(unit);
     if (base !== null) this.horizontal(base);
-    series.forEach((one, number) => this.draw(one, number));
+    for (const one of series) this.draw(one);
     this.marker = svg("path", { class: "live", visibility: "hidden" }, this.svg);
     this.tip = document.createElement("p");
     this.tip.className = "tip";
@@ -88,7 +99,8 @@ class Chart {
     svg("line", { class: "base", x1: this.frame.left, x2: this.width - this.frame.right, y1: y, y2: y }, this.svg);
   }
 
-  draw({ points, line }, number) {
+  draw({ name, points, line }) {
+    const number = styleOf(name);
     const shown = points.filter((point) => point.y >= this.low.y);
     const sure = shown.filter((point) => point.low !== undefined);
     const edge = (name) => sure.map((point) => this.at({ x: point.x, y: Math.max(point[name], this.low.y) }).join());
@@ -103,7 +115,8 @@ class Chart {
   legend() {
     const list = document.createElement("ul");
     list.className = "keys";
-    this.series.forEach((one, number) => {
+    this.series.forEach((one) => {
+      const number = styleOf(one.name);
       const item = document.createElement("li");
       const key = svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" });
       svg("path", { class: `mark series-${number}`, d: MARKERS[SHAPES[number % SHAPES.length]](7, 7, 4.5) }, key);

@@ -34,8 +34,8 @@ class Explorer {
     this.spare = [];
     this.busy = false;
     this.images = this.thumbnails();
-    addEventListener("hashchange", () => {
-      readAddress();
+    addEventListener("hashchange", ({ newURL }) => {
+      readAddress(new URL(newURL).hash);
       this.open();
     });
   }
@@ -66,8 +66,12 @@ class Explorer {
     const own = image.methods[state.method];
     this.images.forEach((button, number) => button.setAttribute("aria-pressed", number === state.image));
     this.panel.open();
+    if (this.opening?.image === image && this.opening.own === own) {
+      this.viewed();
+      return;
+    }
+    const opening = (this.opening = { image, own });
     this.stage.resize(image.width, image.height);
-    const opening = (this.opening = Symbol());
     const numbers = [image.hr, image.lr, ...own.images, ...(own.side || !own.ranks ? [] : own.ranks)];
     if (content.reference !== null) numbers.push(...image.methods[content.reference].images);
     const planes = Object.fromEntries(numbers.map((number) => [number, find(`plane-${number}`).textContent]));
@@ -117,11 +121,25 @@ class Explorer {
   }
 }
 
-readAddress();
-showVerdict(({ method, k }) => {
-  Object.assign(state, { method, k });
-  explorer.open();
-  find("explorer").scrollIntoView({ behavior: "smooth" });
-});
+readAddress(location.hash);
 const explorer = new Explorer();
+
+/** Draw the charts at the width that there is. */
+function drawCharts() {
+  showVerdict(({ method, k }) => {
+    Object.assign(state, { method, k });
+    explorer.open();
+    find("explorer").scrollIntoView({ behavior: "smooth" });
+  });
+}
+
+drawCharts();
 explorer.open();
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (width === innerWidth) return; // a phone's bars come and go
+  width = innerWidth;
+  drawCharts();
+  explorer.panel.drawCurves();
+  explorer.changed();
+});

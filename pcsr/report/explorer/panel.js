@@ -143,6 +143,7 @@ class Panel {
     if (knob) this.readout.append(sharesOf(units));
     const text = `${knob ? `${letter} = ${knob.value(stop)}, ` : ""}${psnr.toFixed(2)} dB, ${share === null ? `${gflops.toPrecision(3)} GFLOPs` : `${percent(share)} of the FLOPs`}`;
     this.slider.setAttribute("aria-valuetext", text);
+    document.getElementById("brief").textContent = `${psnr.toFixed(2)} dB, ${share === null ? `${gflops.toPrecision(3)} G` : percent(share)}`;
     clearTimeout(this.speaking);
     this.speaking = setTimeout(() => (document.getElementById("spoken").textContent = text), 600);
     this.chart.mark({ x: share ?? gflops, y: psnr });

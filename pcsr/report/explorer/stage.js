@@ -24,7 +24,10 @@ class Stage {
     this.layers = {};
     this.root.style.aspectRatio = `${width} / ${height}`;
     this.root.style.setProperty("--ratio", width / height);
-    for (const canvas of Object.values(this.sides)) Object.assign(canvas, { width, height });
+    // Setting a size clears a canvas: what is on show stays until there is something new.
+    for (const canvas of Object.values(this.sides)) {
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    }
     this.makeCrops();
   }
 

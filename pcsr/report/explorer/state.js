@@ -68,11 +68,14 @@ const state = {
   refine: content.protocol.refine,
 };
 
+let writing = 0; // timer of an address to be written
+
 const LAYERS = ["bicubic", "original", "sr", "hr", "routing", "error", "gain"];
 
-/** Take over what the address says; what it does not know is left as it is. */
-function readAddress() {
-  const said = new URLSearchParams(location.hash.slice(1));
+/** Take over what an address says; what it leaves out stays as it is. */
+function readAddress(hash) {
+  clearTimeout(writing);
+  const said = new URLSearchParams(hash.slice(1));
   const among = (name, names) => {
     const found = names.indexOf(said.get(name));
     if (found >= 0) state[name] = found;
@@ -86,8 +89,6 @@ function readAddress() {
   }
   if (said.has("refine")) state.refine = said.get("refine") !== "0";
 }
-
-let writing = 0;
 
 /** Write the state to the address, once it has come to rest. */
 function writeAddress() {

@@ -1,8 +1,11 @@
 // The answer, before any image: what each method saves and loses against the original.
 
-const signed = (value, digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
-const plain = (value, digits) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
-const percent = (value) => `${value.toFixed(value < 10 ? 1 : 0)} %`;
+const signed = (value, digits) => {
+  const text = Math.abs(value).toFixed(digits);
+  return (Number(text) === 0 ? "±" : value > 0 ? "+" : "−") + text;
+};
+const whole = (value) => value.toFixed(value < 10 ? 1 : 0);
+const percent = (value) => `${whole(value)}\u00a0%`;
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -17,8 +20,8 @@ function letterOf({ label }) {
 }
 
 /** Return the interval of an estimate [value, low, high] as text, or nothing. */
-function interval([, low, high], text) {
-  return low === null ? "" : `95 %: ${text(low)} to ${text(high)}`;
+function interval([, low, high], text, unit) {
+  return low === null ? "" : `95 %: ${text(low)} to ${text(high)}\u00a0${unit}`;
 }
 
 function tile(value, label, note, kind) {
@@ -38,30 +41,26 @@ function cardOf(method) {
   const best = reaches ? equal : close;
   const label = reaches ? "of the original’s FLOPs at its PSNR" : "of the original’s FLOPs within 0.1 dB";
   if (best[0] === null) tiles.append(tile("—", "stays more than 0.1 dB below the original", "", "bad"));
-  else tiles.append(tile(percent(best[0]), label, interval(best, percent), best[0] < 100 ? "good" : "bad"));
-  const at = `at ${letterOf(method)} = ${method.default}`;
-  const decibels = (value) => `${signed(value, 2)} dB`;
-  tiles.append(tile(decibels(gain[0]), `PSNR against the original, ${at}`, interval(gain, decibels), gain[0] > -0.05 ? "good" : "bad"));
-  tiles.append(tile(percent(share[0]), `of its FLOPs, ${at}`, interval(share, percent), share[0] < 100 ? "good" : "bad"));
+  else tiles.append(tile(percent(best[0]), label, interval(best, whole, "%"), best[0] < 100 ? "good" : "bad"));
+  const at = `at ${letterOf(method)}\u00a0=\u00a0${method.default}`;
+  tiles.append(tile(`${signed(gain[0], 2)}\u00a0dB`, `PSNR against the original, ${at}`, interval(gain, (value) => signed(value, 2), "dB"), gain[0] > -0.05 ? "good" : "bad"));
+  tiles.append(tile(percent(share[0]), `of its FLOPs, ${at}`, interval(share, whole, "%"), share[0] < 100 ? "good" : "bad"));
   card.append(tiles);
   return card;
 }
 
+/** Return the FLOPs at the original's PSNR, or else near it, to sort by: less is better. */
+function needed({ verdict: { equal, close } }) {
+  return equal[0] ?? 1e6 + (close[0] ?? 1e6);
+}
+
 /** Return the answer in a sentence. */
-function answerOf(methods) {
-  const judged = methods.filter((method) => method.verdict);
-  const reaching = judged.filter((method) => method.verdict.equal[0] !== null);
-  const cheapest = (list, key) => list.reduce((a, b) => (b.verdict[key][0] < a.verdict[key][0] ? b : a));
-  if (reaching.length) {
-    const best = cheapest(reaching, "equal");
-    return `${best.label} reaches the original’s PSNR with ${percent(best.verdict.equal[0])} of its FLOPs.`;
-  }
-  const close = judged.filter((method) => method.verdict.close[0] !== null);
-  if (close.length) {
-    const best = cheapest(close, "close");
-    return `${best.label} comes within 0.1 dB of the original with ${percent(best.verdict.close[0])} of its FLOPs.`;
-  }
-  return judged.length ? "No method comes within 0.1 dB of the original on these images." : "What each pixel costs, and what it gains.";
+function answerOf(judged) {
+  if (!judged.length) return "What each pixel costs, and what it gains.";
+  const { label, verdict } = judged[0];
+  if (verdict.equal[0] !== null) return `${label} reaches the original’s PSNR with ${percent(verdict.equal[0])} of its FLOPs.`;
+  if (verdict.close[0] !== null) return `${label} comes within 0.1 dB of the original with ${percent(verdict.close[0])} of its FLOPs.`;
+  return "No method comes within 0.1 dB of the original on these images.";
 }
 
 /** Return the series of a chart: FLOPs in percent of the original's, or in G without one. */
@@ -102,12 +101,12 @@ function showVerdict(onPick) {
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
   const set = (id, text) => (document.getElementById(id).textContent = text);
   set("subject", `${backbones.map((name) => name.toUpperCase()).join(", ")} ×${scale} · ${lr} · ${head.source}`);
-  set("answer", answerOf(head.curves));
   set("overall-caption", `${head.source}: PSNR over FLOPs`);
   set("version", version);
   set("shave", shave);
   set("note", `Images in this page: ${images.length}, ${note}`);
-  const judged = head.curves.filter((curve) => curve.verdict);
+  const judged = head.curves.filter((curve) => curve.verdict).sort((a, b) => needed(a) - needed(b));
+  set("answer", answerOf(judged));
   document.getElementById("cards").replaceChildren(...judged.map(cardOf));
   new Chart(document.getElementById("overall"), {
     series: seriesOf(head.curves, head.base),
