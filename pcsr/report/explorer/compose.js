@@ -20,20 +20,41 @@ function squared(a, b) {
   return red * red + green * green + blue * blue;
 }
 
-/** Return the summed squared error of an image against HR, without a border of `shave` pixels. */
-function errorOf(image, hr, width, height, shave) {
-  let sum = 0;
-  for (let y = shave; y < height - shave; y++) {
-    const end = (y + 1) * width - shave;
-    for (let i = y * width + shave; i < end; i++) sum += squared(image[i], hr[i]);
+/** HR, and what is measured against it: all but a border of `shave` pixels. */
+class Frame {
+  constructor(hr, width, height, shave) {
+    Object.assign(this, { hr, width, height, shave });
   }
-  return sum;
-}
 
-/** Return the PSNR in dB of a summed squared error. */
-function psnrOf(error, width, height, shave) {
-  const values = 3 * (width - 2 * shave) * (height - 2 * shave);
-  return 10 * Math.log10((255 * 255 * values) / error);
+  /** Tell whether a pixel is measured. */
+  counts(i) {
+    const { width, height, shave } = this;
+    const x = i % width;
+    const y = (i - x) / width;
+    return x >= shave && x < width - shave && y >= shave && y < height - shave;
+  }
+
+  /** Return the squared error of each pixel; 0 in the border. */
+  errorsOf(image) {
+    const { hr, width, height, shave } = this;
+    const out = new Uint32Array(image.length);
+    for (let y = shave; y < height - shave; y++) {
+      const end = (y + 1) * width - shave;
+      for (let i = y * width + shave; i < end; i++) out[i] = squared(image[i], hr[i]);
+    }
+    return out;
+  }
+
+  /** Return the summed squared error of an image. */
+  errorOf(image) {
+    return this.errorsOf(image).reduce((sum, error) => sum + error, 0);
+  }
+
+  /** Return the PSNR in dB of a summed squared error. */
+  psnrOf(error) {
+    const values = 3 * (this.width - 2 * this.shave) * (this.height - 2 * this.shave);
+    return 10 * Math.log10((255 * 255 * values) / error);
+  }
 }
 
 /** Return the largest of each value and its eight neighbours. */
@@ -57,94 +78,92 @@ function largestAround(values, width, height) {
 
 /** A method that decides nothing. */
 class Whole {
-  constructor(image) {
+  constructor(image, frame) {
     this.image = image;
     this.labels = new Uint8Array(image.length);
+    this.error = frame.errorOf(image);
   }
 
-  /** Write the image to `out` and return the number of units per branch. */
+  /** Write the image to `out`; return the number of units per branch and the squared error. */
   compose(stop, refine, out) {
     out.set(this.image);
-    return [1];
+    return { units: [1], error: this.error };
   }
 }
 
 /** A method that decides for each pixel. */
 class ByPixel {
-  constructor(branches, ranks, width, height) {
-    this.width = width;
-    this.height = height;
-    this.branches = branches;
-    this.ranks = ranks;
-    this.reach = ranks.map((plane) => largestAround(plane, width, height));
+  constructor(branches, ranks, frame) {
+    const { width, height } = frame;
+    Object.assign(this, { branches, ranks, frame, width });
+    this.errors = branches.map((branch) => frame.errorsOf(branch));
+    // The outermost ring of pixels is never smoothed: it reaches nothing.
+    this.reach = ranks.map((plane) => withoutRing(largestAround(plane, width, height), width, height));
     this.labels = new Uint8Array(width * height);
     this.plain = new Uint32Array(width * height);
+    this.seams = new Uint32Array(width * height);
   }
 
-  /** Write the image to `out` and return the number of units per branch. */
+  /** Write the image to `out`; return the number of units per branch and the squared error. */
   compose(stop, refine, out) {
-    const units = this.route(stop);
-    const { branches, labels, plain } = this;
-    for (let i = 0; i < plain.length; i++) plain[i] = branches[labels[i]][i];
+    const { branches, ranks, errors, reach, labels, plain, seams } = this;
+    const most = ranks.length;
+    const units = new Array(most + 1).fill(0);
+    let error = 0;
+    let count = 0;
+    for (let i = 0; i < plain.length; i++) {
+      let label = 0;
+      while (label < most && ranks[label][i] > stop) label++;
+      labels[i] = label;
+      plain[i] = branches[label][i];
+      error += errors[label][i];
+      units[label]++;
+      if (label < most && reach[label][i] > stop) seams[count++] = i;
+    }
     out.set(plain);
-    if (refine) this.smooth(stop, out);
-    return units;
+    return { units, error: refine ? error + this.smooth(seams.subarray(0, count), out) : error };
   }
 
-  route(stop) {
-    const { labels, ranks } = this;
-    const units = new Array(ranks.length + 1).fill(0);
-    labels.fill(0);
-    units[0] = labels.length;
-    ranks.forEach((plane, j) => {
-      let above = 0;
-      for (let i = 0; i < plane.length; i++) {
-        if (plane[i] > stop) {
-          labels[i] = j + 1;
-          above++;
-        }
-      }
-      units[j] -= above;
-      units[j + 1] = above;
-    });
-    return units;
+  /** Give pixels the mean around them, and return by how much the squared error rises. */
+  smooth(seams, out) {
+    const { labels, errors, plain, frame, width } = this;
+    let change = 0;
+    for (const i of seams) {
+      out[i] = meanAround(plain, i, width);
+      if (frame.counts(i)) change += squared(out[i], frame.hr[i]) - errors[labels[i]][i];
+    }
+    return change;
   }
+}
 
-  /** Give pixels that touch a more expensive one the mean around them; the outermost ring stays. */
-  smooth(stop, out) {
-    const { labels, plain, reach, width, height } = this;
-    const most = reach.length;
-    for (let y = 1; y < height - 1; y++) {
-      const end = (y + 1) * width - 1;
-      for (let i = y * width + 1; i < end; i++) {
-        const label = labels[i];
-        if (label < most && reach[label][i] > stop) out[i] = this.mean(plain, i, width);
-      }
+function withoutRing(values, width, height) {
+  values.fill(0, 0, width).fill(0, (height - 1) * width);
+  for (let i = 0; i < values.length; i += width) values[i] = values[i + width - 1] = 0;
+  return values;
+}
+
+function meanAround(image, i, width) {
+  let red = 0;
+  let green = 0;
+  let blue = 0;
+  for (let row = i - width; row <= i + width; row += width) {
+    for (let at = row - 1; at <= row + 1; at++) {
+      const value = image[at];
+      red += value & 255;
+      green += (value >> 8) & 255;
+      blue += (value >> 16) & 255;
     }
   }
-
-  mean(image, i, width) {
-    let red = 0;
-    let green = 0;
-    let blue = 0;
-    for (let row = i - width; row <= i + width; row += width) {
-      for (let at = row - 1; at <= row + 1; at++) {
-        const value = image[at];
-        red += value & 255;
-        green += (value >> 8) & 255;
-        blue += (value >> 16) & 255;
-      }
-    }
-    const rounded = (sum) => Math.floor(sum / 9 + 0.5);
-    return (255 << 24) | (rounded(blue) << 16) | (rounded(green) << 8) | rounded(red);
-  }
+  const rounded = (sum) => Math.floor(sum / 9 + 0.5);
+  return (255 << 24) | (rounded(blue) << 16) | (rounded(green) << 8) | rounded(red);
 }
 
 /** A method that decides for each tile; where tiles overlap, their values are averaged. */
 class ByTile {
   /** `tiles` holds {side, rows, columns}: where tiles start, in pixels of the image. */
-  constructor(branches, ranks, tiles, width, height) {
-    Object.assign(this, { branches, ranks, tiles, width, height });
+  constructor(branches, ranks, tiles, frame) {
+    const { width, height } = frame;
+    Object.assign(this, { branches, ranks, tiles, frame, width, height });
     this.labels = new Uint8Array(width * height);
     this.sums = new Uint16Array(3 * width * height);
     this.covered = new Uint8Array(width * height);
@@ -153,7 +172,7 @@ class ByTile {
     this.nearColumns = this.nearest(tiles.columns, width);
   }
 
-  /** Write the image to `out` and return the number of units per branch. */
+  /** Write the image to `out`; return the number of units per branch and the squared error. */
   compose(stop, refine, out) {
     const labelOf = this.ranks[0].map((_, tile) => this.ranks.filter((plane) => plane[tile] > stop).length);
     const units = new Array(this.branches.length).fill(0);
@@ -174,7 +193,7 @@ class ByTile {
       const line = this.nearRows[y] * this.tiles.columns.length;
       for (let x = 0; x < width; x++, i++) labels[i] = labelOf[line + this.nearColumns[x]];
     }
-    return units;
+    return { units, error: this.frame.errorOf(out) };
   }
 
   /** Call `work(tile, pixel of the image, pixel of the stacked tiles)` for all pixels of all tiles. */

@@ -20,37 +20,34 @@ async function opened({ image, method, planes, shave, reference }) {
   const original = reference === null ? null : await load(image.methods[reference].images[0]);
   const own = image.methods[method];
   const branches = await Promise.all(own.images.map(load));
-  scene = { width, height, shave, hr, original, routing: await routing(own, branches, planes, width, height) };
+  const measure = new Frame(hr, width, height, shave);
+  scene = { measure, original, routing: await routing(own, branches, planes, measure) };
   const layers = { hr: new Uint8ClampedArray(hr.slice().buffer), bicubic: enlarged(await plane(image.lr, planes), width, height) };
   if (original) layers.original = new Uint8ClampedArray(original.slice().buffer);
-  const psnr = {};
-  for (const [name, layer] of Object.entries(layers)) {
-    psnr[name] = psnrOf(errorOf(new Uint32Array(layer.buffer), hr, width, height, shave), width, height, shave);
-  }
-  return { layers, psnr };
+  const psnrs = Object.entries(layers).map(([name, layer]) => [name, measure.psnrOf(measure.errorOf(new Uint32Array(layer.buffer)))]);
+  return { layers, psnr: Object.fromEntries(psnrs) };
 }
 
-async function routing(own, branches, planes, width, height) {
-  if (!own.ranks) return new Whole(branches[0]);
-  if (own.side) return new ByTile(branches, own.ranks, own, width, height);
+async function routing(own, branches, planes, measure) {
+  if (!own.ranks) return new Whole(branches[0], measure);
+  if (own.side) return new ByTile(branches, own.ranks, own, measure);
   const ranks = await Promise.all(own.ranks.map(async (number) => (await plane(number, planes)).data));
-  return new ByPixel(branches, ranks, width, height);
+  return new ByPixel(branches, ranks, measure);
 }
 
 function frame({ stop, refine, layers, spare }) {
-  const { width, height, shave, hr, original, routing: method } = scene;
-  const size = 4 * width * height;
+  const { measure, original, routing: method } = scene;
+  const size = 4 * measure.hr.length;
   const usable = spare.filter((buffer) => buffer.byteLength === size);
   const fresh = () => new Uint32Array(usable.pop() ?? new ArrayBuffer(size));
   const sr = fresh();
-  const units = method.compose(stop, refine, sr);
+  const { units, error } = method.compose(stop, refine, sr);
   const drawn = { sr };
   if (layers.includes("routing")) drawRouting(sr, method.labels, units.length, (drawn.routing = fresh()));
-  if (layers.includes("error")) drawError(sr, hr, (drawn.error = fresh()));
-  if (layers.includes("gain") && original) drawGain(sr, original, hr, (drawn.gain = fresh()));
-  const psnr = psnrOf(errorOf(sr, hr, width, height, shave), width, height, shave);
+  if (layers.includes("error")) drawError(sr, measure.hr, (drawn.error = fresh()));
+  if (layers.includes("gain") && original) drawGain(sr, original, measure.hr, (drawn.gain = fresh()));
   const rgba = Object.fromEntries(Object.entries(drawn).map(([name, pixels]) => [name, new Uint8ClampedArray(pixels.buffer)]));
-  return { layers: rgba, units, psnr };
+  return { layers: rgba, units, psnr: measure.psnrOf(error) };
 }
 
 async function answer(data) {
