@@ -1,6 +1,7 @@
 // Compose an image from its branches at a stop of the knob, smooth its seams, and measure it.
 //
-// A unit takes branch j or a more expensive one where its rank for j is above the stop. Images are
+// A unit takes branch j or a more expensive one where its rank for j is above the stop; ranks fall
+// as j rises, so that branches can be laid over each other, cheapest first. Images are
 // RGBA in one 32-bit number per pixel, red in the lowest byte.
 
 /** Return 32-bit pixels of {width, height, data}, 8-bit RGB. */
@@ -97,6 +98,9 @@ class ByPixel {
     const { width, height } = frame;
     Object.assign(this, { branches, ranks, frame, width });
     this.errors = branches.map((branch) => frame.errorsOf(branch));
+    this.error = frame.errorOf(branches[0]);
+    // By how much the squared error of each pixel rises with each step to a more expensive branch.
+    this.rises = ranks.map((_, j) => Int32Array.from(this.errors[j], (error, i) => this.errors[j + 1][i] - error));
     // The outermost ring of pixels is never smoothed: it reaches nothing.
     this.reach = ranks.map((plane) => withoutRing(largestAround(plane, width, height), width, height));
     this.labels = new Uint8Array(width * height);
@@ -106,20 +110,26 @@ class ByPixel {
 
   /** Write the image to `out`; return the number of units per branch and the squared error. */
   compose(stop, refine, out) {
-    const { branches, ranks, errors, reach, labels, plain, seams } = this;
-    const most = ranks.length;
-    const units = new Array(most + 1).fill(0);
-    let error = 0;
+    const { branches, labels, plain, seams } = this;
+    const units = [plain.length];
+    let { error } = this;
     let count = 0;
-    for (let i = 0; i < plain.length; i++) {
-      let label = 0;
-      while (label < most && ranks[label][i] > stop) label++;
-      labels[i] = label;
-      plain[i] = branches[label][i];
-      error += errors[label][i];
-      units[label]++;
-      if (label < most && reach[label][i] > stop) seams[count++] = i;
-    }
+    labels.fill(0);
+    plain.set(branches[0]);
+    this.ranks.forEach((rank, j) => {
+      const [branch, reach, rise] = [branches[j + 1], this.reach[j], this.rises[j]];
+      let above = 0;
+      for (let i = 0; i < rank.length; i++) {
+        if (rank[i] > stop) {
+          plain[i] = branch[i];
+          labels[i] = j + 1;
+          error += rise[i];
+          above++;
+        } else if (reach[i] > stop && labels[i] === j) seams[count++] = i;
+      }
+      units[j] -= above;
+      units.push(above);
+    });
     out.set(plain);
     return { units, error: refine ? error + this.smooth(seams.subarray(0, count), out) : error };
   }
