@@ -19,6 +19,7 @@ from pcsr.errors import UserError
 COMMANDS = {
     "Use": {
         "upscale": "pcsr.evaluation.upscale:upscale",
+        "explore": "pcsr.evaluation.explore:explore",
         "demo": "pcsr.evaluation.show:demo",
         "export": "pcsr.evaluation.export:export",
         "calibrate-knob": "pcsr.evaluation.knob_table:calibrate_knob",

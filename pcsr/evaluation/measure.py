@@ -23,6 +23,8 @@ from pcsr.metrics import Metric
 from pcsr.routing import OperatingPoint
 
 Row = dict[str, Any]
+#: An operating point, and the branch of each unit there, (N, units...) int64.
+Decision = tuple[OperatingPoint, Tensor]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def measure(
     Columns: see ``rows_of``.
     """
     exploration, seconds = explore(method, pair, scale)
-    decisions = [(point, method.route(exploration.scores, point, scale)) for point in points]
+    decisions = decide(method, exploration, scale, points)
     if full:
         decisions.insert(0, (OperatingPoint(), everywhere(exploration, method.branches - 1)))
     rows = rows_of(method, pair, scale, exploration, decisions, protocols, measures, own)
@@ -120,6 +122,13 @@ def explore(method: Method, pair: Pair, scale: float) -> tuple[Exploration, floa
     return exploration, time.perf_counter() - started
 
 
+def decide(
+    method: Method, exploration: Exploration, scale: float, points: Iterable[OperatingPoint]
+) -> list[Decision]:
+    """Return the method's own decision at each point."""
+    return [(point, method.route(exploration.scores, point, scale)) for point in points]
+
+
 def everywhere(exploration: Exploration, branch: int) -> Tensor:
     """Return the decision for one branch in all units, (N, units...) int64."""
     return torch.full_like(exploration.scores[:, 0], branch, dtype=torch.long)
@@ -130,12 +139,12 @@ def rows_of(
     pair: Pair,
     scale: float,
     exploration: Exploration,
-    decisions: Iterable[tuple[OperatingPoint, Tensor]],
+    decisions: Iterable[Decision],
     protocols: Sequence[ProtocolConfig],
     measures: Mapping[str, Metric],
     own: ProtocolConfig | None = None,
 ) -> Iterator[Row]:
-    """Yield one row per decision, which is a point and its branch numbers, and protocol.
+    """Yield one row per decision and protocol.
 
     ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number of LR
     pixels processed, which exceeds the image's where tiles overlap. ``activations`` are those of

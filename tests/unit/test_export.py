@@ -40,7 +40,9 @@ def in_runtimes(file: Path) -> dict[str, Run]:
     compiled = openvino.Core().compile_model(file, "CPU", exact)
 
     def by_ort(**inputs: Any) -> np.ndarray:
-        return session.run(None, {name: np.asarray(value, np.float32) for name, value in inputs.items()})[0]
+        return session.run(
+            None, {name: np.asarray(value, np.float32) for name, value in inputs.items()}
+        )[0]
 
     def by_openvino(**inputs: Any) -> np.ndarray:
         return compiled({name: np.asarray(value, np.float32) for name, value in inputs.items()})[0]

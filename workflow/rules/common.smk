@@ -229,6 +229,14 @@ def leaderboard_options(wildcards):
     ]
 
 
+def explored_weights():
+    """Weights whose images a suite's page holds: the first method by pixel, and its original."""
+    for name in compared():
+        if experiments[name].model.method == "pcsr":
+            return [weights(originals(name)[0]), weights(name)]
+    return []
+
+
 def report_files():
     tables = [
         "inputs.md",
@@ -243,6 +251,7 @@ def report_files():
         for experiment in compared()
         for kind in ("routing", "comparison")
     ]
+    tables += ["index.html"] if explored_weights() else []
     reports = [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
     return [*reports, files.summary(suite.suite)]
 

@@ -27,7 +27,9 @@ rule figure:
             category="PSNR-FLOP curves",
             labels={"test set": "{test_set}", "backbone": "{backbone}"},
         ),
-        others=multiext("reports/{suite}/{test_set}/{backbone}-psnr-flops", ".svg", ".pdf"),
+        others=multiext(
+            "reports/{suite}/{test_set}/{backbone}-psnr-flops", ".svg", ".pdf"
+        ),
     log:
         "results/{suite}/logs/figure-{test_set}-{backbone}.log",
     benchmark:
@@ -189,3 +191,34 @@ rule showcase:
         "pcsr showcase --images {params.images:q} --weights {input.original:q} {input.method:q}"
         " {params.options:q} --threads {threads:q} --routing {output.routing:q}"
         " --comparison {output.comparison:q} 2> {log:q}"
+
+
+# The suite's answer in one offline page: all curves, and images with every value of the knob.
+rule explorer:
+    input:
+        results="reports/{suite}/results.csv",
+        weights=explored_weights(),
+        test_set=manifest(test_sets[0]),
+    output:
+        report(
+            "reports/{suite}/index.html",
+            caption="../report/explorer.rst",
+            category="Explorer",
+        ),
+    log:
+        "results/{suite}/logs/explorer.log",
+    benchmark:
+        "results/{suite}/benchmarks/explorer.tsv"
+    threads: suite.threads
+    resources:
+        gpu=ONE_GPU,
+    params:
+        images=test_images,
+        test_set=test_sets[0],
+        title=suite.description or suite.suite,
+        device=DEVICE,
+        options=PROTOCOL_OPTIONS,
+    shell:
+        "pcsr explore {params.images:q} --weights {input.weights:q} --results {input.results:q}"
+        " --test-set {params.test_set:q} --title={params.title:q} {params.options:q}"
+        " --device {params.device:q} --threads {threads:q} --out {output:q} > {log:q} 2>&1"

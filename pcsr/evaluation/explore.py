@@ -1,0 +1,201 @@
+"""Explorer pages: a few images with every knob value of every method, in one offline HTML file."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from pcsr import __version__, escape, metrics, runtime
+from pcsr.config.models import ProtocolConfig
+from pcsr.config.options import (
+    CORES,
+    LR,
+    Crop,
+    Device,
+    Refine,
+    Scale,
+    Threads,
+    WeightsFiles,
+    whole_number,
+)
+from pcsr.data.images import to_uint8
+from pcsr.data.test_images import TestImage, TestImages, open_images
+from pcsr.errors import UserError
+from pcsr.evaluation.measure import Pair, make_pair
+from pcsr.evaluation.points import usable_scale
+from pcsr.evaluation.subject import Subject
+from pcsr.methods.base import Method
+from pcsr.report import tidy
+from pcsr.report.explorer import head, page
+from pcsr.report.explorer.head import Head
+from pcsr.storage import files
+from pcsr.weights.load import load_method
+
+SMALLEST_SIDE, LARGEST_SIDE = 128, 4096  # of an image in a page, in HR pixels
+log = logging.getLogger("pcsr")
+
+
+def explore(
+    *images: Annotated[Path, Parameter(help="HR images, folders of them, or packed stores")],
+    weights: WeightsFiles,
+    out: Annotated[Path, Parameter(help="HTML page to write")],
+    title: Annotated[str, Parameter(help="heading of the page")] = "Turn the knob",
+    results: Annotated[
+        Path | None,
+        Parameter(help="results.csv of a suite to open with, instead of the images shown"),
+    ] = None,
+    test_set: Annotated[str, Parameter(help="test set of the results to open with")] = "",
+    megabytes: Annotated[
+        float,
+        Parameter(
+            validator=Number(gte=1, lte=1000),
+            help="size of the page; images that no longer fit are left out",
+        ),
+    ] = 25.0,
+    side: Annotated[
+        int,
+        whole_number(SMALLEST_SIDE, LARGEST_SIDE),
+        Parameter(help="largest side of an image in HR pixels; the middle of a larger one is cut"),
+    ] = 1024,
+    lr: LR = "8bit",
+    crop: Crop = "tiles",
+    refine: Refine = True,
+    scale: Scale = None,
+    device: Device = "auto",
+    threads: Threads = CORES,
+) -> str:
+    """Write a page that shows images at every value of the knob; it needs no network.
+
+    Give the original's weights first: everything is compared with it. The protocol is that of
+    `pcsr sweep`, and so are the page's numbers.
+
+    Example: `pcsr explore photo.png --weights fsrcnn-original.safetensors fsrcnn-pcsr.safetensors
+    --out photo.html`.
+    """
+    files.require_suffix(out, ".html", "--out")
+    files.refuse_overwriting((*images, *weights, results), (out,))
+    if not images:
+        raise UserError("give at least one HR image, a folder of images, or a packed store.")
+    if (results is None) != (not test_set):
+        raise UserError("--results and --test-set: give both, or neither.")
+    runtime.setup_logging()
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    methods = [runtime.move(load_method(path)[0], picked) for path in weights]
+    upscaling = usable_scale(methods[0], scale)
+    protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
+    backbone = methods[0].config.backbone
+    opening = head.of_results(tidy.load(results), test_set, backbone) if results else None
+    names = _labels(methods, weights)
+    shown = [Subject(m, name, upscaling, protocol) for m, name in zip(methods, names, strict=True)]
+    found = [opened for path in images for opened in _all_of(open_images(path))]
+    pairs = (make_pair(_middle(read(), side), upscaling, protocol) for read in found)
+    note = f"at most {side} pixels a side"
+    count, size = write(
+        pairs, shown, out, title=title, note=note, opening=opening, megabytes=megabytes
+    )
+    left_out = f" of {len(found)}; the others do not fit" if count < len(found) else ""
+    return f"{out}: {size:.1f} MB, {count} images{left_out}"
+
+
+def _all_of(images: TestImages) -> list[Callable[[], TestImage]]:
+    return [partial(images.__getitem__, number) for number in range(len(images))]
+
+
+def _middle(image: TestImage, side: int) -> TestImage:
+    """Return the middle of an image, at most ``side`` pixels high and wide."""
+    height, width = image.hr.shape[:2]
+    if max(height, width) <= side:
+        return image
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    # A ready-made LR image is no longer that of the part.
+    return TestImage(image.name, image.hr[top : top + side, left : left + side].copy(), None)
+
+
+def _labels(methods: Sequence[Method], weights: Sequence[Path]) -> list[str]:
+    """Return a name for each method: its own, with the file's where several have the same."""
+    names = [type(method).__name__ for method in methods]
+    stems = [escape.printable(path.stem) for path in weights]
+    return [
+        name if names.count(name) == 1 else f"{name} ({stem})"
+        for name, stem in zip(names, stems, strict=True)
+    ]
+
+
+def write(
+    pairs: Iterable[Pair],
+    subjects: Sequence[Subject],
+    out: Path,
+    *,
+    title: str,
+    note: str = "",
+    opening: Head | None = None,
+    megabytes: float = math.inf,
+) -> tuple[int, float]:
+    """Run every method on every image and write the page.
+
+    Args:
+        pairs: images to show.
+        subjects: methods; the first without a knob is what others are compared with.
+        out: HTML file.
+        title: heading of the page.
+        note: on its images, or "".
+        opening: the curves to open with; None takes those of the images shown.
+        megabytes: size of the page; images that no longer fit are left out, but for the first.
+
+    Returns:
+        The number of images in the page, and its size in megabytes.
+    """
+    planes = page.Planes()
+    images: list[dict[str, Any]] = []
+    for pair in pairs:
+        largest = max((image["megabytes"] for image in images), default=0.0)
+        if planes.megabytes + largest > megabytes:
+            break
+        images.append(_image(pair, subjects, planes))
+        log.info("%d %s: %.1f MB", len(images), pair.name, images[-1]["megabytes"])
+    first = subjects[0]
+    reference = next((i for i, subject in enumerate(subjects) if not subject.routes), None)
+    content = {
+        "title": title,
+        "backbones": sorted({subject.method.config.backbone for subject in subjects}),
+        "scale": first.scale,
+        "shave": metrics.shave_for(first.scale),
+        "protocol": first.protocol.model_dump(mode="json"),
+        "note": note,
+        "version": __version__,
+        "reference": reference,
+        "methods": [subject.summary() for subject in subjects],
+        "images": images,
+        "head": (opening or _own_head(subjects, reference)).content(),
+    }
+    return len(images), page.write(content, planes, out)
+
+
+def _image(pair: Pair, subjects: Sequence[Subject], planes: page.Planes) -> dict[str, Any]:
+    height, width = pair.hr.shape[:2]
+    before = planes.megabytes
+    return {
+        "name": pair.name,
+        "width": width,
+        "height": height,
+        "hr": planes.add(pair.hr),
+        "lr": planes.add(to_uint8(pair.lr)),
+        "methods": [subject.add(pair, planes) for subject in subjects],
+        "megabytes": planes.megabytes - before,
+    }
+
+
+def _own_head(subjects: Sequence[Subject], reference: int | None) -> Head:
+    swept = {subject.label: subject.swept() for subject in subjects}
+    defaults = {
+        subject.label: knob
+        for subject in subjects
+        if (knob := subject.method.points[0].knob) is not None
+    }
+    return head.of_page(swept, None if reference is None else subjects[reference].label, defaults)

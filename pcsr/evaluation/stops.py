@@ -1,0 +1,176 @@
+"""Where along the knob each unit changes its branch, found through the method's own routing.
+
+A *stop* is a value of the knob at which an explorer page can stand. Stops are numbered from the
+most expensive operating point to the cheapest, so that as the number rises a unit only ever moves
+to cheaper branches. Its *rank* for branch i is then the number of stops at which it takes branch i
+or a more expensive one: at stop s it does if its rank is above s. Ranks are found by bisection over
+``Method.route`` itself, so that no rounding can part a page from the engine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pcsr.errors import UserError
+from pcsr.methods.base import Method
+from pcsr.routing import OperatingPoint
+
+Ranks = NDArray[np.uint16]
+Labels = Callable[[Tensor, int], Tensor]  # numbers of units and a stop -> their branches
+
+# Knob values are multiples of 0.001 up to 20, where most units change, and of 0.1 beyond: 59 601
+# stops from -1000 to 1000, so that ranks fit 16 bits.
+FINE, COARSE, FINE_UP_TO, WIDEST = 1000, 10, 20, 1000.0
+
+
+@dataclass(frozen=True)
+class Stops:
+    """The knob values of a page, most expensive first.
+
+    Attributes:
+        segments: (first, last, parts): the multiples first / parts, ..., last / parts, rising or
+            falling. A knob value is the float nearest to this quotient, in Python and in a browser.
+    """
+
+    segments: tuple[tuple[int, int, int], ...]
+
+    def __len__(self) -> int:
+        return sum(abs(last - first) + 1 for first, last, _ in self.segments)
+
+    def knob(self, stop: int) -> float:
+        """Return the knob value of a stop."""
+        for first, last, parts in self.segments:
+            count = abs(last - first) + 1
+            if stop < count:
+                return (first + (stop if last >= first else -stop)) / parts
+            stop -= count
+        raise IndexError(stop)
+
+    def number(self, knob: float) -> int | None:
+        """Return the stop of a knob value, or None if it lies between two or outside."""
+        before = 0
+        for first, last, parts in self.segments:
+            at = round(knob * parts)
+            if at / parts == knob and min(first, last) <= at <= max(first, last):
+                return before + abs(at - first)
+            before += abs(last - first) + 1
+        return None
+
+
+def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
+    """Return the stops of a method: all that it accepts, up to ``WIDEST`` on both sides.
+
+    Args:
+        method: that routes.
+        scores: (1, M, units...) of an image, which shows at which end a knob saves.
+        scale: HR size / LR size.
+    """
+    ends, work = [], []
+    for widest, own in ((-WIDEST, min(method.knobs)), (WIDEST, max(method.knobs))):
+        try:
+            labels, end = method.route(scores, OperatingPoint(knob=widest), scale), widest
+        except UserError:  # some knobs have a least value
+            labels, end = method.route(scores, OperatingPoint(knob=own), scale), own
+        ends.append(end)
+        work.append(int(labels.sum()))
+    return between(*ends, rising=work[1] <= work[0])
+
+
+def between(low: float, high: float, rising: bool) -> Stops:
+    """Return the stops from one knob value to another.
+
+    Args:
+        low, high: the ends.
+        rising: whether a larger knob is cheaper.
+    """
+    segments = []
+    for start, end, parts in (
+        (low, -FINE_UP_TO, COARSE),
+        (max(low, -FINE_UP_TO), min(high, FINE_UP_TO), FINE),
+        (FINE_UP_TO, high, COARSE),
+    ):
+        first, last = round(start * parts), round(end * parts)
+        if parts == COARSE:  # the borders belong to the fine segment
+            first, last = first + (start == FINE_UP_TO), last - (end == -FINE_UP_TO)
+        if first <= last:
+            segments.append((first, last, parts))
+    if not rising:
+        segments = [(last, first, parts) for first, last, parts in reversed(segments)]
+    return Stops(tuple(segments))
+
+
+def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ranks]:
+    """Return the ranks of all units of one image, for branches 1 to M - 1.
+
+    Args:
+        method: that routes.
+        scores: (1, M, units...), as ``Method.explore`` gives them.
+        scale: HR size / LR size.
+        stops: where the page can stand.
+
+    Returns:
+        M - 1 arrays (units...), each nowhere larger than the one before.
+
+    Raises:
+        UserError: with a cheaper knob, units move to more expensive branches.
+    """
+    flat = scores.flatten(2)
+
+    def labels(units: Tensor, stop: int) -> Tensor:
+        some = flat[:, :, units].view(1, flat.shape[1], 1, -1)
+        return method.route(some, OperatingPoint(knob=stops.knob(stop)), scale).flatten()
+
+    found = [
+        _bisected(labels, branch, flat.shape[2], len(stops)) for branch in range(1, flat.shape[1])
+    ]
+    everything = torch.arange(flat.shape[2])
+    for knob in {*method.knobs, *method.fine_knobs}:
+        stop = stops.number(knob)
+        if stop is not None and not torch.equal(
+            labels(everything, stop), sum((rank > stop).long() for rank in found)
+        ):
+            raise UserError(
+                f"{method.config.method}: at knob {knob:g} units take more expensive branches than "
+                "at a knob that spends more; an explorer page needs a knob that only saves."
+            )
+    return [rank.view(scores.shape[2:]).numpy().astype(np.uint16) for rank in found]
+
+
+def _bisected(
+    labels: Callable[[Tensor, int], Tensor], branch: int, units: int, stops: int
+) -> Tensor:
+    """Return the number of stops at which each unit takes ``branch`` or a more expensive one."""
+    rank = torch.zeros(units, dtype=torch.long)
+    waiting = [(torch.arange(units), 0, stops)]  # units whose rank lies from ... to ...
+    while waiting:
+        some, low, high = waiting.pop()
+        if low == high:
+            rank[some] = low
+            continue
+        middle = (low + high) // 2
+        above = labels(some, middle) >= branch
+        parts = ((some[above], middle + 1, high), (some[~above], low, middle))
+        waiting.extend(part for part in parts if len(part[0]))
+    return rank
+
+
+def track(found: Sequence[Sequence[Ranks]], stops: Stops, steps: int) -> list[int]:
+    """Return stops at about equal steps of work, from the first to the last that matter.
+
+    Args:
+        found: the ranks of each image.
+        stops: where the page can stand.
+        steps: at most how many.
+    """
+    changes = np.zeros(len(stops) + 1)
+    for of_image in found:
+        for rank in of_image:
+            changes += np.bincount(rank.ravel(), minlength=len(changes)) / rank.size
+    done = changes.cumsum() / changes.sum()
+    at = np.searchsorted(done, np.linspace(0, 1 - 1e-9, steps), side="left")
+    first = max(0, int(np.flatnonzero(changes)[0]) - 1)  # where nothing has changed yet
+    return sorted({first, *(min(stop, len(stops) - 1) for stop in at[1:].tolist())})

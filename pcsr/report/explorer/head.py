@@ -1,0 +1,151 @@
+"""What an explorer page opens with: the curve of each method, and its verdict on the original."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pcsr import metrics, registry
+from pcsr.errors import UserError
+from pcsr.report import curves, tidy
+from pcsr.report.curves import Curve
+
+REFERENCE = "original"
+CLOSE = 0.1  # dB below the original
+Swept = tuple[Sequence[float | None], Curve]  # knob values, and the curve through them
+
+
+@dataclass(frozen=True)
+class Head:
+    """The curves of a page.
+
+    Attributes:
+        swept: label -> knob values and curve over the same images.
+        reference: the label of the original that all are compared with; None without one.
+        defaults: label -> knob value of the default point, for methods that have one.
+        source: what was measured, in a few words.
+    """
+
+    swept: Mapping[str, Swept]
+    reference: str | None
+    defaults: Mapping[str, float]
+    source: str
+
+    def content(self) -> dict[str, Any]:
+        """Return what the page's scripts read."""
+        base = None if self.reference is None else self.swept[self.reference][1]
+        return {
+            "source": self.source,
+            "base": None
+            if base is None
+            else {"psnr": _mean(base.psnr), "gflops": _mean(base.gflops)},
+            "curves": [
+                {
+                    "label": label,
+                    "default": self.defaults.get(label),
+                    "points": list(_points(*swept, base)),
+                    "verdict": self._verdict(label, base),
+                }
+                for label, swept in self.swept.items()
+            ],
+        }
+
+    def _verdict(self, label: str, base: Curve | None) -> dict[str, Any] | None:
+        """Compare with the original: at the default point, and where its PSNR is reached.
+
+        Returns:
+            Name -> value and 95 % interval: ``gain`` in dB and ``share`` of FLOPs in percent at the
+            default point; FLOPs in percent at ``equal`` PSNR, and at one ``close`` to it.
+        """
+        if base is None or label not in self.defaults:
+            return None
+        knobs, curve = self.swept[label]
+        at = list(knobs).index(self.defaults[label])
+
+        def values(some: NDArray[np.intp]) -> NDArray[np.float64]:
+            psnr, gflops = (of[some, at].mean() for of in (curve.psnr, curve.gflops))
+            base_psnr, whole = (of[some, 0].mean() for of in (base.psnr, base.gflops))
+            needed = (curves.percent_needed(curve, base, loss, some) for loss in (0.0, CLOSE))
+            return np.array([psnr - base_psnr, 100 * gflops / whole, *needed])
+
+        found = curves.estimates(values, len(curve.psnr))
+        names = ("gain", "share", "equal", "close")
+        return {n: [of.value, of.low, of.high] for n, of in zip(names, found, strict=True)}
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean())
+
+
+def _points(knobs: Sequence[float | None], curve: Curve, base: Curve | None) -> Any:
+    """Yield the points of a curve, with the interval of the gain over the original."""
+    gains = None
+    if base is not None:
+        over = curve.psnr - base.psnr
+        gains = curves.estimates(lambda some: over[some].mean(axis=0), len(over))
+    psnr, gflops = curve.psnr.mean(axis=0), curve.gflops.mean(axis=0)
+    for number, knob in enumerate(knobs):
+        gain = gains[number] if gains else None
+        yield {
+            "knob": knob,
+            "adaptive": False,
+            "psnr": float(psnr[number]),
+            "gflops": float(gflops[number]),
+            "gain": None if gain is None else [gain.value, gain.low, gain.high],
+        }
+
+
+def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
+    """Return the head of a suite: a backbone's methods on a test set, and static networks.
+
+    Args:
+        results: of a suite (``tidy.load``).
+        test_set: whose images are averaged.
+        backbone: of the methods.
+
+    Raises:
+        UserError: the results have no row of them.
+    """
+    rows = tidy.common_images(tidy.comparable(results[results["main"]]))
+    rows = rows[rows["test_set"] == test_set]
+    own = rows[rows["backbone"] == backbone]
+    if own.empty:
+        raise UserError(
+            f"--test-set {test_set}: the results have no {backbone} on it; name one that they have."
+        )
+    routed = set(rows.loc[rows["method"] != REFERENCE, "backbone"])
+    static = rows[~rows["backbone"].isin(routed) & (rows["scale"] == own["scale"].iloc[0])]
+    swept: dict[str, Swept] = {}
+    defaults: dict[str, float] = {}
+    for name, some in own.groupby(tidy.labels(own), sort=False):
+        method = some["method"].iloc[0]
+        known = registry.resolve("method", method)
+        label = str(name).replace(method, known.__name__, 1)
+        swept[label] = _swept(some)
+        if known.points[0].knob in swept[label][0] and known.points[0].knob is not None:
+            defaults[label] = known.points[0].knob
+    for name, some in static.groupby("backbone"):
+        swept[f"{str(name).upper()}, static"] = _swept(some)
+    reference = registry.resolve("method", REFERENCE).__name__
+    source = f"{test_set}, {own['image'].nunique()} images"
+    return Head(swept, reference if reference in swept else None, defaults, source)
+
+
+def _swept(rows: pd.DataFrame) -> Swept:
+    knobs = sorted(set(rows.loc[~rows["adaptive"], "knob"].dropna()))
+    return knobs or [None], Curve.of(rows, "paper")
+
+
+def of_page(
+    swept: Mapping[str, Swept], reference: str | None, defaults: Mapping[str, float]
+) -> Head:
+    """Return the head of a page that is about its own images, without those restored exactly."""
+    kept = np.logical_and.reduce([metrics.comparable(curve.psnr) for _, curve in swept.values()])
+    some = {
+        label: (knobs, Curve(curve.psnr[kept], curve.gflops[kept]))
+        for label, (knobs, curve) in swept.items()
+    }
+    return Head(some, reference, defaults, f"{int(kept.sum())} images of this page")

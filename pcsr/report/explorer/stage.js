@@ -1,0 +1,169 @@
+// The stage: two layers and the wipe between them, and magnified crops that follow the pointer.
+
+const NAMES = { bicubic: "LR, bicubic", original: "Original", sr: "SR", hr: "HR", routing: "Routing", error: "Error", gain: "Gain over the original" };
+
+/** Return what a layer is called: SR by its method. */
+function nameOf(layer) {
+  return layer === "sr" ? content.methods[state.method].label : NAMES[layer];
+}
+
+class Stage {
+  constructor(onMove) {
+    const find = (id) => document.getElementById(id);
+    Object.assign(this, { root: find("stage"), target: find("target"), wipe: find("wipe"), zooms: find("zooms"), onMove });
+    this.sides = { left: find("left"), right: find("right") };
+    this.tags = { left: find("left-tag"), right: find("right-tag") };
+    this.layers = {}; // name -> canvas with its pixels
+    this.crops = {};
+    this.listen();
+  }
+
+  /** Show another image: forget all layers and make room for its pixels. */
+  resize(width, height) {
+    Object.assign(this, { width, height });
+    this.layers = {};
+    this.root.style.aspectRatio = `${width} / ${height}`;
+    this.root.style.setProperty("--ratio", width / height);
+    // Setting a size clears a canvas: what is on show stays until there is something new.
+    for (const canvas of Object.values(this.sides)) {
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    }
+    this.makeCrops();
+  }
+
+  /** Store the pixels of layers, RGBA, and draw what shows them. */
+  update(layers) {
+    for (const [name, pixels] of Object.entries(layers)) {
+      this.layers[name] ??= Object.assign(document.createElement("canvas"), { width: this.width, height: this.height });
+      this.layers[name].getContext("2d").putImageData(new ImageData(pixels, this.width, this.height), 0, 0);
+    }
+    this.draw();
+  }
+
+  draw() {
+    for (const side of ["left", "right"]) {
+      const layer = this.layers[state[side]];
+      this.tags[side].textContent = nameOf(state[side]);
+      this.sides[side].setAttribute("aria-label", `${content.images[state.image].name}: ${nameOf(state[side])}`);
+      if (layer) this.sides[side].getContext("2d").drawImage(layer, 0, 0);
+    }
+    this.place();
+    this.drawCrops();
+  }
+
+  /** Put the wipe and the frame of the zoom where the state says. */
+  place() {
+    const percent = 100 * state.wipe;
+    this.sides.left.style.clipPath = `inset(0 ${100 - percent}% 0 0)`;
+    this.wipe.style.left = `${percent}%`;
+    this.wipe.setAttribute("aria-valuenow", Math.round(percent));
+    this.wipe.setAttribute("aria-valuetext", `${Math.round(percent)} % ${nameOf(state.left)}`);
+    this.tags.left.classList.toggle("covered", state.wipe < 0.12);
+    this.tags.right.classList.toggle("covered", state.wipe > 0.88);
+    const side = this.cropSide();
+    const [left, top] = this.corner(side);
+    Object.assign(this.target.style, {
+      left: `${(100 * left) / this.width}%`,
+      top: `${(100 * top) / this.height}%`,
+      width: `${(100 * side) / this.width}%`,
+      height: `${(100 * side) / this.height}%`,
+    });
+  }
+
+  makeCrops() {
+    const shown = ["bicubic", "original", "sr", "hr"].filter((name) => name !== "original" || content.reference !== null);
+    this.crops = {};
+    this.zooms.style.setProperty("--crops", shown.length);
+    this.zooms.replaceChildren(
+      ...shown.map((name) => {
+        const figure = document.createElement("figure");
+        const canvas = document.createElement("canvas");
+        canvas.setAttribute("role", "img");
+        const caption = document.createElement("figcaption");
+        caption.append(document.createElement("b"), document.createElement("span"));
+        figure.append(canvas, caption);
+        this.crops[name] = { canvas, caption };
+        return figure;
+      }),
+    );
+  }
+
+  /** Say in the caption of a crop what its whole image has. */
+  caption(name, text) {
+    if (!this.crops[name]) return;
+    const [title, value] = this.crops[name].caption.children;
+    title.textContent = nameOf(name);
+    value.textContent = text;
+    this.crops[name].canvas.setAttribute("aria-label", `${nameOf(name)}, enlarged ${state.zoom} times`);
+  }
+
+  /** Return the side of the crops in pixels of the image. */
+  cropSide() {
+    return Math.min(Math.round(256 / state.zoom), this.width, this.height);
+  }
+
+  corner(side) {
+    const clamp = (share, length) => Math.round(Math.min(Math.max(share * length - side / 2, 0), length - side));
+    return [clamp(state.x, this.width), clamp(state.y, this.height)];
+  }
+
+  drawCrops() {
+    const side = this.cropSide();
+    const [left, top] = this.corner(side);
+    const pixels = side * Math.max(1, Math.round((256 / side) * Math.min(2, devicePixelRatio)));
+    for (const [name, { canvas }] of Object.entries(this.crops)) {
+      if (canvas.width !== pixels) canvas.width = canvas.height = pixels;
+      const context = canvas.getContext("2d");
+      context.imageSmoothingEnabled = false;
+      if (this.layers[name]) context.drawImage(this.layers[name], left, top, side, side, 0, 0, pixels, pixels);
+    }
+  }
+
+  listen() {
+    let dragging = false;
+    const share = (event) => {
+      const box = this.root.getBoundingClientRect();
+      const clamp = (value) => Math.min(Math.max(value, 0), 1);
+      return [clamp((event.clientX - box.left) / box.width), clamp((event.clientY - box.top) / box.height)];
+    };
+    const follow = (event) => {
+      const [x, y] = share(event);
+      if (dragging) state.wipe = x;
+      else Object.assign(state, { x, y });
+      this.moved();
+    };
+    this.wipe.addEventListener("pointerdown", (event) => {
+      dragging = true;
+      this.wipe.setPointerCapture(event.pointerId);
+    });
+    for (const kind of ["pointerup", "pointercancel"]) this.wipe.addEventListener(kind, () => (dragging = false));
+    this.root.addEventListener("pointermove", follow);
+    this.root.addEventListener("pointerdown", follow);
+    this.wipe.addEventListener("keydown", (event) => this.key(event, (x) => (state.wipe = Math.min(Math.max(state.wipe + x, 0), 1)), 0.02));
+    this.root.addEventListener("keydown", (event) => this.key(event, (x, y) => {
+      state.x = Math.min(Math.max(state.x + x, 0), 1);
+      state.y = Math.min(Math.max(state.y + y, 0), 1);
+    }, 8 / this.width));
+  }
+
+  key(event, move, step) {
+    const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move(by[0] * step, by[1] * step);
+    this.moved();
+  }
+
+  /** Draw at the next frame, however many moves there were. */
+  moved() {
+    this.onMove();
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      this.place();
+      this.drawCrops();
+    });
+  }
+}

@@ -1,0 +1,117 @@
+// The answer, before any image: what each method saves and loses against the original.
+
+const signed = (value, digits) => {
+  const text = Math.abs(value).toFixed(digits);
+  return (Number(text) === 0 ? "±" : value > 0 ? "+" : "−") + text;
+};
+const whole = (value) => value.toFixed(value < 10 ? 1 : 0);
+const percent = (value) => `${whole(value)}\u00a0%`;
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+/** Return the knob's letter: k for cost ratios, eta for methods that weigh PSNR. */
+function letterOf({ label }) {
+  return /^(ARM|ENAF)/.test(label) ? "η" : "k";
+}
+
+/** Return the interval of an estimate [value, low, high] as text, or nothing. */
+function interval([, low, high], text, unit) {
+  return low === null ? "" : `95 %: ${text(low)} to ${text(high)}\u00a0${unit}`;
+}
+
+function tile(value, label, note, kind) {
+  const made = element("div", `tile ${kind}`);
+  made.append(element("strong", "", value), element("span", "", label));
+  if (note) made.append(element("small", "", note));
+  return made;
+}
+
+/** Return the tiles of a method: its FLOPs at the original's PSNR, and its default point. */
+function cardOf(method) {
+  const { gain, share, equal, close } = method.verdict;
+  const card = element("section", "card");
+  card.append(element("h2", "", method.label));
+  const tiles = element("div", "tiles");
+  const reaches = equal[0] !== null;
+  const best = reaches ? equal : close;
+  const label = reaches ? "of the original’s FLOPs at its PSNR" : "of the original’s FLOPs within 0.1 dB";
+  if (best[0] === null) tiles.append(tile("—", "stays more than 0.1 dB below the original", "", "bad"));
+  else tiles.append(tile(percent(best[0]), label, interval(best, whole, "%"), best[0] < 100 ? "good" : "bad"));
+  const at = `at ${letterOf(method)}\u00a0=\u00a0${method.default}`;
+  tiles.append(tile(`${signed(gain[0], 2)}\u00a0dB`, `PSNR against the original, ${at}`, interval(gain, (value) => signed(value, 2), "dB"), gain[0] > -0.05 ? "good" : "bad"));
+  tiles.append(tile(percent(share[0]), `of its FLOPs, ${at}`, interval(share, whole, "%"), share[0] < 100 ? "good" : "bad"));
+  card.append(tiles);
+  return card;
+}
+
+/** Return the FLOPs at the original's PSNR, or else near it, to sort by: less is better. */
+function needed({ verdict: { equal, close } }) {
+  return equal[0] ?? 1e6 + (close[0] ?? 1e6);
+}
+
+/** Return the answer in a sentence. */
+function answerOf(judged) {
+  if (!judged.length) return "What each pixel costs, and what it gains.";
+  const { label, verdict } = judged[0];
+  if (verdict.equal[0] !== null) return `${label} reaches the original’s PSNR with ${percent(verdict.equal[0])} of its FLOPs.`;
+  if (verdict.close[0] !== null) return `${label} comes within 0.1 dB of the original with ${percent(verdict.close[0])} of its FLOPs.`;
+  return "No method comes within 0.1 dB of the original on these images.";
+}
+
+/** Return the series of a chart: FLOPs in percent of the original's, or in G without one. */
+function seriesOf(curves, base) {
+  const factor = base === null ? 1 : 100 / base.gflops;
+  return curves.map(({ label, points }) => ({
+    name: label,
+    line: points.length > 1,
+    points: points
+      .filter((point) => point.psnr !== null)
+      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive, ...bandOf(point, base), text: textOf(label, point, base, factor), pick: pickOf(label, point) }))
+      .sort((a, b) => a.x - b.x),
+  }));
+}
+
+/** Return the interval of a point's PSNR: the original's, plus that of the gain over it. */
+function bandOf({ gain }, base) {
+  if (!base || !gain || gain[1] === null) return {};
+  return { low: base.psnr + gain[1], high: base.psnr + gain[2] };
+}
+
+function textOf(label, point, base, factor) {
+  const at = point.adaptive ? ", adaptive" : point.knob === null ? "" : `, ${letterOf({ label })} = ${point.knob}`;
+  const flops = base === null ? `${point.gflops.toPrecision(3)} GFLOPs` : `${percent(factor * point.gflops)} of the FLOPs`;
+  const sure = bandOf(point, base).low === undefined ? "" : `; gain ${signed(point.gain[0], 2)} dB (95 %: ${signed(point.gain[1], 2)} to ${signed(point.gain[2], 2)})`;
+  return `${label}${at}: ${point.psnr.toFixed(2)} dB, ${flops}${sure}`;
+}
+
+/** Return what a click on a point shows, if the page holds its method. */
+function pickOf(label, point) {
+  const method = content.methods.findIndex((one) => one.label === label);
+  return method < 0 || point.knob === null ? undefined : { method, k: point.knob };
+}
+
+/** Fill the head of the page. */
+function showVerdict(onPick) {
+  const { head, images, backbones, scale, protocol, note, version, shave } = content;
+  const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
+  const set = (id, text) => (document.getElementById(id).textContent = text);
+  set("subject", `${backbones.map((name) => name.toUpperCase()).join(", ")} ×${scale} · ${lr} · ${head.source}`);
+  set("overall-caption", `${head.source}: PSNR over FLOPs`);
+  set("version", version);
+  set("shave", shave);
+  set("note", `Images in this page: ${images.length}, ${note}`);
+  const judged = head.curves.filter((curve) => curve.verdict).sort((a, b) => needed(a) - needed(b));
+  set("answer", answerOf(judged));
+  document.getElementById("cards").replaceChildren(...judged.map(cardOf));
+  new Chart(document.getElementById("overall"), {
+    series: seriesOf(head.curves, head.base),
+    unit: head.base ? "FLOPs, % of the original" : "GFLOPs",
+    base: head.base && head.base.psnr,
+    onPick,
+  });
+}

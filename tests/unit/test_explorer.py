@@ -1,0 +1,271 @@
+"""Explorer pages: ranks against the routing; a page in a browser against the sweep."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import chromium
+import numpy as np
+import pytest
+import torch
+from chromium import Page
+from models import build
+
+from pcsr.config.models import ProtocolConfig
+from pcsr.data.test_images import TestImage
+from pcsr.errors import UserError
+from pcsr.evaluation import explore, stops
+from pcsr.evaluation.measure import Pair, Row, make_pair, measure
+from pcsr.evaluation.subject import Subject
+from pcsr.methods.base import Method
+from pcsr.metrics import psnr_rgb
+from pcsr.report.explorer import page
+from pcsr.routing import OperatingPoint
+from pcsr.weights.load import load_method
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = """</script><img src=x onerror="document.title='hit'">&'"`{{ 7 * 7 }}"""
+PROTOCOL = ProtocolConfig(lr="8bit", crop="none", refine=True)
+TEN = {
+    "PCSR": (-25.0, -0.137, -0.04, 0.0, 0.111, 0.3, 0.512, 0.9, 1.37, 25.0),
+    "ClassSR": (-1000.0, -12.3, -5.0, -1.001, 0.0, 0.777, 2.0, 10.0, 55.5, 1000.0),
+    "ARM": (0.0, 0.5, 1.0, 1.501, 2.0, 3.333, 6.0, 10.0, 30.3, 1000.0),
+}
+
+
+def swept(method: Method, pair: Pair, knobs: Any) -> dict[float | None, Row]:
+    """What a sweep measures, by knob."""
+    points = [OperatingPoint(knob=knob) for knob in knobs]
+    rows = measure(method, pair, 4, points, [PROTOCOL], {"psnr_rgb": psnr_rgb})
+    return {row["knob"]: row for row in rows}
+
+
+@pytest.mark.parametrize("rising", [True, False])
+@pytest.mark.parametrize("ends", [(-25.0, 25.0), (-1000.0, 1000.0), (0.0, 1000.0), (0.0, 3.0)])
+def test_stops_are_knob_values_in_order(ends: tuple[float, float], rising: bool) -> None:
+    made = stops.between(*ends, rising=rising)
+    some = [*range(0, len(made), 997), len(made) - 1]
+    values = [made.knob(stop) for stop in some]
+    assert values == sorted(values, reverse=not rising)
+    assert [made.number(value) for value in values] == some
+    assert {made.knob(0), made.knob(len(made) - 1)} == set(ends)
+    assert len(made) <= np.iinfo(np.uint16).max
+    assert made.number(0.00005) is None
+    with pytest.raises(IndexError):
+        made.knob(len(made))
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_ranks_are_the_routing_at_every_stop(heads: int) -> None:
+    """Also where scores tie, are certain, or tie exactly at a stop."""
+    method = load_method(ROOT / "weights" / "fsrcnn-pcsr.safetensors")[0]
+    if heads == 3:
+        sizes = [{"width": width, "depth": 2} for width in (4, 6, 9)]
+        method = build("fsrcnn", "pcsr", width=8, heads=sizes, classifier={"width": 0, "depth": 0})
+    torch.manual_seed(0)
+    spread = torch.logspace(-2, 1.5, 24)[:, None]
+    scores = (torch.randn(1, heads, 24, 30) * spread).softmax(dim=1)
+    scores[..., 0, :] = 1 / heads
+    scores[0, :, 1, :] = torch.eye(heads)[:, torch.arange(30) % heads]
+    made = stops.between(-25.0, 25.0, rising=True)
+    found = stops.ranks(method, scores, 4, made)
+    for stop in {0, len(made) - 1, *np.unique(found)[:-1:17].tolist(), made.number(0.0)}:
+        labels = sum((rank > stop).astype(int) for rank in found)
+        expected = method.route(scores, OperatingPoint(knob=made.knob(stop)), 4)[0]
+        assert np.array_equal(labels, expected.numpy()), made.knob(stop)
+
+
+def test_a_knob_that_turns_back_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = load_method(ROOT / "weights" / "fsrcnn-pcsr.safetensors")[0]
+
+    def back(self: Any, scores: torch.Tensor, point: OperatingPoint, scale: float) -> torch.Tensor:
+        return torch.full_like(scores[:, 0], abs(point.knob or 0) < 1, dtype=torch.long)
+
+    monkeypatch.setattr(type(method), "route", back)
+    with pytest.raises(UserError, match="only saves"):
+        stops.ranks(method, torch.rand(1, 2, 8, 8), 4, stops.between(-25.0, 25.0, rising=True))
+
+
+def test_names_stay_text() -> None:
+    html = page.render({"title": HOSTILE, "x": float("inf"), "names": [HOSTILE]}, page.Planes())
+    assert "<img" not in html
+    content = html.partition('id="content">')[2].partition("</script>")[0]
+    assert json.loads(content) == {"title": HOSTILE, "x": None, "names": [HOSTILE]}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A page in a browser, and what it was made of."""
+
+    page: Page
+    path: Path
+    methods: dict[str, Method]
+    pairs: list[Pair]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """Three images by the shipped weights, in a browser."""
+    from skimage import data
+
+    chromium.require()
+    folder = tmp_path_factory.mktemp("explorer")
+    photographs = {
+        "astronaut": data.astronaut()[20:220, 130:330],
+        HOSTILE: data.chelsea()[60:220, 100:300],
+        "coffee": data.coffee()[100:260, 200:404],
+    }
+    pairs = [make_pair(TestImage(n, x.copy(), None), 4, PROTOCOL) for n, x in photographs.items()]
+    names = ("Original", "PCSR", "ClassSR", "ARM")
+    methods = {
+        name: load_method(ROOT / "weights" / f"fsrcnn-{name.lower()}.safetensors")[0]
+        for name in names
+    }
+    subjects = [Subject(method, name, 4, PROTOCOL) for name, method in methods.items()]
+    explore.write(pairs, subjects, folder / "page.html", title=HOSTILE)
+    with chromium.page(folder / "profile") as tab:
+        tab.size(1280, 900)
+        tab.open(folder / "page.html")
+        yield Made(tab, folder / "page.html", methods, pairs)
+
+
+def shown(tab: Page, image: int, method: int, k: float | None) -> dict[str, Any]:
+    """What the page measures, set by its own controls."""
+    if tab.run(f"state.image !== {image} || state.method !== {method}"):
+        tab.run(f"document.querySelectorAll('#images button')[{image}].click()")
+        tab.run(f"document.querySelectorAll('#methods input')[{method}].click()")
+    if k is not None:
+        tab.run(f"number.value = '{k}'; number.dispatchEvent(new Event('change')); 0")
+    wanted = f"explorer.shown.image === {image} && explorer.shown.method === {method}"
+    tab.until(f"{wanted} && explorer.shown.k === {json.dumps(k)}")
+    answer: dict[str, Any] = tab.run("explorer.shown")
+    return answer
+
+
+def test_the_slider_gives_the_sweep(made: Made) -> None:
+    """Ten values of every knob on three images: PSNR within 0.01 dB, FLOPs and units exactly."""
+    for number, (name, method) in enumerate(made.methods.items()):
+        for image, pair in enumerate(made.pairs if name in TEN else ()):
+            for knob, row in swept(method, pair, TEN[name]).items():
+                got = shown(made.page, image, number, knob)
+                case = (name, pair.name, knob)
+                assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=0.01), case
+                assert got["flops"] == row["flops_paper"], case
+                assert got["engine"] == row["flops_engine"], case
+                shares = [row[f"share_{j}"] for j in range(method.branches)]
+                assert [n / row["units"] for n in got["units"]] == shares, case
+
+
+def test_what_decides_nothing_is_shown_as_it_is(made: Made) -> None:
+    for image, pair in enumerate(made.pairs):
+        (row,) = measure(
+            made.methods["Original"],
+            pair,
+            4,
+            [OperatingPoint()],
+            [PROTOCOL],
+            {"psnr_rgb": psnr_rgb},
+        )
+        got = shown(made.page, image, 0, None)
+        assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=1e-9)
+        assert got["flops"] == row["flops_paper"]
+
+
+def box(tab: Page, name: str) -> dict[str, float]:
+    """Where an element is, in sight."""
+    tab.run(f"document.querySelector('{name}').scrollIntoView({{block: 'center'}})")
+    found: dict[str, float] = tab.run(
+        f"document.querySelector('{name}').getBoundingClientRect().toJSON()"
+    )
+    return found
+
+
+def test_wipe_and_zoom_follow_the_pointer_and_the_keys(made: Made) -> None:
+    tab = made.page
+    tab.open(made.path)
+    stage = box(tab, "#stage")
+    wipe = tab.run("document.querySelector('#wipe span').getBoundingClientRect().toJSON()")
+    x, y = wipe["x"] + wipe["width"] / 2, wipe["y"] + wipe["height"] / 2
+    tab.mouse("mouseMoved", x, y)
+    tab.mouse("mousePressed", x, y)
+    to = stage["x"] + 0.25 * stage["width"]
+    tab.mouse("mouseMoved", to, y)
+    tab.mouse("mouseReleased", to, y)
+    tab.until("Math.abs(state.wipe - 0.25) < 0.01 && left.style.clipPath.includes('75')")
+    tab.mouse("mouseMoved", stage["x"] + 0.8 * stage["width"], stage["y"] + 0.3 * stage["height"])
+    tab.until("Math.abs(state.x - 0.8) < 0.01 && Math.abs(state.y - 0.3) < 0.01")
+    crops = "[...document.querySelectorAll('#zooms canvas')].map((crop) => crop.toDataURL())"
+    before = tab.run(crops)
+    assert len(set(before)) == 4
+    tab.run("stage.focus()")
+    tab.key("ArrowLeft")
+    tab.until("state.x < 0.79")
+    tab.until(f"{crops}[3] !== {json.dumps(before[3])}")
+    tab.run("wipe.focus()")
+    tab.key("ArrowRight")
+    tab.until("state.wipe > 0.26 && wipe.getAttribute('aria-valuenow') === '27'")
+
+
+def test_the_slider_has_keys_and_speaks(made: Made) -> None:
+    tab = made.page
+    tab.open(made.path, "#method=PCSR&k=0.5")
+    tab.run("slider.focus()")
+    tab.key("End")
+    tab.until("explorer.shown.k < 0 && !explorer.busy")
+    everything = tab.run("explorer.shown.units")
+    tab.key("PageUp")
+    tab.key("Home")
+    tab.until("explorer.shown.units[1] === 0 && !explorer.busy")
+    assert everything[0] == 0
+    said = f"k = {tab.run('explorer.shown.k')}, "
+    assert tab.run("slider.getAttribute('aria-valuetext')").startswith(said)
+    tab.until(f"spoken.textContent.startsWith('{said}')")
+
+
+def test_links_carry_what_is_shown(made: Made) -> None:
+    tab = made.page
+    wanted = "method=PCSR&k=0.3&left=hr&right=gain&wipe=0.3&x=0.7&y=0.2&zoom=4&refine=0"
+    tab.open(made.path, f"#image=coffee&{wanted}")
+    tab.until("explorer.shown.image === 2 && explorer.shown.k === 0.3 && !explorer.busy")
+    (refined,) = tab.run("[explorer.shown.refine]")
+    assert refined is False
+    tab.run("refine.click()")
+    tab.until("explorer.shown.refine === true && location.hash.includes('refine=1')")
+    link = tab.run("location.hash")
+    before = tab.run("explorer.shown")
+    tab.run("location.hash = '#image=astronaut&k=1'")
+    tab.until("explorer.shown.image === 0 && explorer.shown.k === 1")
+    tab.run(f"location.hash = {json.dumps(link)}")
+    tab.until("explorer.shown.image === 2 && explorer.shown.k === 0.3")
+    assert tab.run("explorer.shown") == before
+    assert tab.run("[state.left, state.right, state.zoom]") == ["hr", "gain", 4]
+
+
+def test_maps_show_something(made: Made) -> None:
+    tab = made.page
+    tab.open(made.path, "#image=astronaut&method=PCSR&k=0.2")
+    seen = set()
+    for layer in ("sr", "hr", "bicubic", "original", "routing", "error", "gain"):
+        side = "document.getElementById('right-layer')"
+        tab.run(f"{side}.value = '{layer}'; {side}.dispatchEvent(new Event('change')); 0")
+        tab.until(f"state.right === '{layer}' && !explorer.busy && explorer.stage.layers.{layer}")
+        seen.add(tab.run("right.toDataURL()"))
+    assert len(seen) == 7
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_needs_no_sideways_scroll(made: Made, width: int) -> None:
+    made.page.size(width, 800, touch=True)
+    made.page.open(made.path)
+    assert made.page.run("document.documentElement.scrollWidth") <= width
+    made.page.size(1280, 900)
+
+
+def test_nothing_is_logged_and_nothing_is_loaded(made: Made) -> None:
+    """Last, of all that the tests above did."""
+    assert made.page.run("document.title") == HOSTILE
+    assert made.page.complaints() == []
+    assert made.page.requests() <= {"file", "blob", "data"}
+    assert made.page.requests() >= {"file"}
