@@ -69,7 +69,8 @@ def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
         scores: (1, M, units...) of an image, which shows at which end a knob saves.
         scale: HR size / LR size.
     """
-    ends, work = [], []
+    ends: list[float] = []
+    work = []
     for widest, own in ((-WIDEST, min(method.knobs)), (WIDEST, max(method.knobs))):
         try:
             labels, end = method.route(scores, OperatingPoint(knob=widest), scale), widest
@@ -77,7 +78,7 @@ def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
             labels, end = method.route(scores, OperatingPoint(knob=own), scale), own
         ends.append(end)
         work.append(int(labels.sum()))
-    return between(*ends, rising=work[1] <= work[0])
+    return between(ends[0], ends[1], rising=work[1] <= work[0])
 
 
 def between(low: float, high: float, rising: bool) -> Stops:
@@ -130,9 +131,10 @@ def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ra
     everything = torch.arange(flat.shape[2])
     for knob in {*method.knobs, *method.fine_knobs}:
         stop = stops.number(knob)
-        if stop is not None and not torch.equal(
-            labels(everything, stop), sum((rank > stop).long() for rank in found)
-        ):
+        if stop is None:
+            continue
+        branches = torch.stack(found).gt(stop).sum(dim=0)
+        if not torch.equal(labels(everything, stop), branches):
             raise UserError(
                 f"{method.config.method}: at knob {knob:g} units take more expensive branches than "
                 "at a knob that spends more; an explorer page needs a knob that only saves."
