@@ -44,7 +44,7 @@ def export(
     time. Its scale is fixed here; fractional ones are possible. Originals and PCSR can be exported,
     tile methods cannot. Scale, version and the SHA-256 of the weights are in the file's metadata.
 
-    It needs two more packages: `pip install "pcsr-suite[export]"`.
+    It needs two more packages, onnx and onnxscript, which `make setup` installs.
 
     Example: `pcsr export weights/fsrcnn-pcsr.safetensors fsrcnn-pcsr.onnx`.
     """
@@ -84,7 +84,7 @@ def require_packages() -> None:
     for package in NEEDED:
         if find_spec(package) is None:
             raise UserError(
-                f"pcsr export: needs the package {package}; pip install 'pcsr-suite[export]'."
+                f"pcsr export: needs the package {package}; run `pip install {' '.join(NEEDED)}`."
             )
 
 
@@ -92,11 +92,12 @@ def onnx_bytes(network: Whole | Routed, facts: dict[str, str]) -> bytes:
     """Return a graph as the content of an ONNX file, with facts in its metadata.
 
     Raises:
-        UserError: the backbone has an operation that ONNX lacks.
+        UserError: the backbone has an operation that ONNX lacks, or one whose size is fixed.
     """
     least = max(2, network.backbone.least_side)
     axes = {0: Dim("n"), 2: Dim("h", min=least), 3: Dim("w", min=least)}
     inputs = (torch.rand(2, 3, *EXAMPLE), torch.tensor(0.0))[: len(network.inputs)]
+    problem: object = "the size of the image becomes a part of its layers"
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -110,11 +111,16 @@ def onnx_bytes(network: Whole | Routed, facts: dict[str, str]) -> bytes:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
+        program, problem = None, _root(error)
+    # The exporter's last resort is to fix what it cannot follow.
+    if (
+        program is None
+        or [type(side) for side in program.model.graph.inputs[0].shape].count(int) > 1
+    ):
         raise UserError(
             f"{type(network.backbone).__name__} cannot be exported for images of any size: "
-            f"{one_line(_root(error))}; export another backbone."
-        ) from None
-    assert program is not None  # it is None only where a file is written
+            f"{one_line(problem)}; export another backbone."
+        )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # what it was recorded from: lines of code, and their paths
     program.model.metadata_props.update({f"pcsr.{name}": text for name, text in facts.items()})

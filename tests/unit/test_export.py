@@ -12,6 +12,7 @@ from conftest import ROOT
 from models import at, build, photograph_like
 
 from pcsr import registry
+from pcsr.backbones.fsrcnn import FSRCNN
 from pcsr.config.models import ModelConfig
 from pcsr.engine.deploy import folded
 from pcsr.engine.runners import runner
@@ -144,7 +145,21 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".onnx", ".pb")]
 
 
+def test_a_backbone_that_fixes_the_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter would write a file for images of one size."""
+    features = FSRCNN.features
+
+    def of_one_size(self: FSRCNN, lr: torch.Tensor) -> torch.Tensor:
+        return features(self, lr) * torch.ones(int(lr.shape[-2]), 1)
+
+    monkeypatch.setattr(FSRCNN, "features", of_one_size)
+    with pytest.raises(UserError, match=r"FSRCNN cannot be exported .* any size: [^\n]*$"):
+        export(ROOT / "weights/fsrcnn-original.safetensors", tmp_path / "o.onnx")
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
-    with pytest.raises(UserError, match=r"no_such_package; pip install 'pcsr-suite\[export\]'"):
+    with pytest.raises(UserError, match="no_such_package; run `pip install onnx no_such_package`"):
         export(PCSR, tmp_path / "o.onnx")
