@@ -119,7 +119,10 @@ def decided(method: Method, pair: Pair) -> Iterator[Row]:
         error = errors(method, pair, exploration)
         cost = [branch.engine for branch in method.costs(exploration.lr_size, scale).branch]
         decisions[ORACLE] = [
-            (OperatingPoint(knob=price), oracle(error, cost, price).view_as(scores[:, 0]))
+            (
+                OperatingPoint(knob=price),
+                oracle(error, cost, price).view_as(scores[:, 0]).to(scores.device),
+            )
             for price in PRICES
         ]
     unrefined = [ProtocolConfig(refine=False)]
