@@ -115,7 +115,7 @@ def onnx_bytes(network: Whole | Routed, facts: dict[str, str]) -> bytes:
     # The exporter's last resort is to fix what it cannot follow.
     if (
         program is None
-        or [type(side) for side in program.model.graph.inputs[0].shape].count(int) > 1
+        or [type(side) for side in program.model.graph.inputs[0].shape or ()].count(int) > 1
     ):
         raise UserError(
             f"{type(network.backbone).__name__} cannot be exported for images of any size: "
