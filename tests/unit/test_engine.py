@@ -152,7 +152,7 @@ def test_fsrcnn_is_the_same_network_in_fewer_steps(scale: int) -> None:
     assert any(isinstance(module, nn.ConvTranspose2d) for module in network.modules())
     for size in ((1, 1), (2, 5), (23, 19)):
         lr = photograph_like(*size)
-        torch.testing.assert_close(fast(lr), network(lr), rtol=0, atol=5e-6 * scale)
+        torch.testing.assert_close(fast(lr), network(lr))  # values reach 10
     batch = torch.rand(2, 3, 6, 7).double()
     exact = deploy(network.double())(batch)
     torch.testing.assert_close(exact, network(batch), rtol=0, atol=1e-12)
