@@ -203,7 +203,7 @@ The oracle sees HR. For each unit (a tile, an HR pixel) it takes the branch with
 cost; to first order no router can do better with the same branches. The bound is loose for pixels:
 the oracle also picks what is better by chance. All FLOPs are in percent of the original's on whole
 images, those of the method's scores included. *In full* is the most expensive branch everywhere,
-its PSNR beside the original's. The last columns are the least FLOPs for a PSNR {LOSS:g} dB below that of the full
-computation, and below the original's; a dash where the curve never has it. Brackets hold 95 %
-bootstrap intervals over the images. Nothing is refined; LR has 8 bit.
+its PSNR beside the original's. The last columns are the least FLOPs for a PSNR {LOSS:g} dB below
+that of the full computation, and below the original's; a dash where the curve never has it.
+Brackets hold 95 % bootstrap intervals over the images. Nothing is refined; LR has 8 bit.
 """
