@@ -139,9 +139,8 @@ rule summary:
 
 rule leaderboard:
     input:
-        "reports/{suite}/results.csv",
-        measured_by_others(".csv"),
-        measured_by_others(".json"),
+        results="reports/{suite}/results.csv",
+        others=[*measured_by_others(".csv"), *measured_by_others(".json")],
     output:
         html=report(
             "reports/{suite}/leaderboard.html",
@@ -158,7 +157,7 @@ rule leaderboard:
     params:
         options=leaderboard_options,
     shell:
-        "pcsr leaderboard {input[0]:q} {params.options:q} --out {output.md:q} 2> {log:q}"
+        "pcsr leaderboard {input.results:q} {params.options:q} --out {output.md:q} 2> {log:q}"
 
 
 rule showcase:
