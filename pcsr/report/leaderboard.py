@@ -330,9 +330,9 @@ HOW_TO_READ = f"""\
 
 **Gate.** A table ranks every model that reaches a PSNR: {LOSS_DB:g} dB below that of a backbone's
 original on the same images or, with `--gate`, any number of dB. Each count takes its own cheapest
-*measured* operating point in the gate; nothing is interpolated, so that a finer sweep can only
+measured operating point in the gate; nothing is interpolated, so that a finer sweep can only
 lower a cost. Where that point has another knob value than the executed FLOPs', the value follows
-the number (*at* ...). Ties share a rank. What was not measured is a dash.
+the number (`at 1`). Ties share a rank. What was not measured is a dash.
 
 | column | meaning |
 | :-- | :-- |
