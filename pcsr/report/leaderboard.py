@@ -278,7 +278,8 @@ def page(found: pd.DataFrame, protocol: str, notes: Sequence[str] = ()) -> str:
     found = found.assign(device=found["device"].map(numbers))
     for (test_set, scale, gate), rows in found.groupby([*PLACE, "gate"], sort=False):
         least, images = rows["gate_psnr_rgb"].iloc[0], rows["images"].iloc[0]
-        sections.append(f"## {escape.markdown(f'{test_set}, x{scale:g}: {gate}')}\n")
+        matched = f"{escape.markdown(test_set)}, x{scale:g}: {escape.markdown(gate)}"
+        sections.append(f"## {matched}\n")
         sections.append(f"At least {least:.3f} dB PSNR-RGB over {images} images.\n")
         sections.append(_section(rows))
     return "\n".join([*sections, HOW_TO_READ])
