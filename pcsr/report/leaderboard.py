@@ -278,7 +278,8 @@ def page(found: pd.DataFrame, protocol: str, notes: Sequence[str] = ()) -> str:
     found = found.assign(device=found["device"].map(numbers))
     for (test_set, scale, gate), rows in found.groupby([*PLACE, "gate"], sort=False):
         least, images = rows["gate_psnr_rgb"].iloc[0], rows["images"].iloc[0]
-        sections.append(f"## {escape.markdown(f'{test_set}, x{scale:g}: {gate}')}\n")
+        matched = f"{escape.markdown(test_set)}, x{scale:g}: {escape.markdown(gate)}"
+        sections.append(f"## {matched}\n")
         sections.append(f"At least {least:.3f} dB PSNR-RGB over {images} images.\n")
         sections.append(_section(rows))
     return "\n".join([*sections, HOW_TO_READ])
@@ -330,9 +331,9 @@ HOW_TO_READ = f"""\
 
 **Gate.** A table ranks every model that reaches a PSNR: {LOSS_DB:g} dB below that of a backbone's
 original on the same images or, with `--gate`, any number of dB. Each count takes its own cheapest
-*measured* operating point in the gate; nothing is interpolated, so that a finer sweep can only
+measured operating point in the gate; nothing is interpolated, so that a finer sweep can only
 lower a cost. Where that point has another knob value than the executed FLOPs', the value follows
-the number (*at* ...). Ties share a rank. What was not measured is a dash.
+the number (`at 1`). Ties share a rank. What was not measured is a dash.
 
 | column | meaning |
 | :-- | :-- |

@@ -155,7 +155,8 @@ def test_a_page_loads_nothing_even_where_nobody_escaped() -> None:
             tags = Tags()
             tags.feed(pages.html(page))
             assert not tags.tags & {"script", "img", "iframe", "a", "svg", "b", "link"}, name
-            assert tags.attributes <= {"lang", "charset", "style", "start"}, name
+            viewport = {"name", "content"}
+            assert tags.attributes <= {"lang", "charset", "style", "start", *viewport}, name
             assert pages.html(page).count("</title>") == 1
 
 
