@@ -46,6 +46,7 @@ reproduce: setup ## data, training, measuring, report of a suite (SUITE=quick)
 	@$(BIN)/pcsr check 'configs/suites/$(SUITE).yaml'
 	$(SNAKEMAKE)
 	@$(MAKE) --no-print-directory $(REPORT)/report.html
+	@test ! -f $(REPORT)/index.html || printf '\nThe answer, and images to turn the knob on:\n  %s\n' $(REPORT)/index.html
 	@printf '\nFigures:\n'; find $(REPORT) -name '*.png' | sort | sed 's/^/  /'
 	@printf 'Tables:\n  %s\n' $(REPORT)/operating_points.md
 	@printf 'Fair comparisons:\n  %s\n' $(REPORT)/fairness.md

@@ -1,6 +1,7 @@
 """Explorer pages: ranks against the routing; a page in a browser against the sweep."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from chromium import Page
 from models import build
 
 from pcsr.config.models import ProtocolConfig
+from pcsr.data.images import write
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
 from pcsr.evaluation import explore, stops
@@ -95,6 +97,40 @@ def test_names_stay_text() -> None:
     assert json.loads(content) == {"title": HOSTILE, "x": None, "names": [HOSTILE]}
 
 
+def test_the_command_opens_with_results_and_keeps_its_size(
+    tmp_path: Path,
+) -> None:
+    from skimage import data
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a", "b", "c"):
+        write(images / f"{name}.png", data.astronaut()[:300, :260].copy())
+    weights = [ROOT / "weights" / f"fsrcnn-{name}.safetensors" for name in ("original", "pcsr")]
+    out = tmp_path / "page.html"
+    suite = {"results": ROOT / "reports" / "quick" / "results.csv", "test_set": "embedded-photos"}
+    said = explore.explore(
+        images, weights=weights, out=out, megabytes=1, side=256, threads=1, **suite
+    )
+    assert said.endswith("1.0 MB, 2 images of 3; the others do not fit"), said
+    content = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
+    assert [image["width"] for image in content["images"]] == [240, 240]
+    head = content["head"]
+    assert head["source"] == "embedded-photos, 8 images"
+    assert {curve["label"] for curve in head["curves"]} >= {"PCSR", "ClassSR", "ARM", "Original"}
+    verdict = next(curve["verdict"] for curve in head["curves"] if curve["label"] == "PCSR")
+    assert verdict["equal"][1] < verdict["equal"][0] < verdict["equal"][2] < 100
+    for options, named in (
+        ({"out": tmp_path / "page.png"}, "--out"),
+        ({"results": None}, "--test-set"),
+        ({"test_set": "elsewhere"}, "elsewhere"),
+    ):
+        with pytest.raises(UserError, match=named):
+            explore.explore(images, **{"weights": weights, "out": out, **suite, **options})
+    with pytest.raises(UserError, match="at least one"):
+        explore.explore(weights=weights, out=out)
+
+
 @dataclass(frozen=True)
 class Made:
     """A page in a browser, and what it was made of."""
@@ -158,16 +194,29 @@ def test_the_slider_gives_the_sweep(made: Made) -> None:
                 assert [n / row["units"] for n in got["units"]] == shares, case
 
 
+def test_three_branches_are_laid_over_each_other(made: Made, tmp_path: Path) -> None:
+    sizes = [{"width": width, "depth": 2} for width in (4, 6, 9)]
+    method = build("fsrcnn", "pcsr", width=8, heads=sizes, classifier={"width": 0, "depth": 0})
+    plain = PROTOCOL.model_copy(update={"refine": False})
+    pair = Pair("cut", made.pairs[0].lr[..., :30, :24], made.pairs[0].hr[:120, :96])
+    explore.write([pair], [Subject(method, "PCSR", 4, plain)], tmp_path / "page.html", title="3")
+    made.page.open(tmp_path / "page.html")
+    step = "Math.round({} * (knobs[0].track.length - 1))"
+    value = f"knobs[0].value(knobs[0].stopAt({step}))"
+    knobs = [made.page.run(value.format(at)) for at in (0, 0.3, 0.6, 1)]
+    points = [OperatingPoint(knob=knob) for knob in knobs]
+    rows = list(measure(method, pair, 4, points, [plain], {"psnr_rgb": psnr_rgb}))
+    assert all(any(row[f"share_{j}"] for row in rows) for j in range(3))
+    for knob, row in zip(knobs, rows, strict=True):
+        got = shown(made.page, 0, 0, knob)
+        assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=1e-6)
+        assert got["flops"] == row["flops_paper"]
+
+
 def test_what_decides_nothing_is_shown_as_it_is(made: Made) -> None:
+    made.page.open(made.path)
     for image, pair in enumerate(made.pairs):
-        (row,) = measure(
-            made.methods["Original"],
-            pair,
-            4,
-            [OperatingPoint()],
-            [PROTOCOL],
-            {"psnr_rgb": psnr_rgb},
-        )
+        row = swept(made.methods["Original"], pair, [None])[None]
         got = shown(made.page, image, 0, None)
         assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=1e-9)
         assert got["flops"] == row["flops_paper"]

@@ -342,9 +342,10 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
         path.write_text("content")
         return path
 
-    names = ("HR.png", "u.csv", "u.md", "u.json", "u.safetensors", "u.pth", "v.safetensors")
+    weights_files = ("u.safetensors", "u.pth", "v.safetensors")
+    names = ("HR.png", "u.csv", "u.md", "u.html", "u.json", *weights_files)
     kept = {name: at(name) for name in names}
-    image, table, page, facts, tensors, release, other = kept.values()
+    image, table, page, html, facts, tensors, release, other = kept.values()
     shutil.copy(weights, other)
     linked = tmp_path / "linked.csv"
     linked.symlink_to(table)
@@ -357,6 +358,7 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
         ("upscale", image, image, "--weights", other),
         ("demo", image, "--weights", other, "--out", tmp_path),
         ("export", tensors, exported),
+        ("explore", image, "--weights", other, "--results", html, "--out", html),
         ("showcase", *pair, "--routing", image, "--comparison", tmp_path / "c.png"),
         ("showcase", *pair, "--routing", tmp_path / "r.png", "--comparison", image),
         ("calibrate-knob", *measured, "--out", tensors),

@@ -1,6 +1,6 @@
 """What an explorer page opens with: the curve of each method, and its verdict on the original."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,9 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean())
 
 
-def _points(knobs: Sequence[float | None], curve: Curve, base: Curve | None) -> Any:
+def _points(
+    knobs: Sequence[float | None], curve: Curve, base: Curve | None
+) -> Iterator[dict[str, Any]]:
     """Yield the points of a curve, with the interval of the gain over the original."""
     gains = None
     if base is not None:
