@@ -39,18 +39,19 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
             fast.body = Summed(fast.body)
     if precision == torch.float32:
         on_cpu = next(fast.parameters()).device.type == "cpu"
-        return _for_cpu(fast) if isinstance(fast, FSRCNN) and on_cpu else fast
+        # Not an encoder, whose rounding decides: contiguous in memory, fused layers round otherwise.
+        tailed = isinstance(fast, FSRCNN) and fast.scale is not None
+        return _for_cpu(fast) if tailed and on_cpu else fast
     copied = widened(fast) if fast.widens else copy.deepcopy(fast)
     return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _for_cpu(network: FSRCNN) -> FSRCNN:
+def _for_cpu(network: Backbone) -> Backbone:
     """Return a copy with its PReLUs fused and its tail computed at LR."""
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for name in ("extract", "shrink", "map", "expand"):
         setattr(fast, name, with_prelu(getattr(fast, name)))
-    if fast.scale is not None:
-        fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
+    fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
     return fast
 
 
