@@ -39,14 +39,15 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
             fast.body = Summed(fast.body)
     if precision == torch.float32:
         on_cpu = next(fast.parameters()).device.type == "cpu"
-        # Not an encoder, whose rounding decides: contiguous in memory, fused layers round otherwise.
-        tailed = isinstance(fast, FSRCNN) and fast.scale is not None
-        return _for_cpu(fast) if tailed and on_cpu else fast
+        # Not an encoder, whose rounding decides: in contiguous format fused layers round otherwise.
+        if isinstance(fast, FSRCNN) and fast.scale is not None and on_cpu:
+            fast = _for_cpu(fast)
+        return fast
     copied = widened(fast) if fast.widens else copy.deepcopy(fast)
     return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _for_cpu(network: Backbone) -> Backbone:
+def _for_cpu(network: FSRCNN) -> FSRCNN:
     """Return a copy with its PReLUs fused and its tail computed at LR."""
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for name in ("extract", "shrink", "map", "expand"):
