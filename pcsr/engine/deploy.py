@@ -40,7 +40,10 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
             fast.body = Summed(fast.body)
     if precision == torch.float32:
         on_cpu = next(fast.parameters()).device.type == "cpu"
-        return _for_cpu(fast) if isinstance(fast, FSRCNN) and on_cpu else fast
+        # Not an encoder, whose rounding decides: in contiguous format fused layers round otherwise.
+        if isinstance(fast, FSRCNN) and fast.scale is not None and on_cpu:
+            fast = _for_cpu(fast)
+        return fast
     copied = widened(fast) if fast.widens else copy.deepcopy(fast)
     return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -50,8 +53,7 @@ def _for_cpu(network: FSRCNN) -> FSRCNN:
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for name in ("extract", "shrink", "map", "expand"):
         setattr(fast, name, with_prelu(getattr(fast, name)))
-    if fast.scale is not None:
-        fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
+    fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
     return fast
 
 
