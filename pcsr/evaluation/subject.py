@@ -86,7 +86,7 @@ class Subject:
         kept = [[row for row in of if not row["adaptive"]] for of in self._rows]
         psnr, flops = (
             np.array([[row[name] for row in of] for of in kept], dtype=float)
-            for name in ("psnr_rgb", "flops_paper")
+            for name in ("psnr_rgb", "flops_engine")
         )
         return self._knobs or [None], Curve(psnr, flops / 1e9)
 
@@ -147,5 +147,5 @@ def _point(row: Row) -> dict[str, Any]:
         "knob": row["knob"],
         "adaptive": row["adaptive"],
         "psnr": row["psnr_rgb"],
-        "gflops": row["flops_paper"] / 1e9,
+        "gflops": row["flops_engine"] / 1e9,
     }

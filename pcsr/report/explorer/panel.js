@@ -84,7 +84,7 @@ class Panel {
     document.getElementById("own-caption").textContent = `This image: ${image.name}`;
     this.chart = new Chart(document.getElementById("own"), {
       series: seriesOf(curves, this.base),
-      unit: this.base ? "FLOPs, % of the original" : "GFLOPs",
+      unit: this.base ? "executed FLOPs, % of the original" : "executed GFLOPs",
       base: this.base && this.base.psnr,
       onPick: ({ method, k }) => {
         const same = method === state.method;
@@ -127,12 +127,12 @@ class Panel {
     const knob = knobs[state.method];
     const letter = letterOf(content.methods[state.method]);
     if (knob && document.activeElement !== this.number) this.number.value = knob.value(stop);
-    const gflops = measured.flops / 1e9;
+    const gflops = measured.engine / 1e9;
     const gain = this.base && state.method !== content.reference ? `${signed(psnr - others.original, 2)} dB against the original` : "";
     const share = this.base ? (100 * gflops) / this.base.gflops : null;
     const rows = [
       ["PSNR", `${psnr.toFixed(2)} dB`, gain],
-      ["FLOPs", share === null ? `${gflops.toPrecision(3)} G` : percent(share), share === null ? "" : `${gflops.toPrecision(3)} G; the engine executes ${(measured.engine / 1e9).toPrecision(3)} G`],
+      ["FLOPs", share === null ? `${gflops.toPrecision(3)} G` : percent(share), `${gflops.toPrecision(3)} G executed; ${(measured.flops / 1e9).toPrecision(3)} G as the papers count`],
     ];
     if (knob) rows.push([content.methods[state.method].unit === "tile" ? "Tiles" : "Pixels", percent((100 * units.at(-1)) / total), "to the most expensive branch"]);
     this.readout.replaceChildren(...rows.flatMap(([name, value, note]) => {

@@ -58,8 +58,8 @@ function needed({ verdict: { equal, close } }) {
 function answerOf(judged) {
   if (!judged.length) return "What each pixel costs, and what it gains.";
   const { label, verdict } = judged[0];
-  if (verdict.equal[0] !== null) return `${label} reaches the original’s PSNR with ${percent(verdict.equal[0])} of its FLOPs.`;
-  if (verdict.close[0] !== null) return `${label} comes within 0.1 dB of the original with ${percent(verdict.close[0])} of its FLOPs.`;
+  if (verdict.equal[0] !== null) return `${label} reaches the original’s PSNR with ${percent(verdict.equal[0])} of its executed FLOPs.`;
+  if (verdict.close[0] !== null) return `${label} comes within 0.1 dB of the original with ${percent(verdict.close[0])} of its executed FLOPs.`;
   return "No method comes within 0.1 dB of the original on these images.";
 }
 
@@ -101,7 +101,7 @@ function showVerdict(onPick) {
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
   const set = (id, text) => (document.getElementById(id).textContent = text);
   set("subject", `${backbones.map((name) => name.toUpperCase()).join(", ")} ×${scale} · ${lr} · ${head.source}`);
-  set("overall-caption", `${head.source}: PSNR over FLOPs`);
+  set("overall-caption", `${head.source}: PSNR over executed FLOPs`);
   set("version", version);
   set("shave", shave);
   set("note", `Images in this page: ${images.length}, ${note}`);
@@ -110,7 +110,7 @@ function showVerdict(onPick) {
   document.getElementById("cards").replaceChildren(...judged.map(cardOf));
   new Chart(document.getElementById("overall"), {
     series: seriesOf(head.curves, head.base),
-    unit: head.base ? "FLOPs, % of the original" : "GFLOPs",
+    unit: head.base ? "executed FLOPs, % of the original" : "executed GFLOPs",
     base: head.base && head.base.psnr,
     onPick,
   });
