@@ -343,9 +343,9 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
         return path
 
     weights_files = ("u.safetensors", "u.pth", "v.safetensors")
-    names = ("HR.png", "u.csv", "u.md", "u.html", "u.json", *weights_files)
+    names = ("HR.png", "u.csv", "u.md", "u.html", "u.txt", "u.json", *weights_files)
     kept = {name: at(name) for name in names}
-    image, table, page, html, facts, tensors, release, other = kept.values()
+    image, table, page, html, text, facts, tensors, release, other = kept.values()
     shutil.copy(weights, other)
     linked = tmp_path / "linked.csv"
     linked.symlink_to(table)
@@ -380,6 +380,10 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
         ("claims", page, "--out", page),
         ("claims", table, "--published", page, "--out", page),
         ("fairness", page, "--out", page),
+        ("leaderboard", page, "--out", page),
+        ("leaderboard", table, "--times", page, "--out", page),
+        ("summary", text, "--out", text),
+        ("summary", table, "--times", text, "--out", text),
         ("inputs", "--suite", page, "--out", page),
         ("latency", page, "--out", page),
     ]
