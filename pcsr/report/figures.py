@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullLocator, SymmetricalLogLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from pcsr import escape
 from pcsr.config.options import Results
@@ -122,7 +122,7 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     _fit(by_cost, points, curves, static)
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
     handles = _handles(points, static, curves)
-    most = 4 if len(counts) == 1 else 7
+    most = 3 if len(counts) == 1 else 6
     columns = ceil(len(handles) / ceil(len(handles) / most))  # rows of equal length
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.draw_without_rendering()  # the texts need the final scale of the axes
@@ -245,9 +245,11 @@ def _space_by_logarithm(panel: Axes, costs: pd.Series) -> None:
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=TICKS))
     else:
-        panel.set_xscale("symlog", linthresh=LINEAR * costs.max(), linscale=0.3)
-        transform = panel.xaxis.get_transform()
-        panel.xaxis.set_major_locator(SymmetricalLogLocator(transform, subs=TICKS))
+        linear = LINEAR * costs.max()
+        panel.set_xscale("symlog", linthresh=linear, linscale=0.3)
+        decades = 10.0 ** np.arange(np.floor(np.log10(linear)), np.ceil(np.log10(costs.max())) + 1)
+        ticks = np.outer(decades, TICKS).ravel()
+        panel.xaxis.set_major_locator(FixedLocator([0, *ticks[ticks >= linear]]))
     panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_locator(NullLocator())
 
