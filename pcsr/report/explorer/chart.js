@@ -2,14 +2,16 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARKERS = {
-  circle: (x, y, r) => `M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
-  square: (x, y, r) => `M${x - r},${y - r}h${2 * r}v${2 * r}h${-2 * r}z`,
-  triangle: (x, y, r) => `M${x},${y - 1.2 * r}l${1.2 * r},${2.2 * r}h${-2.4 * r}z`,
   diamond: (x, y, r) => `M${x},${y - 1.4 * r}l${1.4 * r},${1.4 * r}l${-1.4 * r},${1.4 * r}l${-1.4 * r},${-1.4 * r}z`,
+  circle: (x, y, r) => `M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
+  triangle: (x, y, r) => `M${x},${y - 1.2 * r}l${1.2 * r},${2.2 * r}h${-2.4 * r}z`,
+  down: (x, y, r) => `M${x},${y + 1.2 * r}l${1.2 * r},${-2.2 * r}h${-2.4 * r}z`,
+  square: (x, y, r) => `M${x - r},${y - r}h${2 * r}v${2 * r}h${-2 * r}z`,
 };
 const SHAPES = Object.keys(MARKERS);
 
-// A method has one colour and one marker in all charts; those of other packages come after.
+// A method has one colour and one marker in all charts, those of the suite's figures (report/style.py);
+// those of other packages come after.
 const KNOWN = ["Original", "PCSR", "ClassSR", "ARM", "ENAF"];
 const others = [];
 
