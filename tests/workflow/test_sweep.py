@@ -21,7 +21,7 @@ from pcsr.weights import checkpoint
 COLUMNS = [
     *("image", "method", "backbone", "scale", "knob", "adaptive", "lr", "crop", "refine"),
     *("psnr_rgb", "psnr_y", "ssim", "flops_paper", "flops_algorithmic"),
-    *("flops_engine", "share_0", "share_1"),
+    *("flops_engine", "activations", "parameters", "share_0", "share_1"),
     *("units", "lr_pixels", "lr_height", "lr_width", "seconds", "weights"),
 ]
 
@@ -113,7 +113,7 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
     workspace.succeed("sweep", *weights, "--images", photographs / "cat_0.png", *both)
     table = pd.read_csv(out)
     last_shares = ["share_2", "share_3"]
-    assert list(table) == [*COLUMNS[:17], *last_shares, *COLUMNS[17:]]
+    assert list(table) == [*COLUMNS[:-6], *last_shares, *COLUMNS[-6:]]
     # Method -> branches, units, LR pixels, operating points, refinements.
     two_tiles = 2 * 32 * 32
     eta = [0, 0.25, 0.5, 1, 1.5, 2, 3, 5]

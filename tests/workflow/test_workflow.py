@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
+from pcsr.report import style
 from pcsr.storage import files
 
 
@@ -312,7 +313,7 @@ def test_smoke_suite(workspace: Workspace) -> None:
         for name in ("psnr-flops", *images):
             assert (folder / f"{backbone}-{name}.png").stat().st_size > 10_000
         curves = (folder / f"{backbone}-psnr-flops.svg").read_text()  # has its texts as comments
-        assert all(curves.count(f"<!-- {method} -->") == 1 for method in methods)
+        assert all(curves.count(f"<!-- {style.name(method)} (") == 1 for method in methods)
     claims = (report / "claims.md").read_text()
     assert claims.count("| not run |") >= 48
     for model in ("FSRCNN-ClassSR", "CARN-ClassSR", "SRResNet-ClassSR", "FSRCNN-ARM", "CARN-ARM"):
