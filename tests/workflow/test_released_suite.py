@@ -130,13 +130,13 @@ def test_without_anything_the_run_ends_with_what_is_missing(
 def test_a_file_of_another_model_is_refused(
     workspace: Workspace, shared: Path, tmp_path: Path
 ) -> None:
-    raw = tmp_path / "raw/released/PCSR/save/srresnet-x4"
+    raw = tmp_path / "raw/released/ClassSR"
     raw.mkdir(parents=True)
-    copy(shared / "mirror/released/PCSR/save/fsrcnn-x4/iter_last.pth", raw)
+    copy(shared / "mirror/released/ClassSR/ClassSR_FSRCNN.pth", raw / "ClassSR_SRResNet.pth")
     out = tmp_path / "w.safetensors"
-    arguments = ("fetch-released", "srresnet-original", "--raw", tmp_path / "raw", "--out", out)
+    arguments = ("fetch-released", "srresnet-classsr", "--raw", tmp_path / "raw", "--out", out)
     message = workspace.refuse(*arguments)
-    assert "is no srresnet-original: its backbone is fsrcnn" in message and not out.exists()
+    assert "is no srresnet-classsr: its backbone is fsrcnn" in message and not out.exists()
 
 
 def test_a_suite_of_released_weights_does_not_train(workspace: Workspace, tmp_path: Path) -> None:
