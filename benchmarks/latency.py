@@ -16,12 +16,12 @@ from cyclopts import Parameter
 from torch import Tensor
 
 from benchmarks import reference_pcsr
+from benchmarks.growth import first_size, grow
 from benchmarks.timing import peak, profiled, seconds
-from pcsr import flops, geometry, metrics, registry, runtime
+from pcsr import flops, metrics, registry, runtime
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
-from pcsr.data import bicubic, images
-from pcsr.data.images import to_tensor
+from pcsr.data import images
 from pcsr.data.test_images import open_images
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
@@ -95,7 +95,7 @@ def bench(
     loaded = [load_method(path) for path in weights]
     methods = [method for method, _ in loaded]
     names = {method: facts.get("experiment") for method, facts in loaded}
-    plan = Plan(knob, budget, rounds, dtype, profile, steps, limit, names)
+    plan = Plan(knob, budget, rounds, dtype, profile, names)
     for backbone in fresh:
         models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
         methods += [registry.build(model).eval() for model in models]
@@ -108,9 +108,9 @@ def bench(
             pair = make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))
             pair = replace(pair, lr=pair.lr.to(picked))
             rows += compare(group, pair, scale, original_flops(group[0], scale), plan)
-    for method in methods if plan.steps else ():
-        lr = _sixteenth(open_images(images[-1])[0].hr, method.config.scale).to(picked)
-        growing += grow(method, lr, method.config.scale, plan)
+    for method in methods if steps else ():
+        lr = first_size(open_images(images[-1])[0].hr, method.config.scale).to(picked)
+        growing += grow(method, lr, knob, dtype, steps, limit)
     how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds, "precision": precision}
     facts = files.provenance(device=runtime.describe(picked), **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
@@ -119,20 +119,6 @@ def bench(
 def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
     names = dict.fromkeys(method.config.backbone for method in methods)
     return [[m for m in methods if m.config.backbone == name] for name in names]
-
-
-def _sixteenth(hr: metrics.Image, scale: float) -> Tensor:
-    """Return LR of 240 x 135 pixels, the first size of ``grow`` (960x540 SR at x4).
-
-    Raises:
-        UserError: ``hr`` is smaller than the SR of this size.
-    """
-    size = (135, 240)
-    whole = geometry.hr_size(size, scale)
-    if min(have - want for have, want in zip(hr.shape, whole, strict=False)) < 0:
-        raise UserError(f"--images: the last one must be {whole[1]} x {whole[0]} pixels or more.")
-    lr = bicubic.resize(to_tensor(hr).double(), size)
-    return lr.clamp(0, 1).float()
 
 
 @dataclass(frozen=True)
@@ -145,8 +131,6 @@ class Plan:
         rounds: how many times each case is run.
         precision: of the networks; the definition always runs in float32.
         profiled: whether to profile which operations take the time.
-        steps: number of sizes of the growing image.
-        limit: bytes of memory that the growing image may use.
         names: the experiments that weights are of, where they tell.
     """
 
@@ -155,8 +139,6 @@ class Plan:
     rounds: int = 3
     precision: torch.dtype = torch.float32
     profiled: bool = False
-    steps: int = 0
-    limit: float | None = None
     names: Mapping[Method, str | None] = field(default_factory=dict)
 
     def points(self, original_flops: float) -> dict[str, OperatingPoint]:
@@ -363,42 +345,4 @@ def compare(
             *(row["seconds"], row["time_ratio"], row["flops_ratio"]),
         )
         rows.append(row)
-    return rows
-
-
-@torch.no_grad()
-def grow(method: Method, lr: Tensor, scale: float, plan: Plan) -> list[dict[str, Any]]:
-    """Time a method on an image mirrored to 1, 4, 16, ... times its pixels.
-
-    Mirroring preserves the shares of branches. The knob is the plan's first; the best of 3 runs.
-    """
-    knob = plan.knobs[0] if method.knobs and plan.knobs else method.points[0].knob
-    point = OperatingPoint(knob=knob, refine=True)
-    try:
-        fast = runner(method, plan.precision)
-    except UserError as error:
-        log.info("%s: left out, because %s", method.config.method, error)
-        return []
-    rows = []
-    for _ in range(plan.steps):
-
-        def run(lr: Tensor = lr) -> int:
-            tiles = fast.tiles(lr, scale, point, plan.limit)
-            return sum(images.to_uint8(tile.sr).size for tile in tiles)
-
-        fastest = min(seconds(run, lr.device) for _ in range(3))
-        height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)
-        rows.append(
-            {
-                "backbone": method.config.backbone,
-                "method": method.config.method,
-                "hr_height": height,
-                "hr_width": width,
-                "seconds": fastest,
-                "seconds_per_megapixel": fastest / (height * width / 1e6),
-            }
-        )
-        log.info("%dx%d: %.2f s", width, height, fastest)
-        lr = torch.cat([lr, lr.flip(-1)], dim=-1)
-        lr = torch.cat([lr, lr.flip(-2)], dim=-2)
     return rows

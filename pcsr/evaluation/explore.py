@@ -30,7 +30,7 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import usable_scale
 from pcsr.evaluation.subject import Subject
 from pcsr.methods.base import Method
-from pcsr.report import tidy
+from pcsr.report import style, tidy
 from pcsr.report.explorer import head, page
 from pcsr.report.explorer.head import Head
 from pcsr.storage import files
@@ -163,7 +163,7 @@ def write(
     reference = next((i for i, subject in enumerate(subjects) if not subject.routes), None)
     content = {
         "title": title,
-        "backbones": sorted({subject.method.config.backbone for subject in subjects}),
+        "backbones": sorted({style.name(one.method.config.backbone) for one in subjects}),
         "scale": first.scale,
         "shave": metrics.shave_for(first.scale),
         "protocol": first.protocol.model_dump(mode="json"),
@@ -198,4 +198,6 @@ def _own_head(subjects: Sequence[Subject], reference: int | None) -> Head:
         for subject in subjects
         if (knob := subject.method.points[0].knob) is not None
     }
-    return head.of_page(swept, None if reference is None else subjects[reference].label, defaults)
+    letters = {one.label: style.knob(one.method.config.method) for one in subjects}
+    label = None if reference is None else subjects[reference].label
+    return head.of_page(swept, label, defaults, letters)

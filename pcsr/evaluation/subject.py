@@ -10,11 +10,12 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data.images import to_uint8
 from pcsr.errors import UserError
 from pcsr.evaluation import stops
-from pcsr.evaluation.measure import Pair, Row, decide, points_of, rows_of
+from pcsr.evaluation.measure import Pair, Row, decide, everywhere, points_of, rows_of
 from pcsr.evaluation.stops import Ranks, Stops
 from pcsr.geometry import TILE, Tiles
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.tiled import Tiled
+from pcsr.report import style
 from pcsr.report.curves import Curve
 from pcsr.report.explorer.head import Swept
 from pcsr.report.explorer.page import Planes
@@ -74,6 +75,7 @@ class Subject:
         """Return what the page needs of the method, after all images were added."""
         return {
             "label": self.label,
+            "letter": style.knob(self.method.config.method),
             "unit": self.method.unit,
             "branches": self.method.branches,
             "segments": self._stops.segments if self._stops else [],
@@ -120,9 +122,8 @@ class Subject:
                 "columns": [column * factor for column in tiles.columns],
                 "images": [planes.add(branch) for branch in under],
             }
-        everywhere = torch.zeros_like(exploration.scores[:, 0], dtype=torch.long)
         composed = (
-            self.method.compose(exploration, everywhere + branch, OperatingPoint())
+            self.method.compose(exploration, everywhere(exploration, branch), OperatingPoint())
             for branch in range(self.method.branches)
         )
         return {"images": [planes.add(to_uint8(image)) for image in composed]}

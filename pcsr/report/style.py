@@ -7,12 +7,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NAMES = {
-    **{"pcsr": "PCSR", "classsr": "ClassSR", "arm": "ARM", "enaf": "ENAF"},
-    **{"fsrcnn": "FSRCNN", "carn": "CARN", "srresnet": "SRResNet"},
-    **{"carn-m": "CARN-M", "efdn": "EFDN", "span": "SPAN", "safmnv3": "SAFMNv3"},
-    **{"set5": "Set5", "set14": "Set14", "b100": "B100", "urban100": "Urban100"},
-    **{"kodak24": "Kodak24", "f2k": "F2K", "test2k": "Test2K", "test4k": "Test4K"},
-    **{"test8k": "Test8K", "embedded-photos": "embedded photographs"},
+    "arm": "ARM",
+    "b100": "B100",
+    "carn": "CARN",
+    "carn-m": "CARN-M",
+    "classsr": "ClassSR",
+    "efdn": "EFDN",
+    "embedded-photos": "embedded photographs",
+    "enaf": "ENAF",
+    "f2k": "F2K",
+    "fsrcnn": "FSRCNN",
+    "kodak24": "Kodak24",
+    "pcsr": "PCSR",
+    "safmnv3": "SAFMNv3",
+    "set14": "Set14",
+    "set5": "Set5",
+    "span": "SPAN",
+    "srresnet": "SRResNet",
+    "test2k": "Test2K",
+    "test4k": "Test4K",
+    "test8k": "Test8K",
+    "urban100": "Urban100",
 }
 
 
@@ -42,6 +57,11 @@ def name(identifier: str) -> str:
 def curve_name(curve: str, method: str) -> str:
     """Return what a curve (``tidy.labels``) is called: its method's name and, maybe, experiment."""
     return name(method) + curve.removeprefix(method)
+
+
+def knob(method: str) -> str:
+    """Return what the knob of a method is called."""
+    return KNOWN[method].knob if method in KNOWN else Style.knob
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:

@@ -116,7 +116,7 @@ def test_the_command_opens_with_results_and_keeps_its_size(
     content = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
     assert [image["width"] for image in content["images"]] == [240, 240]
     head = content["head"]
-    assert head["source"] == "embedded-photos, 8 images"
+    assert head["source"] == "embedded photographs, 8 images"
     assert {curve["label"] for curve in head["curves"]} >= {"PCSR", "ClassSR", "ARM", "Original"}
     verdict = next(curve["verdict"] for curve in head["curves"] if curve["label"] == "PCSR")
     assert verdict["equal"][1] < verdict["equal"][0] < verdict["equal"][2]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from pcsr import metrics, registry
 from pcsr.errors import UserError
-from pcsr.report import curves, tidy
+from pcsr.report import curves, style, tidy
 from pcsr.report.curves import Curve
+from pcsr.report.tidy import REFERENCE
 
-REFERENCE = "original"
 CLOSE = 0.1  # dB below the original
 Swept = tuple[Sequence[float | None], Curve]  # knob values, and the curve through them
 
@@ -29,12 +29,14 @@ class Head:
         swept: label -> knob values and curve over the same images.
         reference: the label of the original that all are compared with; None without one.
         defaults: label -> knob value of the default point, for methods that have one.
+        letters: label -> what the knob is called.
         source: what was measured, in a few words.
     """
 
     swept: Mapping[str, Swept]
     reference: str | None
     defaults: Mapping[str, float]
+    letters: Mapping[str, str]
     source: str
 
     def content(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Head:
                 {
                     "label": label,
                     "default": self.defaults.get(label),
+                    "letter": self.letters.get(label),
                     "points": list(_points(*swept, base)),
                     "verdict": self._verdict(label, base),
                 }
@@ -125,18 +128,20 @@ def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
     static = rows[~rows["backbone"].isin(routed) & (rows["scale"] == own["scale"].iloc[0])]
     swept: dict[str, Swept] = {}
     defaults: dict[str, float] = {}
+    letters: dict[str, str] = {}
     for name, some in own.groupby(tidy.labels(own), sort=False):
         method = some["method"].iloc[0]
         known = registry.resolve("method", method)
         label = str(name).replace(method, known.__name__, 1)
         swept[label] = _swept(some)
+        letters[label] = style.knob(method)
         if known.points[0].knob in swept[label][0] and known.points[0].knob is not None:
             defaults[label] = known.points[0].knob
     for name, some in static.groupby("backbone"):
-        swept[f"{str(name).upper()}, static"] = _swept(some)
+        swept[f"{style.name(str(name))}, static"] = _swept(some)
     reference = registry.resolve("method", REFERENCE).__name__
-    source = f"{test_set}, {own['image'].nunique()} images"
-    return Head(swept, reference if reference in swept else None, defaults, source)
+    source = f"{style.name(test_set)}, {own['image'].nunique()} images"
+    return Head(swept, reference if reference in swept else None, defaults, letters, source)
 
 
 def _swept(rows: pd.DataFrame) -> Swept:
@@ -145,7 +150,10 @@ def _swept(rows: pd.DataFrame) -> Swept:
 
 
 def of_page(
-    swept: Mapping[str, Swept], reference: str | None, defaults: Mapping[str, float]
+    swept: Mapping[str, Swept],
+    reference: str | None,
+    defaults: Mapping[str, float],
+    letters: Mapping[str, str],
 ) -> Head:
     """Return the head of a page that is about its own images, without those restored exactly."""
     kept = np.logical_and.reduce([metrics.comparable(curve.psnr) for _, curve in swept.values()])
@@ -153,4 +161,4 @@ def of_page(
         label: (knobs, Curve(curve.psnr[kept], curve.gflops[kept]))
         for label, (knobs, curve) in swept.items()
     }
-    return Head(some, reference, defaults, f"{int(kept.sum())} images of this page")
+    return Head(some, reference, defaults, letters, f"{int(kept.sum())} images of this page")

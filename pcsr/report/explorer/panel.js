@@ -70,7 +70,7 @@ class Panel {
     document.getElementById("refine-label").hidden = method.unit !== "pixel";
     this.refine.checked = state.refine;
     if (knob) {
-      document.getElementById("knob-name").textContent = `knob ${letterOf(method)}`;
+      document.getElementById("knob-name").textContent = `knob ${method.letter}`;
       this.slider.max = knob.track.length - 1;
       this.slider.value = knob.step(this.stop());
     }
@@ -80,7 +80,7 @@ class Panel {
   drawCurves() {
     const image = content.images[state.image];
     this.base = content.reference === null ? null : image.methods[content.reference].points[0];
-    const curves = content.methods.map(({ label }, number) => ({ label, points: image.methods[number].points }));
+    const curves = content.methods.map(({ label, letter }, number) => ({ label, letter, points: image.methods[number].points }));
     document.getElementById("own-caption").textContent = `This image: ${image.name}`;
     this.chart = new Chart(document.getElementById("own"), {
       series: seriesOf(curves, this.base),
@@ -125,7 +125,7 @@ class Panel {
     const total = units.reduce((a, b) => a + b, 0);
     const measured = { psnr, units, flops: flops("paper"), engine: flops("engine") };
     const knob = knobs[state.method];
-    const letter = letterOf(content.methods[state.method]);
+    const { letter } = content.methods[state.method];
     if (knob && document.activeElement !== this.number) this.number.value = knob.value(stop);
     const gflops = measured.engine / 1e9;
     const gain = this.base && state.method !== content.reference ? `${signed(psnr - others.original, 2)} dB against the original` : "";

@@ -14,11 +14,6 @@ function element(name, className, text) {
   return made;
 }
 
-/** Return the knob's letter: k for cost ratios, eta for methods that weigh PSNR. */
-function letterOf({ label }) {
-  return /^(ARM|ENAF)/.test(label) ? "η" : "k";
-}
-
 /** Return the interval of an estimate [value, low, high] as text, or nothing. */
 function interval([, low, high], text, unit) {
   return low === null ? "" : `95 %: ${text(low)} to ${text(high)}\u00a0${unit}`;
@@ -42,7 +37,7 @@ function cardOf(method) {
   const label = reaches ? "of the original’s FLOPs at its PSNR" : "of the original’s FLOPs within 0.1 dB";
   if (best[0] === null) tiles.append(tile("—", "stays more than 0.1 dB below the original", "", "bad"));
   else tiles.append(tile(percent(best[0]), label, interval(best, whole, "%"), best[0] < 100 ? "good" : "bad"));
-  const at = `at ${letterOf(method)}\u00a0=\u00a0${method.default}`;
+  const at = `at ${method.letter}\u00a0=\u00a0${method.default}`;
   tiles.append(tile(`${signed(gain[0], 2)}\u00a0dB`, `PSNR against the original, ${at}`, interval(gain, (value) => signed(value, 2), "dB"), gain[0] > -0.05 ? "good" : "bad"));
   tiles.append(tile(percent(share[0]), `of its FLOPs, ${at}`, interval(share, whole, "%"), share[0] < 100 ? "good" : "bad"));
   card.append(tiles);
@@ -66,12 +61,12 @@ function answerOf(judged) {
 /** Return the series of a chart: FLOPs in percent of the original's, or in G without one. */
 function seriesOf(curves, base) {
   const factor = base === null ? 1 : 100 / base.gflops;
-  return curves.map(({ label, points }) => ({
+  return curves.map(({ label, letter, points }) => ({
     name: label,
     line: points.length > 1,
     points: points
       .filter((point) => point.psnr !== null)
-      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive, ...bandOf(point, base), text: textOf(label, point, base, factor), pick: pickOf(label, point) }))
+      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive, ...bandOf(point, base), text: textOf({ label, letter }, point, base, factor), pick: pickOf(label, point) }))
       .sort((a, b) => a.x - b.x),
   }));
 }
@@ -82,8 +77,8 @@ function bandOf({ gain }, base) {
   return { low: base.psnr + gain[1], high: base.psnr + gain[2] };
 }
 
-function textOf(label, point, base, factor) {
-  const at = point.adaptive ? ", adaptive" : point.knob === null ? "" : `, ${letterOf({ label })} = ${point.knob}`;
+function textOf({ label, letter }, point, base, factor) {
+  const at = point.adaptive ? ", adaptive" : point.knob === null ? "" : `, ${letter} = ${point.knob}`;
   const flops = base === null ? `${point.gflops.toPrecision(3)} GFLOPs` : `${percent(factor * point.gflops)} of the FLOPs`;
   const sure = bandOf(point, base).low === undefined ? "" : `; gain ${signed(point.gain[0], 2)} dB (95 %: ${signed(point.gain[1], 2)} to ${signed(point.gain[2], 2)})`;
   return `${label}${at}: ${point.psnr.toFixed(2)} dB, ${flops}${sure}`;
@@ -100,7 +95,7 @@ function showVerdict(onPick) {
   const { head, images, backbones, scale, protocol, note, version, shave } = content;
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
   const set = (id, text) => (document.getElementById(id).textContent = text);
-  set("subject", `${backbones.map((name) => name.toUpperCase()).join(", ")} ×${scale} · ${lr} · ${head.source}`);
+  set("subject", `${backbones.join(", ")} ×${scale} · ${lr} · ${head.source}`);
   set("overall-caption", `${head.source}: PSNR over executed FLOPs`);
   set("version", version);
   set("shave", shave);
