@@ -5,6 +5,7 @@ What a command returns is text, or lines of text, and is printed.
 
 import ast
 import importlib.util
+import os
 import sys
 import threading
 from pathlib import Path
@@ -110,6 +111,17 @@ def _hint() -> str:
     return f" Paths are relative to this folder; the project is in {above[0]}."
 
 
+def _require_paths(arguments: list[str]) -> None:
+    """Refuse arguments that no system could be given, and whose use would end in an exception."""
+    for argument in arguments:
+        try:
+            possible = b"\0" not in os.fsencode(argument)
+        except UnicodeEncodeError:
+            possible = False
+        if not possible:
+            raise UserError(f"'{argument}': has a character that no path can have; give another.")
+
+
 def main() -> None:
     """Run a command.
 
@@ -119,6 +131,7 @@ def main() -> None:
     threading.excepthook = _failed_thread
     arguments = sys.argv[1:]
     try:
+        _require_paths(arguments)
         if arguments and arguments[0] in RENAMED:
             raise UserError(f"`{arguments[0]}` is now called `{RENAMED[arguments[0]]}`.")
         overview = not arguments or arguments[0].startswith("-")

@@ -8,9 +8,10 @@ function here: pages are Markdown first, and ``report.pages`` lets no HTML throu
 import re
 
 # Control characters (ESC starts a terminal's commands), line ends, marks that reverse the direction
-# of text (a name can then look like another), and bytes outside UTF-8 as Python decodes them.
+# of text or have no width (a name can then look like another), and bytes outside UTF-8 as Python
+# decodes them.
 _HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
 # Not what means nothing where it stands, so that img_001, f/8: 2 and [low, high] stay readable: `_`
 # inside a word, `]` without a target, `#` before the end of a line, `:` and `.` outside an address.

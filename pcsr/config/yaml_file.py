@@ -19,7 +19,8 @@ MAX_NODES = 5_000  # keys and values, those of aliases counted wherever they are
 MAX_DEPTH = 20
 MAX_KEY = 200  # characters
 
-# libyaml reads the text ten times as fast, where PyYAML was built with it.
+# libyaml reads the text ten times as fast, where PyYAML was built with it. It takes tabs where
+# PyYAML itself refuses them: PyYAML reads files with tabs, so that all machines agree on them.
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Kind of value -> how it may be written, and what to write instead.
 _PLAIN = {
@@ -54,7 +55,8 @@ class _Loader(Composer, SafeConstructor, Resolver):
         Composer.__init__(self)
         SafeConstructor.__init__(self)
         Resolver.__init__(self)
-        self._events: Iterator[Any] = yaml.parse(text, Loader=_PARSER)
+        parser = yaml.SafeLoader if "\t" in text else _PARSER
+        self._events: Iterator[Any] = yaml.parse(text, Loader=parser)
         self._next: Any = None
         self._path: list[Any] = []  # of the node at hand: keys, and places in sequences
         self._count = 0

@@ -45,6 +45,8 @@ OTHER = (
     ),
     ("? [a]\n: 1", "a key must be a short text"),
     ("a:\n\tb: 1", "line 2, column 1"),
+    ("a: b\tc", "line 1, column 5"),
+    ("a:\n- \tb", "line 2, column 3"),
     ("a: \x00", "not valid YAML"),
     ("a: *nothing", "undefined alias"),
     ("a: [", "not valid YAML"),

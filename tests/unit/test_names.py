@@ -196,6 +196,18 @@ def test_names_in_figures_are_text(tmp_path: Path) -> None:
             ElementTree.parse(tmp_path / "figure.svg")
 
 
+@pytest.mark.parametrize("argument", ["a\0b", "\ud800", "x/\udfff.png"])
+def test_what_no_path_can_be_is_refused(
+    argument: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pcsr", "check", argument])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert escape.printable(argument) in said and "no path can have" in said
+
+
 def test_nothing_steers_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
