@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
+import openvino
 import pytest
 import torch
 from conftest import ROOT
@@ -23,11 +26,6 @@ from pcsr.methods.base import Method
 from pcsr.storage import content
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
-
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-openvino = pytest.importorskip("openvino")
-pytest.importorskip("onnxscript")
 
 SIZES = ((24, 33), (17, 41), (1, 7))
 PCSR = ROOT / "weights/fsrcnn-pcsr.safetensors"
