@@ -20,7 +20,7 @@ from pcsr.errors import UserError
 COMMANDS = {
     "Use": {
         "upscale": "pcsr.evaluation.upscale:upscale",
-        "explore": "pcsr.evaluation.explore:explore",
+        "explore": "pcsr.evaluation.explorer.content:explore",
         "demo": "pcsr.evaluation.show:demo",
         "export": "pcsr.evaluation.export:export",
         "calibrate-knob": "pcsr.evaluation.knob_table:calibrate_knob",
@@ -37,7 +37,7 @@ COMMANDS = {
     },
     "Measure": {
         "sweep": "pcsr.evaluation.sweep:sweep",
-        "headroom": "pcsr.evaluation.headroom:headroom",
+        "headroom": "pcsr.evaluation.headroom.page:headroom",
         "bench": "benchmarks.latency:bench",
         "training-speed": "benchmarks.training_speed:training_speed",
     },

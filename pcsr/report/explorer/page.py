@@ -42,7 +42,7 @@ def write(content: Mapping[str, Any], planes: Planes, out: Path) -> float:
     """Write a page atomically.
 
     Args:
-        content: what the scripts show, as JSON can hold it; see ``evaluation.explore.write``.
+        content: what the scripts show, as JSON can hold it; see ``evaluation.explorer.content.write``.
         planes: its images.
         out: HTML file.
 
