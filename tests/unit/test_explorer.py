@@ -113,9 +113,9 @@ def test_the_command_opens_with_results_and_keeps_its_size(
         images, weights=weights, out=out, megabytes=1, side=256, threads=1, **suite
     )
     assert said.endswith("1.0 MB, 2 images of 3; the others do not fit"), said
-    content = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
-    assert [image["width"] for image in content["images"]] == [240, 240]
-    head = content["head"]
+    shown = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
+    assert [image["width"] for image in shown["images"]] == [240, 240]
+    head = shown["head"]
     assert head["source"] == "embedded photographs, 8 images"
     assert {curve["label"] for curve in head["curves"]} >= {"PCSR", "ClassSR", "ARM", "Original"}
     verdict = next(curve["verdict"] for curve in head["curves"] if curve["label"] == "PCSR")
