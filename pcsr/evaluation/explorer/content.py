@@ -30,9 +30,10 @@ from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import usable_scale
 from pcsr.methods.base import Method
-from pcsr.report import style, tidy
+from pcsr.report import tidy
 from pcsr.report.explorer import head, page
 from pcsr.report.explorer.head import Head
+from pcsr.report.figures import style
 from pcsr.storage import files
 from pcsr.weights.load import load_method
 

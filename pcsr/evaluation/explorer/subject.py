@@ -15,10 +15,10 @@ from pcsr.evaluation.measure import Pair, Row, decide, everywhere, points_of, ro
 from pcsr.geometry import TILE, Tiles
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.tiled import Tiled
-from pcsr.report import style
 from pcsr.report.curves import Curve
 from pcsr.report.explorer.head import Swept
 from pcsr.report.explorer.page import Planes
+from pcsr.report.figures import style
 from pcsr.routing import OperatingPoint
 
 STEPS = 501  # of the slider: 0.2 % of the units each
