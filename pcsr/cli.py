@@ -55,8 +55,12 @@ COMMANDS = {
         "schema": "pcsr.config.load:write_schemas",
     },
 }
-# Old name -> new name, for one release.
-RENAMED = {"calibrate": "classify-crops", "pace": "training-speed"}
+# Old command or option -> what to write instead, for one release.
+RENAMED = {
+    "calibrate": "classify-crops",
+    "pace": "training-speed",
+    "--both-ways": "--also lr=float refine=false",
+}
 
 
 def app(overview: bool) -> App:
@@ -132,8 +136,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         _require_paths(arguments)
-        if arguments and arguments[0] in RENAMED:
-            raise UserError(f"`{arguments[0]}` is now called `{RENAMED[arguments[0]]}`.")
+        for argument in arguments:
+            if argument in RENAMED and (argument.startswith("--") or argument is arguments[0]):
+                raise UserError(f"`{argument}` is now `{RENAMED[argument]}`.")
         overview = not arguments or arguments[0].startswith("-")
         returned = app(overview)(arguments, exit_on_error=False, print_error=False)
         if returned is not None:

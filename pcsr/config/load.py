@@ -91,7 +91,9 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Config
     key = ".".join(
         str(part) for part in first["loc"] if part not in ("wheels", "archive", "folder")
     )
-    if first["type"] == "extra_forbidden":
+    if key in model.renamed:
+        message = f"{model.renamed[key]}."
+    elif first["type"] == "extra_forbidden":
         message = f"unknown key. {did_you_mean(str(first['loc'][-1]), _keys_beside(model, first))}"
     else:
         given = "" if first["type"] == "missing" else f", got {first['input']!r:.60}"
@@ -108,6 +110,8 @@ def _keys_beside(model: type[Config], problem: Mapping[str, Any]) -> list[str]:
         node = _resolve(schema, node)
         if "discriminator" in node:  # pydantic puts the kind itself into the location
             node = {"$ref": node["discriminator"]["mapping"][part]}
+        elif isinstance(part, int):
+            node = node["items"]
         else:
             named = list(node.get("patternProperties", {}).values())
             others = node.get("additionalProperties", named[0] if named else {})

@@ -6,13 +6,11 @@ parts of its experiments. ``configs/datasets.yaml`` defines where images come fr
 errors everywhere.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pcsr.config.base import Below, Config, Local, Name
-from pcsr.errors import unknown_name
 
 TABLE = "table"  # the step after the training stages, for methods with a table
 # Options that version 0.1 stored beside the names of backbone and method.
@@ -32,8 +30,6 @@ LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Bicubic = Literal["matlab", "matlab-uint8", "selfexsr"]
 MATLAB: Bicubic = "matlab"  # the default; results, stores and hashes from before it had a name
-CHOICE = "lr|degradation|crop|refine"
-Choices = Annotated[str, Field(pattern=rf"^({CHOICE})(,({CHOICE}))*$")]
 Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # it is shown where it is unknown
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
@@ -221,37 +217,6 @@ class ProtocolConfig(Config):
         lr = self.lr if self.degradation == MATLAB else f"{self.lr} {self.degradation}"
         return {"lr": lr, "crop": self.crop, "refine": self.refine}
 
-    def also(self, both_ways: Iterable[str]) -> list["ProtocolConfig"]:
-        """Return this protocol, followed by those that differ from it in the given choices.
-
-        Args:
-            both_ways: ``"lr"`` adds the other LR, ``"degradation"`` the other two;
-                ``"lr,refine"`` adds every combination of both.
-
-        Raises:
-            UserError: a choice is not ``lr``, ``degradation``, ``crop`` or ``refine``.
-        """
-        values: dict[str, Sequence[Any]] = {
-            "lr": get_args(LRBits),
-            "degradation": get_args(Bicubic),
-            "crop": get_args(Crop),
-            "refine": (True, False),
-        }
-        protocols = [self]
-        for choices in both_ways:
-            combined = [self]
-            for choice in dict.fromkeys(choices.split(",")):
-                if choice not in values:
-                    raise unknown_name("choice", choice, values, "both ways")
-                combined += [
-                    protocol.model_copy(update={choice: value})
-                    for value in values[choice]
-                    if value != getattr(self, choice)
-                    for protocol in combined
-                ]
-            protocols += [protocol for protocol in combined if protocol not in protocols]
-        return protocols
-
 
 class CalibrationConfig(Config):
     """How training crops are sorted into classes by the PSNR that a trained model reaches."""
@@ -267,6 +232,12 @@ class CalibrationConfig(Config):
 
 class SuiteConfig(Config):
     """A set of experiments and what is measured on them."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "protocol": "now the first of a list: protocols: [{lr: float}]",
+        "both_ways": "now a list of protocols, the suite's own first: "
+        "protocols: [{lr: 8bit, refine: true}, {lr: float}, {refine: false}]",
+    }
 
     suite: Name
     description: str
@@ -288,11 +259,11 @@ class SuiteConfig(Config):
         default={}, description="method -> values of its knob; unset: the method's default sweep"
     )
     adaptive: bool = Field(default=True, description="also measure the adaptive decision (ADM)")
-    protocol: ProtocolConfig = ProtocolConfig()
-    both_ways: tuple[Choices, ...] = Field(
-        default=(),
-        description="choices of the protocol to measure the other way as well; comma-separated "
-        "ones in all combinations",
+    protocols: tuple[ProtocolConfig, ...] = Field(
+        default=(ProtocolConfig(),),
+        min_length=1,
+        description="how test images are measured: the suite's own way, then those that pages "
+        "compare with it; what one leaves out has its default",
     )
     timed_knobs: tuple[Knob, ...] = Field(
         default=(),
@@ -312,6 +283,13 @@ class SuiteConfig(Config):
         default={}, description="experiment id, or '*' for all -> keys to merge over its file"
     )
 
+    @field_validator("protocols")
+    @classmethod
+    def _differ(cls, protocols: tuple[ProtocolConfig, ...]) -> tuple[ProtocolConfig, ...]:
+        if len(set(protocols)) < len(protocols):
+            raise ValueError("two protocols are the same; leave one out")
+        return protocols
+
     @model_validator(mode="after")
     def _training_has_images(self) -> "SuiteConfig":
         for_training = ("train_set", "valid_set", "calibration")
@@ -322,6 +300,11 @@ class SuiteConfig(Config):
         if self.weights != "trained" and given:
             raise ValueError(f"{self.weights} weights are not trained: drop {', '.join(given)}")
         return self
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        """The suite's own: figures, tables and claims are of rows measured this way."""
+        return self.protocols[0]
 
 
 class WheelsSource(Config):

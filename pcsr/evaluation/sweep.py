@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pcsr import escape, registry, runtime
-from pcsr.config.load import fingerprint
+from pcsr.config.load import fingerprint, parse
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import (
     CORES,
@@ -56,11 +56,11 @@ def sweep(
     degradation: Degradation = "matlab",
     crop: Crop = "tiles",
     refine: Refine = True,
-    both_ways: Annotated[
+    also: Annotated[
         Sequence[str],
         Parameter(
-            help="choices to measure the other way as well: lr, degradation, crop, refine; "
-            "lr,refine for each and both"
+            help="other protocols to measure as well, each by what it changes: lr=float, "
+            "refine=false, lr=float,refine=false"
         ),
     ] = (),
     scale: Scale = None,
@@ -79,7 +79,8 @@ def sweep(
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    options = SweepOptions(tuple(knob), adaptive, protocol, tuple(both_ways), scale)
+    others = [_changed(protocol, changes) for changes in also]
+    options = SweepOptions(tuple(knob), adaptive, tuple(dict.fromkeys((protocol, *others))), scale)
     if lr_images is not None and not protocol.takes_ready_lr:
         raise UserError(
             f"--lr-images {lr_images}: ready-made LR images are 8 bit, by a bicubic of their own; "
@@ -98,8 +99,8 @@ def sweep(
         raise UserError("--knob: none of these weights has a knob; drop it.")
     test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
     facts = files.provenance(
-        protocol=options.protocol.model_dump(mode="json"),
-        both_ways=options.both_ways,
+        protocol=protocol.model_dump(mode="json"),
+        also=[other.model_dump(mode="json") for other in options.protocols[1:]],
         weights=described,
         iterations=next(iter(described.values()))["iterations"],
         released=any(facts["released"] is not None for facts in described.values()),
@@ -119,6 +120,13 @@ def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str
     return escape.printable(name if name not in taken else str(path))
 
 
+def _changed(own: ProtocolConfig, changes: str) -> ProtocolConfig:
+    """Return a protocol with the given changes, as ``lr=float,refine=false``."""
+    pairs = (change.partition("=") for change in changes.split(","))
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    return parse(ProtocolConfig, {**dict(own), **values}, f"--also {changes}")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A method to measure, and what identifies its weights."""
@@ -135,16 +143,13 @@ class SweepOptions:
     Attributes:
         knobs: values of the knob; empty for each method's default sweep.
         adaptive: whether to measure the adaptive decision as well, where a method has it.
-        protocol: how images are measured.
-        both_ways: choices of the protocol to measure the other way as well; comma-separated ones
-            in all combinations.
+        protocols: how images are measured; the first is the sweep's own.
         scale: HR size / LR size; None for the trained one.
     """
 
     knobs: tuple[float, ...]
     adaptive: bool
-    protocol: ProtocolConfig
-    both_ways: tuple[str, ...] = ()
+    protocols: tuple[ProtocolConfig, ...]
     scale: float | None = None
 
 
@@ -170,7 +175,7 @@ def measure_all(
         [(subject.name, subject.digest) for subject in subjects],
         [images.names, images.digest],
         [options.knobs, options.adaptive, options.scale],
-        options.protocol.also(options.both_ways),
+        options.protocols,
         sorted(measures),
         ROWS,
     )
@@ -225,8 +230,8 @@ def _measure_one(
     scale = options.scale or method.config.scale
     points = points_of(method, options.knobs, options.adaptive)
     sharing: dict[tuple[str, ...], list[ProtocolConfig]] = {}
-    own = options.protocol
-    for protocol in own.also(options.both_ways):
+    own = options.protocols[0]
+    for protocol in options.protocols:
         refinable = method.refines or protocol.refine == own.refine
         uncropped = method.unit != "tile" or protocol.crop == own.crop
         if refinable and uncropped:

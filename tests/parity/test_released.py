@@ -19,7 +19,7 @@ from pcsr.evaluation import measure, show
 from pcsr.evaluation.measure import Pair
 
 FLOAT = ProtocolConfig(lr="float", crop="none", refine=False)
-BOTH = FLOAT.also(["refine"])
+BOTH = [FLOAT, FLOAT.model_copy(update={"refine": True})]
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_every_point_agrees(
             knob=KNOBS,
             adaptive=True,
             lr=lr,  # type: ignore[arg-type]
-            both_ways=("refine",),
+            also=("refine=false",),
             device="cpu",
             threads=torch.get_num_threads(),
         )

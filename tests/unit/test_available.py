@@ -236,7 +236,7 @@ def test_other_suites_leave_nothing_out(mirror: Path) -> None:
         ({"train_set": "div2k-train"}, "released weights are not trained: drop train_set"),
         ({"weights": "trained"}, "or use released or shipped weights"),
         ({"weights": "bought"}, "weights: Input should be 'trained', 'released' or 'shipped'"),
-        ({"both_ways": ["lr,crpo"]}, "both_ways.0: String should match"),
+        ({"protocols": [{"lr": "16bit"}]}, "protocols.0.lr: Input should be '8bit' or 'float'"),
     ],
 )
 def test_suites_that_contradict_themselves(

@@ -1,6 +1,5 @@
 """Configuration: merging, errors that help, fingerprints, and the files in the repository."""
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -126,36 +125,59 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(
         registry.resolve("method", "mien")
 
 
-@pytest.mark.parametrize("together", ["lr", "refine,lr", "lr,crop,refine"])
-def test_both_ways_together_are_all_combinations(together: str) -> None:
-    own = ProtocolConfig(lr="float", crop="tiles", refine=False)
-    protocols = own.also([together])
-    assert protocols[0] == own
-    ways: dict[str, tuple[Any, ...]] = {
-        "lr": ("float", "8bit"),
-        "crop": ("tiles", "none"),
-        "refine": (False, True),
-    }
-    chosen = together.split(",")
-    several = [ways[key] if key in chosen else ways[key][:1] for key in ways]
-    expected = set(product(*several))
-    assert {(p.lr, p.crop, p.refine) for p in protocols} == expected
-    assert len(protocols) == len(expected) == 2 ** len(chosen)
-    assert own.also([together, *chosen]) == protocols
-    assert own.also([]) == [own] and own.also(["lr,lr"]) == own.also(["lr"])
+def with_values(folder: Path, **changes: Any) -> Path:
+    """A suite of its own, which is ``quick`` but for some keys."""
+    values = yaml.safe_load((ROOT / "configs/suites/quick.yaml").read_text())
+    del values["protocols"]
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
 
 
-def test_both_ways_apart_are_one_at_a_time() -> None:
-    own = ProtocolConfig()
-    float_lr, whole = ProtocolConfig(lr="float"), ProtocolConfig(crop="none")
-    assert own.also(["lr", "crop"]) == [own, float_lr, whole]
-    raw, float_raw = ProtocolConfig(refine=False), ProtocolConfig(lr="float", refine=False)
-    assert own.also(["lr,refine", "crop"]) == [own, float_lr, raw, float_raw, whole]
+def test_the_first_protocol_is_the_suites_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert load_study(with_values(tmp_path)).suite.protocols == (ProtocolConfig(),)
+    listed = [{"lr": "float", "crop": "none"}, {}, {"refine": False}]
+    suite = load_study(with_values(tmp_path, protocols=listed)).suite
+    own, *others = suite.protocols
+    assert suite.protocol == own == ProtocolConfig(lr="float", crop="none", refine=True)
+    assert others == [ProtocolConfig(), ProtocolConfig(refine=False)]
 
 
-def test_both_ways_of_an_unknown_choice() -> None:
-    with pytest.raises(UserError, match=r"both ways: unknown choice 'crpo'. Did you mean 'crop'?"):
-        ProtocolConfig().also(["crpo"])
+@pytest.mark.parametrize(
+    ("protocols", "said"),
+    [
+        ([], "protocols: .*at least 1"),
+        (
+            [{"lr": "8bit"}, {"crpo": "none"}],
+            r"protocols.1.crpo: unknown key. Did you mean 'crop'\?",
+        ),
+        ([{}, {"lr": "flaot"}], "protocols.1.lr: Input should be '8bit' or 'float', got 'flaot'"),
+        ([{}, {"refine": True}], "two protocols are the same; leave one out"),
+        (["lr"], "protocols.0: "),
+    ],
+)
+def test_protocols_that_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocols: list[Any], said: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=said):
+        load_study(with_values(tmp_path, protocols=protocols))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("both_ways", ["lr,refine", "crop"]), ("protocol", {"lr": "float"})]
+)
+def test_an_older_key_is_answered_with_the_new_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=rf"mine.yaml: {key}: now .*\.$") as error:
+        load_study(with_values(tmp_path, **{key: value}))
+    _, colon, form = str(error.value).rstrip(".").rpartition("protocols:")
+    assert load_study(with_values(tmp_path, **yaml.safe_load(f"protocols{colon[-1]}{form}")))
 
 
 def test_a_table_is_the_last_step() -> None:

@@ -9,10 +9,11 @@ import torch
 from models import build
 from numpy.typing import NDArray
 from torch import Tensor
+from workspace import ROOT
 
 from pcsr import registry
-from pcsr.config.load import fingerprint
-from pcsr.config.models import Bicubic, ProtocolConfig
+from pcsr.config.load import fingerprint, parse, read_yaml
+from pcsr.config.models import Bicubic, ProtocolConfig, SuiteConfig
 from pcsr.data import bicubic, images
 from pcsr.data.test_images import TestImage, TestImages
 from pcsr.errors import UserError
@@ -104,18 +105,11 @@ def test_the_default_has_the_hash_and_columns_that_it_had() -> None:
     protocol = ProtocolConfig()
     plain = {"lr": "8bit", "crop": "tiles", "refine": True}
     assert protocol.model_dump(mode="json") == protocol.columns() == plain
-    assert fingerprint(protocol.also(["lr,refine", "crop"])) == "dfdfbe668ae6"
+    suite = parse(SuiteConfig, read_yaml(ROOT / "configs/suites/released.yaml"), "released")
+    assert fingerprint(suite.protocols) == "dfdfbe668ae6"
     older = ProtocolConfig(degradation="selfexsr", refine=False)
     assert ProtocolConfig(**older.model_dump(mode="json")) == older
     assert older.columns() == {"lr": "8bit selfexsr", "crop": "tiles", "refine": False}
-
-
-def test_both_ways_of_three() -> None:
-    ways = {p.degradation for p in ProtocolConfig().also(["degradation"])}
-    assert ways == set(WAYS)
-    from_another = ProtocolConfig(degradation="selfexsr").also(["degradation"])
-    assert [p.degradation for p in from_another] == ["selfexsr", "matlab", "matlab-uint8"]
-    assert len(ProtocolConfig().also(["lr,degradation"])) == 6
 
 
 def test_ready_lr_images_stand_for_the_default_alone(tmp_path: Path) -> None:
@@ -140,7 +134,7 @@ def test_a_sweep_of_all_ways_and_what_they_are_worth(tmp_path: Path) -> None:
     method = build("fsrcnn", "original")
     hr = photograph()
     test = TestImages(list("abcdefgh"), lambda i: np.roll(hr, 8 * i, 0), None)
-    options = SweepOptions((), False, ProtocolConfig(), ("degradation",))
+    options = SweepOptions((), False, tuple(ProtocolConfig(degradation=way) for way in WAYS))
     out = tmp_path / "mine/fsrcnn-original/set/sweep.csv"
     out.parent.mkdir(parents=True)
     facts = {"protocol": {}, "complete": True, "iterations": None}

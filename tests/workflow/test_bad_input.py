@@ -104,6 +104,25 @@ def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) 
     assert not (here / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--also", "lr=flaot"), "--also lr=flaot: lr: Input should be '8bit' or 'float'"),
+        (("--also", "crpo=none"), "--also crpo=none: crpo: unknown key. Did you mean 'crop'?"),
+        (("--also", "lr=float", "refine"), "--also refine: refine: Input should be a valid bool"),
+        (("--both-ways", "lr", "refine"), "`--both-ways` is now `--also lr=float refine=false`"),
+    ],
+)
+def test_other_protocols(
+    here: Path, refuse: Any, weights: Path, tmp_path: Path, options: tuple[str, ...], expected: str
+) -> None:
+    out = tmp_path / "sweep.csv"
+    images = write_image(tmp_path / "image.png")
+    given = ("--weights", weights, "--images", images, "--out", out)
+    assert expected in refuse("sweep", *given, *options)
+    assert not out.exists()
+
+
 def test_an_interruption_is_one_line(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,7 @@ def tiled_weights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / "classsr.safetensors", folder / "arm.safetensors"]
 
 
-def test_methods_of_all_kinds_in_one_sweep_both_ways(
+def test_methods_of_all_kinds_in_one_sweep_by_four_protocols(
     workspace: Workspace,
     photographs: Path,
     pcsr_weights: Path,
@@ -109,8 +109,9 @@ def test_methods_of_all_kinds_in_one_sweep_both_ways(
 ) -> None:
     out = tmp_path / "sweep.csv"
     weights = ("--weights", original_weights, pcsr_weights, *tiled_weights)
-    both = ("--both-ways", "lr,refine", "--adaptive", "--no-refine", "--out", out)
-    workspace.succeed("sweep", *weights, "--images", photographs / "cat_0.png", *both)
+    four = ("--no-refine", "--also", "lr=float", "refine=true", "lr=float,refine=true")
+    image = ("--images", photographs / "cat_0.png", "--adaptive")
+    workspace.succeed("sweep", *weights, *image, *four, "--out", out)
     table = pd.read_csv(out)
     last_shares = ["share_2", "share_3"]
     assert list(table) == [*COLUMNS[:-6], *last_shares, *COLUMNS[-6:]]
@@ -151,7 +152,7 @@ def test_an_image_that_the_scale_does_not_divide(
     Image.open(photographs / "cat_0.png").crop((0, 0, 257, 199)).save(odd)
     out = tmp_path / "sweep.csv"
     sweep = ("sweep", "--weights", original_weights, "--images", odd, "--out", out)
-    workspace.succeed(*sweep, "--both-ways", "crop")
+    workspace.succeed(*sweep, "--also", "crop=none")
     table = pd.read_csv(out).set_index("crop")
     assert table.loc["none", ["lr_height", "lr_width"]].tolist() == [49, 64]
     assert table.loc["tiles", ["lr_height", "lr_width"]].tolist() == [32, 60]

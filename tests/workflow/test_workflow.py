@@ -176,7 +176,7 @@ def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
         calm.write_text(yaml.safe_dump(values))
         counts = jobs(succeed(workspace, "-n", "--configfile", calm))
         assert "train" not in counts and counts["sweep"] == 1
-        values["both_ways"] = ["lr"]
+        values["protocols"] = [{}, {"lr": "float"}]
         calm.write_text(yaml.safe_dump(values))
         counts = jobs(succeed(workspace, "-n", "--configfile", calm))
         assert "train" not in counts and counts["sweep"] == 2

@@ -265,4 +265,8 @@ PROTOCOL_OPTIONS += ["--refine" if protocol.refine else "--no-refine"]
 # Named only where it is not the default: other arguments would measure everything again.
 if protocol.degradation != MATLAB:
     PROTOCOL_OPTIONS += ["--degradation", protocol.degradation]
-BOTH_WAYS_OPTIONS = ["--both-ways", *suite.both_ways] if suite.both_ways else []
+OTHER_PROTOCOLS = [
+    ",".join(f"{key}={value}" for key, value in other if value != getattr(protocol, key))
+    for other in suite.protocols[1:]
+]
+ALSO_OPTIONS = ["--also", *OTHER_PROTOCOLS] if OTHER_PROTOCOLS else []

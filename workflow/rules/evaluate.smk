@@ -17,10 +17,10 @@ rule sweep:
         device=DEVICE,
         knobs=knob_options,
         protocol=PROTOCOL_OPTIONS,
-        both_ways=BOTH_WAYS_OPTIONS,
+        also=ALSO_OPTIONS,
     shell:
         "pcsr sweep --weights {input.weights:q} --images {params.images:q} {params.knobs:q}"
-        " {params.protocol:q} {params.both_ways:q} --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"
+        " {params.protocol:q} {params.also:q} --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"
 
 
 # Alone on the machine, all cases in turns: what counts are the ratios to the original.
