@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from baselines.slimmable import Slimmable
 from pcsr import metrics
 from pcsr.config.models import ModelConfig, WidthsOptions
-from pcsr.data.bicubic import levels
 from pcsr.errors import UserError
 from pcsr.flops import Flops
 from pcsr.geometry import TILE, Tiles
+from pcsr.images.levels import levels
 from pcsr.methods.base import Deploy, Loss, MakeBackbone, Stage
 from pcsr.methods.checks import complete, knob_of
 from pcsr.methods.tiled import Tabulated, Tiled, batches

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks.timing import seconds
 from pcsr import geometry, metrics
-from pcsr.data import bicubic, images
-from pcsr.data.images import to_tensor
+from pcsr.data import bicubic
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
+from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 
@@ -70,7 +70,7 @@ def grow(
 
         def run(lr: Tensor = lr) -> int:
             tiles = fast.tiles(lr, scale, point, limit)
-            return sum(images.to_uint8(tile.sr).size for tile in tiles)
+            return sum(to_uint8(tile.sr).size for tile in tiles)
 
         fastest = min(seconds(run, lr.device) for _ in range(3))
         height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)

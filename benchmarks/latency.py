@@ -21,12 +21,12 @@ from benchmarks.timing import peak, profiled, seconds
 from pcsr import flops, metrics, registry, runtime
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
-from pcsr.data import images
 from pcsr.data.test_images import open_images
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import original_flops
+from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.report.tidy import COUNTS
@@ -209,7 +209,7 @@ def _cases(
     names = method.config.backbone, method.config.method, plan.names.get(method)
     share = units[-1] / sum(units)
     labels = method.route(explored.scores, point, scale)
-    exact = images.to_uint8(method.compose(explored, labels, point))
+    exact = to_uint8(method.compose(explored, labels, point))
 
     def fast() -> Run:
         fastest = runner(method, plan.precision)
@@ -272,7 +272,7 @@ def time_all(
         sr, most = peak(partial(run, lr), lr.device)
         spent = profiled(partial(run, lr), lr.device) if plan.profiled else []
         fastest, median = min(times[best]), statistics.median(times[best])
-        results.append(Timed(fastest, median, best, most, images.to_uint8(sr), spent))
+        results.append(Timed(fastest, median, best, most, to_uint8(sr), spent))
     return results
 
 

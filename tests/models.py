@@ -1,8 +1,10 @@
 """Methods with invented weights that make every branch do something, and an image for them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,7 +13,10 @@ from baselines.classsr import Classifier, ClassSR
 from baselines.enaf import ENAF
 from pcsr import registry
 from pcsr.config.models import ModelConfig
-from pcsr.engine.runners import Restored, runner
+from pcsr.engine import pixels, runners
+from pcsr.engine.base import Restored
+from pcsr.engine.runners import runner
+from pcsr.engine.tiles import Tile
 from pcsr.geometry import Tiles
 from pcsr.methods.base import Method, Stage
 from pcsr.methods.pcsr import PAPER
@@ -48,6 +53,12 @@ def restored(
 ) -> Restored:
     """What a method's runner gives at an operating point."""
     return runner(method).run(lr, scale, at(knob, refine))
+
+
+def cut_by(patch: pytest.MonkeyPatch, function: Callable[..., list[Tile]]) -> None:
+    """Let runners cut images in another way than to fit in memory."""
+    for module in (pixels, runners):
+        patch.setattr(module, "cut_to_fit", function)
 
 
 def stage_of(method: Method, name: str) -> Stage:

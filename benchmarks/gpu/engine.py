@@ -23,11 +23,12 @@ from torch import Tensor
 from benchmarks import timing
 from pcsr import metrics, registry, runtime
 from pcsr.config.models import ModelConfig, ProtocolConfig
-from pcsr.data.bicubic import levels
 from pcsr.data.test_images import open_images
-from pcsr.engine.runners import Runner, runner
+from pcsr.engine.base import Runner
+from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
+from pcsr.images.levels import levels
 from pcsr.methods.base import Method
 from pcsr.storage import files
 from pcsr.weights.load import load_method

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcsr.config.models import MATLAB, Bicubic, LRBits
+from pcsr.images.levels import levels
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -75,11 +76,6 @@ def matrix(length: int, size: int) -> Tensor:
     """Return the float64 (size, length) matrix that resizes columns by multiplication."""
     weights, indices = taps(length, size)
     return weights.new_zeros(size, length).scatter_add_(1, indices, weights)
-
-
-def levels(x: Tensor) -> Tensor:
-    """Quantise [0, 1] to 8-bit levels (uint8): clamp, then round half up as MATLAB does."""
-    return x.clamp(0, 1).mul_(255).add_(0.5).floor_().to(torch.uint8)
 
 
 def round_8bit(x: Tensor) -> Tensor:

@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
-from numpy.typing import DTypeLike
-from torch import Tensor
 
-from pcsr.data.bicubic import levels
 from pcsr.errors import UserError
-from pcsr.images.colour import Colour
 from pcsr.images.decoding import Encoded, Pixels, read_header
 from pcsr.images.encoding import save
+from pcsr.images.header import Colour
 
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),
@@ -87,45 +83,6 @@ def write(path: Path, image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"not uint8 (H, W, 3): {image.dtype} {image.shape}")
     save(path, Pixels(image, Colour()))
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """Convert (H, W, 3), or grey (H, W, 1), to float32 (1, 3, H, W) in [0, 1].
-
-    Args:
-        image: uint8, uint16, or floating point in [0, 1].
-    """
-    top = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-    planes = np.divide(image.transpose(2, 0, 1), top, dtype=np.float32, order="C")
-    return torch.from_numpy(planes)[None].expand(-1, 3, -1, -1).contiguous()
-
-
-def to_levels(image: Tensor, dtype: DTypeLike) -> np.ndarray:
-    """Convert (C, H, W) to (H, W, C): clamp to [0, 1], then round half up if ``dtype`` is integer.
-
-    Args:
-        image: floating point; not changed.
-        dtype: uint8, uint16 or float32.
-    """
-    image = image.detach()
-    if dtype == np.uint8:
-        values = levels(image)
-    elif dtype == np.uint16:
-        values = image.clamp(0, 1).mul_(65535).add_(0.5).floor_()
-    else:
-        values = image.clamp(0, 1)
-    return values.permute(1, 2, 0).contiguous().cpu().numpy().astype(dtype, copy=False)
-
-
-def to_uint8(image: Tensor) -> np.ndarray:
-    """Convert (1, 3, H, W) to uint8 (H, W, 3): clamp to [0, 1], then round half up.
-
-    Raises:
-        ValueError: the tensor does not hold exactly one RGB image.
-    """
-    if image.ndim != 4 or image.shape[:2] != (1, 3):
-        raise ValueError(f"not (1, 3, H, W): {tuple(image.shape)}")
-    return to_levels(image[0], np.uint8)
 
 
 def natural_key(name: str) -> list[int | str]:

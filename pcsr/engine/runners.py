@@ -1,27 +1,23 @@
-"""Runners: execute only the routed work of a method. Methods are run here and nowhere else.
+"""Find the runner of a method, by its type; and the runners of images, of tiles and of the rest.
 
-The runner is chosen by the method's type. A method without one is run as it is defined.
+Methods are run by their runners and in no other way.
 """
 
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from importlib.util import find_spec
-from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pcsr.data.bicubic import levels
 from pcsr.engine import memory
-from pcsr.engine.cpu.heads import StripHeads
+from pcsr.engine.base import Runner
 from pcsr.engine.deploy import deploy
-from pcsr.engine.engine import Engine, Heads
-from pcsr.engine.tiles import SRTile, Tile, warn_if_cut, whole
+from pcsr.engine.pixels import PixelRunner
+from pcsr.engine.tiles import SRTile, Tile, cut_to_fit, warn_if_cut, whole
 from pcsr.errors import MemoryLimitError, UserError
 from pcsr.geometry import TILE, Mosaic, Tiles
+from pcsr.images.levels import levels
 from pcsr.methods.base import Method
 from pcsr.methods.checks import require_scale
 from pcsr.methods.original import Original
@@ -31,60 +27,6 @@ from pcsr.routing import OperatingPoint
 
 FINISHED = 2.5  # copies of an SR image that exist at once while it is rounded to 8-bit levels
 TAIL = {"cpu": 1 << 31, "cuda": 1 << 35}  # most bytes for the tail of a network
-
-
-@dataclass(frozen=True)
-class Restored:
-    """Super-resolved images (N, 3, H, W), not clipped, and branch numbers (N, units...)."""
-
-    sr: Tensor
-    labels: Tensor
-
-
-class Runner(ABC):
-    """A method with its weights laid out for speed.
-
-    Build a new runner after the method's weights have changed.
-
-    Attributes:
-        method: the method that is run.
-        networks: the networks that ``compile`` compiles.
-        heeds_limit: whether ``tiles`` keeps within its limit of memory.
-    """
-
-    heeds_limit: ClassVar[bool] = True
-    method: Method
-    networks: Sequence[nn.Module] = ()
-
-    @abstractmethod
-    def tiles(
-        self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[SRTile]:
-        """Run the routed work tile by tile, so that memory stays below a limit.
-
-        Decisions that depend on the whole image still see all of it. Without a limit, every image
-        is one tile.
-
-        Args:
-            lr: (N, 3, h, w) in [0, 1].
-            scale: HR size / LR size.
-            point: operating point.
-            limit: bytes that may be used in addition to ``lr``.
-
-        Raises:
-            UserError: the limit or the budget is too low, or the method does not support the scale
-                or the operating point.
-        """
-
-    def run(self, lr: Tensor, scale: float, point: OperatingPoint) -> Restored:
-        """Run the routed work on LR images (N, 3, h, w), each as one tile."""
-        tiles = list(self.tiles(lr, scale, point))
-        return Restored(_batch([t.sr for t in tiles]), _batch([t.labels for t in tiles]))
-
-    def compile(self) -> None:
-        """Compile the networks with ``torch.compile``, anew for each image size that occurs."""
-        for network in self.networks:
-            network.compile()
 
 
 def runner(method: Method, precision: torch.dtype = torch.float32) -> Runner:
@@ -105,33 +47,6 @@ def runner(method: Method, precision: torch.dtype = torch.float32) -> Runner:
     if precision != torch.float32:
         raise UserError(f"--precision: {method.config.method} supports float32 only.")
     return TileRunner(method) if isinstance(method, Tiled) else DenseRunner(method)
-
-
-class PixelRunner(Runner):
-    """PCSR by the engine: every head but the cheapest runs on its own pixels only."""
-
-    def __init__(self, method: PCSR, precision: torch.dtype) -> None:
-        self.method = method
-        self._rule = method.rule
-        kind = fastest_heads(next(method.parameters()).device, precision)
-        self._engine = Engine(method.encoder, method.classifier, method.heads, precision, kind)
-        self.networks = [self._engine.encoder]  # the heads' kernels are always compiled
-
-    def tiles(
-        self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
-    ) -> Iterator[SRTile]:
-        """See ``Runner.tiles``."""
-        rule = self._rule(point, (lr.shape[-2], lr.shape[-1]), scale)
-        return self._engine.tiles(lr, scale, rule, point.refine, limit)
-
-
-def fastest_heads(device: torch.device, precision: torch.dtype) -> type[Heads]:
-    """Return the fastest heads. In float32 the kernels' layers would not fit in shared memory."""
-    if device.type == "cuda" and precision != torch.float32 and find_spec("triton"):
-        from pcsr.engine.gpu.heads import FusedHeads  # noqa: PLC0415 - triton is on GPU machines alone
-
-        return FusedHeads
-    return StripHeads
 
 
 class ImageRunner(Runner):
@@ -188,7 +103,7 @@ class ImageRunner(Runner):
             layers = max(self._body * outer, min(tail_limit, self._tail * outer))
             return self._features * outer + layers + sr_bytes * inner
 
-        return memory.cut(len(lr), lr_size, halo, needed, limit)
+        return cut_to_fit(len(lr), lr_size, halo, needed, limit)
 
     def _enlarge(
         self, tile: Tile, outer: Tile, features: Tensor, x: Tensor, factor: int, limit: float
@@ -204,7 +119,7 @@ class ImageRunner(Runner):
             sr = self._network.upsample(around.inside(outer, features), around.of(x))
             return small.enlarged(factor).inside(around.enlarged(factor), sr).float()
 
-        tiles = [small.within(tile) for small in memory.cut(1, tile.size, halo, needed, limit)]
+        tiles = [small.within(tile) for small in cut_to_fit(1, tile.size, halo, needed, limit)]
         if tiles == [tile]:
             return enlarged(tile)
         hr = tile.enlarged(factor)
@@ -317,7 +232,3 @@ def _batches(labels: Tensor, together: int) -> list[tuple[int, Tensor]]:
         for numbers in (labels == branch).nonzero()[:, 0].split(together)
     ]
     return sorted(batches, key=lambda batch: int(batch[1][0]))
-
-
-def _batch(images: list[Tensor]) -> Tensor:
-    return images[0] if len(images) == 1 else torch.cat(images)

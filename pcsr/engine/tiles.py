@@ -7,8 +7,9 @@ the whole image gets it as one tile; in several, the halo only makes the differe
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from pcsr.backbones.base import Backbone
 from pcsr.engine.cpu.strips import bilinear_by_pixel
+from pcsr.errors import MemoryLimitError
 from pcsr.geometry import Axis, axis
 
+SMALLEST = 16  # side of a tile in LR pixels; below it, nearly all of the work is halo
 log = logging.getLogger("pcsr")
 
 
@@ -102,6 +105,54 @@ class SRTile:
 def whole(count: int, lr_size: tuple[int, int]) -> list[Tile]:
     """Return every image of a batch as one tile."""
     return [Tile(number, 0, lr_size[0], 0, lr_size[1]) for number in range(count)]
+
+
+def cut_to_fit(
+    count: int,
+    lr_size: tuple[int, int],
+    halo: int,
+    needed: Callable[[int, int], float],
+    limit: float,
+) -> list[Tile]:
+    """Cut images into the tiles that need the least work within a memory limit.
+
+    Args:
+        count: number of images in the batch.
+        lr_size: their height and width in LR pixels.
+        halo: LR pixels that a tile needs on each side.
+        needed: (LR pixels with halo, LR pixels without) -> bytes that a tile takes.
+        limit: bytes.
+
+    Raises:
+        MemoryLimitError: even the smallest tiles exceed the limit.
+    """
+
+    def tiles_of(rows: int, columns: int) -> list[Tile]:
+        return [
+            Tile(image, top, min(top + step[0], height), left, min(left + step[1], width))
+            for image in range(count)
+            for step in [(ceil(height / rows), ceil(width / columns))]
+            for top in range(0, height, step[0])
+            for left in range(0, width, step[1])
+        ]
+
+    height, width = lr_size
+    best: tuple[int, list[Tile]] | None = None
+    max_counts = [max(1, side // SMALLEST) for side in lr_size]
+    for rows in range(1, max_counts[0] + 1):
+        # With more rows than this, the fewest columns that fit only add halo.
+        for columns in range(1, max_counts[1] + 1):
+            step = ceil(height / rows), ceil(width / columns)
+            outer = [min(s + 2 * halo, side) for s, side in zip(step, lr_size, strict=True)]
+            if needed(outer[0] * outer[1], step[0] * step[1]) > limit:
+                continue
+            work = rows * columns * outer[0] * outer[1]
+            if best is None or work < best[0]:
+                best = work, tiles_of(rows, columns)
+            break
+    if best is None:
+        raise MemoryLimitError(needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2), limit)
+    return best[1]
 
 
 def warn_if_cut(network: Backbone, tiles: Sequence[Tile], count: int) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pcsr import geometry, metrics
 from pcsr.config.models import ProtocolConfig
-from pcsr.data import bicubic, images
+from pcsr.data import bicubic
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
+from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.base import Exploration, Method, Stage
 from pcsr.metrics import Metric
 from pcsr.routing import OperatingPoint
@@ -60,7 +61,7 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
             f"{size[1]}x{size[0]}; give the LR image of this scale."
         )
     else:
-        lr = images.to_tensor(image.lr)
+        lr = to_tensor(image.lr)
     if protocol.crop == "tiles":
         size = geometry.tile_crop(*size)
         if 0 in size:
@@ -159,7 +160,7 @@ def rows_of(
         flops = costs.total(units)
         for protocol in protocols:
             refined = replace(point, refine=protocol.refine)
-            sr = images.to_uint8(method.compose(exploration, labels, refined))
+            sr = to_uint8(method.compose(exploration, labels, refined))
             every = own in (None, protocol)
             yield {
                 "image": pair.name,
@@ -207,7 +208,7 @@ def validate(
             labels = method.route(exploration.scores, point, scale)
         else:
             labels = everywhere(exploration, stage.branch)
-        sr = images.to_uint8(method.compose(exploration, labels, point))
+        sr = to_uint8(method.compose(exploration, labels, point))
         psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
         heavy.append(float((labels == method.branches - 1).double().mean()))
     counted = metrics.comparable(np.array(psnr)[:, None])

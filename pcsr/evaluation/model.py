@@ -26,9 +26,9 @@ from pcsr.evaluation.super_resolve import (
     super_resolve_pixels,
 )
 from pcsr.flops import Flops
-from pcsr.images import decoding, formats
-from pcsr.images.colour import Colour
+from pcsr.images import decoding, header
 from pcsr.images.decoding import Pixels
+from pcsr.images.header import Colour
 from pcsr.methods.base import Method
 from pcsr.weights.load import load_method
 
@@ -161,8 +161,8 @@ def _batch(image: Tensor) -> tuple[Tensor, DTypeLike]:
 def _pixels(image: Any) -> Pixels:
     """Return an array or a PIL image as what a file of it would hold; arrays may be float."""
     if isinstance(image, Image.Image):
-        why = formats.refusal(image)
-        if not why and image.mode not in ("I;16", "I;16B") and formats.bits_of(image) == 16:
+        why = header.refusal(image)
+        if not why and image.mode not in ("I;16", "I;16B") and header.bits_of(image) == 16:
             why = "has 16 bits per channel, of which Pillow keeps 8; give an array"
         if why:
             raise ValueError(f"image: {why}.")

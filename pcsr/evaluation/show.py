@@ -27,12 +27,13 @@ from pcsr.config.options import (
     WeightsFiles,
 )
 from pcsr.data import bicubic
-from pcsr.data.images import to_uint8, write
+from pcsr.data.images import write
 from pcsr.data.test_images import open_images
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
+from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files

@@ -1,8 +1,10 @@
-"""Super-resolve one image within a memory limit; shared by the command and the Python API."""
+"""Super-resolve images within a memory limit: files, and one image as the Python API has it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +13,16 @@ from torch import Tensor
 
 from pcsr import runtime
 from pcsr.data import bicubic
-from pcsr.data.images import to_levels, to_tensor
-from pcsr.engine.runners import Runner
+from pcsr.engine.base import Runner
+from pcsr.engine.runners import runner
 from pcsr.errors import MemoryLimitError, UserError
 from pcsr.geometry import hr_size
-from pcsr.images.decoding import FREE_SHARE, Pixels
+from pcsr.images import decoding, encoding
+from pcsr.images.decoding import FREE_SHARE, Encoded, Pixels
+from pcsr.images.levels import to_levels, to_tensor
+from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
+from pcsr.storage import files
 
 LIMIT_SHARE = 0.85  # of a memory limit to plan with; a process's use is not known more precisely
 ALPHA_ROWS = 256  # HR rows of transparency that are enlarged at a time
@@ -39,8 +45,86 @@ class SuperResolved:
 
 
 @torch.no_grad()
+def upscale_files(
+    method: Method,
+    pairs: Sequence[tuple[Path, Path]],
+    scale: float,
+    point: OperatingPoint,
+    max_memory: int | None = None,
+    precision: torch.dtype = torch.float32,
+) -> None:
+    """Super-resolve images that have no HR. One that cannot be read does not stop the others.
+
+    Args:
+        method: the model.
+        pairs: each image with the file to write.
+        scale: HR size / LR size.
+        point: operating point that the method has.
+        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
+            more are computed in tiles. None allows most of the free memory.
+        precision: of the networks; half precision needs a GPU.
+
+    Raises:
+        UserError: the method does not support the precision on this device; or some images could
+            not be read or need more memory, all of which are named after the others are done.
+    """
+    fast = runner(method, precision)
+    problems = []
+    for folder in {path.parent for _, path in pairs}:
+        files.remove_leftovers(folder)
+    for number, (file, path) in enumerate(pairs):
+        try:
+            upscale_file(fast, file, path, scale, point, max_memory)
+        except UserError as error:
+            text = str(error)
+            named = text.startswith((str(file), str(path)))
+            problems.append(text if named else f"{file}: {text}")
+            continue
+        log.info("%d/%d %s", number + 1, len(pairs), path)
+    if problems:
+        raise UserError(" ".join(problems))
+
+
+def upscale_file(
+    fast: Runner,
+    file: Path,
+    path: Path,
+    scale: float,
+    point: OperatingPoint,
+    max_memory: int | None = None,
+) -> None:
+    """Read, super-resolve and write an image, unless its header says that it does not fit.
+
+    Args:
+        fast: runner of the method.
+        file: image.
+        path: image to write.
+        scale, point, max_memory: see ``upscale_files``.
+
+    Raises:
+        UserError: the image cannot be read, needs more memory, or would lose something as a file of
+            this ending.
+    """
+    device = next(fast.method.parameters()).device
+    # A limit on a GPU is one of its memory; images are decoded in the host's.
+    room = room_on(torch.device("cpu"), max_memory if device.type == "cpu" else None)
+    encoded = decoding.read_header(file, room=room)
+    width, height = encoded.image.size
+    encoding.require_room_in_format(path, encoded, hr_size((height, width), scale))
+    encoded.require_memory(room, _bytes_per_pixel(encoded, scale))
+    image = encoded.decode()
+    done = super_resolve_pixels(fast, image, scale, point, max_memory)
+    encoding.save(path, Pixels(done.sr, image.colour))
+
+
+def _bytes_per_pixel(image: Encoded, scale: float) -> float:
+    """Return the bytes of host memory for each LR pixel: the network's input and the result."""
+    return 3 * 4 + 2 * scale**2 * image.planes * image.bits / 8
+
+
+@torch.no_grad()
 def super_resolve(
-    runner: Runner,
+    fast: Runner,
     lr: Tensor,
     scale: float,
     point: OperatingPoint,
@@ -52,7 +136,7 @@ def super_resolve(
     """Super-resolve one image, tile by tile if it does not fit in memory.
 
     Args:
-        runner: of the method.
+        fast: runner of the method.
         lr: (1, 3, h, w) in [0, 1], on the method's device.
         scale: HR size / LR size.
         point: operating point.
@@ -73,15 +157,15 @@ def super_resolve(
     nbytes = size[0] * size[1] * planes * np.dtype(dtype).itemsize
     own = 2 * nbytes if lr.device.type == "cpu" else 0
     limit = room_on(lr.device, max_memory, own)
-    if limit <= 0 and not runner.heeds_limit:
+    if limit <= 0 and not fast.heeds_limit:
         raise UserError(
             f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, and "
             f"{max(room_on(lr.device, max_memory), 0) / 2**20:.0f} MiB are left; give more memory, "
             "or split the image."
         )
-    tiles = runner.tiles(lr, scale, point, limit)
-    units = torch.zeros(runner.method.branches, dtype=torch.long)
-    per_pixel = runner.method.unit == "pixel"
+    tiles = fast.tiles(lr, scale, point, limit)
+    units = torch.zeros(fast.method.branches, dtype=torch.long)
+    per_pixel = fast.method.unit == "pixel"
     count = 0
     try:
         first = next(tiles)  # a limit that is too low is refused before the result takes memory
@@ -89,7 +173,7 @@ def super_resolve(
         routing = np.empty(size, np.uint8) if keep_routing else None
         if routing is not None and not per_pixel:
             branches = first.labels.to(torch.uint8)
-            routing[:] = runner.method.pixel_labels(branches, lr_size, scale)[0].cpu().numpy()
+            routing[:] = fast.method.pixel_labels(branches, lr_size, scale)[0].cpu().numpy()
         for tile in chain([first], tiles):
             height, width = tile.sr.shape[-2:]
             here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
@@ -107,13 +191,13 @@ def super_resolve(
         # Twice, because a part of a higher limit goes to features that are kept, and to the tail.
         enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
         raise UserError(f"{error} --max-memory {runtime.size_text(enough)} would do.") from None
-    if count > 1 and runner.method.unit != "tile":  # those are finished in strips anyway
+    if count > 1 and fast.method.unit != "tile":  # those are finished in strips anyway
         log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())
 
 
 def super_resolve_pixels(
-    runner: Runner,
+    fast: Runner,
     image: Pixels,
     scale: float,
     point: OperatingPoint,
@@ -129,9 +213,9 @@ def super_resolve_pixels(
         The result, of the image's dtype and number of planes.
     """
     values, planes = image.values, image.values.shape[2]
-    lr = to_tensor(values[:, :, : image.colours]).to(next(runner.method.parameters()).device)
+    lr = to_tensor(values[:, :, : image.colours]).to(next(fast.method.parameters()).device)
     dtype = values.dtype
-    done = super_resolve(runner, lr, scale, point, max_memory, dtype, keep_routing, planes)
+    done = super_resolve(fast, lr, scale, point, max_memory, dtype, keep_routing, planes)
     if planes > image.colours:
         _enlarge_alpha(values[:, :, -1], done.sr[:, :, -1])
     return done

@@ -1,11 +1,8 @@
-"""Upscale images that have no HR, a file or a folder, within a memory limit."""
+"""Upscale images that have no HR, a file or a folder: what is requested, and what is written."""
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from cyclopts import Parameter
 
 from pcsr import runtime
@@ -23,20 +20,13 @@ from pcsr.config.options import (
     WeightsFile,
 )
 from pcsr.data import images
-from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.evaluation import knob_table
-from pcsr.evaluation.points import requested_point, usable_point, usable_scale
-from pcsr.evaluation.super_resolve import room_on, super_resolve_pixels
-from pcsr.geometry import hr_size
-from pcsr.images import decoding, encoding
-from pcsr.images.decoding import Encoded, Pixels
-from pcsr.methods.base import Method
-from pcsr.routing import OperatingPoint
+from pcsr.evaluation.points import requested_point, usable_scale
+from pcsr.evaluation.super_resolve import upscale_files
+from pcsr.images import encoding
 from pcsr.storage import files
 from pcsr.weights.load import load_method
-
-log = logging.getLogger("pcsr")
 
 
 def upscale(
@@ -126,72 +116,3 @@ def targets(source: Path, target: Path, ext: str | None = None) -> list[tuple[Pa
     sources = images.list_images(source) if source.is_dir() else [source]
     names = images.unique([file.stem for file in sources], str(source))
     return [(file, target / f"{name}{ending}") for file, name in zip(sources, names, strict=True)]
-
-
-@torch.no_grad()
-def upscale_files(
-    method: Method,
-    pairs: Sequence[tuple[Path, Path]],
-    scale: float,
-    point: OperatingPoint,
-    max_memory: int | None = None,
-    precision: torch.dtype = torch.float32,
-) -> None:
-    """Super-resolve images that have no HR. One that cannot be read does not stop the others.
-
-    Args:
-        method: the model.
-        pairs: each image with the file to write.
-        scale: HR size / LR size.
-        point: operating point; without a knob, the method's default.
-        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
-            more are computed in tiles. None allows most of the free memory.
-        precision: of the networks; half precision needs a GPU.
-
-    Raises:
-        UserError: the method does not support the precision on this device; or some images could
-            not be read or need more memory, all of which are named after the others are done.
-    """
-    point = usable_point(method, point)
-    fast = runner(method, precision)
-    problems = []
-    for folder in {path.parent for _, path in pairs}:
-        files.remove_leftovers(folder)
-    for number, (file, path) in enumerate(pairs):
-        try:
-            result = _upscaled(fast, file, path, scale, point, max_memory)
-        except UserError as error:
-            text = str(error)
-            named = text.startswith((str(file), str(path)))
-            problems.append(text if named else f"{file}: {text}")
-            continue
-        encoding.save(path, result)
-        log.info("%d/%d %s", number + 1, len(pairs), path)
-    if problems:
-        raise UserError(" ".join(problems))
-
-
-def _upscaled(
-    fast: Runner,
-    file: Path,
-    path: Path,
-    scale: float,
-    point: OperatingPoint,
-    max_memory: int | None,
-) -> Pixels:
-    """Read and super-resolve an image, unless its header says that it does not fit."""
-    device = next(fast.method.parameters()).device
-    # A limit on a GPU is one of its memory; images are decoded in the host's.
-    room = room_on(torch.device("cpu"), max_memory if device.type == "cpu" else None)
-    encoded = decoding.read_header(file, room=room)
-    width, height = encoded.image.size
-    encoding.require_room_in_format(path, encoded, hr_size((height, width), scale))
-    encoded.require_memory(room, _bytes_per_pixel(encoded, scale))
-    image = encoded.decode()
-    done = super_resolve_pixels(fast, image, scale, point, max_memory)
-    return Pixels(done.sr, image.colour)
-
-
-def _bytes_per_pixel(image: Encoded, scale: float) -> float:
-    """Return the bytes of host memory for each LR pixel: the network's input and the result."""
-    return 3 * 4 + 2 * scale**2 * image.planes * image.bits / 8

@@ -24,8 +24,8 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from pcsr import runtime
 from pcsr.errors import UserError
-from pcsr.images import formats
-from pcsr.images.colour import Colour, of_png
+from pcsr.images import header
+from pcsr.images.header import Colour, of_png
 
 # Bytes that decoding takes for each pixel at 8 bits: a decoder's planes and frames, Pillow's four
 # bytes, and the array. Twice that at 16 bits.
@@ -135,12 +135,12 @@ def read_header(
     data = _bytes(source, name, _room(room))
     try:
         with _at_ease():
-            image = Image.open(io.BytesIO(data), formats=formats.READ)
+            image = Image.open(io.BytesIO(data), formats=header.READ)
             return _accepted(image, data, name)
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{name}: {formats.what_is(data)}") from None
+        raise UserError(f"{name}: {header.what_is(data)}") from None
     except Exception as error:  # as above
         raise _damaged(name, error) from None
 
@@ -163,23 +163,23 @@ def split(image: Image.Image) -> np.ndarray:
 
 
 def _accepted(image: Image.Image, data: bytes, name: str) -> Encoded:
-    if why := formats.refusal(image, data):
+    if why := header.refusal(image, data):
         raise UserError(f"{name}: the image {why}.")
     if image.format == "MPO":
         log.info("%s: holds several images; the first one is read", name)
-    coding = formats.coding(image)
-    if coding in formats.WIDENED and "transparency" in image.info:
-        top = 255 // formats.WIDENED[coding]
-        image.info["transparency"] = (image.info["transparency"] & top) * formats.WIDENED[coding]
+    coding = header.coding(image)
+    if coding in header.WIDENED and "transparency" in image.info:
+        top = 255 // header.WIDENED[coding]
+        image.info["transparency"] = (image.info["transparency"] & top) * header.WIDENED[coding]
     profile = image.info.get("icc_profile")
     return Encoded(
         name,
         data,
         image,
-        formats.stored_size(image),
-        formats.bits_of(image),
-        image.mode in formats.GREY or coding == "LA;16B",
-        image.mode in formats.ALPHA or "transparency" in image.info,
+        header.stored_size(image),
+        header.bits_of(image),
+        image.mode in header.GREY or coding == "LA;16B",
+        image.mode in header.ALPHA or "transparency" in image.info,
         Colour(
             profile if isinstance(profile, bytes) else b"",
             of_png(data) if image.format == "PNG" else (),

@@ -9,8 +9,8 @@ import tifffile
 from PIL import Image
 
 from pcsr.errors import UserError
-from pcsr.images.colour import PNG_SIGNATURE, Colour, png_chunks
 from pcsr.images.decoding import Encoded, Pixels
+from pcsr.images.header import PNG_SIGNATURE, Colour, png_chunks
 from pcsr.storage.files import atomic
 
 # Ending -> format, and the longest side that it can have.

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsr.data.bicubic import levels
 from pcsr.flops import Costs, Flops
 from pcsr.geometry import TILE, Mosaic, Tiles
+from pcsr.images.levels import levels
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.checks import require_scale
 from pcsr.routing import OperatingPoint

@@ -18,6 +18,7 @@ from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
+from pcsr.images.levels import levels
 from pcsr.methods.base import Method
 from pcsr.storage import files
 from pcsr.storage.journal import Journal
@@ -154,4 +155,4 @@ def _measure(method: Method, lr: Tensor, hr: Tensor) -> np.ndarray:
     """Return the PSNR-RGB (n,) in dB of super-resolved LR crops; ``hr`` holds 8-bit levels."""
     scale = method.config.scale
     sr = runner(method).run(lr, scale, replace(method.points[0], refine=False)).sr
-    return metrics.psnr_rgb_each(bicubic.levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()
+    return metrics.psnr_rgb_each(levels(sr), hr, metrics.shave_for(scale)).cpu().numpy()

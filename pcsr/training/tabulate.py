@@ -11,10 +11,10 @@ from torch import Tensor
 from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import CORES, Device, LogFile, Threads, WeightsFile
-from pcsr.data.images import to_tensor
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
+from pcsr.images.levels import to_tensor
 from pcsr.methods.tiled import Tabulated
 from pcsr.storage import files
 from pcsr.weights import checkpoint

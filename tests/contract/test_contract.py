@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pcsr import metrics, registry
 from pcsr.config.models import HeadConfig
-from pcsr.data.images import to_uint8
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
 from pcsr.geometry import TILE
+from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
 from pcsr.methods.original import Original
 from pcsr.methods.pcsr import PCSR

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import Knob, at, restored
+from models import Knob, at, cut_by, restored
 from reference import released, srresnet
 
 from benchmarks import reference_pcsr
 from pcsr.config.models import ProtocolConfig
-from pcsr.data import images
 from pcsr.data.test_images import open_images
-from pcsr.engine import memory
 from pcsr.engine.runners import runner
+from pcsr.engine.tiles import cut_to_fit
 from pcsr.evaluation import measure
+from pcsr.images.levels import to_uint8
 from pcsr.methods.pcsr import PCSR
 
 
@@ -46,12 +46,12 @@ def test_same_image_as_defined(shared: Path, backbone: str) -> None:
     knobs: list[Knob] = [0.0, 1.0, "adaptive"]
     explored = method.explore(lr, 4)
     for knob in knobs:
-        ours = images.to_uint8(restored(method, lr, 4, knob, refine=True).sr)
+        ours = to_uint8(restored(method, lr, 4, knob, refine=True).sr)
         labels = method.route(explored.scores, at(knob), 4)
-        dense = images.to_uint8(method.compose(explored, labels, at(refine=True)))
+        dense = to_uint8(method.compose(explored, labels, at(refine=True)))
         assert_same_levels(ours, dense, 0.9999)
         if knob == 0.0:
-            theirs = images.to_uint8(reference_pcsr.restore(method, lr, 4, at(knob, True)))
+            theirs = to_uint8(reference_pcsr.restore(method, lr, 4, at(knob, True)))
             assert (ours == theirs).mean() > 0.999
 
 
@@ -60,9 +60,9 @@ def test_same_image_as_defined(shared: Path, backbone: str) -> None:
 def test_tiles_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = released(shared, "carn-pcsr-phase1"), lr_of_1232(shared)
     whole = restored(method, lr, 4, "adaptive", refine=True)
-    cut = memory.cut
-    monkeypatch.setattr(
-        memory, "cut", lambda count, size, halo, *_: cut(count, size, halo, lambda o, i: o, 40_000)
+    cut_by(
+        monkeypatch,
+        lambda count, size, halo, *_: cut_to_fit(count, size, halo, lambda o, i: o, 40_000),
     )
     sr = torch.full_like(whole.sr, torch.nan)
     tiles = list(runner(method).tiles(lr, 4, at("adaptive", True), 1e12))
@@ -71,4 +71,4 @@ def test_tiles_of_a_photograph(shared: Path, monkeypatch: pytest.MonkeyPatch) ->
         rows, columns = tile.sr.shape[-2:]
         sr[..., tile.top : tile.top + rows, tile.left : tile.left + columns] = tile.sr
     torch.testing.assert_close(sr, whole.sr, rtol=0, atol=1e-5)
-    assert_same_levels(images.to_uint8(sr), images.to_uint8(whole.sr), 0.99999)
+    assert_same_levels(to_uint8(sr), to_uint8(whole.sr), 0.99999)

@@ -17,6 +17,7 @@ from pcsr.data import images
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure, show
 from pcsr.evaluation.measure import Pair
+from pcsr.images.levels import to_uint8
 
 FLOAT = ProtocolConfig(lr="float", crop="none", refine=False)
 BOTH = [FLOAT, FLOAT.model_copy(update={"refine": True})]
@@ -76,7 +77,7 @@ def test_our_lr_image_is_the_authors(shared: Path) -> None:
     results = shared / "mirror/released/PCSR/results"
     (image,) = open_images(results / "HR.png")
     ours = measure.make_pair(image, 4, ProtocolConfig(lr="8bit", crop="none")).lr
-    difference = np.abs(images.read(results / "LRx4.png").astype(int) - images.to_uint8(ours))
+    difference = np.abs(images.read(results / "LRx4.png").astype(int) - to_uint8(ours))
     assert difference.max() <= 1 and (difference == 0).mean() > 0.999
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hostile.images import chunk, sound_files
 from models import build
 
-from pcsr.evaluation.upscale import upscale_files
+from pcsr.evaluation.super_resolve import upscale_files
 from pcsr.images import decoding
 from pcsr.images.decoding import Pixels
 from pcsr.routing import OperatingPoint

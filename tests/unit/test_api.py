@@ -12,9 +12,9 @@ from models import build, photograph_like, restored
 from PIL import Image
 
 import pcsr
-from pcsr.data.images import to_uint8
 from pcsr.errors import UserError
 from pcsr.evaluation.model import Model
+from pcsr.images.levels import to_uint8
 from pcsr.weights import checkpoint
 
 SIZE = (40, 56)

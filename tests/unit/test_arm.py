@@ -17,6 +17,7 @@ from pcsr.config.models import ModelConfig
 from pcsr.data import bicubic
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
+from pcsr.images.levels import levels
 from pcsr.training.loop import Step
 from pcsr.training.tabulate import tabulate
 from pcsr.weights import checkpoint
@@ -57,7 +58,7 @@ def test_edge_score_is_its_definition() -> None:
     tiles = tiles_of(photograph_like(*SEVERAL_TILES))
     assert edge_score(torch.full((1, 3, 32, 32), 0.3)).tolist() == [0]
     expected = []
-    for tile in bicubic.levels(tiles).numpy().astype(int):
+    for tile in levels(tiles).numpy().astype(int):
         grey = (4899 * tile[0] + 9617 * tile[1] + 1868 * tile[2] + 8192) >> 14
         kernel = [[2, 0, 2], [0, -8, 0], [2, 0, 2]]
         # "mirror" does not repeat the border pixel.
@@ -148,7 +149,7 @@ def test_table_is_the_mean_psnr_of_each_bin(arm: ARM) -> None:
 
 
 def image(x: Tensor) -> np.ndarray:
-    return bicubic.levels(x[0]).permute(1, 2, 0).numpy()
+    return levels(x[0]).permute(1, 2, 0).numpy()
 
 
 def test_choice_is_its_formula(arm: ARM) -> None:

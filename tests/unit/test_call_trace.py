@@ -1,8 +1,8 @@
 """How many of the package's files one has to know to follow an image, a sweep or a training step.
 
 Counted are the files of ``pcsr`` and ``baselines`` in which a function is called from when the work
-on an image begins until its result is written, on the thread that does it; loading weights and what
-is set up once are left out.
+on an image begins until its result is written, on the thread that does it. Loading weights and what
+is set up once, as a runner is, are left out.
 """
 
 import sys
@@ -19,8 +19,10 @@ from pcsr.data import images
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.data.test_images import TestImage
-from pcsr.evaluation import upscale
+from pcsr.engine.runners import runner
 from pcsr.evaluation.measure import make_pair, measure
+from pcsr.evaluation.super_resolve import upscale_file
+from pcsr.images.levels import to_uint8
 from pcsr.metrics import psnr_rgb
 from pcsr.training.loop import Loop
 
@@ -50,15 +52,16 @@ def files_of(work: Callable[[], Any]) -> set[str]:
 @torch.no_grad()
 def test_one_image_of_upscale(tmp_path: Path) -> None:
     method = build("carn", "pcsr")
-    pairs = [(tmp_path / "lr.png", tmp_path / "sr.png")]
-    images.write(pairs[0][0], images.to_uint8(photograph_like(30, 40)))
-    found = files_of(lambda: upscale.upscale_files(method, pairs, 4, at(0.0, True)))
-    assert len(found) <= 26, sorted(found)
+    lr, sr = tmp_path / "lr.png", tmp_path / "sr.png"
+    images.write(lr, to_uint8(photograph_like(30, 40)))
+    fast = runner(method)
+    found = files_of(lambda: upscale_file(fast, lr, sr, 4, at(0.0, True)))
+    assert len(found) <= 18, sorted(found)
 
 
 def test_one_image_and_knob_of_a_sweep() -> None:
     method, protocol = build("carn", "pcsr"), ProtocolConfig(crop="none")
-    image = TestImage("image", images.to_uint8(photograph_like(96, 128)), None)
+    image = TestImage("image", to_uint8(photograph_like(96, 128)), None)
 
     def work() -> list[dict[str, Any]]:
         pair = make_pair(image, 4, protocol)

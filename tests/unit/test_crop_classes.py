@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from pcsr import metrics
 from pcsr.config.load import fingerprint
 from pcsr.data import bicubic
-from pcsr.data.images import to_tensor, to_uint8
 from pcsr.data.store import Crops, Store
 from pcsr.errors import UserError
+from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.base import Method
 from pcsr.storage import files
 from pcsr.storage.journal import Journal

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from models import ROUTED, Knob, at, build, photograph_like, restored
+from models import ROUTED, Knob, at, build, cut_by, photograph_like, restored
 from torch import Tensor, nn
 
 from benchmarks import reference_pcsr
 from pcsr import registry
 from pcsr.backbones.base import Backbone
-from pcsr.data.bicubic import levels
-from pcsr.engine import memory
+from pcsr.engine import memory, tiles
 from pcsr.engine.cpu import heads as cpu
 from pcsr.engine.deploy import deploy
 from pcsr.engine.runners import runner
 from pcsr.engine.tiles import Tile
 from pcsr.errors import UserError
+from pcsr.images.levels import levels
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 
@@ -38,7 +38,7 @@ def together(method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float,
 
 
 def six_tiles(count: int, lr_size: tuple[int, int], *_: Any) -> list[Tile]:
-    """Cut as ``memory.cut`` does, but small images too, which fit into any memory."""
+    """Cut as ``cut_to_fit`` does, but small images too, which fit into any memory."""
     (height, width), (down, across) = lr_size, (lr_size[0] // 2, lr_size[1] // 3)
     return [
         Tile(image, top, bottom, left, right)
@@ -82,7 +82,7 @@ def test_tiles_give_the_whole_image(
         for refine in (False, True):
             whole, of_whole, one = together(method, lr, knob, refine, scale)
             with monkeypatch.context() as patch:
-                patch.setattr(memory, "cut", six_tiles)
+                cut_by(patch, six_tiles)
                 sr, labels, several = together(method, lr, knob, refine, scale, limit=1e9)
             assert one == 1 and several == 6
             assert (labels != of_whole).double().mean() < 1e-4
@@ -97,7 +97,7 @@ def test_tiles_give_the_whole_image(
 def test_tiles_of_an_original(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, lr = build(backbone, "original"), photograph_like(47, 52)
     whole = restored(method, lr, 4, None, refine=False).sr[0]
-    monkeypatch.setattr(memory, "cut", six_tiles)
+    cut_by(monkeypatch, six_tiles)
     sr, count = torch.full_like(whole, torch.nan), 0
     for tile in runner(method).tiles(lr, 4, at(None, False), 1e9):
         height, width = tile.sr.shape[-2:]
@@ -114,7 +114,7 @@ def test_images_of_a_batch_are_decided_together_and_cut_apart(
     method = build("fsrcnn", "pcsr")
     lr = torch.cat([photograph_like(30, 34), photograph_like(30, 34).flip(-1)])
     whole = restored(method, lr, 4, "adaptive", refine=True)
-    monkeypatch.setattr(memory, "cut", six_tiles)
+    cut_by(monkeypatch, six_tiles)
     sr = torch.full_like(whole.sr, torch.nan)
     for tile in runner(method).tiles(lr, 4, at("adaptive", True), 1e9):
         height, width = tile.sr.shape[-2:]
@@ -172,20 +172,20 @@ def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
 def test_tiles_cover_every_pixel_once(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "SMALLEST", 6)
-    found = memory.cut(2, size, 5, lambda outer, inner: outer, 900)
+    monkeypatch.setattr(tiles, "SMALLEST", 6)
+    found = tiles.cut_to_fit(2, size, 5, lambda outer, inner: outer, 900)
     seen = torch.zeros(2, *size)
     for part in found:
         seen[part.image, part.top : part.bottom, part.left : part.right] += 1
         grown = part.grown(5, size)
         assert grown.size[0] * grown.size[1] <= 900
     assert (seen == 1).all()
-    assert len(memory.cut(1, size, 5, lambda outer, inner: outer, 1e9)) == 1
+    assert len(tiles.cut_to_fit(1, size, 5, lambda outer, inner: outer, 1e9)) == 1
 
 
 def test_tiles_that_never_fit_are_an_error() -> None:
     with pytest.raises(UserError, match=r"the smallest tiles of the image need .* MiB are left"):
-        memory.cut(1, (64, 64), 20, lambda outer, inner: 1000.0 * outer, 5000)
+        tiles.cut_to_fit(1, (64, 64), 20, lambda outer, inner: 1000.0 * outer, 5000)
 
 
 def test_a_part_keeps_to_the_image() -> None:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import ROUTED, Knob, at, build, photograph_like, restored
+from models import ROUTED, Knob, at, build, cut_by, photograph_like, restored
 from torch import Tensor
 
 pytest.importorskip("triton", reason="there is no triton for this system")
 from pcsr import registry, routing
 from pcsr.backbones.base import Backbone
 from pcsr.config.models import HeadConfig
-from pcsr.engine import memory, runners
+from pcsr.engine import pixels
+from pcsr.engine.base import Restored
 from pcsr.engine.deploy import deploy, widened
 from pcsr.engine.gpu.heads import FusedHeads, _compacted, _halves
-from pcsr.engine.runners import Restored, runner
+from pcsr.engine.runners import runner
 from pcsr.engine.tiles import Tile
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
@@ -38,7 +39,7 @@ def _without_gradients() -> Iterator[None]:
 def fused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the kernels, in blocks that the interpreter is through with in seconds."""
     monkeypatch.setattr("pcsr.engine.gpu.heads._launch", lambda width: (1024, 4))
-    monkeypatch.setattr(runners, "fastest_heads", lambda *_: FusedHeads)
+    monkeypatch.setattr(pixels, "fastest_heads", lambda *_: FusedHeads)
 
 
 def dense(method: Method, lr: Tensor, scale: float, knob: Knob, refine: bool) -> Restored:
@@ -65,7 +66,7 @@ def test_kernels_of_four_heads_in_tiles(fused: None, monkeypatch: pytest.MonkeyP
     lr = photograph_like(24, 26)
     defined = dense(method, lr, 4, "adaptive", True)
     halves = [Tile(0, top, top + 12, 0, 26) for top in (0, 12)]
-    monkeypatch.setattr(memory, "cut", lambda *_: halves)
+    cut_by(monkeypatch, lambda *_: halves)
     tiles = list(runner(method).tiles(lr, 4, at("adaptive", True), 1e9))
     assert len(tiles) == 2 and len(defined.labels.unique()) > 2
     sr = torch.cat([tile.sr for tile in tiles], dim=2)

@@ -11,11 +11,11 @@ from PIL import Image
 from workspace import ROOT
 
 from pcsr import metrics
-from pcsr.data import images as pixels
 from pcsr.errors import UserError
 from pcsr.evaluation.headroom import page as headroom
 from pcsr.evaluation.headroom.oracle import Choice, decided, errors, oracle
 from pcsr.evaluation.measure import Pair, everywhere, explore
+from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.original import Original
 from pcsr.weights import checkpoint
 
@@ -23,8 +23,8 @@ COST = [0.0, 1.0, 4.0]
 
 
 def pair(side: int = 64) -> Pair:
-    hr = pixels.to_uint8(photograph_like(4 * side, 4 * side))
-    lr = torch.nn.functional.avg_pool2d(pixels.to_tensor(hr), 4)
+    hr = to_uint8(photograph_like(4 * side, 4 * side))
+    lr = torch.nn.functional.avg_pool2d(to_tensor(hr), 4)
     return Pair("a", lr, hr)
 
 
@@ -45,7 +45,7 @@ def test_errors_of_units_are_those_of_the_image(method: str) -> None:
     error = errors(made, one, exploration)
     count = (4 * 64 - 8) ** 2 * 3
     for branch in range(made.branches):
-        sr = pixels.to_uint8(made.compose(exploration, everywhere(exploration, branch), at()))
+        sr = to_uint8(made.compose(exploration, everywhere(exploration, branch), at()))
         psnr = 10 * np.log10(255**2 / (float(error[branch].sum()) / count))
         assert psnr == pytest.approx(metrics.psnr_rgb(sr, one.hr, 4))
     assert error.shape[1] == exploration.scores[:, 0].numel()

@@ -14,6 +14,7 @@ from pcsr import runtime
 from pcsr.data import images
 from pcsr.errors import UserError
 from pcsr.images import encoding
+from pcsr.images.levels import to_tensor, to_uint8
 
 
 def photo(height: int = 12, width: int = 17, seed: int = 0) -> np.ndarray:
@@ -162,20 +163,20 @@ def test_tensor_round_trip_is_exact_for_all_levels() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     levels[:, :, 1] = levels[::-1, :, 1]
     levels.flags.writeable = False  # as a memory-mapped store gives it
-    tensor = images.to_tensor(levels)
+    tensor = to_tensor(levels)
     assert tensor.shape == (1, 3, 16, 16)
     assert tensor.dtype == torch.float32
     assert tensor[0, 0, 0, 7] == np.float32(7) / np.float32(255)
-    assert np.array_equal(images.to_uint8(tensor), levels)
+    assert np.array_equal(to_uint8(tensor), levels)
 
 
 def test_to_uint8_clamps_and_rounds_half_up() -> None:
     values = torch.tensor([-0.2, 0.5 / 255, 1.5 / 255, 2.49 / 255, 1.7], dtype=torch.float64)
     tensor = values.expand(1, 3, 1, 5)
-    assert images.to_uint8(tensor)[0, :, 2].tolist() == [0, 1, 2, 2, 255]
+    assert to_uint8(tensor)[0, :, 2].tolist() == [0, 1, 2, 2, 255]
     for wrong in (tensor[0], tensor[:, :2], tensor.expand(2, 3, 1, 5)):
         with pytest.raises(ValueError, match=r"not \(1, 3, H, W\)"):
-            images.to_uint8(wrong)
+            to_uint8(wrong)
 
 
 def test_a_large_folder_is_listed_at_once(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from models import build, photograph_like
 from PIL import Image
 
-from pcsr.data.images import to_uint8
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation import knob_table
 from pcsr.evaluation.knob_table import Point
+from pcsr.images.levels import to_uint8
 
 
 def table(*drops: float) -> list[Point]:

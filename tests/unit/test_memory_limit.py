@@ -7,7 +7,7 @@ import torch
 from models import KNOBS, at, build, photograph_like
 
 from pcsr import registry, runtime
-from pcsr.engine import memory
+from pcsr.engine import memory, tiles
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.super_resolve import super_resolve
@@ -73,7 +73,7 @@ def test_a_tile_method_stays_below_its_limit_with_the_same_result(name: str) -> 
 @torch.no_grad()
 def test_units_are_counted_once_however_an_image_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "used_memory", lambda device: 0)
-    monkeypatch.setattr(memory, "SMALLEST", 4)
+    monkeypatch.setattr(tiles, "SMALLEST", 4)
     lr = photograph_like(64, 92)
     for name in ("original", *TILED):
         fast, point = runner(build("fsrcnn", name)), at(KNOBS[name][-1])

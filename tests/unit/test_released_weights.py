@@ -15,6 +15,7 @@ from workspace import Runs, Workspace
 
 from pcsr.data import images
 from pcsr.errors import UserError
+from pcsr.images.levels import to_uint8
 from pcsr.training.tabulate import tabulate
 from pcsr.weights import checkpoint, released
 from pcsr.weights.convert import import_released
@@ -194,7 +195,7 @@ def test_converted_weights_route_and_restore_like_the_file(
 def test_a_table_built_anew_for_a_released_file(mirror: Path, tmp_path: Path) -> None:
     """What `pcsr tabulate` writes can be used, whatever file its weights came from."""
     image, out = tmp_path / "image.png", tmp_path / "w.safetensors"
-    images.write(image, images.to_uint8(photograph_like(4 * 40, 4 * 56)))
+    images.write(image, to_uint8(photograph_like(4 * 40, 4 * 56)))
     released = mirror / "ARM-Net/ckpt/arm-fsrcnn.pth"
     tabulate(weights=released, images=image, out=out, device="cpu", threads=1)
     method, facts = load_method(out)

@@ -21,9 +21,11 @@ from pcsr.errors import UserError
 from pcsr.evaluation import model
 from pcsr.evaluation import super_resolve as module
 from pcsr.evaluation.model import Model
-from pcsr.evaluation.upscale import targets, upscale_files
+from pcsr.evaluation.super_resolve import upscale_files
+from pcsr.evaluation.upscale import targets
 from pcsr.images import decoding
 from pcsr.images.decoding import read_header
+from pcsr.images.levels import to_levels, to_uint8
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
@@ -39,7 +41,7 @@ def method() -> Method:
 
 @pytest.fixture(scope="module")
 def rgb16() -> np.ndarray:
-    return images.to_levels(photograph_like(*SIZE)[0], np.uint16)
+    return to_levels(photograph_like(*SIZE)[0], np.uint16)
 
 
 def alpha16() -> np.ndarray:
@@ -147,7 +149,7 @@ def test_profiles_are_kept_in_every_format_and_stale_tags_are_not(
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.fromarray(images.to_uint8(photograph_like(*SIZE)))
+    image = Image.fromarray(to_uint8(photograph_like(*SIZE)))
     profile = srgb_profile()
     for source in ("in.png", "in.jpg", "in.webp", "in.tif"):
         image.save(tmp_path / source, exif=exif, icc_profile=profile)
@@ -246,7 +248,7 @@ def test_targets_of_files_and_folders(tmp_path: Path) -> None:
 
 def test_a_broken_image_does_not_stop_the_others(method: Method, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
-    images.write(folder / "good.png", images.to_uint8(photograph_like(*SIZE)))
+    images.write(folder / "good.png", to_uint8(photograph_like(*SIZE)))
     (folder / "bad.png").write_text("no image")
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"bad\.png: not an image.*gone\.png: no such file"):

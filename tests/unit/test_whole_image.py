@@ -4,14 +4,14 @@ import logging
 
 import pytest
 import torch
-from models import at, build, photograph_like, restored
+from models import at, build, cut_by, photograph_like, restored
 from torch import Tensor, nn
 
 from pcsr import flops, registry
 from pcsr.config.models import HeadConfig
-from pcsr.engine import memory
 from pcsr.engine.deploy import deploy
 from pcsr.engine.runners import runner
+from pcsr.engine.tiles import cut_to_fit
 from pcsr.errors import UserError
 from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Method
@@ -44,16 +44,14 @@ def test_there_are_some() -> None:
 def test_tiles_are_warned_of_and_close(
     backbone: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lr, cut = photograph_like(49, 90), memory.cut
+    lr = photograph_like(49, 90)
     for method in (build(backbone, "original"), encoding(backbone)):
         caplog.clear()
         whole, one = in_tiles(method, lr, 1e12)
         assert one == 1 and not caplog.records
         with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "pcsr"):
             # Three tiles a side, the lowest one a single row besides its halo.
-            patch.setattr(
-                memory, "cut", lambda n, size, halo, *_: cut(n, size, 0, lambda o, i: i, 24 * 45)
-            )
+            cut_by(patch, lambda n, size, *_: cut_to_fit(n, size, 0, lambda o, i: i, 24 * 45))
             sr, several = in_tiles(method, lr, 1e12)
         assert several > 1 and sr.isfinite().all()
         (warning,) = caplog.messages

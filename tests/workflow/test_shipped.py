@@ -14,9 +14,9 @@ from pcsr import metrics, registry
 from pcsr.config.load import load_study
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data import bicubic
-from pcsr.data.images import to_uint8
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure
+from pcsr.images.levels import to_uint8
 from pcsr.storage import files
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method

@@ -13,9 +13,10 @@ from models import build, restored
 from PIL import Image
 from workspace import Workspace
 
-from pcsr.data.images import read, to_tensor
+from pcsr.data.images import read
 from pcsr.engine import memory
 from pcsr.evaluation import knob_table
+from pcsr.images.levels import to_tensor
 from pcsr.report.leaderboard import timings
 from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint

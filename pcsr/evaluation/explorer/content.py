@@ -23,12 +23,12 @@ from pcsr.config.options import (
     WeightsFiles,
     whole_number,
 )
-from pcsr.data.images import to_uint8
 from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import usable_scale
+from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
 from pcsr.report import tidy
 from pcsr.report.explorer import head, page

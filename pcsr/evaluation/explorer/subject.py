@@ -7,12 +7,12 @@ import torch
 
 from pcsr import metrics
 from pcsr.config.models import ProtocolConfig
-from pcsr.data.images import to_uint8
 from pcsr.errors import UserError
 from pcsr.evaluation.explorer import stops
 from pcsr.evaluation.explorer.stops import Ranks, Stops
 from pcsr.evaluation.measure import Pair, Row, decide, everywhere, points_of, rows_of
 from pcsr.geometry import TILE, Tiles
+from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.tiled import Tiled
 from pcsr.report.curves import Curve

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcsr.config.models import ProtocolConfig
-from pcsr.data import images as pixels
 from pcsr.evaluation.measure import Pair, Row, everywhere, explore, rows_of
 from pcsr.flops import Flops
 from pcsr.geometry import TILE
+from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.original import Original
 from pcsr.methods.tiled import Tiled
@@ -81,7 +81,7 @@ def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
     found = []
     for branch in range(method.branches):
         labels = everywhere(exploration, branch)
-        sr = pixels.to_uint8(method.compose(exploration, labels, OperatingPoint()))
+        sr = to_uint8(method.compose(exploration, labels, OperatingPoint()))
         apart = torch.from_numpy(sr.astype(np.float64) - pair.hr)[shave:-shave, shave:-shave]
         of_pixel = apart.square().sum(dim=-1).flatten()
         found.append(torch.bincount(unit, of_pixel, minlength=numbers.numel()))
