@@ -35,6 +35,12 @@ GIT = (
     *("-c", f"safe.directory={ROOT}"),
 )
 GIT_SECONDS = 60  # then the commit is unknown
+# Where a file that is not in the commit can change results: the suite's folders, and what Python
+# finds beside them, which stands in for an optional package of that name.
+SOURCES = (
+    *("pcsr", "baselines", "benchmarks", "configs", "workflow", "profiles"),
+    *(":(glob)*.py", ":(glob)*/__init__.py"),
+)
 
 
 def prepared(dataset: str) -> str:
@@ -288,7 +294,10 @@ def _version(package: str) -> str | None:
 
 
 def checkout(root: Path) -> tuple[str | None, bool]:
-    """Return the commit of the suite's own checkout, and whether its files differ from it.
+    """Return the commit of the suite's own checkout, and whether what makes results is changed.
+
+    Every file of the commit counts but for reports, which are results; others count where the suite
+    or Python looks for any (``SOURCES``), because notes, logs and scripts change no number.
 
     Returns:
         (None, False) unless ``root`` is the top of a repository whose commit holds this package: an
@@ -303,10 +312,10 @@ def checkout(root: Path) -> tuple[str | None, bool]:
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None or "pcsr/__init__.py" not in blobs:
         return None, False
-    # Reports are results, so regenerating them must not mark the code as modified. `git status`
-    # would run the filters that a repository's configuration names.
-    here = ("--", ".", ":!reports")
-    added = _git(root, "ls-files", "--others", "--exclude-standard", "-z", *here)
+    # `git status` would run the filters that a repository's configuration names.
+    every = ("--cached", "--others", "--exclude-standard")
+    found = _git(root, "ls-files", "-z", *every, "--", *SOURCES) or ""
+    added = set(found.split("\0")) - {"", *blobs}
     changed = any(
         _differs(root / path, mode, digest)
         for path, (mode, kind, digest) in blobs.items()

@@ -48,9 +48,30 @@ def test_what_counts_as_a_change(own: Path) -> None:
         (own / name).parent.mkdir(exist_ok=True)
         (own / name).write_text(content)
         assert files.checkout(own) == (commit, False), name
-    (own / "new.py").write_text("a new file")
-    assert files.checkout(own) == (commit, True)
-    (own / "new.py").unlink()
+    for name, counts in {
+        "new.py": True,
+        "onnx/__init__.py": True,
+        "pcsr/methods/new.py": True,
+        "baselines/table.csv": True,
+        "configs/suites/mine.yaml": True,
+        "workflow/rules/mine.smk": True,
+        "profiles/mine/config.yaml": True,
+        "go.sh": False,
+        "train.log": False,
+        "notes/largest/try.py": False,
+        "data/raw/photograph.png": False,
+        "weights/mine.safetensors": False,
+        "tests/unit/test_new.py": False,
+        "my pcsr/notes.txt": False,
+    }.items():
+        added = own / name
+        added.parent.mkdir(parents=True, exist_ok=True)
+        added.write_text("a new file")
+        assert files.checkout(own) == (commit, counts), name
+        git(own, "add", name)  # whether or not it is in the index
+        assert files.checkout(own) == (commit, counts), name
+        git(own, "rm", "--cached", name)
+        added.unlink()
     for name in ("pcsr/__init__.py", "data/größe 1.txt", "link"):
         kept = (own / name).read_bytes() if name != "link" else b""
         (own / name).unlink()
@@ -113,6 +134,7 @@ def test_nothing_that_a_repository_names_is_executed(own: Path, tmp_path: Path) 
     for key in (*keys, *filters, "diff.evil.command", "diff.evil.textconv", "alias.ls-tree"):
         git(own, "config", key, f"!{script}" if key.startswith("alias") else str(script))
     git(own, "config", "core.hooksPath", str(own / ".git/hooks"))
+    (own / "pcsr/new.py").write_text("a new file")
     os.utime(own / "pcsr/__init__.py", (0, 0))  # `git status` would read it again
     before = (own / ".git/index").read_bytes()
     assert files.checkout(own) == (commit, True)
