@@ -29,7 +29,7 @@ from pcsr.config.models import StageConfig
 from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
-from pcsr.errors import UserError, unknown_name
+from pcsr.errors import UserError, require_name
 from pcsr.methods.base import Method
 from pcsr.storage import files
 from pcsr.training.loop import Loop
@@ -110,8 +110,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for way in self.ways:
-            if way not in WAYS:
-                raise unknown_name("way", way, WAYS, "--way")
+            require_name("way", way, WAYS, "--way")
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,7 @@ def measure(
     started = time.monotonic()
     study = load_study(suite)
     for name in experiments:
-        if name not in study.experiments:
-            raise unknown_name("experiment", name, study.experiments, str(suite))
+        require_name("experiment", name, study.experiments, str(suite))
     if data is None and study.suite.train_set is None:
         raise UserError(f"{suite}: does not train, so it has no training images; give --data.")
     store = Store.open(data or Path(files.prepared(str(study.suite.train_set))))

@@ -1,7 +1,7 @@
 """The one exception whose message is written for the user."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -43,6 +43,12 @@ def did_you_mean(name: str, available: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Available: {', '.join(names) or 'none'}."
+
+
+def require_name(kind: str, name: str, available: Collection[str], where: str = "") -> None:
+    """Refuse a name that is not available; arguments are those of ``unknown_name``."""
+    if name not in available:
+        raise unknown_name(kind, name, available, where)
 
 
 def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> UserError:

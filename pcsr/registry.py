@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcsr.config.load import Study, parse
 from pcsr.config.models import ModelConfig
-from pcsr.errors import UserError, unknown_name
+from pcsr.errors import UserError, require_name
 
 if TYPE_CHECKING:
     from pcsr.methods.base import Method
@@ -75,8 +75,7 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
     names = _own(kind)
     if name not in names:
         names = table(kind)  # looks through all installed packages
-    if name not in names:
-        raise unknown_name(kind, name, names, where)
+    require_name(kind, name, names, where)
     module, _, attribute = names[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -89,12 +88,10 @@ def check_names(study: Study) -> None:
     """
     for experiment, config in study.experiments.items():
         for kind, name in (("backbone", config.model.backbone), ("method", config.model.method)):
-            if name not in table(kind):
-                where = f"configs/experiments/{experiment}.yaml: model.{kind}"
-                raise unknown_name(kind, name, table(kind), where)
+            where = f"configs/experiments/{experiment}.yaml: model.{kind}"
+            require_name(kind, name, table(kind), where)
     for name in study.suite.knobs:
-        if name not in table("method"):
-            raise unknown_name("method", name, table("method"), "the suite's knobs")
+        require_name("method", name, table("method"), "the suite's knobs")
 
 
 def metrics() -> Mapping[str, Any]:

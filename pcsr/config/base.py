@@ -29,6 +29,12 @@ class Config(BaseModel):
         return values
 
 
+class Facts(Config):
+    """Base of what is read of a JSON file that holds more: other keys are allowed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def _has_bool(value: Any) -> bool:
     """Tell whether a value is, or holds, true or false; without recursion, as files may be deep."""
     waiting = [value]

@@ -24,7 +24,7 @@ from pcsr.config.models import (
     SuiteConfig,
 )
 from pcsr.config.released import ReleasedConfig, ReleasedWeights
-from pcsr.errors import UserError, did_you_mean, unknown_name
+from pcsr.errors import UserError, did_you_mean, require_name
 from pcsr.storage import files
 
 EXPERIMENTS = Path("configs/experiments")
@@ -152,8 +152,7 @@ def find_dataset(
     name: str, datasets: Mapping[str, DatasetConfig], where: str = ""
 ) -> DatasetConfig:
     """Return the data set called ``name``, or raise a UserError that lists the names."""
-    if name not in datasets:
-        raise unknown_name("data set", name, datasets, where)
+    require_name("data set", name, datasets, where)
     return datasets[name]
 
 
@@ -166,8 +165,7 @@ def find_released(
     name: str, table: Mapping[str, ReleasedWeights], where: str = ""
 ) -> ReleasedWeights:
     """Return the published weights of an experiment, or raise a UserError that lists the names."""
-    if name not in table:
-        raise unknown_name("experiment", name, table, where or str(RELEASED))
+    require_name("experiment", name, table, where or str(RELEASED))
     return table[name]
 
 
@@ -190,11 +188,10 @@ def load_study(path: Path) -> Study:
     suite = parse(SuiteConfig, read_yaml(path), str(path))
     available = [p.stem for p in EXPERIMENTS.glob("*.yaml")]
     for name in suite.experiments:
-        if name not in available:
-            raise unknown_name("experiment", name, available, f"{path}: experiments")
+        require_name("experiment", name, available, f"{path}: experiments")
     for name in suite.overrides:
-        if name != "*" and name not in suite.experiments:
-            raise unknown_name("experiment", name, suite.experiments, f"{path}: overrides")
+        if name != "*":
+            require_name("experiment", name, suite.experiments, f"{path}: overrides")
     table = load_datasets()
     sets = {"train_set": suite.train_set, "valid_set": suite.valid_set}
     used = {key: (name,) for key, name in sets.items() if name is not None}
@@ -216,8 +213,7 @@ def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:
     everything = suite.weights == "released"
     key, names = ("experiments", suite.experiments) if everything else ("released", suite.released)
     for name in names:
-        if name not in suite.experiments:
-            raise unknown_name("experiment", name, suite.experiments, f"{path}: {key}")
+        require_name("experiment", name, suite.experiments, f"{path}: {key}")
     releases = load_released() if names else {}
     where = f"{path}: {key}: {RELEASED}"
     return {name: find_released(name, releases, where) for name in names}
@@ -229,9 +225,8 @@ def _check_init(path: Path, experiments: Mapping[str, ExperimentConfig]) -> None
     for name, experiment in experiments.items():
         if experiment.init is not None:
             where = f"configs/experiments/{name}.yaml: init"
-            if experiment.init not in before:
-                listed = f"{where}: {path} has to list it before {name}"
-                raise unknown_name("experiment", experiment.init, before, listed)
+            listed = f"{where}: {path} has to list it before {name}"
+            require_name("experiment", experiment.init, before, listed)
             backbones = experiment.model.backbone, experiments[experiment.init].model.backbone
             if len(set(backbones)) > 1:
                 raise UserError(
@@ -248,8 +243,7 @@ def _check_calibration(
     calibration = suite.calibration
     if calibration is not None:
         where = f"{path}: calibration.experiment"
-        if calibration.experiment not in experiments:
-            raise unknown_name("experiment", calibration.experiment, experiments, where)
+        require_name("experiment", calibration.experiment, experiments, where)
         measuring = experiments[calibration.experiment]
         scale = measuring.model.scale
         if any(stage.crop_class is not None for stage in measuring.stages.values()):

@@ -22,7 +22,7 @@ from pcsr.methods.base import Method
 from pcsr.methods.checks import require_scale
 from pcsr.methods.original import Original
 from pcsr.methods.pcsr import PCSR
-from pcsr.methods.tiled import TOGETHER, Tiled, grid
+from pcsr.methods.tiled import BATCH, Tiled, grid
 from pcsr.routing import OperatingPoint
 
 FINISHED = 2.5  # copies of an SR image that exist at once while it is rounded to 8-bit levels
@@ -145,12 +145,12 @@ class TileRunner(Runner):
     ) -> Iterator[SRTile]:
         """See ``Runner.tiles``; within a limit, each row of tiles gives a strip of the image."""
         factor = require_scale(self.method.config, scale)
-        together = self._together((lr.shape[-2], lr.shape[-1]), factor, lr.device, limit)
+        batch = self._batch_size((lr.shape[-2], lr.shape[-1]), factor, lr.device, limit)
         for number in range(len(lr)):
             image = lr[number : number + 1]
             tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
-            labels = self._labels(image, tiles, scale, point, together)
-            strips = self._strips(image, tiles, labels, factor, together)
+            labels = self._labels(image, tiles, scale, point, batch)
+            strips = self._strips(image, tiles, labels, factor, batch)
             if limit is None:
                 strips = iter([torch.cat(list(strips), dim=1)])
             top = 0
@@ -159,21 +159,21 @@ class TileRunner(Runner):
                 top += sr.shape[1]
 
     def _labels(
-        self, lr: Tensor, tiles: Tiles, scale: float, point: OperatingPoint, together: int
+        self, lr: Tensor, tiles: Tiles, scale: float, point: OperatingPoint, batch: int
     ) -> Tensor:
         """Decide for all tiles of an image: (1, rows, columns)."""
         scores = [
             self._method.score(tiles.cut(lr, numbers))
-            for numbers in torch.arange(len(tiles)).split(together)
+            for numbers in torch.arange(len(tiles)).split(batch)
         ]
         return self._method.route(grid(scores, tiles), point, scale)
 
     def _strips(
-        self, lr: Tensor, tiles: Tiles, labels: Tensor, factor: int, together: int
+        self, lr: Tensor, tiles: Tiles, labels: Tensor, factor: int, batch: int
     ) -> Iterator[Tensor]:
         """Yield an image strip by strip, (3, rows, W)."""
         mosaic = Mosaic(tiles, factor, lr.device)
-        batches = deque(_batches(labels.flatten().cpu(), together))
+        batches = deque(_batches(labels.flatten().cpu(), batch))
         strips = mosaic.strips()
         for end in range(len(tiles.columns), len(tiles) + 1, len(tiles.columns)):
             while batches and batches[0][1][0] < end:
@@ -181,11 +181,11 @@ class TileRunner(Runner):
                 mosaic.add(numbers, levels(self._method.upscale(branch, tiles.cut(lr, numbers))))
             yield next(strips)
 
-    def _together(
+    def _batch_size(
         self, lr_size: tuple[int, int], factor: int, device: torch.device, limit: float | None
     ) -> int:
         """Return how many tiles run in a batch: as usual, or as many as fit within the limit."""
-        most = TOGETHER[device.type]
+        most = BATCH[device.type]
         if limit is None:
             return most
         values = 3 * TILE * factor * max(TILE, lr_size[1]) * factor
@@ -224,11 +224,11 @@ class DenseRunner(Runner):
             yield SRTile(number, 0, 0, self.method.compose(exploration, labels, point), labels)
 
 
-def _batches(labels: Tensor, together: int) -> list[tuple[int, Tensor]]:
+def _batches(labels: Tensor, size: int) -> list[tuple[int, Tensor]]:
     """Return each branch with the numbers of its tiles, in batches, in order of the first tile."""
     batches = [
         (branch, numbers)
         for branch in labels.unique().tolist()
-        for numbers in (labels == branch).nonzero()[:, 0].split(together)
+        for numbers in (labels == branch).nonzero()[:, 0].split(size)
     ]
-    return sorted(batches, key=lambda batch: int(batch[1][0]))
+    return sorted(batches, key=lambda one: int(one[1][0]))

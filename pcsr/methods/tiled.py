@@ -16,12 +16,12 @@ from pcsr.routing import OperatingPoint
 
 # Tiles per batch. A CPU is fastest while CARN's activations stay near its caches. On a GPU the
 # activations of SRResNet then take 1.7 GB.
-TOGETHER = {"cpu": 8, "cuda": 128}
+BATCH = {"cpu": 8, "cuda": 128}
 
 
 def batches(numbers: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Split the numbers of tiles (n,) into batches for a device."""
-    for part in numbers.split(TOGETHER[device.type]):
+    for part in numbers.split(BATCH[device.type]):
         if len(part):  # an empty tensor splits into one empty part
             yield part
 

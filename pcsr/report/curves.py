@@ -75,6 +75,21 @@ def estimates(statistics: Callable[[NDArray[np.intp]], Floats], images: int) -> 
     ]
 
 
+def mean(values: Floats) -> Estimate:
+    """Return the mean of a number of each image, with its interval."""
+    return estimate(lambda some: float(values[some].mean()), len(values))
+
+
+def undominated(cost: Floats, psnr: Floats) -> NDArray[np.intp]:
+    """Return the numbers of the points that no other one beats in both, cheapest first.
+
+    Along them cost and PSNR rise strictly.
+    """
+    order = np.lexsort((-psnr, cost))
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(psnr[order])[:-1]])
+    return order[psnr[order] > before]
+
+
 @dataclass(frozen=True)
 class Curve:
     """PSNR in dB and GFLOPs of every image at every knob value, (images, knob values)."""
@@ -101,11 +116,8 @@ class Curve:
         Both rise strictly.
         """
         gflops, psnr = self.gflops[images].mean(axis=0), self.psnr[images].mean(axis=0)
-        order = np.lexsort((-psnr, gflops))
-        gflops, psnr = gflops[order], psnr[order]
-        best_before = np.concatenate([[-np.inf], np.maximum.accumulate(psnr)[:-1]])
-        better = psnr > best_before
-        return gflops[better], psnr[better]
+        best = undominated(gflops, psnr)
+        return gflops[best], psnr[best]
 
     def gflops_at(self, psnr: float, images: NDArray[np.intp]) -> float:
         """Return the least GFLOPs at which the mean curve has a PSNR; NaN where it never has."""

@@ -6,11 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pcsr import escape
+from pcsr.config.base import Facts
 from pcsr.config.load import Study, load_study
-from pcsr.config.models import Config
 from pcsr.config.options import MarkdownOut, Suite
 from pcsr.data.store import MANIFEST
 from pcsr.report import pages
@@ -21,20 +21,14 @@ from pcsr.weights import available
 from pcsr.weights.available import Present
 
 
-class _Read(Config):
-    """What is read of a JSON file that holds more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Source(_Read):
+class Source(Facts):
     """The published file that weights were converted from."""
 
     file: str
     sha256: str
 
 
-class WeightsFacts(_Read):
+class WeightsFacts(Facts):
     """What the page tells of the JSON beside a weights file."""
 
     released: str | None = Field(default=None, description="what a file was recognised as")
@@ -45,13 +39,13 @@ class WeightsFacts(_Read):
     source: Source | None = None
 
 
-class ImageName(_Read):
+class ImageName(Facts):
     """One image of a prepared data set."""
 
     name: str
 
 
-class ManifestFacts(_Read):
+class ManifestFacts(Facts):
     """What the page tells of a prepared data set's manifest."""
 
     origin: str

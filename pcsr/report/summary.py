@@ -6,10 +6,9 @@ from typing import Annotated
 
 import pandas as pd
 from cyclopts import Parameter
-from pydantic import ConfigDict
 
 from pcsr import escape
-from pcsr.config.models import Config
+from pcsr.config.base import Facts
 from pcsr.config.options import Results
 from pcsr.report.tidy import (
     PLACE,
@@ -26,10 +25,8 @@ GATE_DB = 0.05  # below the original, and still as good
 ROUTED = "engine"  # what `pcsr bench` calls the path of a method that routes pixels
 
 
-class Timed(Config):
-    """A case of ``pcsr bench``; other keys are allowed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class Timed(Facts):
+    """A case of ``pcsr bench``."""
 
     backbone: str
     method: str
@@ -38,10 +35,8 @@ class Timed(Config):
     time_ratio: float
 
 
-class Times(Config):
-    """What a summary reads from the JSON of ``pcsr bench``; other keys are allowed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class Times(Facts):
+    """What a summary reads from the JSON of ``pcsr bench``."""
 
     cases: tuple[Timed, ...]
 

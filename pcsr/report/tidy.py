@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from cyclopts import Parameter
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pcsr import escape
+from pcsr.config.base import Facts
 from pcsr.config.load import ConfigT, parse
-from pcsr.config.models import Config, ProtocolConfig
+from pcsr.config.models import ProtocolConfig
 from pcsr.errors import UserError
 from pcsr.storage import content, files
 
@@ -73,10 +74,8 @@ POINT = (
 )
 
 
-class Sidecar(Config):
-    """What a report reads from the JSON file beside a sweep; other keys are allowed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class Sidecar(Facts):
+    """What a report reads from the JSON file beside a sweep."""
 
     protocol: ProtocolConfig
     complete: bool = Field(description="false: fewer images than the published set has")
@@ -99,10 +98,8 @@ class Sidecar(Config):
         return f"{commit} with changes" if self.modified else commit
 
 
-class Made(Config):
-    """What is read of the JSON file beside results; other keys are allowed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class Made(Facts):
+    """What is read of the JSON file beside results."""
 
     sha256: str
 

@@ -132,7 +132,7 @@ def part_evenly(psnr: np.ndarray, classes: int) -> tuple[np.ndarray, list[float]
     return of_crop, cuts[::-1]
 
 
-def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarray:
+def crops_of_class(path: Path, number: int, store: Store, size: int) -> np.ndarray:
     """Return the indices of the crops of one class; crops have ``size`` HR pixels a side.
 
     Raises:
@@ -145,9 +145,9 @@ def crops_of_class(path: Path, wanted: int, store: Store, size: int) -> np.ndarr
             f"{path}: was made for other images or crops than these ({store.folder}, {size} "
             "pixels a side); run `pcsr classify-crops` again."
         )
-    numbers = np.flatnonzero(tensors["class"].numpy() == wanted)
+    numbers = np.flatnonzero(tensors["class"].numpy() == number)
     if not len(numbers):
-        raise UserError(f"{path}: no crop is of class {wanted}; use more training images.")
+        raise UserError(f"{path}: no crop is of class {number}; use more training images.")
     return numbers
 
 

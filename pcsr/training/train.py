@@ -11,7 +11,7 @@ from pcsr.config.models import ExperimentConfig
 from pcsr.config.options import Device, LogFile, Processes, Suite
 from pcsr.data.store import Store
 from pcsr.data.test_images import open_images
-from pcsr.errors import UserError, unknown_name
+from pcsr.errors import UserError, require_name
 from pcsr.evaluation import measure
 from pcsr.methods.tiled import Tabulated
 from pcsr.storage import files
@@ -56,16 +56,14 @@ def train(
     files.refuse_overwriting((suite, init, calibration), (out, files.sidecar(out), log_file))
     study = load_study(suite)
     registry.check_names(study)
-    if experiment not in study.experiments:
-        raise unknown_name("experiment", experiment, study.experiments, str(suite))
+    require_name("experiment", experiment, study.experiments, str(suite))
     setup = study.experiments[experiment]
     if study.suite.train_set is None or study.suite.valid_set is None:
         raise UserError(
             f"{suite}: weights: {study.suite.weights} ones are not trained; use a suite that "
             "trains, such as configs/suites/train-quick.yaml."
         )
-    if stage not in setup.stages:
-        raise unknown_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
+    require_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
     crop_class = setup.stages[stage].crop_class
     _require_files(setup, experiment, stage, init, calibration)
     picked = runtime.pick_device(device)

@@ -108,12 +108,12 @@ class Gathered(Factored):
 
     Args:
         head: see ``Factored``.
-        together: largest number of first-layer outputs in one chunk.
+        largest: largest number of first-layer outputs in one chunk.
     """
 
-    def __init__(self, head: Head, together: int) -> None:
+    def __init__(self, head: Head, largest: int) -> None:
         super().__init__(head)
-        self._sizes = [max(1, (together // self.width) >> n) for n in range(4)]
+        self._sizes = [max(1, (largest // self.width) >> n) for n in range(4)]
 
     def split(self, pixels: Tensor) -> Iterator[Tensor]:
         """Split the numbers of pixels (n,) into chunks that are run one after another."""

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pcsr import escape
 from pcsr.report.claims.published import Claims, PublishedModel, knobs_text
-from pcsr.report.curves import Curve, estimate, percent_needed
+from pcsr.report.curves import Curve, estimate, mean, percent_needed
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import CONVENTIONS, PROTOCOL, REFERENCE, knob_text, labels, lr_text
 
@@ -137,5 +137,4 @@ def _difference(point: pd.DataFrame, original: pd.DataFrame) -> str:
     if original.empty:
         return "-"
     psnr, whole = (rows.set_index("image")["psnr_rgb"] for rows in (point, original))
-    gained = (psnr - whole).to_numpy()
-    return estimate(lambda some: float(gained[some].mean()), len(gained)).text(3)
+    return mean((psnr - whole).to_numpy()).text(3)

@@ -186,10 +186,10 @@ def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     """
     if points.empty:
         return points
-    asked = claims.protocols[points["method"].iloc[0]].columns()
+    published = claims.protocols[points["method"].iloc[0]].columns()
     own = points[points["main"]].iloc[0]
     for choice in PROTOCOL:
-        for value in (asked[choice], own[choice]):
+        for value in (published[choice], own[choice]):
             if (points[choice] == value).any():
                 points = points[points[choice] == value]
                 break

@@ -2,11 +2,10 @@
 
 from typing import get_args
 
-import numpy as np
 import pandas as pd
 
 from pcsr.config.models import MATLAB, Bicubic
-from pcsr.report.curves import Estimate, estimate
+from pcsr.report.curves import mean
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import PROTOCOL, knob_text
 
@@ -67,15 +66,11 @@ def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
                     "Choice": text,
                     "Method": point["curve"],
                     "Knob": knob_text(point),
-                    "PSNR-RGB (dB)": _mean(gained).text(3),
+                    "PSNR-RGB (dB)": mean(gained).text(3),
                     "GFLOPs": f"{flops / 1e9:+z.2f}",
                 }
             )
     return pd.DataFrame(effects)
-
-
-def _mean(values: np.ndarray) -> Estimate:
-    return estimate(lambda some: float(values[some].mean()), len(values))
 
 
 def _is_at(rows: pd.DataFrame, point: pd.Series) -> pd.Series:

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pcsr import escape
+from pcsr.report import curves
 from pcsr.report.curves import Curve, Estimate, Floats, estimates
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import REFERENCE, knob_text, labels
@@ -37,9 +38,7 @@ def names(networks: pd.DataFrame) -> pd.Series:
 
 def undominated(networks: pd.DataFrame, cost: str) -> pd.DataFrame:
     """Keep the networks that no other one beats in PSNR and ``cost``, a column; cheapest first."""
-    ordered = networks.sort_values([cost, "psnr_rgb"], ascending=[True, False], kind="stable")
-    before = ordered["psnr_rgb"].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered["psnr_rgb"] > before]
+    return networks.iloc[curves.undominated(*networks[[cost, "psnr_rgb"]].to_numpy().T)]
 
 
 def psnr_at(static: Curve, gflops: Floats, images: NDArray[np.intp]) -> Floats:

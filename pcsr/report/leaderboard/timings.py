@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pcsr import registry
-from pcsr.config.models import Config
+from pcsr.config.base import Facts
 from pcsr.report.tidy import REFERENCE, read_facts
 
 COLUMNS = (
@@ -17,13 +17,7 @@ COLUMNS = (
 )
 
 
-class _Read(Config):
-    """What is read of a JSON file that holds more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class Case(_Read):
+class Case(Facts):
     """One way to super-resolve one image; ``knob`` is ``""``, ``default``, a number or a budget."""
 
     image: str
@@ -38,7 +32,7 @@ class Case(_Read):
     peak_bytes: int = Field(ge=0)
 
 
-class Machine(_Read):
+class Machine(Facts):
     """What the cases of a file ran on."""
 
     device: str
@@ -54,7 +48,7 @@ class Machine(_Read):
         return f"{self.device}, {how}, {self.machine}, torch {self.versions.get('torch')}"
 
 
-class Timings(_Read):
+class Timings(Facts):
     """A file that ``pcsr bench`` wrote."""
 
     cases: tuple[Case, ...]
