@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from pcsr import geometry
-from pcsr.config.models import StageConfig
+from pcsr.config.models import LRBits, StageConfig
 from pcsr.data import bicubic
 from pcsr.data.store import Crops, Store
 from pcsr.errors import UserError
+from pcsr.images.levels import round_8bit
 
 
 class Batches:
@@ -46,7 +47,7 @@ class Batches:
             )
         size = geometry.hr_size((stage.patch, stage.patch), scale)[0]
         self.crops = Crops(store, size, device)
-        self._reduce = bicubic.Degradation((size, stage.patch), stage.lr, device)
+        self._reduce = Degradation((size, stage.patch), stage.lr, device)
         self._batch = stage.batch
         self._seed = seed
         self._only = only
@@ -71,3 +72,22 @@ class Batches:
     def random(self, step: int) -> np.random.Generator:
         """Return the random generator a method may draw from in one step."""
         return np.random.default_rng((self._seed, step, 1))
+
+
+class Degradation:
+    """``bicubic.degrade`` for batches of square crops of one size, as two small matrix products.
+
+    Args:
+        sizes: side of the HR crops, side of the LR crops.
+        bits: see ``bicubic.degrade``.
+        device: where the crops are.
+    """
+
+    def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
+        self._rows = bicubic.matrix(*sizes).to(device, torch.float32)
+        self._bits = bits
+
+    def __call__(self, hr: Tensor) -> Tensor:
+        """Degrade HR (..., H, H) in [0, 1] to float32 LR (..., h, h)."""
+        lr = self._rows @ hr @ self._rows.T
+        return round_8bit(lr) if self._bits == "8bit" else lr

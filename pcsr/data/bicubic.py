@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pcsr.config.models import MATLAB, Bicubic, LRBits
-from pcsr.images.levels import levels
+from pcsr.images.levels import levels, round_8bit
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -78,11 +78,6 @@ def matrix(length: int, size: int) -> Tensor:
     return weights.new_zeros(size, length).scatter_add_(1, indices, weights)
 
 
-def round_8bit(x: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to the 256 levels of 8 bits; keeps the dtype."""
-    return levels(x).to(x.dtype) / 255
-
-
 def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = MATLAB) -> Tensor:
     """Degrade HR images to LR: bicubic downscaling, then 8-bit rounding unless ``bits`` is float.
 
@@ -113,22 +108,3 @@ def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = 
 def _whole(x: Tensor) -> Tensor:
     """Round [0, 255] to whole levels as ``levels`` does [0, 1]; keeps the dtype."""
     return x.clamp(0, 255).add_(0.5).floor_()
-
-
-class Degradation:
-    """``degrade`` for batches of square crops of one size, as two small matrix products.
-
-    Args:
-        sizes: side of the HR crops, side of the LR crops.
-        bits: see ``degrade``.
-        device: where the crops are.
-    """
-
-    def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
-        self._rows = matrix(*sizes).to(device, torch.float32)
-        self._bits = bits
-
-    def __call__(self, hr: Tensor) -> Tensor:
-        """Degrade HR (..., H, H) in [0, 1] to float32 LR (..., h, h)."""
-        lr = self._rows @ hr @ self._rows.T
-        return round_8bit(lr) if self._bits == "8bit" else lr

@@ -11,6 +11,11 @@ def levels(x: Tensor) -> Tensor:
     return x.clamp(0, 1).mul_(255).add_(0.5).floor_().to(torch.uint8)
 
 
+def round_8bit(x: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to the 256 levels of 8 bits; keeps the dtype."""
+    return levels(x).to(x.dtype) / 255
+
+
 def to_tensor(image: np.ndarray) -> Tensor:
     """Convert (H, W, 3), or grey (H, W, 1), to float32 (1, 3, H, W) in [0, 1].
 

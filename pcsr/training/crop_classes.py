@@ -14,7 +14,7 @@ from torch import Tensor
 from pcsr import geometry, metrics, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.options import CORES, Classes, Device, LogFile, Patch, Threads, WeightsFile
-from pcsr.data import bicubic
+from pcsr.data.batches import Degradation
 from pcsr.data.store import Crops, Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
@@ -86,7 +86,7 @@ def classify(
     size = geometry.hr_size((patch, patch), method.config.scale)[0]
     device = next(method.parameters()).device
     crops = Crops(store, size, device)
-    reduce = bicubic.Degradation((size, patch), "8bit", device)
+    reduce = Degradation((size, patch), "8bit", device)
     identity = fingerprint(facts["weights"], store.digest, size, BATCH)
     journal = Journal(out.with_name(f"{out.name}.part"), identity)
     saved: list[list[float]] = journal.read()

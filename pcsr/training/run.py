@@ -37,7 +37,7 @@ from pcsr.weights import checkpoint
 log = logging.getLogger("pcsr")
 Validate = Callable[[], Mapping[str, float]]
 
-ASK_EVERY = 10  # steps; with several processes a reduction, so not at every step
+CHECK_EVERY = 10  # steps; with several processes a reduction, so not at every step
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         last = done == stage.iterations
         validating = last or done % stage.validate_every == 0
         logging_now = validating or done % stage.log_every == 0
-        asking = distributed.place()[1] == 1 or logging_now or done % ASK_EVERY == 0
-        stopping = asking and distributed.any_process(stop.signal is not None)
+        checking = distributed.place()[1] == 1 or logging_now or done % CHECK_EVERY == 0
+        stopping = checking and distributed.any_process(stop.signal is not None)
         saving = last or stopping or done % stage.save_every == 0
         if saving or logging_now:
             values = {name: float(distributed.mean(loss)) for name, loss in losses.items()}
@@ -263,14 +263,14 @@ class _Stop:
     signal: int | None = None
 
     def __enter__(self) -> "_Stop":
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: object) -> None:
+    def _request(self, number: int, _: object) -> None:
         self.signal = number
         if number == signal.SIGINT and distributed.place()[1] == 1:
             signal.signal(number, self._before[signal.Signals(number)])

@@ -14,10 +14,9 @@ from torch.nn.functional import interpolate
 from baselines.arm import ARM, BINS, PSNR_OF_EQUAL, edge_score
 from pcsr import metrics, registry
 from pcsr.config.models import ModelConfig
-from pcsr.data import bicubic
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
-from pcsr.images.levels import levels
+from pcsr.images.levels import levels, round_8bit
 from pcsr.training.loop import Step
 from pcsr.training.tabulate import tabulate
 from pcsr.weights import checkpoint
@@ -67,7 +66,7 @@ def test_edge_score_is_its_definition() -> None:
     assert score.tolist() == pytest.approx([edges.mean() for edges in expected], abs=1e-9)
     assert np.max(expected) == 255  # some edges saturate
     # It is that of the 8-bit tile.
-    assert torch.equal(edge_score(bicubic.round_8bit(tiles) + 0.3 / 255), score)
+    assert torch.equal(edge_score(round_8bit(tiles) + 0.3 / 255), score)
 
 
 class Known(ARM):
