@@ -7,12 +7,12 @@ from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from pcsr.backbones.base import Backbone
 from pcsr.engine.tiles import Tile
 from pcsr.errors import MemoryLimitError
+from pcsr.runtime import DispatchMode
 
 PROBE = 8  # least side in LR pixels of the image for which memory is measured
 # Memory of a process over that of its tensors: libraries have their own, and glibc leaves gaps that
@@ -72,7 +72,7 @@ def cut(
     return best[1]
 
 
-class Held(TorchDispatchMode):
+class Held(DispatchMode):
     """Count the bytes of the tensors that are alive (``now``) and their maximum (``peak``)."""
 
     def __init__(self) -> None:
