@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import seconds
 from pcsr import geometry, metrics
+from pcsr.benchmarks.timing import seconds
 from pcsr.data import bicubic, images
 from pcsr.data.images import to_tensor
 from pcsr.engine.runners import runner

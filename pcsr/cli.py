@@ -38,8 +38,8 @@ COMMANDS = {
     "Measure": {
         "sweep": "pcsr.evaluation.sweep:sweep",
         "headroom": "pcsr.evaluation.headroom:headroom",
-        "bench": "benchmarks.latency:bench",
-        "training-speed": "benchmarks.training_speed:training_speed",
+        "bench": "pcsr.benchmarks.latency:bench",
+        "training-speed": "pcsr.benchmarks.training_speed:training_speed",
     },
     "Report": {
         "collect": "pcsr.report.tidy:write_results",
@@ -51,7 +51,7 @@ COMMANDS = {
         "inputs": "pcsr.report.inputs:inputs",
         "summary": "pcsr.report.summary:summary",
         "showcase": "pcsr.evaluation.show:showcase",
-        "latency": "benchmarks.latency_page:latency",
+        "latency": "pcsr.benchmarks.latency_page:latency",
         "schema": "pcsr.config.load:write_schemas",
     },
 }

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from baselines.arm import ARM
-from baselines.classsr import Classifier, ClassSR
-from baselines.enaf import ENAF
 from pcsr import registry
+from pcsr.baselines.arm import ARM
+from pcsr.baselines.classsr import Classifier, ClassSR
+from pcsr.baselines.enaf import ENAF
 from pcsr.config.models import ModelConfig
 from pcsr.engine.runners import Restored, runner
 from pcsr.geometry import Tiles

@@ -27,8 +27,8 @@ PRELOADED = (
     "pcsr.report.fairness",
     "pcsr.report.figures",
     "pcsr.report.leaderboard",
-    "baselines.arm",
-    "baselines.classsr",
+    "pcsr.baselines.arm",
+    "pcsr.baselines.classsr",
 )
 # The client does without site-packages, and so starts in a few milliseconds.
 CLIENT = """#!{python} -SE

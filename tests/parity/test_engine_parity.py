@@ -8,7 +8,7 @@ import torch
 from models import Knob, at, restored
 from reference import released, srresnet
 
-from benchmarks import reference_pcsr
+from pcsr.benchmarks import reference_pcsr
 from pcsr.config.models import ProtocolConfig
 from pcsr.data import images
 from pcsr.data.test_images import open_images

@@ -8,9 +8,9 @@ import torch
 from models import ROUTED, Knob, at, build, photograph_like, restored
 from torch import Tensor, nn
 
-from benchmarks import reference_pcsr
 from pcsr import registry
 from pcsr.backbones.base import Backbone
+from pcsr.benchmarks import reference_pcsr
 from pcsr.data.bicubic import levels
 from pcsr.engine import cpu, memory
 from pcsr.engine.deploy import deploy
