@@ -17,9 +17,6 @@ from typing import Annotated, TypeVar
 import psutil
 import torch
 from pydantic import ByteSize, Field, TypeAdapter
-from rich import get_console, reconfigure
-from rich.logging import RichHandler
-from rich.progress import track
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -335,8 +332,11 @@ def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
         logger.removeHandler(handler)
         handler.close()
     plain = _OneLine("%(asctime)s %(levelname)s %(message)s")
-    reconfigure(stderr=True)  # log lines and progress bars must share rich's console
-    if get_console().is_terminal:
+    if sys.stderr.isatty():
+        from rich import reconfigure  # noqa: PLC0415 - nothing but a terminal waits for its import
+        from rich.logging import RichHandler  # noqa: PLC0415
+
+        reconfigure(stderr=True)  # log lines and progress bars must share rich's console
         logger.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
         logger.handlers[-1].setFormatter(_OneLine("%(message)s"))
     else:  # not rich, which would wrap lines to a terminal that is not there
@@ -353,6 +353,8 @@ def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]
 
     Elsewhere nothing is shown, because log lines report the progress.
     """
-    shown = get_console().is_terminal and logging.getLogger("pcsr").isEnabledFor(logging.INFO)
-    total = done + len(steps)
-    return track(steps, description, total=total, completed=done, disable=not shown)
+    if not (sys.stderr.isatty() and logging.getLogger("pcsr").isEnabledFor(logging.INFO)):
+        return steps
+    from rich.progress import track  # noqa: PLC0415 - see setup_logging
+
+    return track(steps, description, total=done + len(steps), completed=done)

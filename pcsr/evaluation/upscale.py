@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated
 
 import torch
@@ -27,7 +28,7 @@ from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.evaluation import knob_table
 from pcsr.evaluation.points import requested_point, usable_point, usable_scale
-from pcsr.evaluation.super_resolve import room_on, super_resolve_pixels
+from pcsr.evaluation.super_resolve import SuperResolved, room_on, super_resolve_pixels
 from pcsr.geometry import hr_size
 from pcsr.images import decoding, encoding
 from pcsr.images.decoding import Encoded, Pixels
@@ -158,15 +159,17 @@ def upscale_files(
     for folder in {path.parent for _, path in pairs}:
         files.remove_leftovers(folder)
     for number, (file, path) in enumerate(pairs):
+        started = perf_counter()
         try:
-            result = _upscaled(fast, file, path, scale, point, max_memory)
+            result, work = _upscaled(fast, file, path, scale, point, max_memory)
         except UserError as error:
             text = str(error)
             named = text.startswith((str(file), str(path)))
             problems.append(text if named else f"{file}: {text}")
             continue
         encoding.save(path, result)
-        log.info("%d/%d %s", number + 1, len(pairs), path)
+        taken = perf_counter() - started
+        log.info("%d/%d %s: %s, %.2f s", number + 1, len(pairs), path, work, taken)
     if problems:
         raise UserError(" ".join(problems))
 
@@ -178,8 +181,12 @@ def _upscaled(
     scale: float,
     point: OperatingPoint,
     max_memory: int | None,
-) -> Pixels:
-    """Read and super-resolve an image, unless its header says that it does not fit."""
+) -> tuple[Pixels, str]:
+    """Read and super-resolve an image, unless its header says that it does not fit.
+
+    Returns:
+        The result, and its sizes, operating point, routing and FLOPs in words.
+    """
     device = next(fast.method.parameters()).device
     # A limit on a GPU is one of its memory; images are decoded in the host's.
     room = room_on(torch.device("cpu"), max_memory if device.type == "cpu" else None)
@@ -189,7 +196,29 @@ def _upscaled(
     encoded.require_memory(room, _bytes_per_pixel(encoded, scale))
     image = encoded.decode()
     done = super_resolve_pixels(fast, image, scale, point, max_memory)
-    return Pixels(done.sr, image.colour)
+    work = _work(fast.method, image.values.shape[:2], scale, point, done)
+    return Pixels(done.sr, image.colour), work
+
+
+def _work(
+    method: Method,
+    lr_size: tuple[int, int],
+    scale: float,
+    point: OperatingPoint,
+    done: SuperResolved,
+) -> str:
+    """Say what was done: sizes, operating point, share of the most expensive branch, FLOPs."""
+    sizes = (f"{size[1]}x{size[0]}" for size in (lr_size, done.sr.shape[:2]))
+    words = [" -> ".join(sizes)]
+    if point.budget is not None:
+        words += ["to the budget"]
+    elif point.adaptive or point.knob is not None:
+        words += ["adaptive" if point.adaptive else f"k = {point.knob:g}"]
+    if method.branches > 1:
+        share = done.units[-1] / sum(done.units)
+        words += [f"{100 * share:.1f} % heavy"]
+    flops = method.costs(lr_size, scale).total(done.units).engine
+    return ", ".join([*words, f"{flops / 1e9:.3g} GFLOPs"])
 
 
 def _bytes_per_pixel(image: Encoded, scale: float) -> float:
