@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pcsr.errors import UserError, unknown_name
+from pcsr.errors import UserError
 
 log = logging.getLogger("pcsr")
 
@@ -55,18 +55,14 @@ def shipped(experiment: str) -> str:
 
 
 def weights_file(name: str) -> Path:
-    """Return the weights file that a user means: a path, or the name of weights that are shipped.
+    """Return the weights file that a user means: a path, or the name of shipped weights."""
+    known = not Path(name).exists() and name in shipped_names()
+    return find(f"weights/{name}.safetensors") if known else Path(name)
 
-    Raises:
-        UserError: there is no such file, and the text can only be a name, which is not shipped.
-    """
-    path = Path(name)
-    if path.exists() or path.suffix or path.name != name:
-        return path
-    names = [file.stem for file in (SHIPPED / "weights").glob("*.safetensors")]
-    if name not in names:
-        raise unknown_name("weights", name, names)
-    return find(f"weights/{name}.safetensors")
+
+def shipped_names() -> list[str]:
+    """Return the names of the weights that come with the suite."""
+    return [file.stem for file in (SHIPPED / "weights").glob("*.safetensors")]
 
 
 def find(path: str | Path) -> Path:
