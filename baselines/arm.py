@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.slimmable import Slimmable
 from pcsr import metrics
+from pcsr.baselines.slimmable import Slimmable
 from pcsr.config.models import ModelConfig, WidthsOptions
 from pcsr.errors import UserError
 from pcsr.flops import Flops

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.arm import edge_score
-from baselines.classsr import Classifier
-from baselines.exits import EXITS, EarlyExits
 from pcsr import flops, metrics
+from pcsr.baselines.arm import edge_score
+from pcsr.baselines.classsr import Classifier
+from pcsr.baselines.exits import EXITS, EarlyExits
 from pcsr.config.models import ModelConfig, WidthsOptions
 from pcsr.flops import Flops
 from pcsr.geometry import TILE

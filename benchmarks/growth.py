@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import seconds
 from pcsr import geometry, metrics
+from pcsr.benchmarks.timing import seconds
 from pcsr.data import bicubic
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError

@@ -15,10 +15,10 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from benchmarks import reference_pcsr
-from benchmarks.growth import first_size, grow
-from benchmarks.timing import peak, profiled, seconds
 from pcsr import flops, metrics, registry, runtime
+from pcsr.benchmarks import reference_pcsr
+from pcsr.benchmarks.growth import first_size, grow
+from pcsr.benchmarks.timing import peak, profiled, seconds
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.test_images import open_images

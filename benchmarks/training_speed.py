@@ -20,10 +20,10 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import profile
 
-from benchmarks import timing
-from benchmarks.reference_loop import ReferenceLoop
-from benchmarks.training_speed_page import markdown
 from pcsr import registry, runtime
+from pcsr.benchmarks import timing
+from pcsr.benchmarks.reference_loop import ReferenceLoop
+from pcsr.benchmarks.training_speed_page import markdown
 from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
 from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads

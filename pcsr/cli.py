@@ -4,6 +4,7 @@ What a command returns is text, or lines of text, and is printed.
 """
 
 import ast
+import importlib
 import importlib.util
 import os
 import sys
@@ -19,6 +20,7 @@ from pcsr.errors import UserError
 # Group -> command -> function, imported when its command runs: --help must not wait for torch.
 COMMANDS = {
     "Use": {
+        "sample": "pcsr.shipped:sample",
         "upscale": "pcsr.evaluation.upscale:upscale",
         "explore": "pcsr.evaluation.explorer.content:explore",
         "demo": "pcsr.evaluation.show:demo",
@@ -28,6 +30,7 @@ COMMANDS = {
         "fetch-released": "pcsr.weights.convert:fetch_released",
     },
     "Train": {
+        "where": "pcsr.shipped:where",
         "check": "pcsr.weights.available:check",
         "prepare": "pcsr.data.prepare:prepare",
         "train": "pcsr.training.train:train",
@@ -38,8 +41,8 @@ COMMANDS = {
     "Measure": {
         "sweep": "pcsr.evaluation.sweep:sweep",
         "headroom": "pcsr.evaluation.headroom.page:headroom",
-        "bench": "benchmarks.latency:bench",
-        "training-speed": "benchmarks.training_speed:training_speed",
+        "bench": "pcsr.benchmarks.latency:bench",
+        "training-speed": "pcsr.benchmarks.training_speed:training_speed",
     },
     "Report": {
         "collect": "pcsr.report.tidy:write_results",
@@ -51,7 +54,7 @@ COMMANDS = {
         "inputs": "pcsr.report.inputs:inputs",
         "summary": "pcsr.report.summary:summary",
         "showcase": "pcsr.evaluation.show:showcase",
-        "latency": "benchmarks.latency_page:latency",
+        "latency": "pcsr.benchmarks.latency_page:latency",
         "schema": "pcsr.config.load:write_schemas",
     },
 }
@@ -62,13 +65,23 @@ RENAMED = {
     "--both-ways": "--also lr=float refine=false",
 }
 
+# Extra of the package -> what it brings, as it is imported.
+EXTRAS = {
+    "report": ("bjontegaard", "jinja2", "markdown_it", "matplotlib", "pandas", "scipy", "seaborn"),
+    "suite": ("requests", "skimage", "sklearn", "snakemake", "tensorboard", "urllib3"),
+    "export": ("onnx", "onnxscript"),
+}
+DISTRIBUTION = "pcsr-suite"
+COMPLETION = "--install-completion"
 
-def app(overview: bool) -> App:
+
+def app(overview: bool, importable: bool = False) -> App:
     """Build the application from the table of commands.
 
     Args:
         overview: take each command's summary from its source. Else its whole docstring is read when
             its help is shown, which imports it.
+        importable: import all commands, and leave out those whose extra is not installed.
     """
     built = App(
         name="pcsr",
@@ -83,9 +96,22 @@ def app(overview: bool) -> App:
     for position, (title, commands) in enumerate(COMMANDS.items()):
         group = Group(title, sort_key=position)
         for name, function in commands.items():
+            if importable and not _can_import(function):
+                continue
             summary = _summary(function) if overview else None
             built.command(function, name=name, group=group, help=summary)
+    built.register_install_completion_command(
+        COMPLETION, help="Install completion of commands and options for this shell."
+    )
     return built
+
+
+def _can_import(function: str) -> bool:
+    try:
+        importlib.import_module(function.partition(":")[0])
+    except ImportError:
+        return False
+    return True
 
 
 def _summary(function: str) -> str:
@@ -115,6 +141,16 @@ def _hint() -> str:
     return f" Paths are relative to this folder; the project is in {above[0]}."
 
 
+def _extra(error: ImportError) -> str:
+    """Say which extra brings the package that an import lacks; nothing if none does."""
+    cause = error if error.name else error.__cause__
+    package = (getattr(cause, "name", None) or "").partition(".")[0]
+    extra = next((extra for extra, names in EXTRAS.items() if package in names), None)
+    if extra is None:
+        return ""
+    return f"needs the package {package}; install it with: pip install '{DISTRIBUTION}[{extra}]'"
+
+
 def _require_paths(arguments: list[str]) -> None:
     """Refuse arguments that no system could be given, and whose use would end in an exception."""
     for argument in arguments:
@@ -140,12 +176,18 @@ def main() -> None:
             if argument in RENAMED and (argument.startswith("--") or argument is arguments[0]):
                 raise UserError(f"`{argument}` is now `{RENAMED[argument]}`.")
         overview = not arguments or arguments[0].startswith("-")
-        returned = app(overview)(arguments, exit_on_error=False, print_error=False)
+        built = app(overview, importable=COMPLETION in arguments[:1])
+        returned = built(arguments, exit_on_error=False, print_error=False)
         if returned is not None:
             lines = [returned] if isinstance(returned, str) else returned
             print("\n".join(map(escape.printable, lines)))
     except (UserError, CycloptsError) as error:
         _fail(f"{error}{_hint()}", 2)
+    except ImportError as error:
+        needed = _extra(error)
+        if not needed:
+            raise
+        _fail(f"pcsr {arguments[0]}: {needed}", 2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(

@@ -35,9 +35,9 @@ BACKBONES = {
 METHODS = {
     "original": "pcsr.methods.original:Original",
     "pcsr": "pcsr.methods.pcsr:PCSR",
-    "classsr": "baselines.classsr:ClassSR",
-    "arm": "baselines.arm:ARM",
-    "enaf": "baselines.enaf:ENAF",
+    "classsr": "pcsr.baselines.classsr:ClassSR",
+    "arm": "pcsr.baselines.arm:ARM",
+    "enaf": "pcsr.baselines.enaf:ENAF",
 }
 METRICS = {
     "psnr_rgb": "pcsr.metrics:psnr_rgb",

@@ -17,10 +17,8 @@ from typing import Annotated, TypeVar
 import psutil
 import torch
 from pydantic import ByteSize, Field, TypeAdapter
-from rich import get_console, reconfigure
-from rich.logging import RichHandler
-from rich.progress import track
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsr import escape
 from pcsr.config.options import CORES
@@ -36,6 +34,15 @@ MOST_THREADS = 1024  # many times as many cannot be started, and end the process
 # Share of a memory limit that stays unused: an image of 8192 x 8192 took up to 2.5 % above 1 GiB.
 MEMORY_MARGIN = 0.06
 GPU_WAIT = 5.0  # seconds between attempts to claim a GPU
+
+
+class DispatchMode(TorchDispatchMode):
+    """What watches or replaces the operations that torch executes while it is entered."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The default imports torch's compiler, which takes a second, to keep it out of the class.
+        return False
 
 
 def pick_device(name: str) -> torch.device:
@@ -279,7 +286,10 @@ def set_up(seed: int, threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # `torch.use_deterministic_algorithms` is this and the compiler's variable, but it imports the
+    # compiler, which takes a second.
+    torch.set_deterministic_debug_mode("warn")
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
     # Nothing in the suite reads uninitialised memory, so filling it would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_memory()
@@ -322,8 +332,11 @@ def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
         logger.removeHandler(handler)
         handler.close()
     plain = _OneLine("%(asctime)s %(levelname)s %(message)s")
-    reconfigure(stderr=True)  # log lines and progress bars must share rich's console
-    if get_console().is_terminal:
+    if sys.stderr.isatty():
+        from rich import reconfigure  # noqa: PLC0415 - nothing but a terminal waits for its import
+        from rich.logging import RichHandler  # noqa: PLC0415
+
+        reconfigure(stderr=True)  # log lines and progress bars must share rich's console
         logger.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
         logger.handlers[-1].setFormatter(_OneLine("%(message)s"))
     else:  # not rich, which would wrap lines to a terminal that is not there
@@ -340,6 +353,8 @@ def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]
 
     Elsewhere nothing is shown, because log lines report the progress.
     """
-    shown = get_console().is_terminal and logging.getLogger("pcsr").isEnabledFor(logging.INFO)
-    total = done + len(steps)
-    return track(steps, description, total=total, completed=done, disable=not shown)
+    if not (sys.stderr.isatty() and logging.getLogger("pcsr").isEnabledFor(logging.INFO)):
+        return steps
+    from rich.progress import track  # noqa: PLC0415 - see setup_logging
+
+    return track(steps, description, total=done + len(steps), completed=done)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.arm import ARM
-from baselines.classsr import Classifier, ClassSR
-from baselines.enaf import ENAF
 from pcsr import registry
+from pcsr.baselines.arm import ARM
+from pcsr.baselines.classsr import Classifier, ClassSR
+from pcsr.baselines.enaf import ENAF
 from pcsr.config.models import ModelConfig
 from pcsr.engine import pixels, runners
 from pcsr.engine.base import Restored

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.arm import ARM
-from baselines.classsr import ClassSR
-from baselines.enaf import ENAF
 from pcsr import registry
 from pcsr.backbones.carn import MEAN_RGB
+from pcsr.baselines.arm import ARM
+from pcsr.baselines.classsr import ClassSR
+from pcsr.baselines.enaf import ENAF
 from pcsr.config.models import ModelConfig
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint

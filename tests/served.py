@@ -27,8 +27,8 @@ PRELOADED = (
     "pcsr.report.fairness.page",
     "pcsr.report.figures.psnr_flops",
     "pcsr.report.leaderboard.page",
-    "baselines.arm",
-    "baselines.classsr",
+    "pcsr.baselines.arm",
+    "pcsr.baselines.classsr",
 )
 # The client does without site-packages, and so starts in a few milliseconds.
 CLIENT = """#!{python} -SE

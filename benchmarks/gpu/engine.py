@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import timing
 from pcsr import metrics, registry, runtime
+from pcsr.benchmarks import timing
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.test_images import open_images
 from pcsr.engine.base import Runner

@@ -15,7 +15,7 @@ Below = Annotated[str, Field(pattern=r"^\w[\w .@+-]*(/\w[\w .@+-]*)*$", max_leng
 class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
     # Key of an earlier release -> what to write instead, for the error that it is.
     renamed: ClassVar[dict[str, str]] = {}
 

@@ -1,6 +1,7 @@
 """Load configuration files: merge a suite's overrides, validate, report errors clearly.
 
-Needs neither torch nor a GPU.
+Names are looked up in the folder that a command runs in, which may be a user's own, and then among
+the files of the suite. Needs neither torch nor a GPU.
 """
 
 import hashlib
@@ -143,9 +144,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load_datasets(path: Path = DATASETS) -> dict[str, DatasetConfig]:
-    """Read the table of data sets."""
-    return parse(DatasetsConfig, read_yaml(path), str(path)).datasets
+def load_datasets() -> dict[str, DatasetConfig]:
+    """Read the table of data sets: the suite's, and over it that of the user's own folder."""
+    tables = [parse(DatasetsConfig, read_yaml(p), str(p)) for p in files.find_all(DATASETS)]
+    return {name: config for table in tables for name, config in table.datasets.items()}
 
 
 def find_dataset(
@@ -156,9 +158,10 @@ def find_dataset(
     return datasets[name]
 
 
-def load_released(path: Path = RELEASED) -> dict[str, ReleasedWeights]:
-    """Read the table of published weights."""
-    return parse(ReleasedConfig, read_yaml(path), str(path)).released
+def load_released() -> dict[str, ReleasedWeights]:
+    """Read the table of published weights: the suite's, and over it that of the user's folder."""
+    tables = [parse(ReleasedConfig, read_yaml(p), str(p)) for p in files.find_all(RELEASED)]
+    return {name: weights for table in tables for name, weights in table.released.items()}
 
 
 def find_released(
@@ -169,9 +172,15 @@ def find_released(
     return table[name]
 
 
+def known_experiments() -> list[str]:
+    """Return the names of all experiments, the user's own and the suite's."""
+    folders = (EXPERIMENTS, files.SHIPPED / EXPERIMENTS)
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
 def load_experiment(name: str, overrides: Sequence[Mapping[str, Any]] = ()) -> ExperimentConfig:
     """Read ``configs/experiments/<name>.yaml`` and merge a suite's overrides over it, in order."""
-    path = EXPERIMENTS / f"{name}.yaml"
+    path = files.find(EXPERIMENTS / f"{name}.yaml")
     values = read_yaml(path)
     for over in overrides:
         values = merge(values, over)
@@ -185,10 +194,11 @@ def load_study(path: Path) -> Study:
     Raises:
         UserError: names the file and the offending key, and suggests a close name.
     """
+    path = files.find(path)
     suite = parse(SuiteConfig, read_yaml(path), str(path))
-    available = [p.stem for p in EXPERIMENTS.glob("*.yaml")]
+    known = known_experiments()
     for name in suite.experiments:
-        require_name("experiment", name, available, f"{path}: experiments")
+        require_name("experiment", name, known, f"{path}: experiments")
     for name in suite.overrides:
         if name != "*":
             require_name("experiment", name, suite.experiments, f"{path}: overrides")

@@ -14,6 +14,7 @@ from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from pcsr.config.models import COUNT_LIMIT, KNOB_LIMIT, PATCH_LIMIT, SCALE_LIMIT, Bicubic
+from pcsr.storage import files
 
 
 def _usable_cores() -> int:
@@ -58,9 +59,17 @@ Doublings = whole_number(0, 10)
 Patch = whole_number(8, PATCH_LIMIT)
 Classes = whole_number(2, 255)
 
-WeightsFile = Annotated[Path, Parameter(help="weights file: .safetensors, or a released .pth")]
+
+def _to_weights(_: type, tokens: Sequence[Token]) -> Path:
+    """Convert an option to a weights file, of which the suite's own have names."""
+    return files.weights_file(tokens[0].value)
+
+
+WEIGHTS = "a .safetensors, a released .pth, or the name of shipped weights, such as carn-pcsr"
+WeightsFile = Annotated[Path, Parameter(converter=_to_weights, help=f"weights: {WEIGHTS}")]
 WeightsFiles = Annotated[
-    list[Path], Parameter(help="weights files: .safetensors, or a released .pth")
+    list[Annotated[Path, Parameter(converter=_to_weights)]],
+    Parameter(help=f"weights, one or several: {WEIGHTS}"),
 ]
 HRImages = Annotated[Path, Parameter(help="folder of HR images, an image, or a packed store")]
 Results = Annotated[Path, Parameter(help="results.csv, made by `pcsr collect`")]

@@ -6,10 +6,10 @@ from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from pcsr.backbones.base import Backbone
+from pcsr.runtime import DispatchMode
 
 PROBE = 8  # least side in LR pixels of the image for which memory is measured
 # Memory of a process over that of its tensors: libraries have their own, and glibc leaves gaps that
@@ -20,7 +20,7 @@ SLACK = 1.7
 ENOUGH = {"cpu": 1 << 31, "cuda": 1 << 36}
 
 
-class Held(TorchDispatchMode):
+class Held(DispatchMode):
     """Count the bytes of the tensors that are alive (``now``) and their maximum (``peak``)."""
 
     def __init__(self) -> None:

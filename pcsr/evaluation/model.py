@@ -8,7 +8,6 @@ Example:
 
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -30,6 +29,7 @@ from pcsr.images import decoding, header
 from pcsr.images.decoding import Pixels
 from pcsr.images.header import Colour
 from pcsr.methods.base import Method
+from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, Tensor)
@@ -132,7 +132,7 @@ def load(
     """Load a weights file of the suite, or a released .pth; nothing in it is executed.
 
     Args:
-        path: the file.
+        path: the file, or the name of shipped weights, such as ``"carn-pcsr"``.
         device: auto (a GPU where there is one), cpu, cuda or cuda:N.
         precision: of the networks; auto is float32, float16 is for GPUs.
 
@@ -141,7 +141,7 @@ def load(
     """
     picked = runtime.pick_device(device)
     runtime.keep_memory()
-    method = runtime.move(load_method(Path(path))[0], picked)
+    method = runtime.move(load_method(files.weights_file(str(path)))[0], picked)
     name = "float32" if precision == "auto" else precision
     return Model(method, runtime.dtype_of(name, picked))
 

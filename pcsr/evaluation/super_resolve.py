@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -73,14 +74,16 @@ def upscale_files(
     for folder in {path.parent for _, path in pairs}:
         files.remove_leftovers(folder)
     for number, (file, path) in enumerate(pairs):
+        started = perf_counter()
         try:
-            upscale_file(fast, file, path, scale, point, max_memory)
+            work = upscale_file(fast, file, path, scale, point, max_memory)
         except UserError as error:
             text = str(error)
             named = text.startswith((str(file), str(path)))
             problems.append(text if named else f"{file}: {text}")
             continue
-        log.info("%d/%d %s", number + 1, len(pairs), path)
+        taken = perf_counter() - started
+        log.info("%d/%d %s: %s, %.2f s", number + 1, len(pairs), path, work, taken)
     if problems:
         raise UserError(" ".join(problems))
 
@@ -92,7 +95,7 @@ def upscale_file(
     scale: float,
     point: OperatingPoint,
     max_memory: int | None = None,
-) -> None:
+) -> str:
     """Read, super-resolve and write an image, unless its header says that it does not fit.
 
     Args:
@@ -100,6 +103,9 @@ def upscale_file(
         file: image.
         path: image to write.
         scale, point, max_memory: see ``upscale_files``.
+
+    Returns:
+        Sizes, operating point, routing and FLOPs in words.
 
     Raises:
         UserError: the image cannot be read, needs more memory, or would lose something as a file of
@@ -115,6 +121,28 @@ def upscale_file(
     image = encoded.decode()
     done = super_resolve_pixels(fast, image, scale, point, max_memory)
     encoding.save(path, Pixels(done.sr, image.colour))
+    return _work(fast.method, image.values.shape[:2], scale, point, done)
+
+
+def _work(
+    method: Method,
+    lr_size: tuple[int, int],
+    scale: float,
+    point: OperatingPoint,
+    done: SuperResolved,
+) -> str:
+    """Say what was done: sizes, operating point, share of the most expensive branch, FLOPs."""
+    sizes = (f"{size[1]}x{size[0]}" for size in (lr_size, done.sr.shape[:2]))
+    words = [" -> ".join(sizes)]
+    if point.budget is not None:
+        words += ["to the budget"]
+    elif point.adaptive or point.knob is not None:
+        words += ["adaptive" if point.adaptive else f"k = {point.knob:g}"]
+    if method.branches > 1:
+        share = done.units[-1] / sum(done.units)
+        words += [f"{100 * share:.1f} % heavy"]
+    flops = method.costs(lr_size, scale).total(done.units).engine
+    return ", ".join([*words, f"{flops / 1e9:.3g} GFLOPs"])
 
 
 def _bytes_per_pixel(image: Encoded, scale: float) -> float:

@@ -25,6 +25,8 @@ log = logging.getLogger("pcsr")
 
 TEMPORARY = ".pcsr-"  # how the names of temporary files begin
 ROOT = Path(__file__).resolve().parents[2]
+# Configuration, weights and workflow of the suite: links in a checkout, copies in an installed one.
+SHIPPED = Path(__file__).resolve().parents[1] / "shipped"
 VERSIONED = ("torch", "numpy", "scikit-image", "pandas", "snakemake")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
 HOLDER = "pcsr, process "  # a lock file that begins otherwise is not written to
@@ -55,7 +57,32 @@ def weights(suite: str, experiment: str, stage: str) -> str:
 
 def shipped(experiment: str) -> str:
     """Return the file of weights that come with the suite."""
-    return f"weights/{experiment}.safetensors"
+    return str(find(f"weights/{experiment}.safetensors"))
+
+
+def weights_file(name: str) -> Path:
+    """Return the weights file that a user means: a path, or the name of shipped weights."""
+    known = not Path(name).exists() and name in shipped_names()
+    return find(f"weights/{name}.safetensors") if known else Path(name)
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the weights that come with the suite."""
+    return [file.stem for file in (SHIPPED / "weights").glob("*.safetensors")]
+
+
+def find(path: str | Path) -> Path:
+    """Return a file of the user's own folder, the current one, or else the suite's of that name."""
+    theirs = SHIPPED / path
+    return theirs.resolve() if theirs.exists() and not Path(path).exists() else Path(path)
+
+
+def find_all(path: Path) -> list[Path]:
+    """Return the suite's file of that name and the one in the user's own folder, if it differs."""
+    theirs = SHIPPED / path
+    if not path.exists():
+        return [theirs.resolve()]
+    return [path] if theirs.samefile(path) else [theirs.resolve(), path]
 
 
 def calibration(suite: str) -> str:

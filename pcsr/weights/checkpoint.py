@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pcsr.errors import UserError, one_line
+from pcsr.errors import UserError, did_you_mean, one_line
 from pcsr.storage import content, files
 from pcsr.storage.content import sha256
 
@@ -67,7 +67,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: the file is missing, damaged, not a safetensors file, or not from this suite.
     """
-    size = content.require_file(path, "weights file", "train it, or give another path.")
+    named = did_you_mean(path.name, files.shipped_names()) if not path.suffix else ""
+    hint = f"train it, or give another path. {named}".rstrip()
+    size = content.require_file(path, "weights file", hint)
     content.require_recorded(path)
     tensors: dict[str, Tensor] = {}
     try:

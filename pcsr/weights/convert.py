@@ -11,7 +11,7 @@ from pcsr.config.load import RELEASED, find_released, load_experiment, load_rele
 from pcsr.config.options import LogFile
 from pcsr.errors import UserError
 from pcsr.storage import files
-from pcsr.weights import available, checkpoint
+from pcsr.weights import checkpoint
 from pcsr.weights.load import assemble
 from pcsr.weights.released import Released, read
 
@@ -48,6 +48,8 @@ def fetch_released(
 
     Example: `pcsr fetch-released carn-pcsr --out carn-pcsr.safetensors`.
     """
+    from pcsr.weights import available  # noqa: PLC0415 - downloads need the extra [suite]
+
     runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
     weights = find_released(experiment, load_released())

@@ -15,6 +15,7 @@ from pcsr.config.options import Suite
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files
 from pcsr.weights import available, checkpoint
+from pcsr.weights.card import card
 
 log = logging.getLogger("pcsr")
 
@@ -36,9 +37,9 @@ def ship(
 def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     """Copy the final weights of every experiment that a study trained; returns the files.
 
-    All files of the folder are listed in its ``SHA256SUMS``, which loading holds them to. Each
-    description also gets the ``licence`` and the validation ``curve`` of every stage: stage
-    -> pairs of step and PSNR-RGB in dB.
+    A model card is written beside each. All other files of the folder are listed in its
+    ``SHA256SUMS``, which loading holds them to. Each description also gets the ``licence`` and the
+    validation ``curve`` of every stage: stage -> pairs of step and PSNR-RGB in dB.
 
     Raises:
         UserError: weights are missing, or were trained by uncommitted code. Nothing is copied then.
@@ -48,6 +49,7 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     for target, (tensors, facts) in found.items():
         facts["licence"] = licence
         files.write_json(files.sidecar(target), facts)
+        files.write_text(target.with_suffix(".md"), card(target.stem, tensors, facts))
         checkpoint.save(target, tensors, facts)
         log.info("%s: %d iterations", target, facts["iterations"])
     whole = [*folder.glob("*.safetensors"), *folder.glob("*.json")]

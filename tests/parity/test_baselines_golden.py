@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from reference import arm, classsr_formula, golden, golden_tiles
 from torch import Tensor
 
-from baselines.arm import ARM, edge_score
-from baselines.classsr import ClassSR, average_loss, class_loss
+from pcsr.baselines.arm import ARM, edge_score
+from pcsr.baselines.classsr import ClassSR, average_loss, class_loss
 from pcsr.training.loop import Step
 
 pytestmark = pytest.mark.shared

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from reference import enaf, golden, golden_tiles
 from torch import Tensor
 
-from baselines.enaf import ENAF
 from pcsr import metrics
+from pcsr.baselines.enaf import ENAF
 from pcsr.config.models import ProtocolConfig
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure

@@ -8,7 +8,7 @@ import torch
 from models import Knob, at, cut_by, restored
 from reference import released, srresnet
 
-from benchmarks import reference_pcsr
+from pcsr.benchmarks import reference_pcsr
 from pcsr.config.models import ProtocolConfig
 from pcsr.data.test_images import open_images
 from pcsr.engine.runners import runner

@@ -11,8 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from baselines.arm import ARM, BINS, PSNR_OF_EQUAL, edge_score
 from pcsr import metrics, registry
+from pcsr.baselines.arm import ARM, BINS, PSNR_OF_EQUAL, edge_score
 from pcsr.config.models import ModelConfig
 from pcsr.errors import UserError
 from pcsr.evaluation import measure

@@ -8,8 +8,8 @@ import torch
 from models import at, build, photograph_like, tiles_of
 from torch import Tensor
 
-from baselines.classsr import ClassSR, average_loss, class_loss
 from pcsr import registry
+from pcsr.baselines.classsr import ClassSR, average_loss, class_loss
 from pcsr.config.models import ModelConfig
 from pcsr.errors import UserError
 from pcsr.routing import OperatingPoint

@@ -5,7 +5,7 @@ import torch
 from models import at, build, photograph_like, stage_of, tiles_of
 from torch import Tensor
 
-from baselines.enaf import ENAF
+from pcsr.baselines.enaf import ENAF
 from pcsr.errors import UserError
 from pcsr.training.loop import Step
 

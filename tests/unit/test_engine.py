@@ -8,9 +8,9 @@ import torch
 from models import ROUTED, Knob, at, build, cut_by, photograph_like, restored
 from torch import Tensor, nn
 
-from benchmarks import reference_pcsr
 from pcsr import registry
 from pcsr.backbones.base import Backbone
+from pcsr.benchmarks import reference_pcsr
 from pcsr.engine import memory, tiles
 from pcsr.engine.cpu import heads as cpu
 from pcsr.engine.deploy import deploy

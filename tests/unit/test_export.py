@@ -159,5 +159,5 @@ def test_a_backbone_that_fixes_the_size_is_refused(
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
-    with pytest.raises(UserError, match="no_such_package; run `pip install onnx no_such_package`"):
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         export(PCSR, tmp_path / "o.onnx")

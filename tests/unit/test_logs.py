@@ -94,7 +94,7 @@ def test_all_lines_of_all_runs_are_there_and_agree_with_the_totals(claims: Claim
 
 
 def test_sets_have_one_number_of_tiles_and_suites_the_published_knobs(claims: Claims) -> None:
-    datasets = load_datasets(ROOT / "configs/datasets.yaml")
+    datasets = load_datasets()
     assert {name: one.tiles for name, one in datasets.items() if one.tiles} == claims.tiles
     known = claims.at_knobs[0]
     suite = load_study(ROOT / "configs/suites/arm-logs.yaml").suite

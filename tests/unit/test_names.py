@@ -229,7 +229,7 @@ def test_nothing_steers_the_terminal(
         def run(*_: Any, **__: Any) -> None:
             raise error
 
-        return lambda overview: run
+        return lambda *_, **__: run
 
     monkeypatch.setattr(sys, "argv", ["pcsr"])
     for name in NAMES:
@@ -237,7 +237,7 @@ def test_nothing_steers_the_terminal(
             monkeypatch.setattr(cli, "app", fail(error))
             with pytest.raises(SystemExit):
                 cli.main()
-    monkeypatch.setattr(cli, "app", lambda overview: lambda *_, **__: [f"x{n}" for n in NAMES])
+    monkeypatch.setattr(cli, "app", lambda *_, **__: lambda *_, **__: [f"x{n}" for n in NAMES])
     cli.main()
     out, err = capsys.readouterr()
     assert not CONTROL.search(written + out + err)

@@ -139,7 +139,7 @@ def test_grey_images_need_grey_to_rgb(tmp_path: Path) -> None:
 
 
 def test_wheels_are_found_without_importing_them(tmp_path: Path) -> None:
-    table = load_datasets(ROOT / "configs" / "datasets.yaml")
+    table = load_datasets()
     make_store("embedded-test", table["embedded-test"], tmp_path / "out")
     store = Store.open(tmp_path / "out")
     assert store.names == ["astronaut", "china"]
@@ -153,7 +153,7 @@ def test_wheels_are_found_without_importing_them(tmp_path: Path) -> None:
 
 
 def test_no_embedded_image_is_in_two_splits() -> None:
-    table = load_datasets(ROOT / "configs" / "datasets.yaml")
+    table = load_datasets()
     splits = [table[f"embedded-{split}"].source.images for split in ("train", "valid", "test")]
     every = [image for split in splits for image in split]
     assert len(every) == len(set(every))

@@ -14,6 +14,7 @@ from pcsr.config.load import Study, load_study
 from pcsr.errors import UserError
 from pcsr.storage import files
 from pcsr.weights import checkpoint
+from pcsr.weights.card import card
 from pcsr.weights.shipped import copy_trained
 
 
@@ -31,7 +32,9 @@ def trained(stage: str, **provenance: Any) -> Path:
     path = Path(files.weights("weights", "fsrcnn-pcsr", stage))
     method = build("fsrcnn", "pcsr")
     model = method.config.model_dump(mode="json")
-    provenance = {"commit": "c" * 40, "modified": False, **provenance}
+    how = {"iterations": 1000, "batch": 4, "patch": 16, "lr": "float", "learning_rate": 5e-4}
+    made = {"data": {"photos": "d" * 64}, "seed": 0, "device": "cpu", "stages": {stage: how}}
+    provenance = {"commit": "c" * 40, "modified": False, **made, **provenance}
     facts = {"model": model, "iterations": 7, "provenance": provenance}
     checkpoint.save_weights(path, method, facts)
     lines = [{"step": 1, "loss": 0.5}, {"step": 2, "valid_psnr_rgb": 20.12345}]
@@ -54,6 +57,16 @@ def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) ->
     assert facts["curve"] == {"stage0": [[2, 20.123], [4, 27]], "stage1": [[2, 20.123], [4, 27]]}
     for name, tensor in checkpoint.load(source)[0].items():
         assert torch.equal(tensors[name], tensor)
+    text = file.with_suffix(".md").read_text()
+    assert "| Licence | free |" in text and "| Trained on | photos |" in text
+    assert "| stage1 | 1,000 | 4 of 16x16 | float | 0.0005 | 27.00 |" in text
+
+
+def test_model_cards_are_those_of_the_weights_beside_them() -> None:
+    found = sorted((ROOT / "weights").glob("*.safetensors"))
+    assert found
+    for file in found:
+        assert file.with_suffix(".md").read_text() == card(file.stem, *checkpoint.load(file))
 
 
 def test_weights_that_no_commit_explains_are_not_shipped(study: Study, tmp_path: Path) -> None:

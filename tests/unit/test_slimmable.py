@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.slimmable import Slimmable
 from pcsr import flops
 from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN
 from pcsr.backbones.fsrcnn import FSRCNN
 from pcsr.backbones.srresnet import SRResNet
+from pcsr.baselines.slimmable import Slimmable
 from pcsr.errors import UserError
 from pcsr.methods.base import MakeBackbone
 

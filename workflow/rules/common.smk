@@ -20,14 +20,16 @@ min_version("9.14")
 report: "../report/workflow.rst"
 
 
-# The jobs read the suite from its file, so the file must be all there is to it.
+# The jobs read the suite from its file, so the file must be all there is to it. A workflow with a
+# configuration of its own, which uses this one as a module, names the file: `suite_file`.
 # A Path, because Snakemake does not compare paths among parameters: a moved checkout reruns nothing.
 # Relative, because the command line is kept with the weights, wherever the checkout lies.
-SUITE_FILE = Path(
-    os.path.relpath(workflow.configfiles[0])
-    if workflow.configfiles
-    else "configs/suites/quick.yaml"
-)
+if "suite_file" in config:
+    SUITE_FILE = Path(config.pop("suite_file"))
+elif workflow.configfiles:
+    SUITE_FILE = Path(os.path.relpath(workflow.configfiles[0]))
+else:
+    SUITE_FILE = files.find("configs/suites/quick.yaml")
 
 try:
     study = load_study(SUITE_FILE)

@@ -61,8 +61,8 @@ rule operating_points:
 rule claims:
     input:
         results="reports/{suite}/results.csv",
-        published="configs/claims.yaml",
-        lines=sorted(map(str, Path("configs/logs").glob("*.csv"))),
+        published=str(files.find("configs/claims.yaml")),
+        lines=sorted(map(str, files.find("configs/logs").glob("*.csv"))),
     output:
         html=report(
             "reports/{suite}/claims.html",

@@ -15,6 +15,7 @@ from pcsr import escape
 from pcsr.errors import UserError, one_line
 from pcsr.report.claims.published import AtKnobs, Claims
 from pcsr.report.tables import markdown, rounded
+from pcsr.storage import files
 
 # The logs have four decimals of a dB and two of an M per tile. One level that a sum of floats
 # rounds the other way moves less than 0.001 dB; a tile on another branch moves 0.05 M in 8K.
@@ -108,7 +109,7 @@ def beside(point: Point, ours: pd.DataFrame) -> pd.DataFrame:
         By ``image``: the columns of ``read_lines``, ``our_psnr`` in dB, ``our_mflops`` per tile,
         ``units`` (tiles), and ``off``, the larger difference in units of its tolerance.
     """
-    path = Path(point.known.lines[point.test_set])
+    path = files.find(point.known.lines[point.test_set])
     renamed = {"psnr_rgb": "our_psnr", "mflops": "our_mflops", "units": "units"}
     measured = ours.set_index("image")[list(renamed)].rename(columns=renamed)
     both = read_lines(path, point.backbone, point.knob).join(measured, how="inner")

@@ -12,6 +12,7 @@ from pcsr.config.base import Local
 from pcsr.config.load import parse, read_yaml
 from pcsr.config.models import COUNT_LIMIT, SCALE_LIMIT, Config, Count, Knob, ProtocolConfig
 from pcsr.report.tidy import PROTOCOL, REFERENCE, knob_text
+from pcsr.storage import files
 
 CLAIMS = Path("configs/claims.yaml")
 
@@ -170,6 +171,7 @@ class Claims(Config):
 
 def load_claims(path: Path = CLAIMS) -> Claims:
     """Read the published numbers; a UserError names a missing file or a wrong key."""
+    path = files.find(path)
     return parse(Claims, read_yaml(path), str(path))
 
 
