@@ -49,7 +49,7 @@ def export(
     Example: `pcsr export weights/fsrcnn-pcsr.safetensors fsrcnn-pcsr.onnx`.
     """
     files.require_suffix(target, ".onnx", "output")
-    files.refuse_overwriting((weights,), (target,))
+    files.check_outputs((weights,), (target,))
     require_packages()
     method, _ = load_method(weights)
     scale = usable_scale(method, scale)
