@@ -88,7 +88,7 @@ def bench(
         raise UserError("--max-memory goes with --steps, and --profile with --rounds: drop it.")
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
-    files.refuse_overwriting((*weights, *images), [out])
+    files.check_outputs((*weights, *images), [out])
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     dtype, limit = runtime.dtype_of(precision, picked), runtime.read_bytes(max_memory)

@@ -76,7 +76,7 @@ def latency(
 ) -> None:
     """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
     drawings = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
-    files.refuse_overwriting(measured, (*drawings, *pages.written(out)))
+    files.check_outputs(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]
     drawn = figure(results)
     for path in drawings:

@@ -145,7 +145,7 @@ def measure(
     """
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
-    files.refuse_overwriting((suite, data), (out, out.with_suffix(".md")))
+    files.check_outputs((suite, data), (out, out.with_suffix(".md")))
     started = time.monotonic()
     study = load_study(suite)
     for name in experiments:

@@ -49,7 +49,7 @@ def export(
     Example: `pcsr export weights/fsrcnn-pcsr.safetensors fsrcnn-pcsr.onnx`.
     """
     files.require_suffix(target, ".onnx", "output")
-    files.refuse_overwriting((weights,), (target,))
+    files.check_outputs((weights,), (target,))
     for package in NEEDED:  # before the graph is made, which takes seconds
         import_module(package)
     method, _ = load_method(weights)

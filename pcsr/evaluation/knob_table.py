@@ -55,7 +55,7 @@ def calibrate_knob(
     --out carn-pcsr-calibrated.safetensors`.
     """
     files.require_suffix(out, ".safetensors", "--out")
-    files.refuse_overwriting((weights, images), (out, files.sidecar(out), log_file))
+    files.check_outputs((weights, images), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)

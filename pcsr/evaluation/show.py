@@ -65,7 +65,7 @@ def demo(
     """
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     methods = _load(weights, device, threads)
-    files.refuse_overwriting((image, *weights), demo_files(methods, out))
+    files.check_outputs((image, *weights), demo_files(methods, out))
     scale = usable_scale(methods[0], scale)
     pair = make_pair(open_images(image)[0], scale, protocol)
     if refine and not any(method.refines for method in methods):
@@ -101,7 +101,7 @@ def showcase(
         raise UserError(
             f"--weights: give two files, the original's and the method's, not {len(weights)}."
         )
-    files.refuse_overwriting((images, *weights), (routing, comparison))
+    files.check_outputs((images, *weights), (routing, comparison))
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     original, method = _load(weights, "cpu", threads)
     scale = method.config.scale

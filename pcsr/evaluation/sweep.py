@@ -74,7 +74,7 @@ def sweep(
     """
     files.require_suffix(out, ".csv", "--out")
     inputs = (*weights, images, lr_images)
-    files.refuse_overwriting(inputs, (out, files.sidecar(out), log_file))
+    files.check_outputs(inputs, (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)

@@ -74,7 +74,7 @@ def upscale(
     """
     runtime.setup_logging()
     pairs = targets(source, target, ext)
-    files.refuse_overwriting((source, weights), [out for _, out in pairs])
+    files.check_outputs((source, weights), [out for _, out in pairs])
     limit = runtime.read_bytes(max_memory)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)

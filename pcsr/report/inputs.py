@@ -56,7 +56,7 @@ class ManifestFacts(Facts):
 
 def inputs(*, suite: Suite, out: MarkdownOut) -> None:
     """List the weights and images that a suite was measured with, and what was not available."""
-    files.refuse_overwriting([suite], pages.written(out))
+    files.check_outputs([suite], pages.written(out))
     study = load_study(suite)
     pages.write(inputs_markdown(study, available.present(study)), out)
 

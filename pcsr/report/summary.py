@@ -52,7 +52,7 @@ def summary(
 ) -> None:
     """Write a sentence per test set and backbone: the cheapest point as good as the original."""
     files.require_suffix(out, ".txt", "--out")
-    files.refuse_overwriting([results, *([times] if times else [])], [out])
+    files.check_outputs([results, *([times] if times else [])], [out])
     timed = read_facts(Times, times).cases if times else ()
     files.write_text(out, "".join(f"{line}\n" for line in sentences(load(results), timed)))
 

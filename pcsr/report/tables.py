@@ -53,7 +53,7 @@ def table(
 ) -> None:
     """Write the operating points: what each method and knob value gives and costs."""
     outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
-    files.refuse_overwriting([results], outputs)
+    files.check_outputs([results], outputs)
     measured = load(results)
     points = operating_points(summarise(measured), other_metrics(measured))
     for path in outputs:

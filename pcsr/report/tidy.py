@@ -116,7 +116,7 @@ def write_results(
     """
     files.require_suffix(out, ".csv", "--out")
     beside = files.sidecar(out)
-    files.refuse_overwriting(sweeps, (out, beside))
+    files.check_outputs(sweeps, (out, beside))
     write_csv(collect(sweeps), out)
     digest = content.sha256(out)
     if _recorded(beside) != digest:

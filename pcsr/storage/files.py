@@ -228,15 +228,18 @@ def remove_leftovers(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def refuse_overwriting(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
-    """Refuse outputs that are inputs, under whatever name or link.
+def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
+    """Refuse outputs that are inputs, under whatever name or link, or that cannot be written.
+
+    Commands call this first: what they write comes after all that they compute.
 
     Args:
         inputs: files, with the JSON beside them, and folders, with the files in them.
         outputs: all files to write, of which some may exist.
 
     Raises:
-        UserError: names the first output that is an input.
+        UserError: an output is an input, is written twice, is a folder, or its folder is a file or
+            may not be written to; names the first.
     """
     read = {
         key
@@ -245,9 +248,33 @@ def refuse_overwriting(inputs: Iterable[Path | None], outputs: Iterable[Path | N
         for file in (path.iterdir() if path.is_dir() else (path, sidecar(path)))
         if (key := _identity(file)) is not None
     }
+    places: set[str] = set()
     for path in outputs:
-        if path is not None and _identity(path) in read:
+        if path is None:
+            continue
+        if _identity(path) in read:
             raise UserError(f"{path}: is an input and would be overwritten; give another output.")
+        place = os.path.realpath(path)
+        if place in places:
+            raise UserError(f"{path}: would be written twice; give another output.")
+        if obstacle := _obstacle(path):
+            raise UserError(f"{path}: cannot be written ({obstacle}); give another output.")
+        places.add(place)
+
+
+def _obstacle(path: Path) -> str:
+    """Return why a file cannot be written, or ""; a full disk shows itself only in writing."""
+    try:
+        if path.is_dir():
+            return "it is a folder"
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            return f"{folder} is not a folder"
+    except OSError as error:  # a name that is too long, for one
+        return error.strerror or str(error)
+    # A new file takes the place of the old one, but a log is written to the old one.
+    usable = os.access(folder, os.W_OK | os.X_OK) or os.access(path, os.W_OK)
+    return "" if usable else f"nothing may be written in {folder}"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

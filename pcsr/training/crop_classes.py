@@ -50,7 +50,7 @@ def classify_crops(
     --out classes.safetensors`.
     """
     files.require_suffix(out, ".safetensors", "--out")
-    files.refuse_overwriting((weights, data), (out, files.sidecar(out), log_file))
+    files.check_outputs((weights, data), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)

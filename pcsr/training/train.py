@@ -53,7 +53,7 @@ def train(
     """
     distributed.share_among(processes, device)
     files.require_suffix(out, ".safetensors", "--out")
-    files.refuse_overwriting((suite, init, calibration), (out, files.sidecar(out), log_file))
+    files.check_outputs((suite, init, calibration), (out, files.sidecar(out), log_file))
     study = load_study(suite)
     registry.check_names(study)
     require_name("experiment", experiment, study.experiments, str(suite))

@@ -29,7 +29,7 @@ def import_released(
     Example: `pcsr import-released save/carn-x4/iter_last.pth --out carn-x4.safetensors`.
     """
     files.require_suffix(out, ".safetensors", "--out")
-    files.refuse_overwriting([file], (out, files.sidecar(out)))
+    files.check_outputs([file], (out, files.sidecar(out)))
     return _convert(file, read(file), out, file.name)
 
 
@@ -55,7 +55,7 @@ def fetch_released(
     weights = find_released(experiment, load_released())
     expected = load_experiment(experiment).model
     file = available.obtain(weights, raw)
-    files.refuse_overwriting([file], (out, files.sidecar(out)))
+    files.check_outputs([file], (out, files.sidecar(out)))
     release = read(file)
     for key in ("backbone", "method", "scale"):
         found = getattr(release.model, key)

@@ -1,4 +1,4 @@
-"""Atomic writers, what killed ones leave behind, and outputs that are inputs."""
+"""Atomic writers, what killed ones leave behind, and outputs that cannot be written."""
 
 import subprocess
 import sys
@@ -63,5 +63,31 @@ def test_outputs_are_known_under_all_names(tmp_path: Path) -> None:
             if given == tmp_path / "link" and output.suffix == ".json":
                 continue  # the JSON beside a link is another
             with pytest.raises(UserError, match="is an input and would be overwritten"):
-                files.refuse_overwriting([None, given], [None, tmp_path / "new", output])
-    files.refuse_overwriting([folder, tmp_path / "gone"], [tmp_path / "other.csv", folder / "new"])
+                files.check_outputs([None, given], [None, tmp_path / "new", output])
+    files.check_outputs([folder, tmp_path / "gone"], [tmp_path / "other.csv", folder / "new"])
+
+
+def test_what_cannot_be_written_is_known_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "folder.csv")
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    impossible = ["folder.csv", "link.csv", "file/u.csv", "file/new/u.csv", f"{'x' * 300}.csv"]
+    impossible += [f"{'x' * 300}/u.csv"]
+    for name in impossible:
+        with pytest.raises(UserError, match=r"cannot be written \("):
+            files.check_outputs([], [tmp_path / name])
+    for twice in ("u.csv", "new/../u.csv", "./u.csv"):
+        with pytest.raises(UserError, match="would be written twice"):
+            files.check_outputs([], [tmp_path / "u.csv", tmp_path / twice])
+    possible = ["file", "new/deep/u.csv", "loop.csv", "dangling"]
+    files.check_outputs([], [tmp_path / name for name in possible])
+    files.check_outputs([], [Path("/dev/null"), Path("u.csv")])
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: path == tmp_path / "file")
+    files.check_outputs([], [tmp_path / "file"])
+    with pytest.raises(UserError, match=f"nothing may be written in {tmp_path}"):
+        files.check_outputs([], [tmp_path / "new/u.csv"])

@@ -60,6 +60,8 @@ running = ExitStack()
 
 onstart:
     try:
+        if workflow.executor_plugin.name == "slurm":
+            require_job_states(workflow.executor_settings)
         running.enter_context(
             files.locked(
                 Path(".snakemake/workflow"),
@@ -260,6 +262,10 @@ def report_files():
 
 DEVICE = "cuda" if suite.gpus else "cpu"
 ONE_GPU = min(suite.gpus, 1)
+# All cores of this machine. A cluster has no such number; what is read here is read again by the
+# job, and has to be the same there.
+HERE = None if workflow.remote_exec else workflow.resource_settings.cores
+CORES = HERE or suite.threads
 # Lists of arguments, not texts with blanks: the rules quote each argument (`:q`), because names and
 # paths may hold what a shell would run.
 PROTOCOL_OPTIONS = ["--lr", protocol.lr, "--crop", protocol.crop]

@@ -34,7 +34,7 @@ rule time:
         "results/{suite}/logs/time.log",
     benchmark:
         "results/{suite}/benchmarks/time.tsv"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=ONE_GPU,
     params:

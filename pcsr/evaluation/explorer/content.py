@@ -79,7 +79,7 @@ def explore(
     --out photo.html`.
     """
     files.require_suffix(out, ".html", "--out")
-    files.refuse_overwriting((*images, *weights, results), (out,))
+    files.check_outputs((*images, *weights, results), (out,))
     if not images:
         raise UserError("give at least one HR image, a folder of images, or a packed store.")
     if (results is None) != (not test_set):

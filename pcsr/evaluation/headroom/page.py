@@ -52,17 +52,18 @@ def headroom(
     Example: `pcsr headroom --weights span.safetensors span-enaf.safetensors fsrcnn.safetensors
     --images data/prepared/kodak24 --out headroom.md`.
     """
-    files.refuse_overwriting((*weights, images), pages.written(out))
+    files.check_outputs((*weights, images), pages.written(out))
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     methods = [runtime.move(load_method(path)[0], picked) for path in weights]
     compared, scale, test = _compared(methods), methods[0].config.scale, open_images(images)
+    # First, because it reads an experiment, which may not be there.
+    page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
     rows: list[Row] = []
     count = min(first or len(test), len(test))
     for number in runtime.progress(range(count), "headroom"):
         pair = make_pair(test[number], scale, ProtocolConfig(refine=False))
         rows += [row for method in compared for row in decided(method, pair)]
-    page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
     whole = f"{len(test)} of {escape.markdown(images.name)}"
     page.append(
         f"Images: {whole if count == len(test) else f'the first {count} of the {whole}'}.\n"

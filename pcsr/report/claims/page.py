@@ -57,7 +57,7 @@ def claims(
     published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
 ) -> None:
     """Compare every published cell with ours, and give the difference and a verdict."""
-    files.refuse_overwriting((results, published), pages.written(out))
+    files.check_outputs((results, published), pages.written(out))
     pages.write(claims_markdown(load(results), load_claims(published)), out)
 
 

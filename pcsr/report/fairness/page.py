@@ -45,7 +45,7 @@ FLOP_DECIMALS = {
 
 def fairness(results: Results, /, *, out: MarkdownOut) -> None:
     """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
-    files.refuse_overwriting([results], pages.written(out))
+    files.check_outputs([results], pages.written(out))
     pages.write(fairness_markdown(load(results)), out)
 
 

@@ -83,7 +83,7 @@ def figure(
 ) -> None:
     """Draw PSNR over GFLOPs in both conventions: one curve per method."""
     outputs = [out.with_suffix(suffix) for suffix in SUFFIXES]
-    files.refuse_overwriting([results], outputs)
+    files.check_outputs([results], outputs)
     drawn = psnr_flops(load(results), test_set, backbone)
     for path in outputs:
         save(drawn, path)

@@ -67,7 +67,7 @@ def leaderboard(
     Example: `pcsr leaderboard reports/released/results.csv --gate 24.05 --out mine.md`.
     """
     table = out.with_suffix(".csv")
-    files.refuse_overwriting([results, *times, *added], (table, *pages.written(out)))
+    files.check_outputs([results, *times, *added], (table, *pages.written(out)))
     measured = load(results)
     models = Models.of(measured, added)
     found = standings(models.points, timings.load(times), gate)
