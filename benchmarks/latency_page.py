@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from pcsr import escape
 from pcsr.errors import UserError
-from pcsr.report import figures, pages
+from pcsr.report import pages
+from pcsr.report.figures.saving import save
+from pcsr.report.leaderboard.timings import Machine
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
-from pcsr.report.timings import Machine
 from pcsr.storage import files
 
 Measured = dict[str, Any]
@@ -79,7 +80,7 @@ def latency(
     results = [read(path) for path in measured]
     drawn = figure(results)
     for path in drawings:
-        figures.save(drawn, path)
+        save(drawn, path)
     pages.write(markdown(results), out)
 
 

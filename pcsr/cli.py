@@ -20,7 +20,7 @@ from pcsr.errors import UserError
 COMMANDS = {
     "Use": {
         "upscale": "pcsr.evaluation.upscale:upscale",
-        "explore": "pcsr.evaluation.explore:explore",
+        "explore": "pcsr.evaluation.explorer.content:explore",
         "demo": "pcsr.evaluation.show:demo",
         "export": "pcsr.evaluation.export:export",
         "calibrate-knob": "pcsr.evaluation.knob_table:calibrate_knob",
@@ -37,17 +37,17 @@ COMMANDS = {
     },
     "Measure": {
         "sweep": "pcsr.evaluation.sweep:sweep",
-        "headroom": "pcsr.evaluation.headroom:headroom",
+        "headroom": "pcsr.evaluation.headroom.page:headroom",
         "bench": "benchmarks.latency:bench",
         "training-speed": "benchmarks.training_speed:training_speed",
     },
     "Report": {
         "collect": "pcsr.report.tidy:write_results",
-        "figure": "pcsr.report.figures:figure",
+        "figure": "pcsr.report.figures.psnr_flops:figure",
         "table": "pcsr.report.tables:table",
-        "claims": "pcsr.report.claims:claims",
-        "fairness": "pcsr.report.fairness:fairness",
-        "leaderboard": "pcsr.report.leaderboard:leaderboard",
+        "claims": "pcsr.report.claims.page:claims",
+        "fairness": "pcsr.report.fairness.page:fairness",
+        "leaderboard": "pcsr.report.leaderboard.page:leaderboard",
         "inputs": "pcsr.report.inputs:inputs",
         "summary": "pcsr.report.summary:summary",
         "showcase": "pcsr.evaluation.show:showcase",

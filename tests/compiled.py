@@ -13,7 +13,8 @@ from models import ROUTED, build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pcsr.engine import gpu, kernels
+from pcsr.engine.gpu import heads as gpu
+from pcsr.engine.gpu import kernels
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {

@@ -24,9 +24,9 @@ PRELOADED = (
     "pcsr.evaluation.sweep",
     "pcsr.evaluation.upscale",
     "pcsr.training.train",
-    "pcsr.report.fairness",
-    "pcsr.report.figures",
-    "pcsr.report.leaderboard",
+    "pcsr.report.fairness.page",
+    "pcsr.report.figures.psnr_flops",
+    "pcsr.report.leaderboard.page",
     "baselines.arm",
     "baselines.classsr",
 )

@@ -2,6 +2,7 @@
 
 ``runners`` finds the runner of a method. ``tiles`` are what an image is cut into to fit in
 memory, ``memory`` finds how. ``engine`` runs an encoder and routed heads on tiles, the heads by
-``cpu`` (in ``strips`` of a few LR rows) or ``gpu`` (by ``kernels``). ``deploy`` lays networks out
-for inference, ``products`` multiplies narrow matrices, ``blockwise`` trains heads in cache.
+``cpu.heads`` (in strips of a few LR rows) or ``gpu.heads`` (by kernels). ``deploy`` lays networks
+out for inference, ``cpu.products`` multiplies narrow matrices, ``cpu.blockwise`` trains heads in
+cache, ``graph`` is what is exported.
 """

@@ -17,8 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade
 from pcsr.backbones.fsrcnn import FSRCNN
-from pcsr.engine.convolutions import Enlarging, with_prelu
-from pcsr.engine.products import product, product_added
+from pcsr.engine.cpu.convolutions import Enlarging, with_prelu
+from pcsr.engine.cpu.products import product, product_added
 
 ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pcsr.data.bicubic import levels
 from pcsr.engine import memory
-from pcsr.engine.cpu import StripHeads
+from pcsr.engine.cpu.heads import StripHeads
 from pcsr.engine.deploy import deploy
 from pcsr.engine.engine import Engine, Heads
 from pcsr.engine.tiles import SRTile, Tile, warn_if_cut, whole
@@ -128,7 +128,7 @@ class PixelRunner(Runner):
 def fastest_heads(device: torch.device, precision: torch.dtype) -> type[Heads]:
     """Return the fastest heads. In float32 the kernels' layers would not fit in shared memory."""
     if device.type == "cuda" and precision != torch.float32 and find_spec("triton"):
-        from pcsr.engine.gpu import FusedHeads  # noqa: PLC0415 - triton is on GPU machines alone
+        from pcsr.engine.gpu.heads import FusedHeads  # noqa: PLC0415 - triton is on GPU machines alone
 
         return FusedHeads
     return StripHeads

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcsr.backbones.base import Backbone
-from pcsr.engine.strips import bilinear_by_pixel
+from pcsr.engine.cpu.strips import bilinear_by_pixel
 from pcsr.geometry import Axis, axis
 
 log = logging.getLogger("pcsr")

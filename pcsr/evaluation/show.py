@@ -190,7 +190,7 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
         The lines of the log: method, PSNR-RGB in dB, GFLOPs, and their percentage of the first
         original's GFLOPs (of the first method's, if no original is shown).
     """
-    from pcsr.report import showcase  # noqa: PLC0415 - heavy, and upscaling does not draw
+    from pcsr.report.figures import showcase  # noqa: PLC0415 - heavy, and upscaling does not draw
 
     write(out / "HR.png", pair.hr)
     write(out / "LR.png", to_uint8(pair.lr))
@@ -215,12 +215,12 @@ def bicubic_enlarged(pair: Pair) -> metrics.Image:
 
 def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
     """Write the report's two images: the routing map, and crops side by side."""
-    from pcsr.report import figures, showcase  # noqa: PLC0415 - as above
+    from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
 
     title = f"{method.title} on {pair.name}: {method.psnr_rgb:.2f} dB, {method.gflops:.2f} GFLOPs"
     branches = method.method.branches
     figure = showcase.routing_figure(pair.hr, method.sr, method.labels, branches, title)
-    figures.save(figure, routing)
+    saving.save(figure, routing)
     enlarged = bicubic_enlarged(pair)
     panels = [
         ("HR", pair.hr),
@@ -230,4 +230,4 @@ def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: 
         (method.title, method.sr),
     ]
     lost = pair.hr.astype(float) - enlarged  # the detail that super-resolution has to restore
-    figures.save(showcase.comparison(panels, showcase.detailed_box(lost, side=96)), comparison)
+    saving.save(showcase.comparison(panels, showcase.detailed_box(lost, side=96)), comparison)

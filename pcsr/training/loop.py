@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pcsr import distributed
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
-from pcsr.engine import blockwise
+from pcsr.engine.cpu import blockwise
 from pcsr.engine.deploy import deploy
 from pcsr.errors import UserError
 from pcsr.methods.base import Method, Stage

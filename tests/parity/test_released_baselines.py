@@ -20,8 +20,8 @@ from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure, show
 from pcsr.evaluation.measure import Pair
 from pcsr.methods.base import Method
-from pcsr.report import logs
-from pcsr.report.published import load_claims
+from pcsr.report.claims import logs
+from pcsr.report.claims.published import load_claims
 from pcsr.weights import released
 
 pytestmark = pytest.mark.shared

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pcsr.config.models import HeadConfig
-from pcsr.engine import blockwise
-from pcsr.engine.blockwise import BLOCK
+from pcsr.engine.cpu import blockwise
+from pcsr.engine.cpu.blockwise import BLOCK
 from pcsr.geometry import axis
 from pcsr.methods.heads import Head, places
 

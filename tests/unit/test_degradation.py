@@ -18,7 +18,7 @@ from pcsr.data.test_images import TestImage, TestImages
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
 from pcsr.evaluation.sweep import Subject, SweepOptions, measure_all, sweep
-from pcsr.report.choices import protocol_effects
+from pcsr.report.fairness.choices import protocol_effects
 from pcsr.report.tidy import load, protocol_text, write_results
 
 WAYS = get_args(Bicubic)

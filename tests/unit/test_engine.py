@@ -12,7 +12,8 @@ from benchmarks import reference_pcsr
 from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.data.bicubic import levels
-from pcsr.engine import cpu, memory
+from pcsr.engine import memory
+from pcsr.engine.cpu import heads as cpu
 from pcsr.engine.deploy import deploy
 from pcsr.engine.runners import runner
 from pcsr.engine.tiles import Tile

@@ -18,9 +18,9 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.data.images import write
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
-from pcsr.evaluation import explore, stops
+from pcsr.evaluation.explorer import content, stops
+from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, Row, make_pair, measure
-from pcsr.evaluation.subject import Subject
 from pcsr.methods.base import Method
 from pcsr.metrics import psnr_rgb
 from pcsr.report.explorer import page
@@ -109,13 +109,13 @@ def test_the_command_opens_with_results_and_keeps_its_size(
     weights = [ROOT / "weights" / f"fsrcnn-{name}.safetensors" for name in ("original", "pcsr")]
     out = tmp_path / "page.html"
     suite = {"results": ROOT / "reports" / "quick" / "results.csv", "test_set": "embedded-photos"}
-    said = explore.explore(
+    said = content.explore(
         images, weights=weights, out=out, megabytes=1, side=256, threads=1, **suite
     )
     assert said.endswith("1.0 MB, 2 images of 3; the others do not fit"), said
-    content = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
-    assert [image["width"] for image in content["images"]] == [240, 240]
-    head = content["head"]
+    shown = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
+    assert [image["width"] for image in shown["images"]] == [240, 240]
+    head = shown["head"]
     assert head["source"] == "embedded photographs, 8 images"
     assert {curve["label"] for curve in head["curves"]} >= {"PCSR", "ClassSR", "ARM", "Original"}
     verdict = next(curve["verdict"] for curve in head["curves"] if curve["label"] == "PCSR")
@@ -126,9 +126,9 @@ def test_the_command_opens_with_results_and_keeps_its_size(
         ({"test_set": "elsewhere"}, "elsewhere"),
     ):
         with pytest.raises(UserError, match=named):
-            explore.explore(images, **{"weights": weights, "out": out, **suite, **options})
+            content.explore(images, **{"weights": weights, "out": out, **suite, **options})
     with pytest.raises(UserError, match="at least one"):
-        explore.explore(weights=weights, out=out)
+        content.explore(weights=weights, out=out)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         for name in names
     }
     subjects = [Subject(method, name, 4, PROTOCOL) for name, method in methods.items()]
-    explore.write(pairs, subjects, folder / "page.html", title=HOSTILE)
+    content.write(pairs, subjects, folder / "page.html", title=HOSTILE)
     with chromium.page(folder / "profile") as tab:
         tab.size(1280, 900)
         tab.open(folder / "page.html")
@@ -199,7 +199,7 @@ def test_three_branches_are_laid_over_each_other(made: Made, tmp_path: Path) -> 
     method = build("fsrcnn", "pcsr", width=8, heads=sizes, classifier={"width": 0, "depth": 0})
     plain = PROTOCOL.model_copy(update={"refine": False})
     pair = Pair("cut", made.pairs[0].lr[..., :30, :24], made.pairs[0].hr[:120, :96])
-    explore.write([pair], [Subject(method, "PCSR", 4, plain)], tmp_path / "page.html", title="3")
+    content.write([pair], [Subject(method, "PCSR", 4, plain)], tmp_path / "page.html", title="3")
     made.page.open(tmp_path / "page.html")
     step = "Math.round({} * (knobs[0].track.length - 1))"
     value = f"knobs[0].value(knobs[0].stopAt({step}))"

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcsr.report import choices, curves, fairness
+from pcsr.report import curves
 from pcsr.report.curves import Curve, Estimate
+from pcsr.report.fairness import choices
+from pcsr.report.fairness import page as fairness
 
 IMAGES = 12
 KNOBS = np.arange(6.0)

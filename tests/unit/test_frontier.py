@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 from test_report_fairness import IMAGES, rows_of, table
 
-from pcsr.report import fairness, figures, frontier, tidy
+from pcsr.report import tidy
 from pcsr.report.curves import Curve
+from pcsr.report.fairness import frontier
+from pcsr.report.fairness import page as fairness
+from pcsr.report.figures.psnr_flops import psnr_flops
 
 
 def static(backbone, psnr, gflops, **own):
@@ -123,7 +126,7 @@ def test_every_figure_shows_the_static_networks(least):
     )
     points = [(31.9, 100.0), (31.5, 50.0), (31.1, least)]
     results = with_points(points, networks=networks)
-    figure = figures.psnr_flops(results, "set", "carn")
+    figure = psnr_flops(results, "set", "carn")
     for panel in figure.axes:
         assert panel.get_xscale() == ("log" if least else "symlog")
         texts = {text.get_text() for text in panel.texts}

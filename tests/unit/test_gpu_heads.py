@@ -18,7 +18,7 @@ from pcsr.backbones.base import Backbone
 from pcsr.config.models import HeadConfig
 from pcsr.engine import memory, runners
 from pcsr.engine.deploy import deploy, widened
-from pcsr.engine.gpu import FusedHeads, _compacted, _halves
+from pcsr.engine.gpu.heads import FusedHeads, _compacted, _halves
 from pcsr.engine.runners import Restored, runner
 from pcsr.engine.tiles import Tile
 from pcsr.errors import UserError
@@ -37,7 +37,7 @@ def _without_gradients() -> Iterator[None]:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the kernels, in blocks that the interpreter is through with in seconds."""
-    monkeypatch.setattr("pcsr.engine.gpu._launch", lambda width: (1024, 4))
+    monkeypatch.setattr("pcsr.engine.gpu.heads._launch", lambda width: (1024, 4))
     monkeypatch.setattr(runners, "fastest_heads", lambda *_: FusedHeads)
 
 

@@ -13,9 +13,9 @@ from workspace import ROOT
 from pcsr import metrics
 from pcsr.data import images as pixels
 from pcsr.errors import UserError
-from pcsr.evaluation import headroom
+from pcsr.evaluation.headroom import page as headroom
+from pcsr.evaluation.headroom.oracle import Choice, decided, errors, oracle
 from pcsr.evaluation.measure import Pair, everywhere, explore
-from pcsr.evaluation.oracle import Choice, decided, errors, oracle
 from pcsr.methods.original import Original
 from pcsr.weights import checkpoint
 

@@ -13,9 +13,11 @@ from test_fairness import IMAGES, results
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
 from pcsr.metrics import comparable, psnr_rgb
-from pcsr.report import claims as claim
-from pcsr.report import curves, fairness, figures, tables, tidy
-from pcsr.report.published import load_claims
+from pcsr.report import curves, tables, tidy
+from pcsr.report.claims import page as claim
+from pcsr.report.claims.published import load_claims
+from pcsr.report.fairness import page as fairness
+from pcsr.report.figures.psnr_flops import figure, psnr_flops
 
 CLAIMS = Path(__file__).parents[2] / "configs" / "claims.yaml"
 Change = Callable[[pd.DataFrame], pd.Series]
@@ -88,9 +90,9 @@ def test_the_commands_take_a_file_with_infinite_rows(tmp_path: Path) -> None:
     tidy.write_csv(tidy._ordered(table), path)
     loaded = tidy.load(path)
     assert len(loaded) == len(table) and np.isinf(loaded["psnr_y"]).any()  # the file keeps them
-    drawn = figures.psnr_flops(loaded, "urban100", "carn")
+    drawn = psnr_flops(loaded, "urban100", "carn")
     assert "mean of 9 images, without 3 restored exactly" in drawn.get_suptitle()
-    figures.figure(path, test_set="urban100", backbone="carn", out=tmp_path / "figure.png")
+    figure(path, test_set="urban100", backbone="carn", out=tmp_path / "figure.png")
     tables.table(path, out=tmp_path / "points.md")
     fairness.fairness(path, out=tmp_path / "fairness.md")
     claim.claims(path, out=tmp_path / "claims.md", published=CLAIMS)

@@ -9,8 +9,10 @@ from test_report_fairness import original, routed, rows_of, table
 
 from pcsr import cli
 from pcsr.errors import UserError
-from pcsr.report import leaderboard, tidy, timings
-from pcsr.report.leaderboard import Models, standings
+from pcsr.report import tidy
+from pcsr.report.leaderboard import page as leaderboard
+from pcsr.report.leaderboard import timings
+from pcsr.report.leaderboard.page import Models, standings
 
 MEAN = 0.3 * 4.5  # what the images add to a point's PSNR
 MACHINE = {
@@ -70,7 +72,7 @@ def test_every_count_takes_its_own_cheapest_point_in_the_gate():
 
 
 def page_of(found, notes=()):
-    return leaderboard.page(found, "as always", notes)
+    return leaderboard.leaderboard_markdown(found, "as always", notes)
 
 
 def test_the_gate_itself_is_reached_and_what_is_below_is_named():

@@ -23,19 +23,15 @@ from pcsr.config.models import DatasetConfig, FolderSource
 from pcsr.data.prepare import make_store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
-from pcsr.report import (
-    claims,
-    fairness,
-    figures,
-    inputs,
-    leaderboard,
-    pages,
-    showcase,
-    tables,
-    tidy,
-    timings,
-)
-from pcsr.report.published import load_claims
+from pcsr.report import inputs, pages, tables, tidy
+from pcsr.report.claims import page as claims
+from pcsr.report.claims.published import load_claims
+from pcsr.report.fairness import page as fairness
+from pcsr.report.figures import showcase
+from pcsr.report.figures.psnr_flops import psnr_flops
+from pcsr.report.figures.saving import save
+from pcsr.report.leaderboard import page as leaderboard
+from pcsr.report.leaderboard import timings
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 WORDS = {"text", "softbreak", "text_special"}  # inline tokens that are no markup
@@ -132,10 +128,11 @@ def test_pages_have_no_markup_but_their_own(name: str, monkeypatch: pytest.Monke
     )
     points = tables.operating_points(tidy.summarise(measured), tidy.other_metrics(measured))
     models = leaderboard.Models.of(measured)
+    standings = leaderboard.standings(models.points, timings.load([]))
     for page in (
         claims.claims_markdown(partly, published),
         fairness.fairness_markdown(partly),
-        leaderboard.page(leaderboard.standings(models.points, timings.load([])), name, [name]),
+        leaderboard.leaderboard_markdown(standings, name, [name]),
         tables._sections(points, []),
     ):
         kinds = {part.type for token in READER.parse(page) for part in token.children or []}
@@ -187,12 +184,12 @@ def test_names_in_figures_are_text(tmp_path: Path) -> None:
         several = measured.assign(experiment=measured["experiment"] + name, method=name)
         image = np.zeros((8, 8, 3), np.uint8)
         drawn = (
-            figures.psnr_flops(several, name, name),
+            psnr_flops(several, name, name),
             showcase.comparison([(name, image), (name, image + 1)]),
             showcase.routing_figure(image, image, np.zeros((8, 8), int), 1, name),
         )
         for one in drawn:
-            figures.save(one, tmp_path / "figure.svg")
+            save(one, tmp_path / "figure.svg")
             ElementTree.parse(tmp_path / "figure.svg")
 
 

@@ -17,7 +17,7 @@ from pcsr.config import models
 from pcsr.config.load import parse, schemas
 from pcsr.errors import UserError
 from pcsr.evaluation.model import Model
-from pcsr.report.published import Claims
+from pcsr.report.claims.published import Claims
 from pcsr.routing import OperatingPoint
 
 NONSENSE = ("nan", "inf", "-inf", "1e300", "-1e300", "1e999", "", "some", "0,5", "9" * 5000)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from pcsr.engine import products
-from pcsr.engine.products import plain_product, product, product_added
+from pcsr.engine.cpu import products
+from pcsr.engine.cpu.products import plain_product, product, product_added
 
 
 def refuse(*_: Any) -> None:

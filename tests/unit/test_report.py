@@ -14,9 +14,12 @@ from docutils.core import publish_string
 from pydantic import ValidationError
 
 from pcsr.errors import UserError
-from pcsr.report import claims as claim
-from pcsr.report import figures, inputs, showcase, style, tables, tidy
-from pcsr.report.published import Claims, knobs_text, load_claims
+from pcsr.report import inputs, tables, tidy
+from pcsr.report.claims import page as claim
+from pcsr.report.claims.published import Claims, knobs_text, load_claims
+from pcsr.report.figures import showcase, style
+from pcsr.report.figures.psnr_flops import psnr_flops
+from pcsr.report.figures.saving import SUFFIXES, save
 
 REPOSITORY = Path(__file__).parents[2]
 KNOBS = (-25.0, -8.0, -1.0, 0.0, 1.0, 8.0, 25.0)
@@ -307,12 +310,12 @@ def test_a_rounded_zero_has_no_sign_and_a_bar_is_escaped():
     ]
 
 
-@pytest.mark.parametrize("suffix", figures.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_figures_are_the_same_bytes_each_time(results, tmp_path, suffix):
     before = dict(mpl.rcParams)
     written = []
     for name in ("one", "two"):
-        figures.save(figures.psnr_flops(results, "urban100", "carn"), tmp_path / (name + suffix))
+        save(psnr_flops(results, "urban100", "carn"), tmp_path / (name + suffix))
         written.append((tmp_path / (name + suffix)).read_bytes())
     assert written[0] == written[1]
     assert b"<dc:date>" not in written[0]
@@ -322,14 +325,14 @@ def test_figures_are_the_same_bytes_each_time(results, tmp_path, suffix):
 def test_a_failed_save_leaves_the_old_file(results, tmp_path, monkeypatch):
     path = tmp_path / "figure.svg"
     path.write_text("old")
-    figure = figures.psnr_flops(results, "urban100", "carn")
+    figure = psnr_flops(results, "urban100", "carn")
 
     def fail(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        figures.save(figure, path)
+        save(figure, path)
     assert path.read_text() == "old"
     assert [other.name for other in tmp_path.glob("*figure*")] == ["figure.svg"]
 
@@ -340,7 +343,7 @@ def test_what_is_far_below_the_original_is_cut_and_said(tmp_path):
         write_sweep(tmp_path, "carn-pcsr", pcsr_rows() + low),
         write_sweep(tmp_path, "carn-original", original_rows()),
     ]
-    for panel in figures.psnr_flops(tidy.collect(paths), "urban100", "carn").axes:
+    for panel in psnr_flops(tidy.collect(paths), "urban100", "carn").axes:
         bottom, _ = panel.get_ylim()
         assert bottom > PSNR - 2
         texts = [text.get_text() for text in panel.texts]
@@ -349,7 +352,7 @@ def test_what_is_far_below_the_original_is_cut_and_said(tmp_path):
 
 def test_conventions_that_agree_share_a_panel(results):
     same = results.assign(flops_algorithmic=1.004 * results["flops_paper"])
-    (panel,) = figures.psnr_flops(same, "urban100", "carn").axes
+    (panel,) = psnr_flops(same, "urban100", "carn").axes
     assert "paper and the algorithmic convention agree" in panel.get_title()
 
 
@@ -374,7 +377,7 @@ def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
         write_sweep(tmp_path, "carn-pcsr", many(pcsr_rows())),
         write_sweep(tmp_path, "carn-original", many(original_rows())),
     ]
-    figure = figures.psnr_flops(tidy.collect(paths), "urban100", "carn")
+    figure = psnr_flops(tidy.collect(paths), "urban100", "carn")
     for panel in figure.axes:
         (band,) = panel.collections
         (curve,) = [line for line in panel.get_lines() if line.get_marker() == "o"]
@@ -386,9 +389,9 @@ def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
 
 
 def test_both_panels_show_every_point(results):
-    figure = figures.psnr_flops(results, "urban100", "carn")
+    figure = psnr_flops(results, "urban100", "carn")
     assert len(figure.axes) == 2
-    for panel, convention in zip(figure.axes, figures.CONVENTIONS, strict=True):
+    for panel, convention in zip(figure.axes, tidy.CONVENTIONS, strict=True):
         assert convention in panel.get_title()
         drawn = [line.get_xydata() for line in panel.get_lines()]
         curve, star = drawn[3], drawn[4]
@@ -409,7 +412,7 @@ def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
         write_sweep(tmp_path, "carn-original", original_rows()),
     ]
     results = tidy.collect(paths)
-    figure = figures.psnr_flops(results[~results["adaptive"]], "urban100", "carn")
+    figure = psnr_flops(results[~results["adaptive"]], "urban100", "carn")
     for panel in figure.axes:
         assert np.ptp(panel.get_ylim()) >= 0.1
         assert [text.get_text() for text in panel.texts] == ["-25 to -15"]
@@ -418,7 +421,7 @@ def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
 @pytest.mark.parametrize("place", [("urban10", "carn"), ("urban100", "cairn")])
 def test_a_figure_of_nothing_names_what_there_is(results, place):
     with pytest.raises(UserError, match="Did you mean"):
-        figures.psnr_flops(results, *place)
+        psnr_flops(results, *place)
 
 
 @pytest.fixture(scope="module")
@@ -726,7 +729,7 @@ def test_routing_figure_tells_the_shares(tmp_path):
         "branch 1: 0.0 %",
         "branch 2 (most expensive): 25.0 %",
     ]
-    figures.save(figure, tmp_path / "routing.png")
+    save(figure, tmp_path / "routing.png")
     assert (tmp_path / "routing.png").stat().st_size > 0
 
 

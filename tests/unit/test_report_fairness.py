@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcsr.report import curves, fairness, tidy
+from pcsr.report import curves, tidy
 from pcsr.report.curves import Curve
+from pcsr.report.fairness import page as fairness
 
 IMAGES = 10
 KNOBS = (0.0, 1.0, 2.0, 3.0)

@@ -16,7 +16,7 @@ from workspace import Workspace
 from pcsr.data.images import read, to_tensor
 from pcsr.engine import memory
 from pcsr.evaluation import knob_table
-from pcsr.report import timings
+from pcsr.report.leaderboard import timings
 from pcsr.routing import OperatingPoint
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method

@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
-from pcsr.report import style
+from pcsr.report.figures import style
 from pcsr.storage import files
 
 

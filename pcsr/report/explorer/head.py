@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from pcsr import metrics, registry
 from pcsr.errors import UserError
-from pcsr.report import curves, style, tidy
+from pcsr.report import curves, tidy
 from pcsr.report.curves import Curve
+from pcsr.report.figures import style
 from pcsr.report.tidy import REFERENCE
 
 CLOSE = 0.1  # dB below the original

@@ -42,7 +42,7 @@ def write(content: Mapping[str, Any], planes: Planes, out: Path) -> float:
     """Write a page atomically.
 
     Args:
-        content: what the scripts show, as JSON can hold it; see ``evaluation.explore.write``.
+        content: what the scripts show, as JSON can hold it; see ``evaluation.explorer.content``.
         planes: its images.
         out: HTML file.
 
@@ -56,7 +56,7 @@ def write(content: Mapping[str, Any], planes: Planes, out: Path) -> float:
 
 def render(content: Mapping[str, Any], planes: Planes) -> str:
     """Return the page; names in ``content`` are shown as text, whatever they hold."""
-    # Trusted are the files of this folder alone: values are escaped, and JSON has no "<".
+    # Trusted are the template and the files of web/ alone: values are escaped, and JSON has no "<".
     environment = Environment(
         loader=PackageLoader("pcsr.report", "explorer"), autoescape=True, trim_blocks=True
     )
@@ -71,8 +71,8 @@ def render(content: Mapping[str, Any], planes: Planes) -> str:
 
 
 def _source(name: str) -> Markup:
-    """Return a file of this folder as it is."""
-    return Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    """Return a file of ``web`` as it is."""
+    return Markup(Path(__file__).with_name("web").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _finite(value: Any) -> Any:

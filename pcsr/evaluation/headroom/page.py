@@ -14,8 +14,8 @@ from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.config.options import CORES, Count, Device, HRImages, MarkdownOut, Threads, WeightsFiles
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
+from pcsr.evaluation.headroom.oracle import FULL, Choice, decided
 from pcsr.evaluation.measure import Row, make_pair
-from pcsr.evaluation.oracle import FULL, Choice, decided
 from pcsr.geometry import TILE
 from pcsr.methods.base import Method
 from pcsr.methods.original import PAPER as ORIGINALS

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pcsr.engine import kernels
 from pcsr.engine.deploy import padded, sixteens
 from pcsr.engine.engine import Heads
+from pcsr.engine.gpu import kernels
 from pcsr.engine.tiles import ImageGrid, TileGrid
 from pcsr.errors import UserError
 from pcsr.methods.heads import Head

@@ -2,7 +2,7 @@
 
 const content = JSON.parse(document.getElementById("content").textContent);
 
-/** The knob values of a method, most expensive first; see evaluation/stops.py. */
+/** The knob values of a method, most expensive first; see evaluation/explorer/stops.py. */
 class Knob {
   constructor(method) {
     this.segments = method.segments;

@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
-from pcsr.report import audit, logs, pages
-from pcsr.report.published import (
+from pcsr.report import pages
+from pcsr.report.claims import audit, logs
+from pcsr.report.claims.published import (
     CLAIMS,
     Claims,
     PublishedModel,

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pcsr import escape
 from pcsr.errors import UserError, one_line
-from pcsr.report.published import AtKnobs, Claims
+from pcsr.report.claims.published import AtKnobs, Claims
 from pcsr.report.tables import markdown, rounded
 
 # The logs have four decimals of a dB and two of an M per tile. One level that a sum of floats

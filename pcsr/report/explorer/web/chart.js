@@ -10,7 +10,7 @@ const MARKERS = {
 };
 const SHAPES = Object.keys(MARKERS);
 
-// A method has one colour and one marker in all charts, those of the suite's figures (report/style.py);
+// A method has one colour and one marker in all charts, those of the suite's figures (report/figures/style.py);
 // those of other packages come after.
 const KNOWN = ["Original", "PCSR", "ClassSR", "ARM", "ENAF"];
 const others = [];

@@ -6,8 +6,8 @@ from functools import partial
 import pandas as pd
 
 from pcsr import escape
+from pcsr.report.claims.published import Claims, PublishedModel, knobs_text
 from pcsr.report.curves import Curve, estimate, percent_needed
-from pcsr.report.published import Claims, PublishedModel, knobs_text
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import CONVENTIONS, PROTOCOL, REFERENCE, knob_text, labels, lr_text
 

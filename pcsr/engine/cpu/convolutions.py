@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcsr.engine.products import in_onednn
+from pcsr.engine.cpu.products import in_onednn
 
 
 class WithPReLU(nn.Module):

@@ -26,13 +26,14 @@ from pcsr.config.options import (
 from pcsr.data.images import to_uint8
 from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError
+from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import usable_scale
-from pcsr.evaluation.subject import Subject
 from pcsr.methods.base import Method
-from pcsr.report import style, tidy
+from pcsr.report import tidy
 from pcsr.report.explorer import head, page
 from pcsr.report.explorer.head import Head
+from pcsr.report.figures import style
 from pcsr.storage import files
 from pcsr.weights.load import load_method
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcsr import routing
-from pcsr.engine import strips
+from pcsr.engine.cpu import strips
+from pcsr.engine.cpu.products import plain_product, product
+from pcsr.engine.cpu.strips import Strip
 from pcsr.engine.engine import Heads
-from pcsr.engine.products import plain_product, product
-from pcsr.engine.strips import Strip
 from pcsr.engine.tiles import ImageGrid, TileGrid
 from pcsr.errors import UserError
 from pcsr.methods.heads import Head, PlaceTerms

@@ -9,16 +9,16 @@ from pcsr import metrics
 from pcsr.config.models import ProtocolConfig
 from pcsr.data.images import to_uint8
 from pcsr.errors import UserError
-from pcsr.evaluation import stops
+from pcsr.evaluation.explorer import stops
+from pcsr.evaluation.explorer.stops import Ranks, Stops
 from pcsr.evaluation.measure import Pair, Row, decide, everywhere, points_of, rows_of
-from pcsr.evaluation.stops import Ranks, Stops
 from pcsr.geometry import TILE, Tiles
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.tiled import Tiled
-from pcsr.report import style
 from pcsr.report.curves import Curve
 from pcsr.report.explorer.head import Swept
 from pcsr.report.explorer.page import Planes
+from pcsr.report.figures import style
 from pcsr.routing import OperatingPoint
 
 STEPS = 501  # of the slider: 0.2 % of the units each

@@ -10,7 +10,9 @@ from cyclopts import Parameter
 from pcsr import escape
 from pcsr.config import options
 from pcsr.errors import UserError
-from pcsr.report import contributed, frontier, pages, timings
+from pcsr.report import pages
+from pcsr.report.fairness import frontier
+from pcsr.report.leaderboard import contributed, timings
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
@@ -70,7 +72,9 @@ def leaderboard(
     models = Models.of(measured, added)
     found = standings(models.points, timings.load(times), gate)
     write_csv(found, table)
-    pages.write(page(found, protocol_text(measured[measured["main"]]), models.notes), out)
+    pages.write(
+        leaderboard_markdown(found, protocol_text(measured[measured["main"]]), models.notes), out
+    )
 
 
 class Models(NamedTuple):
@@ -258,7 +262,7 @@ def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     return sums.assign(seconds_per_megapixel=sums["seconds"] / megapixels)
 
 
-def page(found: pd.DataFrame, protocol: str, notes: Sequence[str] = ()) -> str:
+def leaderboard_markdown(found: pd.DataFrame, protocol: str, notes: Sequence[str] = ()) -> str:
     """Return the page: a table for each test set, scale and gate, and how to read them.
 
     Args:

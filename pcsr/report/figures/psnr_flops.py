@@ -6,7 +6,6 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -21,9 +20,11 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
-from pcsr.report import frontier, notes, style
 from pcsr.report.curves import Curve, Floats, estimates
-from pcsr.report.style import Style
+from pcsr.report.fairness import frontier
+from pcsr.report.figures import notes, style
+from pcsr.report.figures.saving import SUFFIXES, save
+from pcsr.report.figures.style import Style
 from pcsr.report.tidy import (
     CONVENTIONS,
     REFERENCE,
@@ -36,7 +37,6 @@ from pcsr.report.tidy import (
 )
 from pcsr.storage import files
 
-SUFFIXES = (".svg", ".pdf", ".png")
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
 DARK = "0.25"  # of the original
 GUIDE: dict[str, Any] = {"color": DARK, "linestyle": (0, (5, 4)), "linewidth": 0.8}
@@ -129,23 +129,6 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     for x, panel in by_cost.items():
         _write(panel, curves, static, x)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure atomically as .png (150 dpi), .svg or .pdf; the same one gives the same bytes.
-
-    PDFs hold text as text.
-    """
-    metadata = {
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-        ".png": {"Software": None},
-    }
-    with (
-        mpl.rc_context({"svg.hashsalt": "pcsr", "pdf.fonttype": 42}),
-        files.atomic(path) as temporary,
-    ):
-        figure.savefig(temporary, dpi=150, metadata=metadata[path.suffix])
 
 
 def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:

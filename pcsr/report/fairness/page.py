@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
-from pcsr.report import choices, curves, frontier, pages
+from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, estimate
+from pcsr.report.fairness import choices, frontier
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     CONVENTIONS,

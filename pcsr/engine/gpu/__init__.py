@@ -1,0 +1,1 @@
+"""Heads on a GPU (``heads``), each by one kernel (``kernels``); both modules need triton."""

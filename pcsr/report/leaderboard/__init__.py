@@ -1,0 +1,1 @@
+"""The leaderboard, with what others ``contributed`` and ``timings`` of devices."""
