@@ -6,23 +6,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import seaborn as sns
 from cyclopts import Parameter
 from matplotlib.figure import Figure
 
+from benchmarks import latency_figure
 from pcsr import escape
 from pcsr.errors import UserError
 from pcsr.report import pages
-from pcsr.report.figures.saving import save
+from pcsr.report.figures import saving
 from pcsr.report.leaderboard.timings import Machine
+from pcsr.report.tables import best_cells, rounded
 from pcsr.report.tables import markdown as table_markdown
-from pcsr.report.tables import rounded
 from pcsr.storage import files
 
 Measured = dict[str, Any]
 
-MARKERS = {"engine": "o", "definition": "X", "tiles": "s"}
-ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
 SHOWN = 0.03  # share of the time below which an operation is left out
 OF_A_CASE = frozenset(
     (
@@ -32,12 +30,12 @@ OF_A_CASE = frozenset(
     )
 )
 CASES = {
-    "image": "Image",
     "model": "Model",
     "path": "Path",
     "knob": "Knob",
+    "image": "Image",
     "expensive": "Most expensive branch (%)",
-    "gflops_algorithmic": "GFLOPs",
+    "gflops_algorithmic": "GFLOPs (algorithmic)",
     "gflops_engine": "GFLOPs (engine)",
     "flops_ratio": "FLOP ratio",
     "time_ratio": "Time ratio",
@@ -51,7 +49,7 @@ CASES = {
 }
 DECIMALS = {
     "Most expensive branch (%)": 1,
-    "GFLOPs": 2,
+    "GFLOPs (algorithmic)": 2,
     "GFLOPs (engine)": 2,
     "FLOP ratio": 3,
     "Time ratio": 3,
@@ -66,21 +64,25 @@ DECIMALS = {
     "Seconds per megapixel": 4,
     "Relative to the first": 3,
 }
+BETTER = {
+    **dict.fromkeys(("FLOP ratio", "Time ratio", "Peak (MiB)"), -1),
+    **dict.fromkeys(("PSNR-RGB (dB)",), 1),
+}
 
 
 def latency(
     measured: Annotated[list[Path], Parameter(help="files made by `pcsr bench`")],
     /,
     *,
-    out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg beside it")],
+    out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg and .pdf beside it")],
 ) -> None:
     """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
-    drawings = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
+    drawings = [out.with_suffix(suffix) for suffix in saving.SUFFIXES]
     files.check_outputs(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]
     drawn = figure(results)
     for path in drawings:
-        save(drawn, path)
+        saving.save(drawn, path)
     pages.write(markdown(results), out)
 
 
@@ -122,7 +124,7 @@ def cases(measured: Measured) -> pd.DataFrame:
 
 
 def figure(results: Sequence[Measured]) -> Figure:
-    """Plot time ratio over FLOP ratio: one panel per file with cases, one colour per model.
+    """Plot time ratio over FLOP ratio: a row of panels per file with cases, one per backbone.
 
     Raises:
         UserError: no file has cases.
@@ -130,44 +132,9 @@ def figure(results: Sequence[Measured]) -> Figure:
     results = [measured for measured in results if measured["cases"]]
     if not results:
         raise UserError("no file has cases; make one with `pcsr bench` and --rounds above 0.")
-    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
-        drawn = Figure(figsize=(6.5 * len(results), 5.5), layout="constrained")
-        panels = drawn.subplots(1, len(results), squeeze=False)[0]
-    for panel, measured in zip(panels, results, strict=True):
-        rows = cases(measured)
-        rows = rows[rows["path"].isin(list(MARKERS))]
-        rows["model"] = rows["model"].map(escape.mathtext)
-        sns.scatterplot(
-            rows,
-            x="flops_ratio",
-            y="time_ratio",
-            hue="model",
-            style="path",
-            markers=MARKERS,
-            palette="colorblind",
-            s=80,
-            ax=panel,
-        )
-        low = 0.8 * min(rows["flops_ratio"].min(), rows["time_ratio"].min())
-        high = 1.25 * max(rows["flops_ratio"].max(), rows["time_ratio"].max())
-        ends = [low, high]
-        panel.plot(ends, ends, color="0.3", linewidth=1, label="time = FLOPs")
-        allowed = [ALLOWED * end for end in ends]
-        panel.plot(ends, allowed, color="0.3", linewidth=1, linestyle=":", label=f"{ALLOWED:g} x")
-        panel.axhline(1, color="0.7", linewidth=1)
-        panel.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-        ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16) if low < tick < high]
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-            axis.set_ticks([], minor=True)
-        panel.set_xlabel("FLOPs relative to the original (algorithmic)")
-        panel.set_ylabel("time relative to the original")
-        images = ", ".join(rows["image"].unique())
-        title = [escape.mathtext(line) for line in (images, _machine(measured))]
-        panel.set_title("\n".join(title), fontsize="small")
-        panel.legend(frameon=False, fontsize="small")
-        sns.despine(ax=panel)
-    return drawn
+    rows = [cases(measured) for measured in results]
+    machines = "; ".join(dict.fromkeys(_machine(measured) for measured in results))
+    return latency_figure.draw([of[of["path"] != "original"] for of in rows], machines)
 
 
 def _machine(measured: Measured) -> str:
@@ -197,9 +164,10 @@ def _section(measured: Measured) -> str:
         text.append(f"Fresh weights, because none are published: {fresh}.\n")
     if measured["cases"]:
         rows = cases(measured)
-        table = rows[list(CASES)].rename(columns=CASES)
-        text.append(f"The fastest of {facts['rounds']} rounds:\n")
-        text.append(table_markdown(rounded(table, DECIMALS), DECIMALS))
+        table = rounded(rows[list(CASES)].rename(columns=CASES), DECIMALS)
+        marked = best_cells(table.assign(of=rows["backbone"]), BETTER, by=["of", "Image"])
+        text.append(f"The fastest of {facts['rounds']} rounds; bold is the best of a backbone:\n")
+        text.append(table_markdown(table, DECIMALS, marked.drop(columns="of")))
         profiled = rows[rows["profile"].astype(bool)]
         if len(profiled):
             text += ["### What takes the time\n", _operations(profiled)]
@@ -209,7 +177,7 @@ def _section(measured: Measured) -> str:
 
 
 def _operations(rows: pd.DataFrame) -> str:
-    names = {key: CASES[key] for key in ("image", "model", "path", "knob")}
+    names = {key: CASES[key] for key in ("model", "path", "knob", "image")}
     table = rows[list(names)].rename(columns=names)
     table["Share of time (calls)"] = [
         ", ".join(

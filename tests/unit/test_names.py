@@ -20,12 +20,12 @@ from rich.logging import RichHandler
 
 from pcsr import cli, escape, registry, runtime
 from pcsr.config.models import DatasetConfig, FolderSource
+from pcsr.config.published import load_claims
 from pcsr.data.prepare import make_store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.report import inputs, pages, tables, tidy
 from pcsr.report.claims import page as claims
-from pcsr.report.claims.published import load_claims
 from pcsr.report.fairness import page as fairness
 from pcsr.report.figures import showcase
 from pcsr.report.figures.psnr_flops import psnr_flops
@@ -186,7 +186,7 @@ def test_names_in_figures_are_text(tmp_path: Path) -> None:
         drawn = (
             psnr_flops(several, name, name),
             showcase.comparison([(name, image), (name, image + 1)]),
-            showcase.routing_figure(image, image, np.zeros((8, 8), int), 1, name),
+            showcase.routing_figure(image, np.zeros((8, 8), int), 1, np.zeros((8, 8)), name),
         )
         for one in drawn:
             save(one, tmp_path / "figure.svg")

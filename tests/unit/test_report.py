@@ -13,10 +13,11 @@ import pytest
 from docutils.core import publish_string
 from pydantic import ValidationError
 
+from pcsr.config.published import Claims, load_claims
 from pcsr.errors import UserError
 from pcsr.report import inputs, tables, tidy
 from pcsr.report.claims import page as claim
-from pcsr.report.claims.published import Claims, knobs_text, load_claims
+from pcsr.report.claims.published import at, knobs_text
 from pcsr.report.figures import showcase, style
 from pcsr.report.figures.psnr_flops import psnr_flops
 from pcsr.report.figures.saving import SUFFIXES, save
@@ -361,8 +362,8 @@ def test_methods_look_the_same_wherever_they_are_drawn():
     assert one["pcsr"] == other["pcsr"] == style.KNOWN["pcsr"] and one["mine"] == other["mine"]
     looks = [*style.KNOWN.values(), *style.OTHERS]
     assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == 7
-    assert style.curve_name("pcsr (carn-pcsr-wide)", "pcsr") == "PCSR (carn-pcsr-wide)"
-    assert style.curve_name("mine", "mine") == "mine"
+    assert style.curve("pcsr (carn-pcsr-wide)") == "PCSR (carn-pcsr-wide)"
+    assert style.curve("mine") == "mine"
 
 
 def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
@@ -641,7 +642,7 @@ def test_a_curve_ends_where_it_ends(claims, share, knob):
     points = pd.DataFrame(
         {"method": "pcsr", "adaptive": False, "knob": [0.0, 1, 2], "gflops_paper": [1, 0.5, 0.25]}
     )
-    parts = claims.at(points, share)
+    parts = at(points, share, claims)
     assert knobs_text(parts) == knob
     assert sum(weight for _, weight in parts) == 1
 
@@ -718,16 +719,29 @@ def test_comparison_titles_carry_the_psnr_of_the_crop():
     assert figure.axes[2].get_xlim() == (-0.5, 15.5)
 
 
-def test_routing_figure_tells_the_shares(tmp_path):
+def test_the_image_that_shows_most_is_the_one_whose_work_is_divided():
+    shares = {"share_0": [1.0, 0.9, 0.5, 0.5, 0.0], "share_1": [0.0, 0.1, 0.5, 0.5, 1.0]}
+    rows = pd.DataFrame({"image": list("abdce"), "knob": [0.0, 0.0, 1.0, 1.0, -1.0], **shares})
+    assert showcase.most_divided(rows) == ("c", 1.0)
+    three = rows.assign(share_2=[0.0, 0.0, 0.0, np.nan, 0.0])
+    three.loc[0, ["share_0", "share_1", "share_2"]] = 1 / 3
+    assert showcase.most_divided(three) == ("a", 0.0)
+
+
+def test_routing_figure_tells_shares_and_gains(tmp_path):
     hr = np.zeros((40, 60, 3), np.uint8)
     labels = np.zeros((40, 60), np.int64)
     labels[:10] = 2
-    figure = showcase.routing_figure(hr, hr + np.uint8(3), labels, 3, "carn-classsr")
+    worse, better = hr + np.uint8(8), hr + np.uint8(8)
+    better[:10] = 3
+    gain = showcase.gain_over(worse, better, hr)
+    assert np.array_equal(gain, np.where(labels == 2, 5.0, 0.0))
+    figure = showcase.routing_figure(better, labels, 3, gain, "CARN-ClassSR, k = 0")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == [
-        "branch 0 (cheapest): 75.0 %",
+        "branch 0 (cheapest): 75.0 %, +0.00 levels",
         "branch 1: 0.0 %",
-        "branch 2 (most expensive): 25.0 %",
+        "branch 2 (most expensive): 25.0 %, +5.00 levels",
     ]
     save(figure, tmp_path / "routing.png")
     assert (tmp_path / "routing.png").stat().st_size > 0

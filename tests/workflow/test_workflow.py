@@ -314,10 +314,7 @@ def test_smoke_suite(workspace: Workspace) -> None:
             assert (folder / f"{backbone}-{name}.png").stat().st_size > 10_000
         curves = (folder / f"{backbone}-psnr-flops.svg").read_text()  # has its texts as comments
         assert all(curves.count(f"<!-- {style.name(method)} (") == 1 for method in methods)
-    claims = (report / "claims.md").read_text()
-    assert claims.count("| not run |") >= 48
-    for model in ("FSRCNN-ClassSR", "CARN-ClassSR", "SRResNet-ClassSR", "FSRCNN-ARM", "CARN-ARM"):
-        assert model in claims
+    assert not list(report.glob("claims.*"))  # nothing is published of these photographs
     table = (report / "operating_points.md").read_text()
     assert table.count("| original |") == 3
     knobs = {"classsr": {-25, 0, 25}, "arm": {0, 1, 4}, "enaf": {0, 0.5, 5}}

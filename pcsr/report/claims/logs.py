@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from pcsr import escape
+from pcsr.config.published import AtKnobs, Claims
 from pcsr.errors import UserError, one_line
-from pcsr.report.claims.published import AtKnobs, Claims
 from pcsr.report.tables import markdown, rounded
 from pcsr.storage import files
 
