@@ -29,6 +29,7 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
+from pcsr.precision import dtype_of
 from pcsr.report.tidy import COUNTS
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
@@ -91,7 +92,7 @@ def bench(
     files.refuse_overwriting((*weights, *images), [out])
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
-    dtype, limit = runtime.dtype_of(precision, picked), runtime.read_bytes(max_memory)
+    dtype, limit = dtype_of(precision, picked), runtime.read_bytes(max_memory)
     loaded = [load_method(path) for path in weights]
     methods = [method for method, _ in loaded]
     names = {method: facts.get("experiment") for method, facts in loaded}

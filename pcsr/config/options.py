@@ -100,7 +100,10 @@ Scale = Annotated[
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
 Threads = Annotated[int, whole_number(1, 1024), Parameter(help="CPU threads")]
 Precision = Annotated[
-    Literal["float32", "float16"], Parameter(help="of the networks; float16 is for GPUs")
+    Literal["float32", "bf16", "float16"],
+    Parameter(
+        help="of the networks: bf16 is for CPUs, float16 for GPUs; originals and PCSR have it"
+    ),
 ]
 MaxMemory = Annotated[
     str | None,

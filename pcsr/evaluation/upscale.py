@@ -32,6 +32,7 @@ from pcsr.geometry import hr_size
 from pcsr.images import decoding, encoding
 from pcsr.images.decoding import Encoded, Pixels
 from pcsr.methods.base import Method
+from pcsr.precision import dtype_of
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method
@@ -98,7 +99,7 @@ def upscale(
         k = knob_table.for_drop(knob_table.read(facts, str(weights)), psnr_drop)
     point = requested_point(method, scale, k, adaptive, budget, refine)
     runtime.move(method, picked)
-    dtype = runtime.dtype_of(precision, picked)
+    dtype = dtype_of(precision, picked)
     upscale_files(method, pairs, scale, point, limit, dtype)
 
 

@@ -197,7 +197,9 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         *("bench", "--weights", files["pcsr"], "--images", files["astronaut"], "--out", out)
     )
     half = ("--images", large, "--precision", "float16", "--device", "cpu", "--out", out)
-    assert "it is for GPUs" in here.refuse("bench", "--weights", files["original"], *half)
+    assert "half precision is bf16 on this device" in here.refuse(
+        "bench", "--weights", files["original"], *half
+    )
     assert "not a file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
 
 
