@@ -99,8 +99,9 @@ Scale = Annotated[
 
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
 Threads = Annotated[int, whole_number(1, 1024), Parameter(help="CPU threads")]
+PrecisionName = Literal["float32", "bf16", "float16"]
 Precision = Annotated[
-    Literal["float32", "bf16", "float16"],
+    PrecisionName,
     Parameter(
         help="of the networks: bf16 is for CPUs, float16 for GPUs; originals and PCSR have it"
     ),

@@ -154,6 +154,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         *("bench", "--fresh", "fsrcnn", "--weights", files["pcsr"], files["original"]),
         *("--images", files["astronaut"], "--knob", "1", "--budget", "0.3", "0.9"),
         *("--rounds", "1", "--profile", "--out", out, "--threads", "2"),
+        *("--precision", "float32", "bf16", "--peers", "onnxruntime", "openvino"),
     )
     measured = json.loads(out.read_text())
     rows: list[dict[str, Any]] = measured["cases"]
@@ -166,9 +167,17 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         [row["backbone"], row["method"]]
         for row in rows
         if row["path"] == "original" or (row["backbone"], row["knob"]) == ("carn", "1")
-        if row["path"] != "definition"
+        if row["path"] in ("original", "engine") and row["precision"] == "float32"
     ]
+    programs = {(row["path"], row["precision"]) for row in rows if row["method"] == "pcsr"}
+    assert {("engine", "bf16"), ("onnxruntime", "float32"), ("openvino", "float32")} < programs
     for row in rows:
+        if row["path"] in ("onnxruntime", "openvino"):
+            assert row["max_levels"] <= 1 and row["seconds"] > 0 and row["peak_bytes"] is None
+            continue
+        if row["precision"] == "bf16":
+            assert row["max_levels"] >= 1 and row["identical"] > 0.5
+            continue
         if row["path"] == "original":
             assert row["time_ratio"] == row["flops_ratio"] == row["flops_ratio_engine"] == 1
         if row["path"] == "engine" and row["knob"] == "1":
