@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import seaborn as sns
 from cyclopts import Parameter
 from matplotlib.figure import Figure
 
+from benchmarks import latency_figure
 from pcsr import escape
 from pcsr.errors import UserError
 from pcsr.report import pages
-from pcsr.report.figures.saving import save
+from pcsr.report.figures import saving
 from pcsr.report.leaderboard.timings import Machine
 from pcsr.report.tables import markdown as table_markdown
 from pcsr.report.tables import rounded
@@ -21,8 +21,6 @@ from pcsr.storage import files
 
 Measured = dict[str, Any]
 
-MARKERS = {"engine": "o", "definition": "X", "tiles": "s"}
-ALLOWED = 1.15  # times the FLOP ratio: the line under which saved FLOPs count as saved time
 SHOWN = 0.03  # share of the time below which an operation is left out
 OF_A_CASE = frozenset(
     (
@@ -72,15 +70,15 @@ def latency(
     measured: Annotated[list[Path], Parameter(help="files made by `pcsr bench`")],
     /,
     *,
-    out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg beside it")],
+    out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg and .pdf beside it")],
 ) -> None:
     """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
-    drawings = [out.with_suffix(suffix) for suffix in (".svg", ".png")]
+    drawings = [out.with_suffix(suffix) for suffix in saving.SUFFIXES]
     files.refuse_overwriting(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]
     drawn = figure(results)
     for path in drawings:
-        save(drawn, path)
+        saving.save(drawn, path)
     pages.write(markdown(results), out)
 
 
@@ -122,7 +120,7 @@ def cases(measured: Measured) -> pd.DataFrame:
 
 
 def figure(results: Sequence[Measured]) -> Figure:
-    """Plot time ratio over FLOP ratio: one panel per file with cases, one colour per model.
+    """Plot time ratio over FLOP ratio: a row of panels per file with cases, one per backbone.
 
     Raises:
         UserError: no file has cases.
@@ -130,44 +128,9 @@ def figure(results: Sequence[Measured]) -> Figure:
     results = [measured for measured in results if measured["cases"]]
     if not results:
         raise UserError("no file has cases; make one with `pcsr bench` and --rounds above 0.")
-    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
-        drawn = Figure(figsize=(6.5 * len(results), 5.5), layout="constrained")
-        panels = drawn.subplots(1, len(results), squeeze=False)[0]
-    for panel, measured in zip(panels, results, strict=True):
-        rows = cases(measured)
-        rows = rows[rows["path"].isin(list(MARKERS))]
-        rows["model"] = rows["model"].map(escape.mathtext)
-        sns.scatterplot(
-            rows,
-            x="flops_ratio",
-            y="time_ratio",
-            hue="model",
-            style="path",
-            markers=MARKERS,
-            palette="colorblind",
-            s=80,
-            ax=panel,
-        )
-        low = 0.8 * min(rows["flops_ratio"].min(), rows["time_ratio"].min())
-        high = 1.25 * max(rows["flops_ratio"].max(), rows["time_ratio"].max())
-        ends = [low, high]
-        panel.plot(ends, ends, color="0.3", linewidth=1, label="time = FLOPs")
-        allowed = [ALLOWED * end for end in ends]
-        panel.plot(ends, allowed, color="0.3", linewidth=1, linestyle=":", label=f"{ALLOWED:g} x")
-        panel.axhline(1, color="0.7", linewidth=1)
-        panel.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-        ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16) if low < tick < high]
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-            axis.set_ticks([], minor=True)
-        panel.set_xlabel("FLOPs relative to the original (algorithmic)")
-        panel.set_ylabel("time relative to the original")
-        images = ", ".join(rows["image"].unique())
-        title = [escape.mathtext(line) for line in (images, _machine(measured))]
-        panel.set_title("\n".join(title), fontsize="small")
-        panel.legend(frameon=False, fontsize="small")
-        sns.despine(ax=panel)
-    return drawn
+    rows = [cases(measured) for measured in results]
+    machines = "; ".join(dict.fromkeys(_machine(measured) for measured in results))
+    return latency_figure.draw([of[of["path"] != "original"] for of in rows], machines)
 
 
 def _machine(measured: Measured) -> str:

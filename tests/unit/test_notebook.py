@@ -1,5 +1,6 @@
-"""The notebook runs from its first cell to its last on a small invented table."""
+"""Notebooks hold what they print; one runs from its first cell to its last on invented results."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -8,6 +9,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOK = REPOSITORY / "notebooks" / "curves.ipynb"
+NOTEBOOKS = sorted(NOTEBOOK.parent.glob("*.ipynb"))
+MOST_BYTES = 1_000_000  # of a notebook: git keeps every version
 
 
 @pytest.fixture
@@ -48,12 +51,31 @@ def results(tmp_path):
     return path
 
 
-def test_the_notebook_is_stored_without_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stored_as_they_ran(path):
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.language_info.name == "python"
     assert [c.id for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
-    assert all(not cell.get("outputs") for cell in notebook.cells)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {kind for cell in cells for out in cell.outputs for kind in out.get("data", ())}
+    assert "image/png" in kinds
+    assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < MOST_BYTES
+    assert not re.search(r"/(home|root|tmp|Users|usr)/", text), "a path of some machine"
+
+
+def test_the_notebook_holds_the_numbers_of_the_report():
+    """Its results are those that are in git beside it."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (shown,) = next(cell for cell in notebook.cells if cell.id == "summary").outputs
+    stored = pd.read_csv(REPOSITORY / "reports" / "quick" / "operating_points.csv")
+    for name in ("PSNR-RGB (dB)", "GFLOPs (paper)", "GFLOPs (engine)"):
+        place = stored.columns.get_loc(name)
+        cells = re.findall(rf'class="data row\d+ col{place}" *>([^<]*)<', shown.data["text/html"])
+        assert [float(cell) for cell in cells] == pytest.approx(stored[name].tolist(), abs=0.0051)
 
 
 def test_the_notebook_runs(results, tmp_path):
@@ -62,7 +84,7 @@ def test_the_notebook_runs(results, tmp_path):
     papermill.execute_notebook(
         str(NOTEBOOK),
         str(tmp_path / "curves.ipynb"),
-        parameters={"results": str(results)},
+        parameters={"results": str(results), "weights": "weights"},
         cwd=str(REPOSITORY),
         progress_bar=False,
     )
@@ -73,7 +95,8 @@ def test_the_notebook_runs(results, tmp_path):
         for out in cell.get("outputs", ())
         for kind in out.get("data", ())
     ]
-    assert kinds.count("image/png") == 3
-    assert kinds.count("text/html") >= 1
+    assert kinds.count("image/png") == 4
+    assert kinds.count("text/html") >= 2
+    assert kinds.count("application/vnd.jupyter.widget-view+json") == 1
     streams = [out.text for cell in done.cells for out in cell.get("outputs", ()) if "text" in out]
     assert streams == []

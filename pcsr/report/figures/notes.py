@@ -15,18 +15,26 @@ from pcsr.report.tidy import knob_text
 TYPE_SIZE = 7.5  # of what is written beside the markers
 
 
-def write_names(panel: Axes, points: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
+def write_names(
+    panel: Axes,
+    points: pd.DataFrame,
+    x: str,
+    colour: str,
+    taken: list[Bbox],
+    y: str = "psnr_rgb",
+) -> None:
     """Write the ``name`` of every point beside its marker, where it covers least.
 
     Args:
         panel: with its final scale.
-        points: with ``name`` and ``psnr_rgb``.
+        points: with their ``name``.
         x: column of their costs.
         colour: of the texts.
         taken: boxes in pixels that are in use; those of the texts are added.
+        y: column of what they give.
     """
     unit = _unit(panel)
-    for name, *at in points[["name", x, "psnr_rgb"]].itertuples(index=False):
+    for name, *at in points[["name", x, y]].itertuples(index=False):
         boxes = list(_beside(panel.transData.transform(at), name, unit))
         inside = [box for box in boxes if _within(panel, box)] or boxes
         box = min(inside, key=lambda one: one.count_overlaps(taken))

@@ -1,0 +1,63 @@
+"""The latency figure: a panel for each backbone and image, methods as in all other figures."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import latency_page
+from pcsr.report.figures import style
+
+LATENCY = Path(__file__).parents[2] / "reports" / "latency"
+FILES = [LATENCY / "cpu-1232.json", LATENCY / "cpu-ferns-4k.json"]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return latency_page.figure([latency_page.read(path) for path in FILES])
+
+
+def test_there_is_a_panel_for_each_backbone_and_image(drawn):
+    titles = [panel.get_title() for panel in drawn.axes]
+    images = ("1232", "ferns-4k")
+    assert titles == [f"{b}, {i}" for i in images for b in ("CARN", "FSRCNN", "SRResNet")]
+
+
+def test_every_case_is_a_marker_of_its_method(drawn):
+    rows = pd.concat(latency_page.cases(latency_page.read(path)) for path in FILES)
+    looks = style.styles(rows["method"])
+    expected = {
+        (looks[row.method].colour, looks[row.method].marker, row.flops_ratio, row.time_ratio)
+        for row in rows[rows["path"] != "original"].itertuples()
+    }
+    found = {
+        (
+            line.get_color(),
+            line.get_marker(),
+            float(line.get_xdata()[0]),
+            float(line.get_ydata()[0]),
+        )
+        for panel in drawn.axes
+        for line in panel.get_lines()
+        if line.get_marker() != "None"
+    }
+    assert found == expected
+
+
+def test_panels_of_a_backbone_can_be_compared_and_hold_all(drawn):
+    for above, below in zip(drawn.axes[:3], drawn.axes[3:], strict=True):
+        assert above.get_xlim() == below.get_xlim() == above.get_ylim() == below.get_ylim()
+        low, high = above.get_xlim()
+        for panel in (above, below):
+            markers = [line for line in panel.get_lines() if line.get_marker() != "None"]
+            values = [float(v) for line in markers for v in (*line.get_xdata(), *line.get_ydata())]
+            assert low < min(values)
+            assert max(values) < high
+
+
+def test_texts_do_not_cover_each_other(drawn):
+    drawn.draw_without_rendering()
+    for panel in drawn.axes:
+        boxes = [text.get_window_extent() for text in panel.texts]
+        for number, box in enumerate(boxes):
+            assert not box.count_overlaps(boxes[:number]), panel.texts[number].get_text()
