@@ -1,6 +1,7 @@
 """Inference runtimes: what a user could run an exported model in, instead of the suite."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -51,10 +52,17 @@ def peer(
     """
     if point.knob is None and method.knobs:
         raise UserError("an exported model is given its k alone.")
-    made = graph(method, scale, point.refine)
-    routed = {"k": torch.tensor(float(point.knob or 0)).numpy()} if isinstance(made, Routed) else {}
-    run = LOADERS[name](onnx_bytes(made, {}), torch.get_num_threads())
-    return lambda lr: torch.from_numpy(run({"lr": lr.cpu().numpy()} | routed))
+    model, routed = _exported(method, scale, point.refine)
+    run = LOADERS[name](model, torch.get_num_threads())
+    k = {"k": torch.tensor(float(point.knob or 0)).numpy()} if routed else {}
+    return lambda lr: torch.from_numpy(run({"lr": lr.numpy()} | k))
+
+
+@cache
+def _exported(method: Method, scale: float, refine: bool) -> tuple[bytes, bool]:
+    """Return a method as an ONNX file, and whether k is one of its inputs."""
+    made = graph(method, scale, refine)
+    return onnx_bytes(made, {}), isinstance(made, Routed)
 
 
 def _onnxruntime(model: bytes, threads: int) -> Callable[[Feed], Any]:
@@ -70,7 +78,8 @@ def _openvino(model: bytes, threads: int, precision: str = "f32") -> Callable[[F
     import openvino  # noqa: PLC0415 - an optional package
 
     how = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(model, b"", "CPU", how)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", how)
     return lambda feed: compiled(dict(feed))[0]
 
 
