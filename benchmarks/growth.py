@@ -1,7 +1,7 @@
 """How time grows with the size of an image."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from pcsr import geometry, metrics
 from pcsr.benchmarks.timing import seconds
 from pcsr.data import bicubic
-from pcsr.engine.runners import runner
+from pcsr.engine.runners import Runner, runner
 from pcsr.errors import UserError
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.base import Method
@@ -38,7 +38,7 @@ def grow(
     method: Method,
     lr: Tensor,
     knobs: Sequence[float],
-    precision: torch.dtype,
+    precisions: Mapping[str, torch.dtype],
     steps: int,
     limit: float | None,
 ) -> list[dict[str, Any]]:
@@ -50,22 +50,35 @@ def grow(
         method: to time.
         lr: (1, 3, h, w) in [0, 1], on the method's device.
         knobs: values of the knob.
-        precision: of the networks.
+        precisions: of the networks, by name.
         steps: number of sizes.
         limit: bytes of memory that the image may use.
 
     Returns:
-        A row per size; none where the method has no such precision.
+        A row per precision that the method has, and size.
     """
     scale = method.config.scale
     knob = knobs[0] if method.knobs and knobs else method.points[0].knob
     point = OperatingPoint(knob=knob, refine=True)
-    try:
-        fast = runner(method, precision)
-    except UserError as error:
-        log.info("%s: left out, because %s", method.config.method, error)
-        return []
-    rows = []
+    rows: list[dict[str, Any]] = []
+    for name, dtype in precisions.items():
+        try:
+            fast = runner(method, dtype)
+        except UserError as error:
+            log.info("%s: left out, because %s", method.config.method, error)
+            continue
+        facts = {
+            "backbone": method.config.backbone,
+            "method": method.config.method,
+            "precision": name,
+        }
+        rows += [facts | row for row in _growing(fast, lr, scale, point, steps, limit)]
+    return rows
+
+
+def _growing(
+    fast: Runner, lr: Tensor, scale: float, point: OperatingPoint, steps: int, limit: float | None
+) -> Iterator[dict[str, Any]]:
     for _ in range(steps):
 
         def run(lr: Tensor = lr) -> int:
@@ -74,17 +87,12 @@ def grow(
 
         fastest = min(seconds(run, lr.device) for _ in range(3))
         height, width = geometry.hr_size((lr.shape[-2], lr.shape[-1]), scale)
-        rows.append(
-            {
-                "backbone": method.config.backbone,
-                "method": method.config.method,
-                "hr_height": height,
-                "hr_width": width,
-                "seconds": fastest,
-                "seconds_per_megapixel": fastest / (height * width / 1e6),
-            }
-        )
+        yield {
+            "hr_height": height,
+            "hr_width": width,
+            "seconds": fastest,
+            "seconds_per_megapixel": fastest / (height * width / 1e6),
+        }
         log.info("%dx%d: %.2f s", width, height, fastest)
         lr = torch.cat([lr, lr.flip(-1)], dim=-1)
         lr = torch.cat([lr, lr.flip(-2)], dim=-2)
-    return rows

@@ -18,6 +18,7 @@ from torch import Tensor
 from pcsr import flops, metrics, registry, runtime
 from pcsr.benchmarks import reference_pcsr
 from pcsr.benchmarks.growth import first_size, grow
+from pcsr.benchmarks.peers import PRECISIONS, RuntimeName, peer, require
 from pcsr.benchmarks.timing import peak, profiled, seconds
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
@@ -29,6 +30,7 @@ from pcsr.evaluation.points import original_flops
 from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
+from pcsr.precision import dtype_of
 from pcsr.report.tidy import COUNTS
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
@@ -72,13 +74,21 @@ def bench(
     profile: Annotated[
         bool, options.Flag, Parameter(help="also profile which operations take the time")
     ] = False,
-    precision: options.Precision = "float32",
+    precision: Annotated[
+        Sequence[options.PrecisionName],
+        Parameter(help="of the networks, one or several: bf16 is for CPUs, float16 for GPUs"),
+    ] = ("float32",),
+    peers: Annotated[
+        Sequence[RuntimeName],
+        Parameter(help="runtimes to time originals and PCSR in, too, on a CPU"),
+    ] = (),
     device: options.Device = "auto",
     threads: options.Threads = options.CORES,
 ) -> None:
     """Time originals, PCSR (as published and by the engine) and tile methods in one run.
 
-    PCSR runs at the given operating points, tile methods at their default. Nothing else should run
+    PCSR runs at the given operating points, tile methods at their default. With `--peers`,
+    originals and PCSR are exported and run in inference runtimes as well. Nothing else should run
     on the machine. All cases take turns; what counts are the ratios of their times.
 
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
@@ -89,13 +99,17 @@ def bench(
     runtime.setup_logging()
     files.require_suffix(out, ".json", "--out")
     files.check_outputs((*weights, *images), [out])
+    require(list(peers))
     picked = runtime.pick_device(device)
+    if peers and picked.type != "cpu":
+        raise UserError("--peers: they run on a CPU; add --device cpu.")
     runtime.set_up(0, threads)
-    dtype, limit = runtime.dtype_of(precision, picked), runtime.read_bytes(max_memory)
+    precisions: dict[str, torch.dtype] = {name: dtype_of(name, picked) for name in precision}
+    limit = runtime.read_bytes(max_memory)
     loaded = [load_method(path) for path in weights]
     methods = [method for method, _ in loaded]
     names = {method: facts.get("experiment") for method, facts in loaded}
-    plan = Plan(knob, budget, rounds, dtype, profile, names)
+    plan = Plan(knob, budget, rounds, precisions, peers, profile, names)
     for backbone in fresh:
         models = (ModelConfig(backbone=backbone, method=name) for name in ("original", "pcsr"))
         methods += [registry.build(model).eval() for model in models]
@@ -110,8 +124,9 @@ def bench(
             rows += compare(group, pair, scale, original_flops(group[0], scale), plan)
     for method in methods if steps else ():
         lr = first_size(open_images(images[-1])[0].hr, method.config.scale).to(picked)
-        growing += grow(method, lr, knob, dtype, steps, limit)
-    how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds, "precision": precision}
+        growing += grow(method, lr, knob, precisions, steps, limit)
+    how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds}
+    how["precision"] = precision[0]  # of the originals that ratios refer to
     facts = files.provenance(device=runtime.describe(picked), **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
 
@@ -129,7 +144,8 @@ class Plan:
         knobs: operating points, as values of the knob.
         budgets: operating points, as shares of the original's FLOPs.
         rounds: how many times each case is run.
-        precision: of the networks; the definition always runs in float32.
+        precisions: of the networks, by name; the definition always runs in float32.
+        peers: runtimes that originals and PCSR run in, too.
         profiled: whether to profile which operations take the time.
         names: the experiments that weights are of, where they tell.
     """
@@ -137,7 +153,10 @@ class Plan:
     knobs: Sequence[float] = (0.0,)
     budgets: Sequence[float] = ()
     rounds: int = 3
-    precision: torch.dtype = torch.float32
+    precisions: Mapping[str, torch.dtype] = field(
+        default_factory=lambda: {"float32": torch.float32}
+    )
+    peers: Sequence[RuntimeName] = ()
     profiled: bool = False
     names: Mapping[Method, str | None] = field(default_factory=dict)
 
@@ -157,23 +176,33 @@ class Case:
     Attributes:
         backbone, method: of the model.
         weights: their experiment, if they tell.
-        path: "original", "definition" or "engine"; "tiles" for tile methods, as published.
+        path: "original", "definition" or "engine"; "tiles" for tile methods, as published; or the
+            name of a runtime.
+        precision: of the networks.
         knob: operating point, as text.
         ready: lays out the weights and returns a function LR (1, 3, h, w) -> SR (1, 3, H, W).
         flops: cost of one image at this operating point.
         share: share of units that the most expensive branch computes.
         exact: uint8 (H, W, 3) by the method's definition, with every branch computed everywhere.
+        formats: memory formats of the weights to try; the faster one counts.
     """
 
     backbone: str
     method: str
     weights: str | None
     path: str
+    precision: str
     knob: str
     ready: Callable[[], Run]
     flops: flops.Flops
     share: float
     exact: metrics.Image
+    formats: Sequence[str] = tuple(FORMATS)
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether torch runs it, so that its memory and operations can be measured."""
+        return self.path not in PRECISIONS
 
 
 def cases(
@@ -190,7 +219,7 @@ def cases(
         for text, point in (points if method.unit == "pixel" else own).items():
             try:
                 yield from _cases(method, pair, explored, scale, text, point, plan)
-            except UserError as error:  # an unsupported budget or precision
+            except UserError as error:  # an unsupported budget or precision, no export
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
 
@@ -203,7 +232,7 @@ def _cases(
     point: OperatingPoint,
     plan: Plan,
 ) -> Iterator[Case]:
-    restored = runner(method, plan.precision).run(pair.lr, scale, point)
+    restored = runner(method).run(pair.lr, scale, point)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
     names = method.config.backbone, method.config.method, plan.names.get(method)
@@ -211,18 +240,25 @@ def _cases(
     labels = method.route(explored.scores, point, scale)
     exact = to_uint8(method.compose(explored, labels, point))
 
-    def fast() -> Run:
-        fastest = runner(method, plan.precision)
+    def fast(precision: torch.dtype) -> Run:
+        fastest = runner(method, precision)
         return lambda lr: fastest.run(lr, scale, point).sr
 
+    def slow() -> Run:
+        return lambda lr: reference_pcsr.restore(method, lr, scale, point)  # type: ignore[arg-type]
+
     path = {"tile": "tiles", "pixel": "engine", "image": "original"}[method.unit]
-    yield Case(*names, path, text, fast, cost, share, exact)
+    what = cost, share, exact
+    for name, dtype in plan.precisions.items():
+        if method.unit != "tile" or dtype == torch.float32:
+            yield Case(*names, path, name, text, partial(fast, dtype), *what)
+    once = ("contiguous",)
     if isinstance(method, PCSR) and point.budget is None:
-
-        def slow() -> Run:
-            return lambda lr: reference_pcsr.restore(method, lr, scale, point)
-
-        yield Case(*names, "definition", text, slow, cost, share, exact)
+        yield Case(*names, "definition", "float32", text, slow, *what, once)
+    if method.unit != "tile" and point.budget is None:
+        for program in plan.peers:
+            load = partial(peer, program, method, scale, point)
+            yield Case(*names, program, PRECISIONS[program], text, load, *what, once)
 
 
 @dataclass(frozen=True)
@@ -231,7 +267,7 @@ class Timed:
 
     Attributes:
         seconds: time of the fastest round; ``median`` is over all rounds.
-        peak_bytes: of the tensors alive at once (on a GPU: of its allocator).
+        peak_bytes: of the tensors alive at once (on a GPU: of its allocator); None of a runtime.
         sr: uint8 (H, W, 3).
         profile: (operation, share of the time, calls), longest first; empty if not requested.
     """
@@ -239,7 +275,7 @@ class Timed:
     seconds: float
     median: float
     memory_format: str
-    peak_bytes: int
+    peak_bytes: int | None
     sr: metrics.Image
     profile: list[tuple[str, float, int]]
 
@@ -249,7 +285,7 @@ def time_all(
 ) -> list[Timed]:
     """Run all cases in turns, ``rounds`` times per memory format; report the faster format.
 
-    The definition runs in the contiguous format only, as it was published.
+    The definition runs in the contiguous format only, as it was published, and so do runtimes.
     """
     found: list[dict[str, list[float]]] = [{} for _ in subjects]
     for name in FORMATS:
@@ -257,7 +293,7 @@ def time_all(
         runs = [
             (case.ready(), found[number])
             for number, case in enumerate(subjects)
-            if case.path != "definition" or name == "contiguous"
+            if name in case.formats
         ]
         for turn in range(plan.rounds + 1):
             for run, times in runs:
@@ -269,8 +305,8 @@ def time_all(
         best = min(times, key=lambda name: min(times[name]))
         _lay_out(networks, best)
         run = case.ready()
-        sr, most = peak(partial(run, lr), lr.device)
-        spent = profiled(partial(run, lr), lr.device) if plan.profiled else []
+        sr, most = peak(partial(run, lr), lr.device) if case.in_torch else (run(lr), None)
+        spent = profiled(partial(run, lr), lr.device) if plan.profiled and case.in_torch else []
         fastest, median = min(times[best]), statistics.median(times[best])
         results.append(Timed(fastest, median, best, most, to_uint8(sr), spent))
     return results
@@ -309,8 +345,8 @@ def compare(
     timed = time_all(subjects, methods, pair.lr, plan)
     originals = {
         case.backbone: (case, result)
-        for case, result in zip(subjects, timed, strict=True)
-        if case.path == "original"
+        for case, result in reversed([*zip(subjects, timed, strict=True)])
+        if case.path == "original"  # in the first of the precisions
     }
     rows = []
     for case, result in zip(subjects, timed, strict=True):
@@ -324,6 +360,7 @@ def compare(
             "method": case.method,
             "weights": case.weights,
             "path": case.path,
+            "precision": case.precision,
             "knob": case.knob,
             "heavy_share": case.share,
             "seconds": result.seconds,
@@ -340,8 +377,8 @@ def compare(
             "profile": result.profile,
         }
         log.info(
-            "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
-            *(pair.name, case.backbone, case.method, case.path, case.knob),
+            "%s %s-%s %s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
+            *(pair.name, case.backbone, case.method, case.path, case.precision, case.knob),
             *(row["seconds"], row["time_ratio"], row["flops_ratio"]),
         )
         rows.append(row)

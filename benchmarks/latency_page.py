@@ -14,6 +14,7 @@ from pcsr import escape
 from pcsr.errors import UserError
 from pcsr.report import pages
 from pcsr.report.figures import saving
+from pcsr.report.leaderboard import timings
 from pcsr.report.leaderboard.timings import Machine
 from pcsr.report.tables import best_cells, rounded
 from pcsr.report.tables import markdown as table_markdown
@@ -21,10 +22,11 @@ from pcsr.storage import files
 
 Measured = dict[str, Any]
 
+DRAWN = ("engine", "tiles", "definition")
 SHOWN = 0.03  # share of the time below which an operation is left out
 OF_A_CASE = frozenset(
     (
-        *("image", "backbone", "method", "path", "knob", "heavy_share"),
+        *("image", "backbone", "method", "path", "precision", "knob", "heavy_share"),
         *("seconds", "peak_bytes", "flops_algorithmic", "flops_engine", "time_ratio"),
         *("flops_ratio", "psnr_rgb", "max_levels", "identical", "profile"),
     )
@@ -32,6 +34,7 @@ OF_A_CASE = frozenset(
 CASES = {
     "model": "Model",
     "path": "Path",
+    "precision": "Precision",
     "knob": "Knob",
     "image": "Image",
     "expensive": "Most expensive branch (%)",
@@ -47,7 +50,24 @@ CASES = {
     "max_levels": "Largest difference (levels)",
     "identical": "Identical values (%)",
 }
+GATE = 0.05  # dB below the original that still count as its PSNR
+PROGRAMS = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO",
+    **dict.fromkeys(timings.PATHS, "this suite"),
+}
+CHOICES = {
+    "model": "Model",
+    "knob": "Knob",
+    "program": "Program",
+    "precision": "Precision",
+    "loss": "PSNR-RGB against the original (dB)",
+    "time_ratio": "Time ratio",
+    "seconds": "Seconds",
+}
 DECIMALS = {
+    "PSNR-RGB against the original (dB)": 3,
     "Most expensive branch (%)": 1,
     "GFLOPs (algorithmic)": 2,
     "GFLOPs (engine)": 2,
@@ -120,6 +140,10 @@ def cases(measured: Measured) -> pd.DataFrame:
     rows = rows.join(slow, on=point)
     rows["speedup"] = (rows["slow"] / rows["seconds"]).where(rows["path"] == "engine")
     rows["identical"] = 100 * rows["identical"]
+    reference = rows[rows["path"] == "original"].drop_duplicates("backbone")
+    of_original = reference.set_index("backbone")["psnr_rgb"]
+    rows["loss"] = rows["psnr_rgb"] - rows["backbone"].map(of_original)
+    rows["program"] = rows["path"].map(PROGRAMS)
     return rows
 
 
@@ -134,7 +158,8 @@ def figure(results: Sequence[Measured]) -> Figure:
         raise UserError("no file has cases; make one with `pcsr bench` and --rounds above 0.")
     rows = [cases(measured) for measured in results]
     machines = "; ".join(dict.fromkeys(_machine(measured) for measured in results))
-    return latency_figure.draw([of[of["path"] != "original"] for of in rows], machines)
+    drawn = [of[of["path"].isin(DRAWN) & (of["precision"] == "float32")] for of in rows]
+    return latency_figure.draw(drawn, machines)
 
 
 def _machine(measured: Measured) -> str:
@@ -164,6 +189,8 @@ def _section(measured: Measured) -> str:
         text.append(f"Fresh weights, because none are published: {fresh}.\n")
     if measured["cases"]:
         rows = cases(measured)
+        text += ["### What a user could run\n", _choices(rows, facts["fresh"])]
+        text.append("### All cases\n")
         table = rounded(rows[list(CASES)].rename(columns=CASES), DECIMALS)
         marked = best_cells(table.assign(of=rows["backbone"]), BETTER, by=["of", "Image"])
         text.append(f"The fastest of {facts['rounds']} rounds; bold is the best of a backbone:\n")
@@ -176,8 +203,23 @@ def _section(measured: Measured) -> str:
     return "\n".join(text)
 
 
+def _choices(rows: pd.DataFrame, fresh: Sequence[str]) -> str:
+    """Rank programs, precisions and operating points by time, those with the original's PSNR first.
+
+    What fresh weights give has no PSNR to compare.
+    """
+    rows = rows[rows["program"].notna() & ~rows["backbone"].isin(fresh)]
+    rows = rows.assign(less=rows["loss"] < -GATE).sort_values(["backbone", "less", "seconds"])
+    note = (
+        f"Of each backbone by time, first what is at most {GATE:g} dB below its original in "
+        "float32, then the rest.\n"
+    )
+    table = rows[list(CHOICES)].rename(columns=CHOICES)
+    return f"{note}\n{table_markdown(rounded(table, DECIMALS), DECIMALS)}"
+
+
 def _operations(rows: pd.DataFrame) -> str:
-    names = {key: CASES[key] for key in ("model", "path", "knob", "image")}
+    names = {key: CASES[key] for key in ("model", "path", "precision", "knob", "image")}
     table = rows[list(names)].rename(columns=names)
     table["Share of time (calls)"] = [
         ", ".join(
@@ -192,7 +234,7 @@ def _operations(rows: pd.DataFrame) -> str:
 
 def _sizes(rows: pd.DataFrame) -> str:
     each = rows["seconds_per_megapixel"]
-    model = rows["backbone"] + "-" + rows["method"]
+    model = rows["backbone"] + "-" + rows["method"] + ", " + rows["precision"]
     table = pd.DataFrame(
         {
             "Model": model,

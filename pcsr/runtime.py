@@ -215,19 +215,6 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def dtype_of(name: str, device: torch.device) -> torch.dtype:
-    """Return the torch dtype of a precision.
-
-    Raises:
-        UserError: half precision was requested on a CPU.
-    """
-    if name == "float32":
-        return torch.float32
-    if device.type == "cpu":
-        raise UserError(f"--precision {name}: it is for GPUs; a CPU computes in float32.")
-    return torch.float16
-
-
 def read_bytes(text: str | None) -> int | None:
     """Return the bytes to plan with for a limit such as 2GiB, a little less; None stays None.
 
@@ -246,18 +233,6 @@ def read_bytes(text: str | None) -> int | None:
 def size_text(count: float) -> str:
     """Return a limit for ``read_bytes`` that leaves at least ``count`` bytes to plan with."""
     return f"{ceil(count / (1 - MEMORY_MARGIN) / 2**20)}MiB"
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has bfloat16 arithmetic.
-
-    A CPU needs AVX-512 BF16 or AMX. Without them bfloat16 is emulated, and a training step takes
-    four to five times as long as in float32.
-    """
-    if device.type != "cpu":
-        return True
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def describe(device: torch.device) -> str:

@@ -132,8 +132,8 @@ class StageConfig(Config):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",
         description="of matrix products: float32 is reproducible; the others are faster on GPUs "
-        "with tensor cores, bf16 also on CPUs with AVX-512 BF16 or AMX (tf32 has no effect on a "
-        "CPU)",
+        "with tensor cores, bf16 also on some CPUs (a line in the log tells; tf32 has no effect "
+        "there)",
     )
     freeze: tuple[str, ...] = Field(default=(), description="modules to keep as they are: encoder")
     compile: bool = Field(

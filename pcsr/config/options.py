@@ -108,8 +108,12 @@ Scale = Annotated[
 
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
 Threads = Annotated[int, whole_number(1, 1024), Parameter(help="CPU threads")]
+PrecisionName = Literal["float32", "bf16", "float16"]
 Precision = Annotated[
-    Literal["float32", "float16"], Parameter(help="of the networks; float16 is for GPUs")
+    PrecisionName,
+    Parameter(
+        help="of the networks: bf16 is for CPUs, float16 for GPUs; originals and PCSR have it"
+    ),
 ]
 MaxMemory = Annotated[
     str | None,

@@ -26,7 +26,7 @@ ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they
 def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbone:
     """Return a network in eval mode with the same output for less work.
 
-    It may share weights with ``network``; deploy again after they have changed. In half precision
+    It may share weights with ``network``; deploy again after they have changed. In float16
     ``features`` may have more channels than ``width``, the added ones zero.
 
     Args:
@@ -38,13 +38,15 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
         fast = copy.deepcopy(network).eval().requires_grad_(False)
         if isinstance(fast.body, Cascade):
             fast.body = Summed(fast.body)
+    on_cpu = next(fast.parameters()).device.type == "cpu"
+    # Not an encoder, whose rounding decides: in contiguous format fused layers round otherwise.
+    if isinstance(fast, FSRCNN) and fast.scale is not None and on_cpu:
+        fast = _for_cpu(fast)
     if precision == torch.float32:
-        on_cpu = next(fast.parameters()).device.type == "cpu"
-        # Not an encoder, whose rounding decides: in contiguous format fused layers round otherwise.
-        if isinstance(fast, FSRCNN) and fast.scale is not None and on_cpu:
-            fast = _for_cpu(fast)
         return fast
-    copied = widened(fast) if fast.widens else copy.deepcopy(fast)
+    # float16 is for GPUs. A CPU gains nothing from added channels.
+    wide = fast.widens and precision == torch.float16
+    copied = widened(fast) if wide else copy.deepcopy(fast)
     return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

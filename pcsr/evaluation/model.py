@@ -29,6 +29,7 @@ from pcsr.images import decoding, header
 from pcsr.images.decoding import Pixels
 from pcsr.images.header import Colour
 from pcsr.methods.base import Method
+from pcsr.precision import dtype_of
 from pcsr.storage import files
 from pcsr.weights.load import load_method
 
@@ -127,14 +128,15 @@ def load(
     path: str | PathLike[str],
     *,
     device: str = "auto",
-    precision: Literal["auto", "float32", "float16"] = "auto",
+    precision: Literal["auto", "float32", "bf16", "float16"] = "auto",
 ) -> Model:
     """Load a weights file of the suite, or a released .pth; nothing in it is executed.
 
     Args:
         path: the file, or the name of shipped weights, such as ``"carn-pcsr"``.
         device: auto (a GPU where there is one), cpu, cuda or cuda:N.
-        precision: of the networks; auto is float32, float16 is for GPUs.
+        precision: of the networks; auto is float32. Half precision is bf16 on a CPU and float16 on
+            a GPU; originals and PCSR have it.
 
     Raises:
         UserError: the file, the device or the precision cannot be used; says what would do.
@@ -142,8 +144,7 @@ def load(
     picked = runtime.pick_device(device)
     runtime.keep_memory()
     method = runtime.move(load_method(files.weights_file(str(path)))[0], picked)
-    name = "float32" if precision == "auto" else precision
-    return Model(method, runtime.dtype_of(name, picked))
+    return Model(method, dtype_of(precision, picked))
 
 
 def _batch(image: Tensor) -> tuple[Tensor, DTypeLike]:

@@ -25,6 +25,7 @@ from pcsr.evaluation import knob_table
 from pcsr.evaluation.points import requested_point, usable_scale
 from pcsr.evaluation.super_resolve import upscale_files
 from pcsr.images import encoding
+from pcsr.precision import dtype_of
 from pcsr.storage import files
 from pcsr.weights.load import load_method
 
@@ -88,7 +89,7 @@ def upscale(
         k = knob_table.for_drop(knob_table.read(facts, str(weights)), psnr_drop)
     point = requested_point(method, scale, k, adaptive, budget, refine)
     runtime.move(method, picked)
-    dtype = runtime.dtype_of(precision, picked)
+    dtype = dtype_of(precision, picked)
     upscale_files(method, pairs, scale, point, limit, dtype)
 
 

@@ -30,6 +30,7 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError
 from pcsr.methods.base import Method, Stage
+from pcsr.precision import warn_if_slower
 from pcsr.storage import files
 from pcsr.training.loop import Loop, Moments, learning_rate
 from pcsr.weights import checkpoint
@@ -117,11 +118,8 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
     batches = Batches(
         run.store, stage, method.config.scale, run.seed, device, distributed.place(), run.only
     )
-    if stage.precision == "bf16" and not runtime.has_bfloat16(device):
-        log.warning(
-            "precision: bf16: this processor has no bfloat16 arithmetic (AVX-512 BF16 or AMX); "
-            "float32 would be several times faster"
-        )
+    if stage.precision == "bf16":
+        warn_if_slower(torch.bfloat16, device)
     start, elapsed, moments = _resume(run)
     loop = Loop(method, run.part, stage, batches, moments)
     journal = _Journal(run.out.parent, run.identity, start) if rank == 0 else None

@@ -155,6 +155,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         *("bench", "--fresh", "fsrcnn", "--weights", files["pcsr"], files["original"]),
         *("--images", files["astronaut"], "--knob", "1", "--budget", "0.3", "0.9"),
         *("--rounds", "1", "--profile", "--out", out, "--threads", "2"),
+        *("--precision", "float32", "bf16", "--peers", "onnxruntime", "openvino"),
     )
     measured = json.loads(out.read_text())
     rows: list[dict[str, Any]] = measured["cases"]
@@ -167,9 +168,17 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         [row["backbone"], row["method"]]
         for row in rows
         if row["path"] == "original" or (row["backbone"], row["knob"]) == ("carn", "1")
-        if row["path"] != "definition"
+        if row["path"] in ("original", "engine") and row["precision"] == "float32"
     ]
+    programs = {(row["path"], row["precision"]) for row in rows if row["method"] == "pcsr"}
+    assert {("engine", "bf16"), ("onnxruntime", "float32"), ("openvino", "float32")} < programs
     for row in rows:
+        if row["path"] in ("onnxruntime", "openvino"):
+            assert row["max_levels"] <= 1 and row["seconds"] > 0 and row["peak_bytes"] is None
+            continue
+        if row["precision"] == "bf16":
+            assert row["max_levels"] >= 1 and row["identical"] > 0.5
+            continue
         if row["path"] == "original":
             assert row["time_ratio"] == row["flops_ratio"] == row["flops_ratio_engine"] == 1
         if row["path"] == "engine" and row["knob"] == "1":
@@ -188,7 +197,8 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     here.succeed("latency", out, grown, "--out", page)
     text = page.read_text()
     assert "What takes the time" in text and "mkldnn_convolution" in text
-    assert "| carn-pcsr | definition |" in text and "How time grows" in text
+    assert "| carn-pcsr | definition | float32 |" in text and "How time grows" in text
+    assert text.index("What a user could run") < text.index("| ONNX Runtime | float32 |")
     assert all(page.with_suffix(suffix).exists() for suffix in (".png", ".svg", ".html"))
     older = tmp_path / "older.json"
     older.write_text(out.read_text().replace("heavy_share", "dear_share"))
@@ -198,7 +208,9 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         *("bench", "--weights", files["pcsr"], "--images", files["astronaut"], "--out", out)
     )
     half = ("--images", large, "--precision", "float16", "--device", "cpu", "--out", out)
-    assert "it is for GPUs" in here.refuse("bench", "--weights", files["original"], *half)
+    assert "half precision is bf16 on this device" in here.refuse(
+        "bench", "--weights", files["original"], *half
+    )
     assert "not a file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
 
 

@@ -14,6 +14,7 @@ from pcsr.engine.cpu.products import plain_product, product
 from pcsr.engine.cpu.strips import Strip
 from pcsr.engine.tiles import ImageGrid, TileGrid
 from pcsr.errors import UserError
+from pcsr.geometry import Axis
 from pcsr.methods.heads import Head, PlaceTerms
 from pcsr.routing import Rule
 
@@ -23,6 +24,7 @@ STRIP = {"cpu": 1 << 19, "cuda": 1 << 22}
 # Values of a hidden layer that are computed at a time, few enough to stay in a CPU's cache.
 SPREAD = {"cpu": 1 << 19, "cuda": 1 << 25}  # of a head that runs on all pixels
 GATHERED = {"cpu": 1 << 20, "cuda": 1 << 25}  # of a head that runs on some pixels
+HALF = {"cpu": torch.bfloat16, "cuda": None}
 HANDLED = 12  # values per HR pixel of a strip: RGB, logits, decisions and their intermediates
 FLOAT = 4  # bytes
 
@@ -30,20 +32,30 @@ FLOAT = 4  # bytes
 class Factored:
     """A head whose first layer is computed once per LR pixel, its weights laid out for products.
 
+    The last layer is in float32: its outputs decide, or are colours.
+
     Args:
         head: (n, C + 4) -> (n, outputs).
+        precision: data type of features and of hidden values.
 
     Attributes:
         feature: (width, C), the first layer's weights for the feature.
-        place_terms: axes -> what their places add to the first layer.
         rest: weights and biases of the other layers.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, precision: torch.dtype) -> None:
         split = head.split()
-        self.feature = split.of_feature.detach().contiguous()
-        self.place_terms = split.place_terms
-        self.rest = [(layer.weight.detach(), layer.bias.detach()) for layer in split.rest]
+        self.precision = precision
+        self.feature = split.of_feature.detach().to(precision).contiguous()
+        self._place_terms = split.place_terms
+        rest = [(layer.weight.detach(), layer.bias.detach()) for layer in split.rest]
+        hidden = [(weight.to(precision), bias.to(precision)) for weight, bias in rest[:-1]]
+        self.rest = [*hidden, *rest[-1:]]
+
+    def place_terms(self, rows: Axis, columns: Axis) -> PlaceTerms:
+        """Return what the places on these axes add to the first layer."""
+        terms = self._place_terms(rows, columns)
+        return PlaceTerms(terms.rows.to(self.precision), terms.columns.to(self.precision))
 
     @property
     def width(self) -> int:
@@ -59,8 +71,8 @@ class Everywhere(Factored):
     of all layers but the last also reproduce the ones for the next layer.
     """
 
-    def __init__(self, head: Head) -> None:
-        super().__init__(head)
+    def __init__(self, head: Head, precision: torch.dtype) -> None:
+        super().__init__(head, precision)
         self._columns = [torch.column_stack(layer) for layer in self.rest]
         for number, weight in enumerate(self._columns[:-1]):
             ones = torch.zeros_like(weight[:1])
@@ -88,15 +100,15 @@ class Everywhere(Factored):
             x: a matrix from ``hidden`` with the first layer before its ReLU; overwritten.
 
         Returns:
-            (outputs, n). For a head with a single layer, a view of ``x``.
+            (outputs, n) float32. For a head with a single layer, possibly a view of ``x``.
         """
         if not self._columns:
-            return x[:-1]
+            return x[:-1].float()
         x.relu_()
         *columns, last = self._columns
         for weight in columns:
             x = product(weight, x, relu=True)
-        return product(last, x)
+        return product(last, x.float())
 
 
 class Gathered(Factored):
@@ -107,12 +119,12 @@ class Gathered(Factored):
     before, and a remainder.
 
     Args:
-        head: see ``Factored``.
+        head, precision: see ``Factored``.
         largest: largest number of first-layer outputs in one chunk.
     """
 
-    def __init__(self, head: Head, largest: int) -> None:
-        super().__init__(head)
+    def __init__(self, head: Head, precision: torch.dtype, largest: int) -> None:
+        super().__init__(head, precision)
         self._sizes = [max(1, (largest // self.width) >> n) for n in range(4)]
 
     def split(self, pixels: Tensor) -> Iterator[Tensor]:
@@ -144,17 +156,17 @@ class Gathered(Factored):
             x: (n, width), the first layer before its ReLU; overwritten.
 
         Returns:
-            (n, outputs).
+            (n, outputs) float32.
         """
         if not self.rest:
-            return x
+            return x.float()
         run = product if len(x) in self._sizes else plain_product
         x.relu_()
         *rest, last = self.rest
         for weight, bias in rest:
             x = run(x, weight.T, bias, relu=True)
         weight, bias = last
-        return run(x, weight.T, bias)
+        return run(x.float(), weight.T, bias)
 
 
 class Projection:
@@ -173,12 +185,16 @@ class StripHeads(Heads):
     """See ``Heads``; matrix products, strip by strip."""
 
     def __init__(self, classifier: Head, heads: Sequence[Head], precision: torch.dtype) -> None:
-        if precision != torch.float32:
-            raise UserError("half precision needs a GPU and triton; use float32.")
         device = next(classifier.parameters()).device.type
+        if precision not in (torch.float32, HALF[device]):
+            raise UserError(
+                "half precision is bf16 on a CPU, and float16 on a GPU with triton; use float32."
+            )
         self._strip, self._spread, self._gathered = STRIP[device], SPREAD[device], GATHERED[device]
-        self._classifier, self._cheapest = (Everywhere(head) for head in (classifier, heads[0]))
-        self._others = [Gathered(head, self._gathered) for head in heads[1:]]
+        self._classifier, self._cheapest = (
+            Everywhere(head, precision) for head in (classifier, heads[0])
+        )
+        self._others = [Gathered(head, precision, self._gathered) for head in heads[1:]]
         self._project_classifier = Projection([self._classifier])
         self._project_cheapest = Projection([self._cheapest])
         self._project_both = Projection([self._classifier, self._cheapest])
@@ -217,8 +233,8 @@ class StripHeads(Heads):
         self, tile: TileGrid, features: Tensor, rule: Rule, measured: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """See ``Heads.finish``."""
-        sr = features.new_empty(3, *tile.size)
-        labels = torch.empty(tile.size, dtype=torch.uint8, device=sr.device)
+        sr = torch.empty(3, *tile.size, device=features.device)
+        labels = torch.empty(tile.size, dtype=torch.uint8, device=features.device)
         cache, around = _TileCache(tile, self._spread), tile.around()
         for number, strip in enumerate(self._strips(tile)):
             lr_features = features[strip.lr_rows].flatten(0, 1)

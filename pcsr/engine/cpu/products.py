@@ -10,6 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+PRECISIONS = (torch.float32, torch.bfloat16)  # oneDNN sums in float32 in both
+
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
     """Return left @ right + bias, followed by a ReLU if ``relu`` is set.
@@ -58,17 +60,17 @@ def in_onednn(x: Tensor) -> bool:
     # FLOPs are counted on a trace, and traces and compilers know only torch's own operations.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return x.device.type == "cpu" and x.dtype == torch.float32 and _usable()
+    return x.device.type == "cpu" and x.dtype in PRECISIONS and _usable(x.dtype)
 
 
 @cache
-def _usable() -> bool:
-    """Tell whether torch has oneDNN's products as they are called here.
+def _usable(dtype: torch.dtype) -> bool:
+    """Tell whether torch has oneDNN's products as they are called here, and this processor can.
 
     They are not part of torch's public interface: a version without them, or with others, takes the
     plain products.
     """
-    one = torch.ones(1, 1)
+    one = torch.ones(1, 1, dtype=dtype)
     try:
         torch.ops.mkldnn._linear_pointwise(one, one, None, "relu", [], "")
         torch.ops.mkldnn._linear_pointwise.binary(one, one, one, None, "add")

@@ -11,6 +11,7 @@ from pcsr import registry
 from pcsr.config.base import Facts
 from pcsr.report.tidy import REFERENCE, read_facts
 
+PATHS = ("original", "engine", "tiles")  # as this suite runs methods
 COLUMNS = (
     *("device", "experiment", "backbone", "method", "knob"),
     *("image", "seconds", "lr_pixels", "peak_bytes"),
@@ -27,9 +28,10 @@ class Case(Facts):
     method: str
     weights: str | None = None  # their experiment, as far as they tell
     path: str
+    precision: str = "float32"
     knob: str
     seconds: float = Field(gt=0)
-    peak_bytes: int = Field(ge=0)
+    peak_bytes: int | None = Field(ge=0)
 
 
 class Machine(Facts):
@@ -58,9 +60,9 @@ class Timings(Facts):
 def load(paths: Sequence[Path]) -> pd.DataFrame:
     """Read what ``pcsr bench`` measured at values of a knob, one row per case: ``COLUMNS``.
 
-    Left out are the reference implementation, budgets, which no sweep measures, and what fresh
-    weights decide, which is chance. ``experiment`` is None where the file does not tell the
-    weights; ``knob`` is NaN for a method without one.
+    Left out are the reference implementation, runtimes, precisions beyond the first, budgets, which
+    no sweep measures, and what fresh weights decide, which is chance. ``experiment`` is None where
+    the file does not tell the weights; ``knob`` is NaN for a method without one.
 
     Raises:
         UserError: a file is missing, or was not made by ``pcsr bench``; names it and the key.
@@ -73,7 +75,8 @@ def _rows(measured: Timings) -> Iterator[Mapping[str, Any]]:
     fresh = measured.provenance.fresh
     for case in measured.cases:
         decided = case.backbone not in fresh or case.method == REFERENCE
-        if decided and case.path != "definition" and not case.knob.startswith("budget"):
+        ours = case.path in PATHS and case.precision == measured.provenance.precision
+        if ours and decided and not case.knob.startswith("budget"):
             yield {
                 "device": measured.provenance.text(),
                 "experiment": case.weights,
