@@ -100,7 +100,7 @@ def sweep(
     test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
     facts = files.provenance(
         protocol=protocol.model_dump(mode="json"),
-        also=[other.model_dump(mode="json") for other in options.protocols[1:]],
+        other_protocols=[other.model_dump(mode="json") for other in options.protocols[1:]],
         weights=described,
         iterations=next(iter(described.values()))["iterations"],
         released=any(facts["released"] is not None for facts in described.values()),

@@ -133,11 +133,8 @@ def _ppm_refusal(image: Image.Image) -> str:
     top = _ppm_top(image)
     if top not in (1, 255, PPM_16BIT):
         return f"a PPM of {top + 1} levels"
-    return "a PPM of 16 bits as text" if top == PPM_16BIT and _plain(image) else ""
-
-
-def _plain(image: Image.Image) -> bool:
-    return "plain" in image.tile[0][0]  # type: ignore[attr-defined]
+    plain = "plain" in image.tile[0][0]  # type: ignore[attr-defined]
+    return "a PPM of 16 bits as text" if top == PPM_16BIT and plain else ""
 
 
 def _tiff_refusal(tags: Any) -> str:

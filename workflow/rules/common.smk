@@ -293,7 +293,11 @@ PROTOCOL_OPTIONS += ["--refine" if protocol.refine else "--no-refine"]
 if protocol.degradation != MATLAB:
     PROTOCOL_OPTIONS += ["--degradation", protocol.degradation]
 OTHER_PROTOCOLS = [
-    ",".join(f"{key}={value}" for key, value in other if value != getattr(protocol, key))
+    ",".join(
+        f"{key}={value}".lower()
+        for key, value in other
+        if value != getattr(protocol, key)
+    )
     for other in suite.protocols[1:]
 ]
 ALSO_OPTIONS = ["--also", *OTHER_PROTOCOLS] if OTHER_PROTOCOLS else []

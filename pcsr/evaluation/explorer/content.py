@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from pcsr.config.options import (
     WeightsFiles,
     whole_number,
 )
-from pcsr.data.test_images import TestImage, TestImages, open_images
+from pcsr.data.test_images import TestImage, open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, make_pair
@@ -97,18 +96,14 @@ def explore(
     }
     names = _labels(methods, weights)
     shown = [Subject(m, name, upscaling, protocol) for m, name in zip(methods, names, strict=True)]
-    found = [opened for path in images for opened in _all_of(open_images(path))]
-    pairs = (make_pair(_middle(read(), side), upscaling, protocol) for read in found)
+    found = [(opened, n) for opened in map(open_images, images) for n in range(len(opened))]
+    pairs = (make_pair(_middle(opened[n], side), upscaling, protocol) for opened, n in found)
     note = f"at most {side} pixels a side"
     count, size = write(
         pairs, shown, out, title=title, note=note, opening=opening, megabytes=megabytes
     )
     left_out = f" of {len(found)}; the others do not fit" if count < len(found) else ""
     return f"{out}: {size:.1f} MB, {count} images{left_out}"
-
-
-def _all_of(images: TestImages) -> list[Callable[[], TestImage]]:
-    return [partial(images.__getitem__, number) for number in range(len(images))]
 
 
 def _middle(image: TestImage, side: int) -> TestImage:

@@ -53,7 +53,7 @@ class Head:
             "source": self.source,
             "base": None
             if base is None
-            else {"psnr": _mean(base.psnr), "gflops": _mean(base.gflops)},
+            else {"psnr": float(base.psnr.mean()), "gflops": float(base.gflops.mean())},
             "curves": [
                 {
                     "label": label,
@@ -88,10 +88,6 @@ class Head:
         found = curves.estimates(values, len(curve.psnr))
         names = ("gain", "share", "equal", "close")
         return {n: [of.value, of.low, of.high] for n, of in zip(names, found, strict=True)}
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean())
 
 
 def _points(
