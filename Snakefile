@@ -1,5 +1,4 @@
 # The pipeline, in the order it runs. A suite says what is run: snakemake --configfile <suite file>.
-include: "workflow/rules/cluster.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 

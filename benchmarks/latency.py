@@ -29,7 +29,7 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import original_flops
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
-from pcsr.report.tidy import COUNTS
+from pcsr.report.columns import COUNTS
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method

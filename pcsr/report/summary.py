@@ -6,11 +6,12 @@ from typing import Annotated
 
 import pandas as pd
 from cyclopts import Parameter
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from pcsr import escape
 from pcsr.config.models import Config
 from pcsr.config.options import Results
+from pcsr.report.columns import MOST
 from pcsr.report.tidy import (
     PLACE,
     REFERENCE,
@@ -35,7 +36,7 @@ class Timed(Config):
     method: str
     path: str
     knob: str
-    time_ratio: float
+    time_ratio: float = Field(gt=0, le=MOST)
 
 
 class Times(Config):

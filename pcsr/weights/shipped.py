@@ -1,6 +1,5 @@
 """Ship weights with the suite: copy them, with their description, from the study that trained."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +81,7 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     if not logs:
         raise UserError(f"{folder}: has no training log; train this stage again.")
     try:
-        lines = [dict(json.loads(line)) for line in logs[-1].read_text().splitlines()]
+        lines = [dict(content.parse_json(line)) for line in logs[-1].read_text().splitlines()]
     except (ValueError, TypeError) as error:
         raise UserError(f"{logs[-1]}: damaged ({one_line(error)}); train again.") from None
     return [

@@ -192,13 +192,13 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     older = tmp_path / "older.json"
     older.write_text(out.read_text().replace("heavy_share", "dear_share"))
     refused = here.refuse("latency", older, "--out", page)
-    assert "older.json: cases: no heavy_share; another version of `pcsr bench`" in refused
+    assert "older.json: cases.0.heavy_share: Field required" in refused
     assert "no original of carn" in here.refuse(
         *("bench", "--weights", files["pcsr"], "--images", files["astronaut"], "--out", out)
     )
     half = ("--images", large, "--precision", "float16", "--device", "cpu", "--out", out)
     assert "it is for GPUs" in here.refuse("bench", "--weights", files["original"], *half)
-    assert "not a file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
+    assert "cannot be read" in here.refuse("latency", files["cat"], "--out", page)
 
 
 def test_the_gpu_script_resumes_where_it_stopped(

@@ -163,7 +163,7 @@ def write(
     first = subjects[0]
     reference = next((i for i, subject in enumerate(subjects) if not subject.routes), None)
     content = {
-        "title": title,
+        "title": escape.printable(title),
         "backbones": sorted({style.name(one.method.config.backbone) for one in subjects}),
         "scale": first.scale,
         "shave": metrics.shave_for(first.scale),

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from pcsr.config.base import Local
 from pcsr.config.load import parse, read_yaml
 from pcsr.config.models import COUNT_LIMIT, SCALE_LIMIT, Config, Count, Knob, ProtocolConfig
-from pcsr.report.tidy import PROTOCOL, REFERENCE, knob_text
+from pcsr.report.columns import PROTOCOL
+from pcsr.report.tidy import REFERENCE, knob_text
 
 CLAIMS = Path("configs/claims.yaml")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from pcsr import registry
-from pcsr.config.models import Config
+from pcsr.config.models import KNOB_LIMIT, Config
+from pcsr.report.columns import LONGEST_SIDE, MOST
 from pcsr.report.tidy import REFERENCE, read_facts
 
 COLUMNS = (
@@ -17,28 +18,36 @@ COLUMNS = (
 )
 
 
-class _Read(Config):
+class Read(Config):
     """What is read of a JSON file that holds more."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class Case(_Read):
+class Case(Read):
     """One way to super-resolve one image; ``knob`` is ``""``, ``default``, a number or a budget."""
 
     image: str
-    lr_height: int = Field(ge=1)
-    lr_width: int = Field(ge=1)
+    lr_height: int = Field(ge=1, le=LONGEST_SIDE)
+    lr_width: int = Field(ge=1, le=LONGEST_SIDE)
     backbone: str
     method: str
     weights: str | None = None  # their experiment, as far as they tell
     path: str
     knob: str
     seconds: float = Field(gt=0)
-    peak_bytes: int = Field(ge=0)
+    peak_bytes: int = Field(ge=0, le=MOST)
+
+    @field_validator("knob")
+    @classmethod
+    def _is_a_knob(cls, text: str) -> str:
+        words = not text or text == "default" or text.startswith("budget")
+        if not words and not abs(float(text)) <= KNOB_LIMIT:
+            raise ValueError(f"must be from {-KNOB_LIMIT:g} to {KNOB_LIMIT:g}")
+        return text
 
 
-class Machine(_Read):
+class Machine(Read):
     """What the cases of a file ran on."""
 
     device: str
@@ -54,7 +63,7 @@ class Machine(_Read):
         return f"{self.device}, {how}, {self.machine}, torch {self.versions.get('torch')}"
 
 
-class Timings(_Read):
+class Timings(Read):
     """A file that ``pcsr bench`` wrote."""
 
     cases: tuple[Case, ...]
