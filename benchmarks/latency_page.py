@@ -13,7 +13,7 @@ from pydantic import Field
 from pcsr import escape
 from pcsr.errors import UserError
 from pcsr.report import pages
-from pcsr.report.columns import LONGEST_SIDE, MOST
+from pcsr.report.columns import LONGEST, LONGEST_SIDE, MOST
 from pcsr.report.figures.saving import save
 from pcsr.report.leaderboard.timings import Case, Machine, Read
 from pcsr.report.tables import markdown as table_markdown
@@ -80,8 +80,8 @@ class Timed(Case):
 class Growth(Read):
     """The time of one size of a series."""
 
-    backbone: str
-    method: str
+    backbone: str = Field(max_length=LONGEST)
+    method: str = Field(max_length=LONGEST)
     hr_height: int = Field(ge=1, le=LONGEST_SIDE)
     hr_width: int = Field(ge=1, le=LONGEST_SIDE)
     seconds: float = Field(gt=0)

@@ -52,6 +52,7 @@ UNUSED = ["seconds", "commit"]  # columns of sweeps, and of results that earlier
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
 SIZES = ("activations", "parameters")  # numbers of a sweep that older ones lack
 
+LONGEST = 64  # characters of a name; those of a suite have no more
 MOST = 1e18  # FLOPs of an image, and whatever else is counted
 LONGEST_SIDE = 2**31 - 1
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -84,7 +85,8 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
         blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
         options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
-        frame = pd.read_csv(path, usecols=list(every), dtype=every, **options)
+        with np.errstate(invalid="ignore"):  # whole numbers that are none: an error, no warning
+            frame = pd.read_csv(path, usecols=list(every), dtype=every, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None

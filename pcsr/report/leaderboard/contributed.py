@@ -10,10 +10,9 @@ from typing import get_args
 import pandas as pd
 
 from pcsr.config.models import Crop, LRBits
-from pcsr.report.columns import PROTOCOL, refuse
+from pcsr.report.columns import LONGEST, PROTOCOL, refuse
 from pcsr.report.tidy import load
 
-LONGEST = 64  # characters of a name; those of a suite have no more
 WORDS = {"lr": get_args(LRBits), "crop": get_args(Crop)}
 IMAGE = ["test_set", "scale", "image", "crop"]
 

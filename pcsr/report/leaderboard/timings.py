@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from pcsr import registry
 from pcsr.config.models import KNOB_LIMIT, Config
-from pcsr.report.columns import LONGEST_SIDE, MOST
+from pcsr.report.columns import LONGEST, LONGEST_SIDE, MOST
 from pcsr.report.tidy import REFERENCE, read_facts
 
 COLUMNS = (
@@ -30,8 +30,8 @@ class Case(Read):
     image: str
     lr_height: int = Field(ge=1, le=LONGEST_SIDE)
     lr_width: int = Field(ge=1, le=LONGEST_SIDE)
-    backbone: str
-    method: str
+    backbone: str = Field(max_length=LONGEST)
+    method: str = Field(max_length=LONGEST)
     weights: str | None = None  # their experiment, as far as they tell
     path: str
     knob: str
