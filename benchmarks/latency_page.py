@@ -151,11 +151,14 @@ def figure(results: Sequence[Measured]) -> Figure:
     """Plot time ratio over FLOP ratio: one panel per file with cases, one colour per model.
 
     Raises:
-        UserError: no file has cases.
+        UserError: no file has cases of a method.
     """
-    results = [measured for measured in results if measured["cases"]]
+    results = [m for m in results if any(case["path"] in MARKERS for case in m["cases"])]
     if not results:
-        raise UserError("no file has cases; make one with `pcsr bench` and --rounds above 0.")
+        raise UserError(
+            "no file has cases of a method beside its original; make one with `pcsr bench` and "
+            "--rounds above 0."
+        )
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
         drawn = Figure(figsize=(6.5 * len(results), 5.5), layout="constrained")
         panels = drawn.subplots(1, len(results), squeeze=False)[0]

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 
 from pcsr import escape
 from pcsr.config.load import ConfigT, parse
-from pcsr.config.models import Config, ProtocolConfig
+from pcsr.config.models import COUNT_LIMIT, Config, ProtocolConfig
 from pcsr.errors import UserError
 from pcsr.report.columns import (
     COUNTS,
@@ -51,7 +51,9 @@ class Sidecar(Config):
 
     protocol: ProtocolConfig
     complete: bool = Field(description="false: fewer images than the published set has")
-    iterations: int | None = Field(description="training steps in all; None where nobody tells")
+    iterations: int | None = Field(
+        ge=0, le=COUNT_LIMIT, description="training steps in all; None where nobody tells"
+    )
     released: bool = Field(default=False, description="the authors' own weights")
     commit: str | None = None
     modified: bool = False

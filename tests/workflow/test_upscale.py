@@ -181,7 +181,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         *("bench", "--weights", files["pcsr"], files["original"], "--images", large),
         *("--knob", "1", "--steps", "2", "--rounds", "0", "--out", grown, "--threads", "2"),
     )
-    assert "no file has cases" in here.refuse("latency", grown, "--out", page)
+    assert "no file has cases of a method" in here.refuse("latency", grown, "--out", page)
     sizes = json.loads(grown.read_text())["sizes"]
     assert [(s["hr_width"], s["hr_height"]) for s in sizes[:2]] == [(960, 540), (1920, 1080)]
     here.succeed("latency", out, grown, "--out", page)
