@@ -31,7 +31,7 @@ from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.precision import dtype_of
-from pcsr.report.tidy import COUNTS
+from pcsr.report.columns import COUNTS
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method

@@ -1,6 +1,5 @@
 """Page of the latency benchmark: how much of the saving in FLOPs is a saving in time."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,29 +7,26 @@ from typing import Annotated, Any
 import pandas as pd
 from cyclopts import Parameter
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from benchmarks import latency_figure
 from pcsr import escape
+from pcsr.config.base import Facts
 from pcsr.errors import UserError
 from pcsr.report import pages
+from pcsr.report.columns import LONGEST, LONGEST_SIDE, MOST
 from pcsr.report.figures import saving
 from pcsr.report.leaderboard import timings
-from pcsr.report.leaderboard.timings import Machine
+from pcsr.report.leaderboard.timings import Case, Machine
 from pcsr.report.tables import best_cells, rounded
 from pcsr.report.tables import markdown as table_markdown
+from pcsr.report.tidy import read_facts
 from pcsr.storage import files
 
 Measured = dict[str, Any]
 
 DRAWN = ("engine", "tiles", "definition")
 SHOWN = 0.03  # share of the time below which an operation is left out
-OF_A_CASE = frozenset(
-    (
-        *("image", "backbone", "method", "path", "precision", "knob", "heavy_share"),
-        *("seconds", "peak_bytes", "flops_algorithmic", "flops_engine", "time_ratio"),
-        *("flops_ratio", "psnr_rgb", "max_levels", "identical", "profile"),
-    )
-)
 CASES = {
     "model": "Model",
     "path": "Path",
@@ -90,6 +86,47 @@ BETTER = {
 }
 
 
+class Timed(Case):
+    """A case with all that the page shows of it."""
+
+    heavy_share: float = Field(ge=0, le=1)
+    flops_algorithmic: float = Field(ge=0, le=MOST)
+    flops_engine: float = Field(ge=0, le=MOST)
+    flops_ratio: float = Field(ge=0, le=MOST)
+    time_ratio: float = Field(gt=0, le=MOST)
+    psnr_rgb: float = Field(ge=0, allow_inf_nan=True, description="infinite where nothing differs")
+    max_levels: int = Field(ge=0, le=255)
+    identical: float = Field(ge=0, le=1)
+    profile: tuple[tuple[str, float, int], ...] = ()  # operation, share of the time, calls
+
+
+class Growth(Facts):
+    """The time of one size of a series."""
+
+    backbone: str = Field(max_length=LONGEST)
+    method: str = Field(max_length=LONGEST)
+    hr_height: int = Field(ge=1, le=LONGEST_SIDE)
+    hr_width: int = Field(ge=1, le=LONGEST_SIDE)
+    seconds: float = Field(gt=0)
+    seconds_per_megapixel: float = Field(gt=0)
+
+
+class Run(Machine):
+    """How the cases of a file were measured."""
+
+    commit: str | None
+    modified: bool
+    rounds: int
+
+
+class Bench(Facts):
+    """A file that ``pcsr bench`` wrote."""
+
+    cases: tuple[Timed, ...]
+    sizes: tuple[Growth, ...]
+    provenance: Run
+
+
 def latency(
     measured: Annotated[list[Path], Parameter(help="files made by `pcsr bench`")],
     /,
@@ -110,20 +147,10 @@ def read(path: Path) -> Measured:
     """Read a file made by ``pcsr bench``.
 
     Raises:
-        UserError: the file is missing, or was not made by it, or by another version of it.
+        UserError: the file is missing, or was not made by it, or by another version of it; names
+            the key.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        measured = {key: found[key] for key in ("cases", "sizes", "provenance")}
-        absent = sorted({key for case in measured["cases"] for key in OF_A_CASE - case.keys()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a file made by `pcsr bench`; make it again.") from None
-    if absent:
-        raise UserError(
-            f"{path}: cases: no {', '.join(absent)}; another version of `pcsr bench` made it, "
-            "measure again."
-        )
-    return measured
+    return read_facts(Bench, path).model_dump()
 
 
 def cases(measured: Measured) -> pd.DataFrame:
@@ -151,11 +178,14 @@ def figure(results: Sequence[Measured]) -> Figure:
     """Plot time ratio over FLOP ratio: a row of panels per file with cases, one per backbone.
 
     Raises:
-        UserError: no file has cases.
+        UserError: no file has cases of a method.
     """
-    results = [measured for measured in results if measured["cases"]]
+    results = [m for m in results if any(case["path"] in DRAWN for case in m["cases"])]
     if not results:
-        raise UserError("no file has cases; make one with `pcsr bench` and --rounds above 0.")
+        raise UserError(
+            "no file has cases of a method beside its original; make one with `pcsr bench` and "
+            "--rounds above 0."
+        )
     rows = [cases(measured) for measured in results]
     machines = "; ".join(dict.fromkeys(_machine(measured) for measured in results))
     drawn = [of[of["path"].isin(DRAWN) & (of["precision"] == "float32")] for of in rows]

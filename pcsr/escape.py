@@ -8,10 +8,12 @@ function here: pages are Markdown first, and ``report.pages`` lets no HTML throu
 import re
 
 # Control characters (ESC starts a terminal's commands), line ends, marks that reverse the direction
-# of text or have no width (a name can then look like another), and bytes outside UTF-8 as Python
-# decodes them.
+# of text, what has no shape of its own (a name can then look like another), and bytes outside UTF-8
+# as Python decodes them. Joiners and variants of characters stay: words and emoji are made of them.
 _HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
 )
 # Not what means nothing where it stands, so that img_001, f/8: 2 and [low, high] stay readable: `_`
 # inside a word, `]` without a target, `#` before the end of a line, `:` and `.` outside an address.

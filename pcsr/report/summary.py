@@ -6,10 +6,12 @@ from typing import Annotated
 
 import pandas as pd
 from cyclopts import Parameter
+from pydantic import Field
 
 from pcsr import escape
 from pcsr.config.base import Facts
 from pcsr.config.options import Results
+from pcsr.report.columns import MOST
 from pcsr.report.tidy import (
     PLACE,
     REFERENCE,
@@ -32,7 +34,7 @@ class Timed(Facts):
     method: str
     path: str
     knob: str
-    time_ratio: float
+    time_ratio: float = Field(gt=0, le=MOST)
 
 
 class Times(Facts):

@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
+from pcsr.report.columns import COUNTS
 from pcsr.report.figures import style
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
-    COUNTS,
     PLACE,
     REFERENCE,
     exact_images,

@@ -7,9 +7,8 @@ in the results, and is left out of every mean of its test set (``comparable``). 
 run to run of the same code (time, commit) is not in the table but in the JSON beside it.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,51 +20,23 @@ from pydantic import Field
 from pcsr import escape
 from pcsr.config.base import Facts
 from pcsr.config.load import ConfigT, parse
-from pcsr.config.models import ProtocolConfig
+from pcsr.config.models import COUNT_LIMIT, ProtocolConfig
 from pcsr.errors import UserError
+from pcsr.report.columns import (
+    COUNTS,
+    FACT_TYPES,
+    PLACE_TYPES,
+    PROTOCOL,
+    RESULT_TYPES,
+    SIZES,
+    SWEEP_TYPES,
+    read_rows,
+)
 from pcsr.storage import content, files
 
 REFERENCE = "original"  # the method that every other one is compared with
-CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
-COUNTS = (*CONVENTIONS, "engine")  # and what is executed
-
-# An image called "0801" or "null" must stay text, so no type is left to a guess.
-SWEEP_TYPES = {
-    "image": "str",
-    "method": "str",
-    "backbone": "str",
-    "scale": "float64",
-    "knob": "float64",
-    "adaptive": "bool",
-    "lr": "str",
-    "crop": "str",
-    "refine": "bool",
-    "psnr_rgb": "float64",
-    "psnr_y": "float64",
-    "ssim": "float64",
-    "flops_paper": "float64",
-    "flops_algorithmic": "float64",
-    "flops_engine": "float64",
-    "share_0": "float64",
-    "units": "int64",
-    "lr_pixels": "int64",
-    "lr_height": "int64",
-    "lr_width": "int64",
-    "weights": "str",
-}
-PLACE_TYPES = {"suite": "str", "experiment": "str", "test_set": "str"}
-FACT_TYPES = {
-    "main": "bool",  # measured by the suite's own protocol
-    "complete": "bool",
-    "training": "Int64",  # iterations; blank where a release does not tell
-    "released": "bool",  # weights that the authors of a paper published
-}
-UNUSED = ["seconds", "commit"]  # columns of sweeps, and of results that earlier versions made
-RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
-SIZES = ("activations", "parameters")  # numbers of a sweep that older ones lack
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
-PROTOCOL = ("lr", "crop", "refine")
 # All that is the same for every image of one operating point.
 POINT = (
     *("suite", "test_set", "backbone", "scale", "method", "experiment", "knob", "adaptive"),
@@ -79,7 +50,9 @@ class Sidecar(Facts):
 
     protocol: ProtocolConfig
     complete: bool = Field(description="false: fewer images than the published set has")
-    iterations: int | None = Field(description="training steps in all; None where nobody tells")
+    iterations: int | None = Field(
+        ge=0, le=COUNT_LIMIT, description="training steps in all; None where nobody tells"
+    )
     released: bool = Field(default=False, description="the authors' own weights")
     commit: str | None = None
     modified: bool = False
@@ -141,7 +114,8 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
         ``training`` (iterations) and ``released``.
 
     Raises:
-        UserError: a file is missing, empty or lacks a column or key; it and they are named.
+        UserError: a file is missing, empty or lacks a column or key, or a row of it cannot be
+            right; it and they are named.
     """
     if not paths:
         raise UserError("no sweep was given to collect; evaluate an experiment first.")
@@ -152,9 +126,13 @@ def load(path: Path) -> pd.DataFrame:
     """Read the results that ``write_csv`` wrote, with the types that ``collect`` gave them.
 
     Raises:
-        UserError: the file is missing, empty or lacks a column.
+        UserError: the file is missing, empty or lacks a column, a row of it cannot be right, or no
+            row is by the suite's own protocol.
     """
-    return _ordered(_read(path, RESULT_TYPES))
+    rows = read_rows(path, RESULT_TYPES)
+    if not rows["main"].any():
+        raise UserError(f"{path}: no row is of the suite's own protocol; make the file again.")
+    return _ordered(rows)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -300,8 +278,8 @@ def protocol_text(summary: pd.DataFrame) -> str:
 def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
     """Read the JSON file beside a result; a UserError names a missing file or a wrong key."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        facts = content.parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make the result again.") from None
     return parse(model, facts, str(path))
 
@@ -309,44 +287,10 @@ def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
 def _sweep(path: Path) -> pd.DataFrame:
     places = path.absolute().parent.parts[-3:]
     sidecar = read_facts(Sidecar, files.sidecar(path))
-    frame = _read(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
+    frame = read_rows(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
     own = sidecar.protocol.columns()
     main = (frame[list(own)] == pd.Series(own)).all(axis="columns")
     return frame.assign(main=main, **sidecar.facts()).astype(FACT_TYPES)
-
-
-def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
-    """Read a CSV file that has at least the columns of ``types`` and one row.
-
-    Blank is no value in a column of numbers alone: an image may well be called ``null`` or ``NA``.
-    """
-    try:
-        header = pd.read_csv(path, nrows=0).drop(columns=UNUSED, errors="ignore")
-        missing = [name for name in types if name not in header.columns]
-        if missing:
-            raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
-        every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
-        blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
-        options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
-        frame = pd.read_csv(path, usecols=list(every), dtype=every, **options)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None
-    if frame.empty:
-        raise UserError(f"{path}: holds no rows; make the file again.")
-    # A method without a knob leaves it blank, and PSNR-Y and SSIM are of the sweep's own protocol.
-    numbers = [name for name, kind in types.items() if kind == "float64" and name != "knob"]
-    absent = frame[numbers].isna()
-    partly = absent.columns.isin(["psnr_y", "ssim"])
-    blank = absent.all() | (absent.any() & ~partly)
-    if blank.any():
-        names = _listed(blank.index[blank])
-        raise UserError(f"{path}: lacks numbers in the column {names}; make the file again.")
-    return frame
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
 
 
 def _ordered(results: pd.DataFrame) -> pd.DataFrame:

@@ -78,14 +78,24 @@ def parse_json(text: str) -> Any:
     """Parse JSON from a file that may be hostile.
 
     Raises:
-        ValueError: it is not JSON, or nested so deeply that reading or printing it would fail.
+        ValueError: it is not JSON, gives a key twice, or is nested so deeply that reading or
+            printing it would fail.
     """
     depth = 0
     for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[][{}]', text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
         if depth > DEEPEST:
             raise ValueError(f"nested more than {DEEPEST} levels deep")
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping's pairs as one; of a key that is given twice, the last would win unseen."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"gives {next(k for k in keys if keys.count(k) > 1)!r:.60} twice")
+    return found
 
 
 def sha256(path: Path) -> str:

@@ -6,15 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.config.load import parse
-from pcsr.config.models import ModelConfig
+from pcsr.config.models import COUNT_LIMIT, Config, ModelConfig
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint, released
+
+LONGEST = 255  # characters of an experiment's name
+
+
+class Description(Config):
+    """What every reader takes from the facts stored with weights, besides the model."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    experiment: str | None = Field(default=None, max_length=LONGEST)
+    iterations: int | None = Field(default=None, ge=0, le=COUNT_LIMIT)
 
 
 def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
@@ -24,14 +36,15 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
         The method in eval mode on the CPU, and the facts stored with its weights.
 
     Raises:
-        UserError: the file is missing, damaged, of an unknown release, or its weights do not fit
-            the model that it describes.
+        UserError: the file is missing, damaged, of an unknown release, says of itself what cannot
+            be, or its weights do not fit the model that it describes.
     """
     if path.suffix in (".pth", ".pt", ".ckpt", ".t7"):
         release = released.read(path)
         method = assemble(release.model, release.tensors, str(path))
         return method, {"released": release.recognised, "iterations": release.iterations}
     tensors, facts = checkpoint.load(path)
+    parse(Description, facts, str(path))
     model = parse(ModelConfig, facts.get("model", {}), f"{path}: model")
     return assemble(model, tensors, str(path)), facts
 

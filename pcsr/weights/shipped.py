@@ -1,23 +1,52 @@
 """Ship weights with the suite: copy them, with their description, from the study that trained."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from pcsr import runtime
-from pcsr.config.load import Study, load_study
+from pcsr.config.load import Study, load_study, parse
+from pcsr.config.models import Config
 from pcsr.config.options import Suite
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files
 from pcsr.weights import available, checkpoint
 from pcsr.weights.card import card
 
+LONGEST = 200  # characters of a licence's name
+
 log = logging.getLogger("pcsr")
+
+
+class Read(Config):
+    """What is read of a description that holds more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Provenance(Read):
+    """The code that weights were made by."""
+
+    commit: str | None
+    modified: bool
+
+
+class Trained(Read):
+    """How a stage was trained, or a table measured."""
+
+    provenance: Provenance
+
+
+class Line(Read):
+    """A line of a training log: every so many steps with a validation."""
+
+    step: int = Field(ge=0)
+    valid_psnr_rgb: float | None = Field(default=None, ge=0)
 
 
 def ship(
@@ -30,6 +59,8 @@ def ship(
 
     Example: `pcsr ship --suite configs/suites/weights.yaml --licence "MIT" --out weights`.
     """
+    if not 0 < len(licence.strip()) <= LONGEST or not licence.isprintable():
+        raise UserError(f"--licence: give one line of at most {LONGEST} characters.")
     runtime.setup_logging()
     copy_trained(load_study(suite), licence, out)
 
@@ -45,13 +76,16 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
         UserError: weights are missing, or were trained by uncommitted code. Nothing is copied then.
     """
     own = [name for name in study.experiments if name not in study.released]
-    found = {folder / f"{name}.safetensors": _trained(study, name) for name in own}
+    targets = {name: folder / f"{name}.safetensors" for name in own}
+    beside = [files.sidecar(target) for target in targets.values()]
+    files.check_outputs((), (*targets.values(), *beside, folder / content.SUMS))
+    found = {target: _trained(study, name) for name, target in targets.items()}
     for target, (tensors, facts) in found.items():
         facts["licence"] = licence
         files.write_json(files.sidecar(target), facts)
         files.write_text(target.with_suffix(".md"), card(target.stem, tensors, facts))
         checkpoint.save(target, tensors, facts)
-        log.info("%s: %d iterations", target, facts["iterations"])
+        log.info("%s: %s iterations", target, facts.get("iterations"))
     whole = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
     files.write_text(folder / content.SUMS, content.sums(whole))
     return list(found)
@@ -71,24 +105,30 @@ def _trained(study: Study, experiment: str) -> tuple[dict[str, Tensor], dict[str
 
 
 def _require_commit(path: Path, facts: Mapping[str, Any]) -> None:
-    provenance = facts["provenance"]
-    if provenance["modified"] or not provenance["commit"]:
+    made = parse(Trained, facts, str(path)).provenance
+    if made.modified or not made.commit:
         raise UserError(
             f"{path}: was made by uncommitted code; commit it, in a git checkout, and train again."
         )
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    """Return step and validation PSNR-RGB in dB of the latest training run in a folder."""
+    """Return step and validation PSNR-RGB in dB of the latest training run in a folder.
+
+    Raises:
+        UserError: there is no log of a run, or it is damaged; names it.
+    """
     logs = sorted(folder.glob("train-*.jsonl"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise UserError(f"{folder}: has no training log; train this stage again.")
+    path = logs[-1]
     try:
-        lines = [dict(json.loads(line)) for line in logs[-1].read_text().splitlines()]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{logs[-1]}: damaged ({one_line(error)}); train again.") from None
+        values = [content.parse_json(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({one_line(error)}); train again.") from None
+    lines = [parse(Line, value, f"{path}: line {n}") for n, value in enumerate(values, start=1)]
     return [
-        (line["step"], round(line["valid_psnr_rgb"], 3))
+        (line.step, round(line.valid_psnr_rgb, 3))
         for line in lines
-        if "valid_psnr_rgb" in line
+        if line.valid_psnr_rgb is not None
     ]

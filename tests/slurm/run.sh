@@ -22,7 +22,7 @@ finish() {
   trap '' INT TERM
   if [ -n "$command" ]; then
     kill -INT -- "-$command" 2> /dev/null || true
-    wait "$command" || true
+    wait -f "$command" || true
   fi
   # Jobs next: slurmd leaves them behind.
   timeout 30 scancel --user=root 2> /dev/null || true
@@ -108,6 +108,6 @@ wait_for slurmd srun --ntasks=1 true
 "$@" &
 command=$!
 status=0
-wait "$command" || status=$?
+wait -f "$command" || status=$? # -f: one that is only stopped has not ended
 command=
 exit "$status"

@@ -14,7 +14,7 @@ from torture.harness import Kind, Tally, torture
 
 KINDS = (
     *("images", "pickles", "weights", "flips", "downloads", "archives", "texts", "names"),
-    *("kills", "disks"),
+    *("results", "kills", "disks"),
 )
 HEAD = (
     *("Kind", "Tried", "Refused in one line", "Handled", "Slowest (s)", "Largest (MiB)"),

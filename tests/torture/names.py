@@ -1,5 +1,6 @@
 """Hostile names in every place where a user, or a file of somebody else's, can name something."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -7,12 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags
 from PIL import Image
 from safetensors.torch import save_file
-from workspace import Workspace
+from workspace import ROOT, Workspace
 
 from pcsr import escape
 from pcsr.errors import UserError
@@ -29,6 +31,16 @@ def refused(*arguments: object) -> None:
     with suppress(UserError):
         here(*arguments)
         raise AssertionError(f"accepted: {arguments}")
+
+
+def require_own_markup(page: str, own: str = "") -> None:
+    """Check that a page has no markup but its own, as Markdown and as HTML."""
+    lines, tags = READER.parse(Path(page).read_text(encoding="utf-8")), Tags()
+    assert not {part.type for line in lines for part in line.children or []} & (
+        MARKUP_TOKENS - {own}
+    )
+    tags.feed(Path(page).with_suffix(".html").read_text(encoding="utf-8"))
+    assert not tags.tags & NEVER, tags.tags
 
 
 def a_file_called(path: str) -> Path | None:
@@ -65,12 +77,42 @@ def of_results(name: str, folder: Path) -> None:
     here("collect", "--sweeps", target, "--out", "all.csv")
     for command in ("table", "fairness", "claims", "leaderboard"):
         here(command, "all.csv", "--out", f"{command}.md")
-        page, tags = READER.parse(Path(f"{command}.md").read_text(encoding="utf-8")), Tags()
-        assert not {part.type for token in page for part in token.children or []} & MARKUP_TOKENS
-        tags.feed(Path(f"{command}.html").read_text(encoding="utf-8"))
-        assert not tags.tags & NEVER, tags.tags
+        require_own_markup(f"{command}.md")
+    here("summary", "all.csv", "--out", "summary.txt")
+    assert all(c.isprintable() or c == "\n" for c in Path("summary.txt").read_text("utf-8"))
     test_set = tidy.load(Path("all.csv"))["test_set"].iloc[0]
     here("figure", "all.csv", "--test-set", test_set, "--backbone", "fsrcnn", "--out", "f.png")
+
+
+def of_times(name: str, folder: Path) -> None:
+    """In times that somebody else measured, and as what they ran on."""
+    measured = json.loads((ROOT / "reports/latency/cpu-1232.json").read_text())
+    measured["cases"] = [{**case, "image": name} for case in measured["cases"][:2]]
+    measured["cases"] += [{**measured["cases"][0], "backbone": "fsrcnn", "method": "pcsr"}]
+    measured["cases"][-1] |= {"knob": "0", "path": "engine"}
+    measured["cases"][1] |= {"backbone": name, "method": name, "profile": [[name, 0.5, 1]]}
+    ran = {"device": name, "machine": name, "commit": name, "fresh": [name]}
+    measured["provenance"] |= {**ran, "versions": {"torch": name}}
+    Path("times.json").write_text(json.dumps(measured), encoding="utf-8")
+    here("latency", "times.json", "--out", "latency.md")
+    require_own_markup("latency.md", own="em_open")
+    measured["cases"][1] |= {"backbone": "fsrcnn", "method": "original"}
+    Path("times.json").write_text(json.dumps(measured), encoding="utf-8")
+    with_times = ("--times", "times.json", "--gate", "5")
+    here("leaderboard", folder / "all.csv", "--out", "leaderboard.md", *with_times)
+    require_own_markup("leaderboard.md")
+
+
+def of_a_contribution(name: str, folder: Path) -> None:
+    """As a file that somebody else gave the leaderboard, and what it was measured with."""
+    rows = pd.read_csv(folder / "all.csv", dtype=str, keep_default_na=False)
+    try:
+        rows.assign(experiment=name, weights=name).to_csv(f"{name}.csv", index=False)
+    except (OSError, ValueError):
+        return
+    given = ("--added", f"./{name}.csv", "--gate", "5")
+    here("leaderboard", folder / "all.csv", "--out", "leaderboard.md", *given)
+    require_own_markup("leaderboard.md")
 
 
 def of_an_output(name: str, folder: Path) -> None:
@@ -134,7 +176,7 @@ def of_anything(name: str, folder: Path) -> None:
 
 PLACES: tuple[Place, ...] = (
     *(of_an_image, of_results, of_an_output, of_a_log, of_a_suite, of_a_data_set, of_weights),
-    of_anything,
+    *(of_anything, of_times, of_a_contribution),
 )
 
 
@@ -147,6 +189,7 @@ def attempts(folder: Path) -> Iterator[Attempt]:
     shutil.copy("images/one.png", "one.png")
     fast = ("--crop", "none", "--knob", "0", *PLAIN)
     here("sweep", "--weights", SHIPPED, "--images", "images", "--out", "swept/sweep.csv", *fast)
+    here("collect", "--sweeps", "swept/sweep.csv", "--out", "all.csv")
 
     def attempt(case: Case) -> None:
         of, which = divmod(case.number, len(PLACES))

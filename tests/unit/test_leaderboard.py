@@ -140,12 +140,13 @@ def test_a_time_belongs_to_its_weights_point_and_path(tmp_path):
 
 def test_files_that_are_no_times_are_refused(tmp_path):
     path = tmp_path / "c.json"
-    for case in ({"seconds": 0}, {"seconds": "x"}, {"lr_width": -1}, {"image": None}):
+    wrong = ({"seconds": 0}, {"seconds": "x"}, {"lr_width": -1}, {"image": None})
+    for case in (*wrong, {"knob": "abc"}, {"knob": "nan"}, {"knob": "1e30"}, {"seconds": 1e999}):
         with pytest.raises(UserError, match=rf"c.json: cases.0.{next(iter(case))}"):
             timings.load([measured(path, case)])
     with pytest.raises(UserError, match=r"c.json: provenance.threads"):
         timings.load([measured(path, {}, threads="many")])
-    for text in ("{", "[]", '{"cases": []}'):
+    for text in ("{", "[]", '{"cases": []}', '{"cases": [], "cases": []}', "[" * 10**5):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"c.json"):
             timings.load([path])

@@ -147,6 +147,22 @@ def test_descriptions_that_ask_for_the_absurd(tmp_path: Path) -> None:
     refusal(tmp_path / "more.safetensors")
 
 
+def test_facts_that_cannot_be_are_named(tmp_path: Path) -> None:
+    tensors, facts = checkpoint.load(SHIPPED)
+    older = {**facts, "format": "pcsr-1"}
+    file = tmp_path / "weights.safetensors"
+    save_file(tensors, file, metadata={"pcsr": json.dumps(older)})
+    load_method(file)
+    lies = [("iterations", value) for value in ("x", -1, 10**30, [1], True, 1.5, 1e999)]
+    lies += [("experiment", value) for value in ([1], 5, "x" * 300)]
+    for key, value in lies:
+        save_file(tensors, file, metadata={"pcsr": json.dumps({**older, key: value})})
+        assert key in refusal(file)
+    twice = json.dumps(older).replace('"iterations"', '"iterations": 5, "iterations"', 1)
+    save_file(tensors, file, metadata={"pcsr": twice})
+    assert "gives 'iterations' twice" in refusal(file)
+
+
 def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
     tensors, facts = checkpoint.load(SHIPPED)
     first = next(iter(tensors))

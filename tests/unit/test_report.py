@@ -18,6 +18,7 @@ from pcsr.errors import UserError
 from pcsr.report import inputs, tables, tidy
 from pcsr.report.claims import page as claim
 from pcsr.report.claims.published import at, knobs_text
+from pcsr.report.columns import BOUNDS, CONVENTIONS, SHARE, SWEEP_TYPES
 from pcsr.report.figures import showcase, style
 from pcsr.report.figures.psnr_flops import psnr_flops
 from pcsr.report.figures.saving import SUFFIXES, save
@@ -206,7 +207,7 @@ def test_a_damaged_sweep_is_named(sweeps, spoil, told):
 
 def test_numbers_that_are_missing_are_named(sweeps):
     told = sweeps[0].read_text()
-    names = [name for name in tidy.SWEEP_TYPES if name.startswith(("psnr", "ssim", "flops"))]
+    names = [name for name in SWEEP_TYPES if name.startswith(("psnr", "ssim", "flops"))]
     for spoilt in ([names[0]], [names[-1]], names):
         table = pd.read_csv(sweeps[0])
         table[spoilt] = np.nan
@@ -218,6 +219,38 @@ def test_numbers_that_are_missing_are_named(sweeps):
     results = sweeps[0].with_name("results.csv")
     tidy.write_csv(tidy.collect(sweeps).assign(psnr_rgb=np.nan), results)
     with pytest.raises(UserError, match=r"results.csv: lacks numbers in the column 'psnr_rgb'"):
+        tidy.load(results)
+
+
+def test_numbers_that_cannot_be_are_named_with_their_line(sweeps):
+    results = sweeps[0].with_name("results.csv")
+    sound = tidy.collect(sweeps)
+    bounds = {**BOUNDS, "share_0": SHARE}
+    for path, table, read in (
+        (sweeps[0], pd.read_csv(sweeps[0]), lambda: tidy.collect(sweeps)),
+        (results, sound, lambda: tidy.load(results)),
+    ):
+        told = path.read_text() if path.exists() else ""
+        for column in bounds.keys() & set(table):
+            low, high = bounds[column]
+            for number in (low - 1, -np.inf, *([high * 2 + 1, np.inf] if high < np.inf else [])):
+                if np.isinf(number) and table[column].dtype.kind in "iI":
+                    continue  # no whole number
+                wrong = table.astype({column: "float64"})
+                wrong.loc[3, column] = number
+                whole = table[column].dtype.kind in "iI"
+                tidy.write_csv(wrong.astype({column: "Int64"}) if whole else wrong, path)
+                with pytest.raises(UserError, match=f"{path.name}: line 5: {column}: ") as error:
+                    read()
+                assert "\n" not in str(error.value)
+        tidy.write_csv(pd.concat([table, table.iloc[[1]]]), path)
+        with pytest.raises(
+            UserError, match=rf"line {len(table) + 2}: image: .* stands there twice"
+        ):
+            read()
+        path.write_text(told)
+    tidy.write_csv(sound.assign(main=False), results)
+    with pytest.raises(UserError, match=r"results.csv: no row is of the suite's own protocol"):
         tidy.load(results)
 
 
@@ -392,7 +425,7 @@ def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
 def test_both_panels_show_every_point(results):
     figure = psnr_flops(results, "urban100", "carn")
     assert len(figure.axes) == 2
-    for panel, convention in zip(figure.axes, tidy.CONVENTIONS, strict=True):
+    for panel, convention in zip(figure.axes, CONVENTIONS, strict=True):
         assert convention in panel.get_title()
         drawn = [line.get_xydata() for line in panel.get_lines()]
         curve, star = drawn[3], drawn[4]

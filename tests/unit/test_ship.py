@@ -15,7 +15,7 @@ from pcsr.errors import UserError
 from pcsr.storage import files
 from pcsr.weights import checkpoint
 from pcsr.weights.card import card
-from pcsr.weights.shipped import copy_trained
+from pcsr.weights.shipped import copy_trained, ship
 
 
 @pytest.fixture
@@ -85,3 +85,30 @@ def test_weights_that_no_commit_explains_are_not_shipped(study: Study, tmp_path:
     with pytest.raises(UserError, match="stage0: has no training log"):
         copy_trained(study, "free", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
+
+
+def test_logs_and_descriptions_that_lie_are_one_line(study: Study, tmp_path: Path) -> None:
+    trained("stage0")
+    log = trained("stage1").with_name("train-new.jsonl")
+    sound = log.read_text()
+    step = '{"step": 1, "valid_psnr_rgb": 20}'
+    lies = ['{"valid_psnr_rgb": 20}', "[1]", "[" * 10**5, "\0", "{", f'{step[:-1]}, "step": 2}}']
+    lies += [step.replace("20", number) for number in ("NaN", "-1", "[]", '"x"', "true", "1e999")]
+    lies += [step.replace("1", number) for number in ("-1", "1.5", "null")]
+    for lie in lies:
+        log.write_text(f"{step}\n{lie}\n")
+        with pytest.raises(UserError, match=r"train-new.jsonl: (line 2: |damaged)") as error:
+            copy_trained(study, "free", tmp_path / "weights")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    log.write_text(sound)
+    for lie in ({"modified": "perhaps"}, {"commit": 5}):
+        trained("stage1", **lie)
+        with pytest.raises(UserError, match=rf"weights.safetensors: provenance.{next(iter(lie))}"):
+            copy_trained(study, "free", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize("licence", ["", " ", "two\nlines", "\x1b[31mMIT", "x" * 201])
+def test_a_licence_is_one_line(licence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--licence: give one line"):
+        ship(suite=tmp_path / "none.yaml", licence=licence, out=tmp_path)

@@ -56,7 +56,9 @@ def test_every_fault_is_a_finding() -> None:
     assert list(hung) == [0] and hung[0].startswith("ended after")
 
 
-@pytest.mark.parametrize("name", ["images", "pickles", "weights", "flips", "texts", "archives"])
+@pytest.mark.parametrize(
+    "name", ["images", "pickles", "weights", "flips", "texts", "results", "archives"]
+)
 def test_a_few_of_a_kind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     kind: Kind = importlib.import_module(f"torture.{name}").KIND

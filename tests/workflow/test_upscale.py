@@ -191,7 +191,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         *("bench", "--weights", files["pcsr"], files["original"], "--images", large),
         *("--knob", "1", "--steps", "2", "--rounds", "0", "--out", grown, "--threads", "2"),
     )
-    assert "no file has cases" in here.refuse("latency", grown, "--out", page)
+    assert "no file has cases of a method" in here.refuse("latency", grown, "--out", page)
     sizes = json.loads(grown.read_text())["sizes"]
     assert [(s["hr_width"], s["hr_height"]) for s in sizes[:2]] == [(960, 540), (1920, 1080)]
     here.succeed("latency", out, grown, "--out", page)
@@ -203,7 +203,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     older = tmp_path / "older.json"
     older.write_text(out.read_text().replace("heavy_share", "dear_share"))
     refused = here.refuse("latency", older, "--out", page)
-    assert "older.json: cases: no heavy_share; another version of `pcsr bench`" in refused
+    assert "older.json: cases.0.heavy_share: Field required" in refused
     assert "no original of carn" in here.refuse(
         *("bench", "--weights", files["pcsr"], "--images", files["astronaut"], "--out", out)
     )
@@ -211,7 +211,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     assert "half precision is bf16 on this device" in here.refuse(
         "bench", "--weights", files["original"], *half
     )
-    assert "not a file made by `pcsr bench`" in here.refuse("latency", files["cat"], "--out", page)
+    assert "cannot be read" in here.refuse("latency", files["cat"], "--out", page)
 
 
 def test_the_gpu_script_resumes_where_it_stopped(

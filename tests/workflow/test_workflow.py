@@ -106,6 +106,30 @@ def test_profiles(workspace: Workspace, profile: str, trainings: int) -> None:
     assert "Provided resources: gpu=1" not in output
 
 
+@pytest.mark.parametrize(
+    ("age", "options", "said"),
+    [
+        ("300 sec", (), "write `slurm-status-command: squeue` into profiles/slurm/config.yaml"),
+        ("60 sec", ("--slurm-status-command", "squeue"), "forgets a job 60 s after its end"),
+        ("", (), "start the workflow where jobs can be submitted"),
+    ],
+)
+def test_a_cluster_that_could_not_say_how_jobs_ended(
+    workspace: Workspace, tmp_path: Path, age: str, options: tuple[str, ...], said: str
+) -> None:
+    """The executor would wait for ever; here SLURM's programs are scripts, without a database."""
+    programs = {"sinfo": "exit 0", "squeue": "exit 1", "sacct": "exit 1", "sbatch": "touch proof"}
+    programs["scontrol"] = f"echo 'MinJobAge               = {age}'" if age else "exit 1"
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{workspace.served()['PATH']}"
+    how = ("--workflow-profile", "profiles/slurm", "--configfile", workspace.suite("cluster"))
+    done = workspace.snakemake(*how, *options, PATH=path)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert said in done.stdout and not workspace.path("proof").exists()
+
+
 @pytest.mark.parametrize("there", [1, 2, 4])
 def test_several_gpus_train_one_model(workspace: Workspace, there: int) -> None:
     path = workspace.suite("several", gpus=2)

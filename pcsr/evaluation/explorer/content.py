@@ -162,7 +162,7 @@ def write(
     first = subjects[0]
     backbones = list(dict.fromkeys(subject.method.config.backbone for subject in subjects))
     content = {
-        "title": title,
+        "title": escape.printable(title),
         "scale": first.scale,
         "shave": metrics.shave_for(first.scale),
         "protocol": first.protocol.model_dump(mode="json"),

@@ -8,10 +8,11 @@ import pandas as pd
 from pcsr import escape
 from pcsr.config.published import Claims, PublishedModel
 from pcsr.report.claims.published import at, knobs_text
+from pcsr.report.columns import CONVENTIONS, PROTOCOL
 from pcsr.report.curves import Curve, estimate, mean, percent_needed
 from pcsr.report.figures import style
 from pcsr.report.tables import markdown
-from pcsr.report.tidy import CONVENTIONS, PROTOCOL, REFERENCE, knob_text, labels, lr_text
+from pcsr.report.tidy import REFERENCE, knob_text, labels, lr_text
 
 TEXT = ("Method", "LR", "Cropped", "Refined")
 NEEDED = "% of its FLOPs (for the published loss)"

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from pcsr.config.published import Claims
-from pcsr.report.tidy import PROTOCOL, knob_text
+from pcsr.report.columns import PROTOCOL
+from pcsr.report.tidy import knob_text
 
 
 def at(points: pd.DataFrame, gflops: float, claims: Claims) -> list[tuple[pd.Series, float]]:

@@ -5,9 +5,10 @@ from typing import get_args
 import pandas as pd
 
 from pcsr.config.models import MATLAB, Bicubic
+from pcsr.report.columns import PROTOCOL
 from pcsr.report.curves import mean
 from pcsr.report.tables import markdown
-from pcsr.report.tidy import PROTOCOL, knob_text
+from pcsr.report.tidy import knob_text
 
 CHOICES = {  # choice of the protocol -> (what it is called, value, value it is compared with)
     "lr": ("float LR instead of 8-bit LR", "float", "8bit"),

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
+from pcsr.report.columns import CONVENTIONS
 from pcsr.report.curves import Curve, estimate
 from pcsr.report.fairness import choices, frontier
 from pcsr.report.figures import style
 from pcsr.report.tables import best_cells, markdown, rounded
 from pcsr.report.tidy import (
-    CONVENTIONS,
     PLACE,
     REFERENCE,
     common_images,
@@ -71,10 +71,11 @@ def fairness_markdown(results: pd.DataFrame) -> str:
 
 
 def _place(measured: pd.DataFrame) -> Iterator[str]:
-    if not (measured["method"] == REFERENCE).any():
+    main = measured[measured["main"]]
+    if not (main["method"] == REFERENCE).any():
         yield "The original was not measured, so there is nothing to compare against.\n"
         return
-    rows = common_images(measured)
+    rows = measured[measured["image"].isin(common_images(main)["image"])]
     left_out = measured["image"].nunique() - rows["image"].nunique()
     if left_out:
         yield f"Images left out because not every method was measured on them: {left_out}.\n"

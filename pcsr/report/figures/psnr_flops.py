@@ -20,13 +20,13 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
+from pcsr.report.columns import CONVENTIONS
 from pcsr.report.curves import Curve, Floats, estimates
 from pcsr.report.fairness import frontier
 from pcsr.report.figures import notes, style
 from pcsr.report.figures.saving import SUFFIXES, save
 from pcsr.report.figures.style import Style
 from pcsr.report.tidy import (
-    CONVENTIONS,
     REFERENCE,
     common_images,
     comparable,

@@ -98,7 +98,8 @@ class Models(NamedTuple):
             added: CSV files that others measured (``contributed.read``).
 
         Raises:
-            UserError: a file of others is not what it should be.
+            UserError: a file of others is not what it should be, or no image was measured with all
+                models of the suite.
         """
         own = results[results["main"]]
         named = {"": own.assign(model=own["experiment"], own=True)}
@@ -108,6 +109,8 @@ class Models(NamedTuple):
             rows = contributed.read(path, results)
             named[path.stem] = rows.assign(model=rows["experiment"] + f" ({path.stem})", own=False)
         rows = _common(comparable(pd.concat(named.values(), ignore_index=True)))
+        if rows.empty:
+            raise UserError("results: no image was measured with all models; measure the others.")
         names = rows.drop_duplicates(["experiment", "model"])
         points = pd.concat(
             summarise(rows[rows["model"] == name]).assign(model=name, own=own)

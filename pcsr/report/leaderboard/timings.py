@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pcsr import registry
 from pcsr.config.base import Facts
+from pcsr.config.models import KNOB_LIMIT
+from pcsr.report.columns import LONGEST, LONGEST_SIDE, MOST
 from pcsr.report.tidy import REFERENCE, read_facts
 
 PATHS = ("original", "engine", "tiles")  # as this suite runs methods
@@ -22,16 +24,24 @@ class Case(Facts):
     """One way to super-resolve one image; ``knob`` is ``""``, ``default``, a number or a budget."""
 
     image: str
-    lr_height: int = Field(ge=1)
-    lr_width: int = Field(ge=1)
-    backbone: str
-    method: str
+    lr_height: int = Field(ge=1, le=LONGEST_SIDE)
+    lr_width: int = Field(ge=1, le=LONGEST_SIDE)
+    backbone: str = Field(max_length=LONGEST)
+    method: str = Field(max_length=LONGEST)
     weights: str | None = None  # their experiment, as far as they tell
     path: str
     precision: str = "float32"
     knob: str
     seconds: float = Field(gt=0)
-    peak_bytes: int | None = Field(ge=0)
+    peak_bytes: int | None = Field(ge=0, le=MOST, description="unknown of other programs")
+
+    @field_validator("knob")
+    @classmethod
+    def _is_a_knob(cls, text: str) -> str:
+        words = not text or text == "default" or text.startswith("budget")
+        if not words and not abs(float(text)) <= KNOB_LIMIT:
+            raise ValueError(f"must be from {-KNOB_LIMIT:g} to {KNOB_LIMIT:g}")
+        return text
 
 
 class Machine(Facts):

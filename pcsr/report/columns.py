@@ -1,0 +1,138 @@
+"""The columns of sweeps and of results: their types, what their numbers can be, and reading them.
+
+A file may have been edited, cut or brought by somebody else, so nothing in it is taken for granted.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pcsr.config.models import KNOB_LIMIT, SCALE_LIMIT
+from pcsr.errors import UserError
+
+CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
+COUNTS = (*CONVENTIONS, "engine")  # and what is executed
+PROTOCOL = ("lr", "crop", "refine")
+
+# An image called "0801" or "null" must stay text, so no type is left to a guess.
+SWEEP_TYPES = {
+    "image": "str",
+    "method": "str",
+    "backbone": "str",
+    "scale": "float64",
+    "knob": "float64",
+    "adaptive": "bool",
+    "lr": "str",
+    "crop": "str",
+    "refine": "bool",
+    "psnr_rgb": "float64",
+    "psnr_y": "float64",
+    "ssim": "float64",
+    "flops_paper": "float64",
+    "flops_algorithmic": "float64",
+    "flops_engine": "float64",
+    "share_0": "float64",
+    "units": "int64",
+    "lr_pixels": "int64",
+    "lr_height": "int64",
+    "lr_width": "int64",
+    "weights": "str",
+}
+PLACE_TYPES = {"suite": "str", "experiment": "str", "test_set": "str"}
+FACT_TYPES = {
+    "main": "bool",  # measured by the suite's own protocol
+    "complete": "bool",
+    "training": "Int64",  # iterations; blank where a release does not tell
+    "released": "bool",  # weights that the authors of a paper published
+}
+UNUSED = ["seconds", "commit"]  # columns of sweeps, and of results that earlier versions made
+RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
+SIZES = ("activations", "parameters")  # numbers of a sweep that older ones lack
+
+LONGEST = 64  # characters of a name; those of a suite have no more
+MOST = 1e18  # FLOPs of an image, and whatever else is counted
+LONGEST_SIDE = 2**31 - 1
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "scale": (1, SCALE_LIMIT),
+    "knob": (-KNOB_LIMIT, KNOB_LIMIT),
+    **dict.fromkeys(("psnr_rgb", "psnr_y"), (0, np.inf)),  # an image may be restored exactly
+    "ssim": (-1, 1 + 1e-6),
+    **dict.fromkeys((*(f"flops_{count}" for count in COUNTS), *SIZES, "training"), (0, MOST)),
+    **dict.fromkeys(("units", "lr_pixels"), (1, MOST)),
+    **dict.fromkeys(("lr_height", "lr_width"), (1, LONGEST_SIDE)),
+}
+SHARE = (0, 1 + 1e-6)
+ONCE = ["experiment", "knob", "adaptive", "test_set", "scale", "image", *PROTOCOL]
+
+
+def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
+    """Read a CSV file that has at least the columns of ``types`` and one row.
+
+    Blank is no value in a column of numbers alone: an image may well be called ``null`` or ``NA``.
+
+    Raises:
+        UserError: the file is missing, empty or lacks a column, or a row of it cannot be right;
+            names the row and the column.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0).drop(columns=UNUSED, errors="ignore")
+        missing = [name for name in types if name not in header.columns]
+        if missing:
+            raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
+        every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
+        blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
+        with np.errstate(invalid="ignore"):  # whole numbers that are none: an error, no warning
+            frame = pd.read_csv(path, usecols=list(every), dtype=every, **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None
+    if frame.empty:
+        raise UserError(f"{path}: holds no rows; make the file again.")
+    # A method without a knob leaves it blank, and PSNR-Y and SSIM are of the sweep's own protocol.
+    numbers = [name for name, kind in types.items() if kind == "float64" and name != "knob"]
+    absent = frame[numbers].isna()
+    partly = absent.columns.isin(["psnr_y", "ssim"])
+    blank = absent.all() | (absent.any() & ~partly)
+    if blank.any():
+        names = _listed(blank.index[blank])
+        raise UserError(f"{path}: lacks numbers in the column {names}; make the file again.")
+    _require_possible(path, frame)
+    return frame
+
+
+def _require_possible(path: Path, rows: pd.DataFrame) -> None:
+    for column in rows:
+        share = SHARE if str(column).startswith("share_") else None
+        if bounds := BOUNDS.get(str(column), share):
+            possible = rows[column].isna() | rows[column].between(*bounds)
+            low, high = bounds
+            refuse(path, rows, ~possible, str(column), f"must be from {low:g} to {high:g}")
+    once = [name for name in ONCE if name in rows]
+    refuse(path, rows, rows.duplicated(once), "image", "stands there twice at one knob value")
+
+
+def refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, column: str, what: str) -> None:
+    """Raise a UserError that names the first wrong row, if there is one; the header is line 1.
+
+    Args:
+        path: the file that the rows are of.
+        rows: all of its rows.
+        wrong: which of them are wrong.
+        column: what is wrong there.
+        what: what is wrong, as it reads after the value.
+    """
+    if wrong.any():
+        first = int(wrong.to_numpy().argmax())
+        value = rows[column].iloc[first]
+        raise UserError(
+            f"{path}: line {first + 2}: {column}: {value!s:.60} {what}; measure again with "
+            "`pcsr sweep` and `pcsr collect`."
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
