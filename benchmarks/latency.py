@@ -4,10 +4,10 @@ On a shared CPU only ratios count, so all cases take turns. Outputs are held to 
 """
 
 import logging
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from pcsr import flops, metrics, registry, runtime
 from pcsr.benchmarks import reference_pcsr
 from pcsr.benchmarks.growth import first_size, grow
-from pcsr.benchmarks.timing import peak, profiled, seconds
+from pcsr.benchmarks.timing import STEADY, Load, peak, profiled, quartiles, seconds, steady
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data import images
@@ -36,6 +36,9 @@ from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
 
+LEAST = 3  # rounds: one says nothing of the spread
+MOST = 3  # times as many rounds as wanted, as long as ratios are unsteady
+QUIET = 0.1  # cores that others may use
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 Run = Callable[[Tensor], Tensor]
@@ -66,7 +69,10 @@ def bench(
     rounds: Annotated[
         int,
         options.CountOrNone,
-        Parameter(help="times to run every case; 0: only the growing image"),
+        Parameter(
+            help="times to run every case: 3 at least, three times as many as long as the ratios "
+            "are unsteady; 0: only the growing image"
+        ),
     ] = 3,
     max_memory: options.MaxMemory = None,
     profile: Annotated[
@@ -79,7 +85,8 @@ def bench(
     """Time originals, PCSR (as published and by the engine) and tile methods in one run.
 
     PCSR runs at the given operating points, tile methods at their default. Nothing else should run
-    on the machine. All cases take turns; what counts are the ratios of their times.
+    on the machine; what did is measured and stated. All cases take turns, and what counts are the
+    ratios of the times of a turn: their median, with the quartiles.
 
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
     --out bench.json`.
@@ -102,18 +109,37 @@ def bench(
     methods = [runtime.move(method, picked) for method in methods]
     rows: list[dict[str, Any]] = []
     growing: list[dict[str, Any]] = []
+    load = Load()
     for path in images if plan.rounds else ():
         for group in _by_backbone(methods):
             scale = group[0].config.scale
             pair = make_pair(open_images(path)[0], scale, ProtocolConfig(crop="none"))
             pair = replace(pair, lr=pair.lr.to(picked))
             rows += compare(group, pair, scale, original_flops(group[0], scale), plan)
+    others = load.others()
+    warn_if_noisy(rows, others)
     for method in methods if steps else ():
         lr = first_size(open_images(images[-1])[0].hr, method.config.scale).to(picked)
         growing += grow(method, lr, knob, dtype, steps, limit)
     how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds, "precision": precision}
-    facts = files.provenance(device=runtime.describe(picked), **how)
+    busy = {"others": round(others, 2), "cores": options.CORES}
+    facts = files.provenance(device=runtime.describe(picked), load=busy, **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
+
+
+def warn_if_noisy(rows: Sequence[Mapping[str, Any]], others: float) -> None:
+    """Say that times are not to be trusted, and why, where other work took a part of them."""
+    unsteady = [row for row in rows if not steady(*row["time_ratio_quartiles"])]
+    if others > QUIET:
+        log.warning(
+            "noisy machine: other work took %.1f of %d cores; measure again when nothing else runs",
+            *(others, options.CORES),
+        )
+    if unsteady:
+        log.warning(
+            "%d of %d ratios are unsteady: their quartiles are more than %.0f %% apart",
+            *(len(unsteady), len(rows), 100 * STEADY),
+        )
 
 
 def _by_backbone(methods: Sequence[Method]) -> list[list[Method]]:
@@ -128,7 +154,7 @@ class Plan:
     Attributes:
         knobs: operating points, as values of the knob.
         budgets: operating points, as shares of the original's FLOPs.
-        rounds: how many times each case is run.
+        rounds: how many times each case is run at least.
         precision: of the networks; the definition always runs in float32.
         profiled: whether to profile which operations take the time.
         names: the experiments that weights are of, where they tell.
@@ -230,50 +256,73 @@ class Timed:
     """Measurements of a case, in its faster memory format.
 
     Attributes:
-        seconds: time of the fastest round; ``median`` is over all rounds.
+        seconds: of each round.
         peak_bytes: of the tensors alive at once (on a GPU: of its allocator).
         sr: uint8 (H, W, 3).
         profile: (operation, share of the time, calls), longest first; empty if not requested.
     """
 
-    seconds: float
-    median: float
+    seconds: list[float]
     memory_format: str
     peak_bytes: int
     sr: metrics.Image
     profile: list[tuple[str, float, int]]
 
 
+def _ratio(times: Sequence[float], originals: Sequence[float]) -> tuple[float, float, float]:
+    """Return the quartiles of the ratios to the original's time in the same round."""
+    return quartiles([time / whole for time, whole in zip(times, originals, strict=True)])
+
+
 def time_all(
     subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, plan: Plan
 ) -> list[Timed]:
-    """Run all cases in turns, ``rounds`` times per memory format; report the faster format.
+    """Run all cases in turns, in both memory formats; report the faster format.
 
-    The definition runs in the contiguous format only, as it was published.
+    There are at least ``plan.rounds`` rounds, and up to ``MOST`` times as many until all ratios to
+    the original are steady. The definition runs in the contiguous format only, as it was published.
     """
-    found: list[dict[str, list[float]]] = [{} for _ in subjects]
+    runs: dict[str, list[tuple[int, Run]]] = {}
     for name in FORMATS:
         _lay_out(networks, name)
-        runs = [
-            (case.ready(), found[number])
+        runs[name] = [
+            (number, case.ready())
             for number, case in enumerate(subjects)
             if case.path != "definition" or name == "contiguous"
         ]
-        for turn in range(plan.rounds + 1):
-            for run, times in runs:
+    found: list[dict[str, list[float]]] = [{} for _ in subjects]
+    rounds = max(plan.rounds, LEAST)
+    for turn in count():
+        for name, of_format in runs.items():
+            _lay_out(networks, name)
+            for number, run in of_format:
                 taken = seconds(partial(run, lr), lr.device)
                 if turn:  # the first turn is a warm-up
-                    times.setdefault(name, []).append(taken)
+                    found[number].setdefault(name, []).append(taken)
+        if turn >= rounds and (turn >= MOST * rounds or _all_steady(subjects, found)):
+            break
     results = []
     for case, times in zip(subjects, found, strict=True):
-        best = min(times, key=lambda name: min(times[name]))
+        best = _best(times)
         _lay_out(networks, best)
         run = case.ready()
         sr, most = peak(partial(run, lr), lr.device)
         spent = profiled(partial(run, lr), lr.device) if plan.profiled else []
-        fastest, median = min(times[best]), statistics.median(times[best])
-        results.append(Timed(fastest, median, best, most, images.to_uint8(sr), spent))
+        results.append(Timed(times[best], best, most, images.to_uint8(sr), spent))
     return results
+
+
+def _best(times: Mapping[str, Sequence[float]]) -> str:
+    return min(times, key=lambda name: min(times[name]))
+
+
+def _all_steady(subjects: Sequence[Case], found: Sequence[Mapping[str, Sequence[float]]]) -> bool:
+    """Tell whether the ratios of all cases to their originals are steady by now."""
+    chosen = [times[_best(times)] for times in found]
+    paired = list(zip(subjects, chosen, strict=True))
+    originals = {case.backbone: times for case, times in paired if case.path == "original"}
+    ratios = [_ratio(times, originals[case.backbone]) for case, times in paired]
+    return all(steady(low, high) for low, _, high in ratios)
 
 
 def _lay_out(networks: Sequence[torch.nn.Module], name: str) -> None:
@@ -316,6 +365,7 @@ def compare(
     for case, result in zip(subjects, timed, strict=True):
         original, reference = originals[case.backbone]
         difference = abs(result.sr.astype(int) - case.exact)
+        low, ratio, high = _ratio(result.seconds, reference.seconds)
         row = {
             "image": pair.name,
             "lr_height": pair.lr.shape[-2],
@@ -326,12 +376,14 @@ def compare(
             "path": case.path,
             "knob": case.knob,
             "heavy_share": case.share,
-            "seconds": result.seconds,
-            "seconds_median": result.median,
+            "seconds": min(result.seconds),
+            "seconds_quartiles": quartiles(result.seconds),
+            "rounds": len(result.seconds),
             "memory_format": result.memory_format,
             "peak_bytes": result.peak_bytes,
             **{f"flops_{count}": getattr(case.flops, count) for count in COUNTS},
-            "time_ratio": result.seconds / reference.seconds,
+            "time_ratio": ratio,
+            "time_ratio_quartiles": (low, high),
             "flops_ratio": case.flops.algorithmic / original.flops.algorithmic,
             "flops_ratio_engine": case.flops.engine / original.flops.engine,
             "psnr_rgb": metrics.psnr_rgb(result.sr, pair.hr, metrics.shave_for(scale)),
@@ -340,9 +392,9 @@ def compare(
             "profile": result.profile,
         }
         log.info(
-            "%s %s-%s %s %s: %.3f s, %.2f of the original's time, %.2f of its FLOPs",
+            "%s %s-%s %s %s: %.3f s, %.2f [%.2f, %.2f] of the original's time, %.2f of its FLOPs",
             *(pair.name, case.backbone, case.method, case.path, case.knob),
-            *(row["seconds"], row["time_ratio"], row["flops_ratio"]),
+            *(row["seconds"], ratio, low, high, row["flops_ratio"]),
         )
         rows.append(row)
     return rows
