@@ -35,6 +35,7 @@ PSNR_OF_EQUAL = 100.0  # dB of an exact tile in a mean; a single wrong level giv
 # BT.601 luma in units of 1/2^14 and the 3x3 Laplacian, as in the image library that the field uses.
 GREY = (4899, 9617, 1868)
 LAPLACIAN = ((2, 0, 2), (0, -8, 0), (2, 0, 2))
+EDGE_FLOPS = 2 * 9 * TILE**2  # the Laplacian of a tile, which is no network
 
 
 def edge_score(tiles: Tensor) -> Tensor:
@@ -65,6 +66,7 @@ class ARM(Tiled, Tabulated):
     """
 
     Options = WidthsOptions
+    free_per_unit = EDGE_FLOPS
     points = tuple(OperatingPoint(knob=k) for k in (2.0, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0))
     edges: Tensor
     psnr: Tensor

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pcsr import flops, metrics
-from pcsr.baselines.arm import edge_score
+from pcsr.baselines.arm import EDGE_FLOPS, edge_score
 from pcsr.baselines.classsr import Classifier
 from pcsr.baselines.exits import EXITS, EarlyExits
 from pcsr.config.models import ModelConfig, WidthsOptions
@@ -64,6 +64,7 @@ class ENAF(Tiled):
     """
 
     Options = ENAFOptions
+    free_per_unit = EDGE_FLOPS
     points = tuple(OperatingPoint(knob=k) for k in (0.5, 0.0, 0.15, 0.3, 0.75, 1.0, 1.5, 2.0, 5.0))
     branches = BRANCHES
 

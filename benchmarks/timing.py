@@ -1,8 +1,10 @@
-"""Measure the time, the peak memory and the operation profile of a function."""
+"""Measure time, its spread and the machine's load, peak memory and the profile of operations."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import psutil
 import torch
 from torch import Tensor
 from torch.profiler import profile
@@ -10,6 +12,8 @@ from torch.profiler import profile
 from pcsr.engine.memory import Held
 
 MOST = 8  # operations in a profile
+STEADY = 0.05  # between the quartiles of a ratio, as a share of it
+OTHERS = ("user", "nice", "system", "irq", "softirq", "steal")  # times of cores that are busy
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -19,6 +23,40 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
+def steady(low: float, high: float) -> bool:
+    """Tell whether a ratio with these quartiles may be believed."""
+    return high - low <= STEADY * low
+
+
+class Load:
+    """How much of the machine other work takes, from when this is made."""
+
+    def __init__(self) -> None:
+        self._started, self._busy = time.perf_counter(), _busy_elsewhere()
+
+    def others(self) -> float:
+        """Return how many cores, on average, something else than this process has used.
+
+        A virtual machine's neighbours count, where they are known.
+        """
+        passed = time.perf_counter() - self._started
+        return max(0.0, _busy_elsewhere() - self._busy) / passed
+
+
+def _busy_elsewhere() -> float:
+    """Return the seconds that cores were busy since they started, without this process's."""
+    cores, own = psutil.cpu_times()._asdict(), psutil.Process().cpu_times()
+    return sum(cores.get(kind, 0.0) for kind in OTHERS) - own.user - own.system
 
 
 def peak(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:

@@ -31,7 +31,7 @@ COMMANDS = {
     },
     "Train": {
         "where": "pcsr.shipped:where",
-        "check": "pcsr.weights.available:check",
+        "check": "pcsr.training.check:check",
         "prepare": "pcsr.data.prepare:prepare",
         "train": "pcsr.training.train:train",
         "classify-crops": "pcsr.training.crop_classes:classify_crops",

@@ -21,13 +21,13 @@ from pcsr.geometry import Tiles
 from pcsr.methods.base import Method, Stage
 from pcsr.methods.pcsr import PAPER
 from pcsr.routing import OperatingPoint
+from pcsr.training.contract import SEVERAL_TILES, photograph_like
 
 Knob = float | Literal["adaptive"] | None
 WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per image
 # By how much fresh convolutions are enlarged, so that 8-bit images show something.
 GAIN = {"fsrcnn": 8.0, "srresnet": 6.0, "span": 0.5}  # others: 1.5
 ROUTED = list(PAPER)  # backbones that adaptive methods have options for; the others are static
-SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, and no whole number of them
 # Operating points of a method; the last sends the image of several tiles to all branches.
 KNOBS: dict[str, list[Knob]] = {
     "original": [None],
@@ -64,15 +64,6 @@ def cut_by(patch: pytest.MonkeyPatch, function: Callable[..., list[Tile]]) -> No
 def stage_of(method: Method, name: str) -> Stage:
     """A stage by its name."""
     return next(stage for stage in method.stages if stage.name == name)
-
-
-def photograph_like(height: int, width: int) -> Tensor:
-    """Noise of several sizes, (1, 3, height, width): calm at the top left, busy opposite."""
-    torch.manual_seed(2)
-    coarse = torch.rand(1, 3, max(2, height // 6), max(2, width // 6))
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-    busy = torch.linspace(0, 1, height)[:, None] + torch.linspace(0, 1, width)
-    return (0.6 * smooth + 0.2 * busy * torch.rand(1, 3, height, width)).clamp(0, 1)
 
 
 def tiles_of(lr: Tensor) -> Tensor:

@@ -67,6 +67,9 @@ def _to_weights(_: type, tokens: Sequence[Token]) -> Path:
 
 WEIGHTS = "a .safetensors, a released .pth, or the name of shipped weights, such as carn-pcsr"
 WeightsFile = Annotated[Path, Parameter(converter=_to_weights, help=f"weights: {WEIGHTS}")]
+WeightsOrNone = Annotated[
+    Path | None, Parameter(name="--weights", converter=_to_weights, help=f"weights: {WEIGHTS}")
+]
 WeightsFiles = Annotated[
     list[Annotated[Path, Parameter(converter=_to_weights)]],
     Parameter(help=f"weights, one or several: {WEIGHTS}"),

@@ -85,6 +85,8 @@ class Method(nn.Module, ABC):
         points: the operating points of a sweep by default; the first is the default point.
         fine_knobs: knob values at which ``pcsr calibrate-knob`` measures the loss in PSNR, most
             expensive first; if empty, those of ``points``.
+        free_per_unit: FLOPs of a unit's scores that are executed and count as none, as no network
+            takes them (an edge filter).
         branches: M.
         stages: training stages in order.
         config: the complete configuration, as ``checks.complete`` returns it. It is stored with
@@ -95,6 +97,7 @@ class Method(nn.Module, ABC):
     unit: ClassVar[Literal["image", "tile", "pixel"]] = "pixel"
     points: ClassVar[Sequence[OperatingPoint]]
     fine_knobs: ClassVar[Sequence[float]] = ()
+    free_per_unit: ClassVar[float] = 0
     branches: int
     stages: Sequence[Stage]
     config: ModelConfig

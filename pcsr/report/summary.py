@@ -35,6 +35,7 @@ class Timed(Facts):
     path: str
     knob: str
     time_ratio: float = Field(gt=0, le=MOST)
+    time_ratio_quartiles: tuple[float, float] | None = None  # of a file of version 0.1
 
 
 class Times(Facts):
@@ -74,9 +75,11 @@ def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[
     routed = pd.DataFrame(
         [case.model_dump() for case in times if case.path == ROUTED], columns=[*Timed.model_fields]
     )
-    ratios = routed.groupby(["backbone", "method", "knob"])["time_ratio"].mean()
+    spread = routed["time_ratio_quartiles"].map(lambda pair: pair or (None, None))
+    routed["low"], routed["high"] = spread.str[0], spread.str[1]
+    ratios = routed.groupby(["backbone", "method", "knob"])[["time_ratio", "low", "high"]].mean()
     ratios.index.names = ["backbone", "method", "setting"]
-    points = points.join(ratios.rename("time"), on=ratios.index.names)
+    points = points.join(ratios.rename(columns={"time_ratio": "time"}), on=ratios.index.names)
     for place, rows in points.groupby(PLACE):
         originals = rows[rows["method"] == REFERENCE].sort_values("experiment")
         if len(originals) < len(rows) and len(originals):
@@ -95,6 +98,8 @@ def _sentence(place: tuple[str, str, float], original: pd.Series, points: pd.Dat
     gained = best["psnr_rgb"] - original["psnr_rgb"]
     share = best["gflops_engine"] / original["gflops_engine"]
     time = "" if pd.isna(best["time"]) else f" and {best['time']:.0%} of its time"
+    if pd.notna(best["low"]):
+        time += f" (half of the rounds between {best['low']:.0%} and {best['high']:.0%})"
     name = escape.printable(best["curve"])
     return (
         f"{where}: {name} at knob {best['setting']} gives {best['psnr_rgb']:.2f} dB "

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from pcsr import registry
-from pcsr.config.load import Study, load_study, parse
+from pcsr.config.load import Study, parse
 from pcsr.config.models import (
     ArchiveSource,
     DatasetConfig,
@@ -18,7 +17,6 @@ from pcsr.config.models import (
     ModelConfig,
     WheelsSource,
 )
-from pcsr.config.options import Suite
 from pcsr.config.released import ReleasedWeights
 from pcsr.data.download import fetch, mirror_folder
 from pcsr.errors import UserError, one_line
@@ -26,18 +24,6 @@ from pcsr.storage import content, files
 
 RAW = Path("data/raw")
 FOLDER = "released"  # of published weights, in RAW and in a mirror
-
-
-def check(suite: Suite, /) -> str:
-    """Check a suite file and all that it names, without running anything.
-
-    Example: `pcsr check configs/suites/quick.yaml`.
-    """
-    study = load_study(suite)
-    registry.check_names(study)
-    found = present(study)
-    experiments, test_sets = ", ".join(found.experiments), ", ".join(found.test_sets)
-    return f"{suite}: nothing is wrong. Experiments: {experiments}. Test sets: {test_sets}."
 
 
 def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:

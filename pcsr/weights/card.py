@@ -1,6 +1,6 @@
 """The model card of shipped weights: what they are, how they were trained, their licence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -37,7 +37,7 @@ def card(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
         "",
         "## Training",
         "",
-        *_table(STAGE_COLUMNS, [_stage(*stage, facts) for stage in made["stages"].items()]),
+        *_table(STAGE_COLUMNS, [_stage(n, stage, facts) for n, stage in made["stages"].items()]),
         "",
         "PSNR is that of the validation images after the last step, on RGB.",
     ]
@@ -60,6 +60,6 @@ def _stage(name: str, stage: Mapping[str, Any], facts: Mapping[str, Any]) -> tup
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [head, ("---",) * len(head), *(tuple(map(markdown, row)) for row in rows)]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *(list(map(markdown, row)) for row in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]

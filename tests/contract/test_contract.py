@@ -1,27 +1,20 @@
 """What every method guarantees: dense and sparse paths agree, counted and executed FLOPs agree."""
 
 from itertools import product
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from models import KNOBS, ROUTED, SEVERAL_TILES, Knob, at, build, photograph_like, restored
 from torch import Tensor
-from torch.nn import Linear
-from torch.utils.flop_counter import FlopCounterMode
 
 from pcsr import metrics, registry
 from pcsr.config.models import HeadConfig
-from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
-from pcsr.geometry import TILE
 from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
-from pcsr.methods.original import Original
-from pcsr.methods.pcsr import PCSR
 from pcsr.methods.tiled import Tiled
+from pcsr.training import contract
 from pcsr.training.loop import Step
 
 BACKBONES = list(registry.BACKBONES)
@@ -38,30 +31,11 @@ all_models = pytest.mark.parametrize(
 )
 
 
-def assert_same_image(method: Method, ours: Tensor, expected: Tensor) -> None:
-    """Equal but for float rounding, which batches of other sizes change."""
-    assert ours.shape == expected.shape
-    if not isinstance(method, Tiled):
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
-        return
-    # A tile is rounded to 8 bit: a value at a rounding border may fall to either side, and that is
-    # one level, seldom. All other values are the same sums of integers.
-    apart = (ours - expected).abs()
-    assert apart.max() <= 1 / 255 + 1e-6
-    assert (apart > 1e-6).double().mean() < 1e-3
-
-
 def assert_paths_agree(
     method: Method, lr: Tensor, knob: Knob, refine: bool, scale: float = 4
 ) -> Tensor:
     """Compose what explore gives, and restore; returns the image."""
-    exploration = method.explore(lr, scale)
-    labels = method.route(exploration.scores, at(knob), scale)
-    dense = method.compose(exploration, labels, at(refine=refine))
-    sparse = restored(method, lr, scale, knob, refine=refine)
-    assert torch.equal(sparse.labels.long(), labels)
-    assert_same_image(method, sparse.sr, dense)
-    return dense
+    return contract.require_paths_agree(method, lr, at(knob, refine), scale)
 
 
 @all_models
@@ -89,77 +63,13 @@ def test_images_of_any_size(name: str, size: tuple[int, int]) -> None:
     assert sr.shape == (1, 3, 4 * size[0], 4 * size[1])
 
 
-class Executed(FlopCounterMode):
-    """Counts what really runs: products of matrices and convolutions, PReLU and BatchNorm."""
-
-    def __init__(self) -> None:
-        aten = torch.ops.aten
-
-        def elements(times: int) -> Any:
-            def count(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
-                return times * torch.Size(shapes[0]).numel()
-
-            return count
-
-        def product(_: Any, left: Any, right: Any, **others: Any) -> int:
-            return 2 * torch.Size(left).numel() * right[1]
-
-        def with_prelu(x: Any, weight: Any, *_: Any, out_shape: Any = None, **others: Any) -> int:
-            values = torch.Size(out_shape).numel()
-            return values * (2 * torch.Size(weight[1:]).numel() + 1)
-
-        def layer(rows: Any, *_: Any, out_shape: Any = None, **others: Any) -> int:
-            return 2 * torch.Size(rows).numel() * out_shape[1]
-
-        super().__init__(
-            display=False,
-            custom_mapping={
-                torch.ops.mkldnn._linear_pointwise: layer,
-                torch.ops.mkldnn._convolution_pointwise: with_prelu,
-                aten.addmm_: product,
-                aten._prelu_kernel: elements(1),
-                aten.native_batch_norm: elements(2),
-                aten._native_batch_norm_legit_no_training: elements(2),
-            },
-        )
-
-
-def not_counted(method: Method, units: list[int], tiles: int, lr_pixels: int) -> int:
-    """Products that are executed, but are free by the convention.
-
-    The edge score of ARM and ENAF runs a 3x3 Laplacian over each tile, which is no network. Where
-    the engine runs a head on all pixels, biases after the first layer are part of the products,
-    which pass on the ones that the next layer's biases are multiplied with. The convolution that
-    stands in for FSRCNN's transposed one, 9x9 at x4, has 3x3 taps for each of 4x4 HR pixels.
-    """
-    if isinstance(method, Original) and method.config.backbone == "fsrcnn":
-        return lr_pixels * 2 * 3 * method.network.width * (3**2 * 4**2 - 9**2)
-    if method.config.method in ("arm", "enaf"):
-        return tiles * 2 * 9 * TILE**2
-    if not isinstance(method, PCSR):
-        return 0
-    free = 0
-    for head in (method.classifier, method.heads[0]):
-        layers = [layer for layer in list(head)[1:] if isinstance(layer, Linear)]
-        free += sum(layer.out_features for layer in layers)
-        free += sum(layer.in_features + 1 for layer in layers[:-1])
-    return 2 * sum(units) * free
-
-
 @all_models
 @torch.no_grad()
 def test_flops_are_those_executed(backbone: str, name: str) -> None:
     method = build(backbone, name)
-    sizes = {(19, 23): 1, **({SEVERAL_TILES: 12} if name in TILED else {})}
-    for size, tiles in sizes.items():
-        lr = photograph_like(*size)
-        costs, fast = method.costs(size, 4), runner(method)
-        for knob in KNOBS[name]:
-            with Executed() as executed:
-                found = fast.run(lr, 4, at(knob, True))
-            units = torch.bincount(found.labels.flatten(), minlength=method.branches).tolist()
-            free = not_counted(method, units, tiles, size[0] * size[1])
-            assert executed.get_total_flops() == costs.total(units).engine + free
+    points = [at(knob, True) for knob in KNOBS[name]]
+    for size in ((19, 23), *([SEVERAL_TILES] if name in TILED else [])):
+        units = contract.require_flops_executed(method, photograph_like(*size), points, 4)
     assert name == "original" or min(units) > 0  # the last knob really goes all ways
 
 
@@ -167,14 +77,8 @@ def test_flops_are_those_executed(backbone: str, name: str) -> None:
 def test_flops_at_a_fractional_scale_and_with_three_heads() -> None:
     heads = tuple(HeadConfig(width=w, depth=2) for w in (6, 10, 20))
     method = build("fsrcnn", "pcsr", heads=heads, scale=2.7)
-    lr = photograph_like(19, 23)
-    costs = method.costs((19, 23), 2.7)  # counted here once, not while the executed ones are
-    for knob in (-1.0, 0.0, "adaptive"):
-        with Executed() as executed:
-            found = restored(method, lr, 2.7, knob, refine=True)
-        units = torch.bincount(found.labels.flatten(), minlength=3).tolist()
-        expected = costs.total(units).engine + not_counted(method, units, 0, 0)
-        assert expected == executed.get_total_flops()
+    points = [at(knob, True) for knob in (-1.0, 0.0, "adaptive")]
+    contract.require_flops_executed(method, photograph_like(19, 23), points, 2.7)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 1.5, 2.7])
@@ -231,7 +135,7 @@ def test_a_batch_is_its_images(backbone: str, name: str) -> None:
     together = restored(method, batch, 4, knob, refine=True)
     apart = [restored(method, image, 4, knob, refine=True) for image in images]
     assert torch.equal(together.labels, torch.cat([one.labels for one in apart]))
-    assert_same_image(method, together.sr, torch.cat([one.sr for one in apart]))
+    contract.require_same_image(method, together.sr, torch.cat([one.sr for one in apart]))
     assert_paths_agree(method, batch, knob, refine=True)
 
 
@@ -249,7 +153,7 @@ def test_every_tile_is_restored_as_if_it_were_alone(name: str) -> None:
         here = (..., slice(4 * y, 4 * y + 128), slice(4 * x, 4 * x + 128))
         sums[here] += alone.sr
         counts[here] += 1
-    assert_same_image(method, whole.sr, sums / counts)
+    contract.require_same_image(method, whole.sr, sums / counts)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "original"])
@@ -270,30 +174,7 @@ def weights_and_statistics(method: Method) -> dict[str, Tensor]:
 
 @all_models
 def test_each_stage_trains_its_part_and_no_other(backbone: str, name: str) -> None:
-    method = build(backbone, name)
-    side = max(8, registry.resolve("backbone", backbone).least_side)
-    lr, hr = torch.rand(2, 3, side, side), torch.rand(2, 3, 4 * side, 4 * side)
-    trained_so_far: set[str] = set()
-    for step, stage in enumerate(method.stages):
-        step_of = Step(method, stage)
-        before = weights_and_statistics(method)
-        trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
-        optimiser = torch.optim.Adam(trained.values(), lr=1e-3)
-        drawn = stage.draw(np.random.default_rng(step)) if stage.draw else None
-        losses = step_of(lr, hr, drawn)
-        losses["loss"].backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
-        optimiser.step()
-        after = weights_and_statistics(method)
-        changed = {key for key, value in after.items() if not value.equal(before[key])}
-        ids = {id(module) for module in stage.modules}
-        parts = tuple(f"{n}." for n, module in method.named_modules() if id(module) in ids)
-        assert trained.keys() <= changed
-        assert all(key.startswith(parts) for key in changed)
-        # No stage undoes another: their parts do not overlap.
-        assert not trained_so_far & trained.keys()
-        trained_so_far |= trained.keys()
-    assert trained_so_far == {n for n, _ in method.named_parameters()}
+    contract.stages(build(backbone, name))
 
 
 def test_statistics_of_frozen_networks_stay_and_of_trained_ones_move() -> None:

@@ -52,6 +52,12 @@ def test_the_time_of_that_point_is_told(results: pd.DataFrame) -> None:
     assert line.endswith("with 50% of the original's executed FLOPs and 61% of its time.")
 
 
+def test_the_spread_of_a_time_is_told(results: pd.DataFrame) -> None:
+    (case, *_) = timed(k1=0.612)
+    (line,) = sentences(results, (case.model_copy(update={"time_ratio_quartiles": (0.6, 0.64)}),))
+    assert line.endswith("61% of its time (half of the rounds between 60% and 64%).")
+
+
 def test_where_times_are_known_a_timed_point_is_named(results: pd.DataFrame) -> None:
     (line,) = sentences(results, timed(k0=0.9))
     assert "pcsr at knob 0 gives 30.50 dB (+0.50 dB" in line

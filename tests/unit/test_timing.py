@@ -1,0 +1,86 @@
+"""Times are believed with their spread, after several rounds, and noise is named."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pcsr.benchmarks import latency, timing
+from pcsr.flops import Flops
+
+
+def case(path: str) -> latency.Case:
+    exact = np.zeros((4, 4, 3), np.uint8)
+    names = ("fsrcnn", "original" if path == "original" else "pcsr", None)
+    return latency.Case(*names, path, "", lambda: lambda lr: lr, Flops(), 1.0, exact)
+
+
+def rounds_of(
+    ratios: Iterator[float], wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> list[latency.Timed]:
+    """Time an original and an engine whose time is the next ratio to it."""
+    calls = 0
+
+    def seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+        nonlocal calls
+        calls += 1
+        run()
+        return 1.0 if calls % 2 else next(ratios)
+
+    monkeypatch.setattr(latency, "seconds", seconds)
+    subjects = [case("original"), case("engine")]
+    return latency.time_all(subjects, [], torch.zeros(1, 3, 4, 4), latency.Plan(rounds=wanted))
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(1, 3), (3, 3), (5, 5)])
+def test_one_round_is_not_believed(
+    wanted: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, engine = rounds_of(cycle([0.5]), wanted, monkeypatch)
+    assert len(original.seconds) == len(engine.seconds) == expected
+
+
+def test_unsteady_ratios_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, engine = rounds_of(cycle([0.5, 0.5, 0.9, 0.9]), 3, monkeypatch)
+    assert len(engine.seconds) == 9
+    low, _, high = latency._ratio(engine.seconds, original.seconds)
+    assert (low, high) == (0.5, 0.9)
+
+
+def test_ratios_that_become_steady_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two formats a turn; the first turn warms up, the second is disturbed.
+    _, engine = rounds_of(iter([0.5] * 2 + [5.0] * 2 + [0.5] * 40), 3, monkeypatch)
+    assert 3 < len(engine.seconds) < 9
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """A machine that becomes slower for both changes no ratio."""
+    assert latency._ratio([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == (0.5, 0.5, 0.5)
+
+
+def test_other_work_and_unsteady_ratios_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    quiet, unsteady = ({"time_ratio_quartiles": pair} for pair in ((0.6, 0.61), (0.6, 0.7)))
+    with caplog.at_level(logging.WARNING, "pcsr"):
+        latency.warn_if_noisy([quiet], 0.02)
+        assert not caplog.records
+        latency.warn_if_noisy([quiet, unsteady], 1.84)
+    noisy, spread = (record.getMessage() for record in caplog.records)
+    assert "other work took 1.8 of" in noisy
+    assert spread.startswith("1 of 2 ratios are unsteady")
+
+
+def test_the_load_of_others_leaves_out_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = timing.Load()
+    ended = time.perf_counter() + 0.5
+    while time.perf_counter() < ended:
+        pass
+    own = load.others()
+    before = timing._busy_elsewhere()
+    monkeypatch.setattr(timing, "_busy_elsewhere", lambda: before + 100)
+    assert load.others() > own
+    assert load.others() >= 50
