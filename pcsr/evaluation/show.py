@@ -259,9 +259,10 @@ def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: 
     from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
 
     gained = method.psnr_rgb - original.psnr_rgb
+    percent = 100 * method.gflops / original.gflops
     title = (
         f"{method.name}, on {pair.name}: {method.psnr_rgb:.2f} dB ({gained:+.2f} dB), "
-        f"{method.gflops:.2f} GFLOPs ({method.gflops / original.gflops:.0%} of the original's)"
+        f"{method.gflops:.2f} GFLOPs ({percent:.0f} % of the original's)"
     )
     gain = showcase.gain_over(original.sr, method.sr, pair.hr)
     routed = (method.sr, method.labels, method.method.branches, gain)

@@ -104,7 +104,8 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
     for count in COUNTS:
         whole = points[f"gflops_{count}_original"]
         table[f"% of original ({count})"] = 100 * points[f"gflops_{count}"] / whole
-    table["Parameters (K)"] = points["parameters"] / 1e3
+    if points["parameters"].notna().any():  # older sweeps lack them
+        table["Parameters (K)"] = points["parameters"] / 1e3
     table["Heavy share (%)"] = 100 * points["heavy"]
     table["Units"] = points["units"]
     table["LR pixels"] = points["lr_pixels"]
@@ -139,7 +140,10 @@ def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
         files.write_text(path, html(_sections(table, notes)))
     elif path.suffix == ".tex":
         decimals = _decimals(table)
-        files.write_text(path, _latex(rounded(table, decimals), {"Knob", *decimals}))
+        text = rounded(table, decimals)
+        text["Method"] = text["Method"].map(style.curve)
+        places = text[["Test set", "Backbone"]].map(style.name)
+        files.write_text(path, _latex(text.assign(**places), {"Knob", *decimals}))
     else:
         raise unknown_name(
             "kind of table", path.suffix, (".csv", ".html", ".md", ".tex"), str(path)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags
+from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags, scripts_are_own
 from markdown_it.token import Token
 from matplotlib.figure import Figure
 from PIL import Image
@@ -155,10 +155,14 @@ def test_a_page_loads_nothing_even_where_nobody_escaped() -> None:
         for page in (f"# {plain}\n\n{plain}\n\n| a |\n| :-- |\n| {plain} |\n", f"{plain}\n===\n"):
             tags = Tags()
             tags.feed(pages.html(page))
-            assert not tags.tags & {"script", "img", "iframe", "a", "svg", "b", "link"}, name
-            viewport = {"name", "content"}
-            assert tags.attributes <= {"lang", "charset", "style", "start", *viewport}, name
-            assert pages.html(page).count("</title>") == 1
+            assert not tags.tags & {"img", "iframe", "a", "svg", "b", "link"}, name
+            meta, table = {"name", "content", "http-equiv"}, {"class", "role", "tabindex", "scope"}
+            own = {"lang", "charset", "style", "start", "aria-label", *meta, *table}
+            assert tags.attributes <= own, name
+            html = pages.html(page)
+            assert html.count("</title>") == 1
+            assert scripts_are_own(html), name
+            assert len(tags.scripts) == html.count("<table>")
 
 
 def test_names_in_a_latex_table_are_text() -> None:
