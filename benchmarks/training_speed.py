@@ -1,6 +1,5 @@
 """Measure training speed: the suite's loop beside the reference loop, on the same batches."""
 
-import json
 import logging
 import math
 import statistics
@@ -31,7 +30,7 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, require_name
 from pcsr.methods.base import Method
-from pcsr.storage import files
+from pcsr.storage import content, files
 from pcsr.training.loop import Loop
 
 log = logging.getLogger("pcsr")
@@ -163,16 +162,7 @@ def measure(
         "plan": asdict(plan),
     }
     facts = files.provenance(**how)
-    rows: list[dict[str, Any]] = []
-    if out.exists():
-        before = json.loads(out.read_text(encoding="utf-8"))
-        for key, value in how.items():
-            if (found := before["provenance"].get(key)) != value:
-                raise UserError(
-                    f"{out}: was measured with {key} {found}, but this run has {value}; give "
-                    "another file as --out."
-                )
-        rows = before["rows"]
+    rows = _before(out, how) if out.exists() else []
     measured_stages = {(row["experiment"], row["stage"]) for row in rows}
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
     stages = [(n, s) for n in experiments or study.experiments for s in study.experiments[n].stages]
@@ -188,6 +178,25 @@ def measure(
         files.write_json(out, measured)
         files.write_text(out.with_suffix(".md"), markdown(measured))
     return 0
+
+
+def _before(out: Path, how: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that an earlier run of the same kind measured."""
+    try:
+        found = content.read_json(out)
+        facts, rows = dict(found["provenance"]), [dict(row) for row in found["rows"]]
+        named = all({"experiment", "stage"} <= row.keys() for row in rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        named = False
+    if not named:
+        raise UserError(f"{out}: not made by `pcsr training-speed`; give another file as --out.")
+    for key, value in how.items():
+        if facts.get(key) != value:
+            raise UserError(
+                f"{out}: was measured with {key} {facts.get(key)}, but this run has {value}; give "
+                "another file as --out."
+            )
+    return rows
 
 
 def compare(subject: Subject, plan: Plan) -> list[dict[str, Any]]:

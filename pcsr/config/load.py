@@ -26,7 +26,7 @@ from pcsr.config.models import (
 )
 from pcsr.config.released import ReleasedConfig, ReleasedWeights
 from pcsr.errors import UserError, did_you_mean, require_name
-from pcsr.storage import files
+from pcsr.storage import content, files
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/datasets.yaml")
@@ -58,13 +58,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             refuses, or does not hold a mapping.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(yaml_file.MAX_BYTES + 1)
-        if len(data) > yaml_file.MAX_BYTES:
-            raise UserError(
-                f"{path}: is larger than {yaml_file.MAX_BYTES >> 10} KiB; give a file of settings."
-            )
-        values = yaml_file.parse(data.decode("utf-8-sig"))
+        text = content.read_bytes(path, yaml_file.MAX_BYTES).decode("utf-8-sig")
+        values = yaml_file.parse(text)
     except FileNotFoundError:
         beside = [p.stem for p in path.parent.glob("*.yaml")]
         raise UserError(f"{path}: no such file. {did_you_mean(path.stem, beside)}") from None

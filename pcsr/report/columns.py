@@ -4,6 +4,7 @@ A file may have been edited, cut or brought by somebody else, so nothing in it i
 """
 
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from pcsr.config.models import KNOB_LIMIT, SCALE_LIMIT
 from pcsr.errors import UserError
+from pcsr.storage import content
 
 CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
 COUNTS = (*CONVENTIONS, "engine")  # and what is executed
@@ -52,6 +54,7 @@ UNUSED = ["seconds", "commit"]  # columns of sweeps, and of results that earlier
 RESULT_TYPES = {**PLACE_TYPES, **SWEEP_TYPES, **FACT_TYPES}
 SIZES = ("activations", "parameters")  # numbers of a sweep that older ones lack
 
+LARGEST = 2**28  # bytes of a file; a hundred times the largest of the suite
 LONGEST = 64  # characters of a name; those of a suite have no more
 MOST = 1e18  # FLOPs of an image, and whatever else is counted
 LONGEST_SIDE = 2**31 - 1
@@ -78,7 +81,8 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
             names the row and the column.
     """
     try:
-        header = pd.read_csv(path, nrows=0).drop(columns=UNUSED, errors="ignore")
+        data = content.read_bytes(path, LARGEST)
+        header = pd.read_csv(BytesIO(data), nrows=0).drop(columns=UNUSED, errors="ignore")
         missing = [name for name in types if name not in header.columns]
         if missing:
             raise UserError(f"{path}: lacks the column {_listed(missing)}; make the file again.")
@@ -86,7 +90,7 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
         options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
         with np.errstate(invalid="ignore"):  # whole numbers that are none: an error, no warning
-            frame = pd.read_csv(path, usecols=list(every), dtype=every, **options)
+            frame = pd.read_csv(BytesIO(data), usecols=list(every), dtype=every, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None

@@ -278,7 +278,7 @@ def protocol_text(summary: pd.DataFrame) -> str:
 def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
     """Read the JSON file beside a result; a UserError names a missing file or a wrong key."""
     try:
-        facts = content.parse_json(path.read_text(encoding="utf-8"))
+        facts = content.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make the result again.") from None
     return parse(model, facts, str(path))

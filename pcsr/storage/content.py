@@ -1,5 +1,6 @@
 """What a file is, and whether it is what it should be. Needs no torch."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from pcsr.errors import UserError
 
 GIT_BLOB = "git_blob"  # a kind of checksum
 SUMS = "SHA256SUMS"  # of a folder of weights; `sha256sum -c` reads it, too
+LARGEST_JSON = 2**26  # bytes; times of all images have less than one of it
 DEEPEST = 64  # levels of nested JSON; the suite writes fewer than ten
 
 # The first bytes of what is found under the name of something else.
@@ -72,6 +74,34 @@ def require_file(path: Path, kind: str, fix: str) -> int:
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise UserError(f"{path}: is {what}, not a {kind}; {fix}")
     return found.st_size
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return what a file holds that may be anything: a pipe never ends, and a device may not.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it is missing, no regular file, or larger.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"is larger than {most >> 10} KiB", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds that may be hostile.
+
+    Raises:
+        OSError: see ``read_bytes``.
+        ValueError: see ``parse_json``; or it is not UTF-8.
+    """
+    return parse_json(read_bytes(path, LARGEST_JSON).decode("utf-8"))
 
 
 def parse_json(text: str) -> Any:

@@ -123,12 +123,13 @@ def curve(folder: Path) -> list[tuple[int, float]]:
         raise UserError(f"{folder}: has no training log; train this stage again.")
     path = logs[-1]
     try:
-        values = [content.parse_json(line) for line in path.read_text("utf-8").splitlines()]
+        lines = content.read_bytes(path, content.LARGEST_JSON).decode("utf-8").splitlines()
+        values = [content.parse_json(line) for line in lines]
     except ValueError as error:
         raise UserError(f"{path}: damaged ({one_line(error)}); train again.") from None
-    lines = [parse(Line, value, f"{path}: line {n}") for n, value in enumerate(values, start=1)]
+    read = [parse(Line, value, f"{path}: line {n}") for n, value in enumerate(values, start=1)]
     return [
         (line.step, round(line.valid_psnr_rgb, 3))
-        for line in lines
+        for line in read
         if line.valid_psnr_rgb is not None
     ]

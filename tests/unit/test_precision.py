@@ -5,12 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from models import ROUTED, at, build, photograph_like
+from models import ROUTED, at, build, cut_by, photograph_like
 from torch import Tensor
 
 import pcsr
 from pcsr import precision
-from pcsr.engine import memory
 from pcsr.engine.runners import runner
 from pcsr.engine.tiles import Tile
 from pcsr.errors import UserError
@@ -65,7 +64,7 @@ def test_tiles_give_the_whole_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> No
     fast = runner(method, torch.bfloat16)
     whole = fast.run(lr, 4, at(0.5))
     halves = [Tile(0, top, top + 30, 0, 40) for top in (0, 30)]
-    monkeypatch.setattr(memory, "cut", lambda *_: halves)
+    cut_by(monkeypatch, lambda *_: halves)
     found = torch.cat([tile.sr[0] for tile in fast.tiles(lr, 4, at(0.5), 1e9)], dim=1)
     differ = (found - whole.sr[0]).abs()
     assert differ.max() < 0.1 and differ.mean() < 1e-4

@@ -1,6 +1,7 @@
 """Every mistake ends with one clear line and a failing status, and leaves nothing half-written."""
 
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from workspace import Runs, Workspace
+from workspace import ROOT, Runs, Workspace
 
 from pcsr import cli, distributed, registry, runtime
 from pcsr.config.models import ModelConfig
@@ -411,6 +412,34 @@ def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: 
     for command in commands:
         assert "is an input and would be overwritten" in refuse(*command), command
     assert all(kept[name].read_text() == "content" for name in names[:-1])
+
+
+def test_what_never_ends_is_no_file(refuse: Any, weights: Path, tmp_path: Path) -> None:
+    sound = ROOT / "reports/quick/results.csv"
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    with large.open("wb") as file:
+        file.truncate(2**40)  # a hole: nothing is on the disk
+    page = ("--out", tmp_path / "page.md")
+    image = write_image(tmp_path / "image.png", size=(64, 64))
+    for endless in (pipe, Path("/dev/zero"), large):
+        said = "is larger than" if endless == large else "is no regular file"
+        for command in (
+            *((name, endless, *page) for name in ("table", "fairness", "claims", "leaderboard")),
+            ("summary", endless, "--out", tmp_path / "text.txt"),
+            ("summary", sound, "--times", endless, "--out", tmp_path / "text.txt"),
+            ("leaderboard", sound, "--times", endless, *page),
+            ("leaderboard", sound, "--added", endless, *page),
+            ("claims", sound, "--published", endless, *page),
+            ("latency", endless, *page),
+            ("check", endless),
+            ("train", "x", "stage0", "--suite", endless, "--out", tmp_path / "w.safetensors"),
+        ):
+            assert said in refuse(*command), command
+        upscale = (tmp_path / "sr.png", "--weights")
+        refuse("upscale", image, *upscale, endless)
+        refuse("upscale", endless, *upscale, weights)
+        refuse("export", endless, tmp_path / "w.onnx")
 
 
 def test_knobs_and_stages(here: Path, refuse: Any, weights: Path, tmp_path: Path) -> None:
