@@ -27,7 +27,7 @@ TEMPORARY = ".pcsr-"  # how the names of temporary files begin
 ROOT = Path(__file__).resolve().parents[2]
 # Configuration, weights and workflow of the suite: links in a checkout, copies in an installed one.
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"
-VERSIONED = ("torch", "numpy", "scikit-image", "pandas", "snakemake")
+VERSIONED = ("pcsr-suite", "torch", "numpy", "scikit-image", "pandas", "snakemake")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
 HOLDER = "pcsr, process "  # a lock file that begins otherwise is not written to
 # Nothing that a repository's own configuration names is executed, and nothing is written. The
@@ -336,8 +336,16 @@ def provenance(**facts: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: _version(name) for name in VERSIONED},
+        **({"packages": packages} if (packages := _registering()) else {}),
         **facts,
     }
+
+
+def _registering() -> dict[str, str]:
+    """Return the version of each other package that registers methods, backbones or metrics."""
+    groups = [f"pcsr.{kind}" for kind in ("methods", "backbones", "metrics")]
+    found = [entry.dist for group in groups for entry in metadata.entry_points(group=group)]
+    return {one.name: one.version for one in found if one is not None}
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,12 @@
-"""Packages of others: a method, a backbone and a metric by class and entry point, and all works."""
+"""Packages of others, by entry point, and work of one's own in a folder of one's own."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,8 +16,11 @@ from workspace import ROOT, Workspace
 
 from pcsr import registry
 from pcsr.config.models import ModelConfig
+from pcsr.data.images import to_uint8, write
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
+from pcsr.storage.files import checkout
+from pcsr.training import contract
 from pcsr.training.loop import Step
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -105,6 +113,91 @@ def test_a_pixel_method_a_backbone_and_a_metric(workspace: Workspace, package: P
     # Where the package is not installed, as here, its names are unknown.
     with pytest.raises(UserError, match="unknown backbone 'plain'"):
         load_method(weights)
+
+
+MODULE = """
+module sr:
+    snakefile:
+        "{snakefile}"
+    config:
+        {{"suite_file": "configs/suites/mine.yaml"}}
+
+
+use rule * from sr as sr_*
+
+
+rule points:
+    default_target: True
+    input:
+        "reports/mine/operating_points.md",
+"""
+
+
+def test_a_folder_of_ones_own(workspace: Workspace, package: Path, tmp_path: Path) -> None:
+    """Experiments, suite, data, reports; the workflow is a module, the checkout stays as it was."""
+    mine = tmp_path / "mine"
+    images = mine / "photos"
+    images.mkdir(parents=True)
+    for number, tensor in enumerate(photograph_like(160, 160) for _ in range(2)):
+        write(images / f"{number}.png", to_uint8(tensor))
+
+    def put(name: str, values: dict[str, Any]) -> None:
+        path = mine / "configs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(values))
+
+    stage = {"iterations": 3, "learning_rate": 1e-3, "batch": 2, "patch": 8}
+    names = ["plain-original", "plain-edges"]
+    for name in names:
+        model = {
+            "backbone": "plain",
+            "method": name.removeprefix("plain-"),
+            "options": {"width": 8},
+        }
+        put(f"experiments/{name}.yaml", {"model": model, "stages": {"train": stage}})
+    source = {"kind": "folder", "path": "photos"}
+    put("datasets.yaml", {"datasets": {"photos": {"source": source}}})
+    sets = {"train_set": "photos", "valid_set": "photos", "test_sets": ["photos", "embedded-smoke"]}
+    suite = {
+        "suite": "mine",
+        "description": "mine",
+        "experiments": names,
+        "valid_images": 1,
+        **sets,
+    }
+    put("suites/mine.yaml", suite)
+    (mine / "Snakefile").write_text(MODULE.format(snakefile=ROOT / "workflow/Snakefile"))
+    before = checkout(ROOT)
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            [*map(str, command)],
+            cwd=mine,
+            env=workspace.served(PYTHONPATH=os.pathsep.join([str(package), *sys.path])),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "Experiments: plain-original, plain-edges." in run(
+        "pcsr", "check", "configs/suites/mine.yaml"
+    )
+    kept = run("pcsr", "check", "plain-edges").splitlines()
+    assert len(kept) == len(contract.PROMISES) + 1 and "2 of 2 branches" in kept[-1]
+    run(*workspace.workflow("--cores", "2"))
+    page = (mine / "reports/mine/operating_points.md").read_text()
+    assert "## plain on photos, x4" in page and "## plain on embedded-smoke, x4" in page
+    assert "| mae |" in page
+    made = json.loads((mine / "results/mine/plain-edges/train/weights.json").read_text())
+    assert made["provenance"]["packages"] == {"elsewhere": "1.0"}
+    assert (made["provenance"]["commit"], made["provenance"]["modified"]) == before
+    assert checkout(ROOT) == before
+    # The workflow itself, on the same folder, has the reports left to make.
+    options = ("--directory", mine, "--configfile", "configs/suites/mine.yaml", "--dry-run")
+    planned = run(*workspace.workflow("-s", ROOT / "Snakefile", *options))
+    assert "rule leaderboard" in planned and "rule train" not in planned
 
 
 def test_the_guides_example_is_a_method(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
