@@ -30,7 +30,7 @@ from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
 from pcsr.precision import dtype_of
 from pcsr.report.columns import COUNTS
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.weights.load import load_method
 
 log = logging.getLogger("pcsr")
@@ -132,7 +132,7 @@ def bench(
     how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds}
     how["precision"] = precision[0]  # of the originals that ratios refer to
     busy = {"others": round(others, 2), "cores": options.CORES}
-    facts = files.provenance(device=runtime.describe(picked), load=busy, **how)
+    facts = provenance.record(device=runtime.describe(picked), load=busy, **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})
 
 

@@ -30,7 +30,7 @@ from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, require_name
 from pcsr.methods.base import Method
-from pcsr.storage import content, files
+from pcsr.storage import content, files, provenance
 from pcsr.training.loop import Loop
 
 log = logging.getLogger("pcsr")
@@ -161,7 +161,7 @@ def measure(
         "data": store.folder.name,
         "plan": asdict(plan),
     }
-    facts = files.provenance(**how)
+    facts = provenance.record(**how)
     rows = _before(out, how) if out.exists() else []
     measured_stages = {(row["experiment"], row["stage"]) for row in rows}
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"

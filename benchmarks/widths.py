@@ -20,7 +20,7 @@ from pcsr.config import options
 from pcsr.engine.deploy import deploy
 from pcsr.flops import per_lr_pixel
 from pcsr.precision import dtype_of
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 
 log = logging.getLogger("pcsr")
 
@@ -66,7 +66,7 @@ def widths(
     for row, taken in zip(rows, times, strict=True):
         row["seconds"] = min(taken[1:])
         log.info("%s of %d channels, %s: %.0f FLOPs per LR pixel, %.3f s", *row.values())
-    facts = files.provenance(device=runtime.describe(cpu), threads=threads, lr_size=lr_size)
+    facts = provenance.record(device=runtime.describe(cpu), threads=threads, lr_size=lr_size)
     files.write_json(out, {"encoders": rows, "provenance": facts})
 
 

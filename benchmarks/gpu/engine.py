@@ -30,7 +30,7 @@ from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
 from pcsr.images.levels import levels
 from pcsr.methods.base import Method
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.weights.load import load_method
 
 SCALE = 4
@@ -173,7 +173,7 @@ def main() -> None:
         for case in cases(arguments.backbones, arguments.sizes, arguments.device)
         if astuple(case) not in done
     ]
-    facts = files.provenance(device=runtime.describe(device), rounds=ROUNDS)
+    facts = provenance.record(device=runtime.describe(device), rounds=ROUNDS)
     with torch.no_grad():
         for number, case in enumerate(todo):
             if time.monotonic() - started > arguments.seconds:

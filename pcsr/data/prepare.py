@@ -29,7 +29,7 @@ from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, sea
 from pcsr.errors import UserError
 from pcsr.geometry import Tiles, lr_size, tile_crop
 from pcsr.runtime import progress
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 
 INDEX = "index.jsonl.part"
@@ -235,7 +235,7 @@ def _finish(images: list[Stored], head: dict[str, Any], out: Path) -> None:
         **head,
         "images": [image.record() for image in images],
         "bytes": images[-1].end + images[-1].lr_end,
-        "made": files.provenance(),
+        "made": provenance.record(),
     }
     (out / MANIFEST).unlink(missing_ok=True)  # it describes the old files
     files.rename(_part(out / HR), out / HR)

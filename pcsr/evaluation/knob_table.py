@@ -25,7 +25,7 @@ from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
 from pcsr.metrics import comparable, psnr_rgb
 from pcsr.routing import OperatingPoint
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
@@ -68,7 +68,7 @@ def calibrate_knob(
             "reference": "most expensive branch everywhere",
             "points": [point.model_dump() for point in points],
             "images": test.digest,
-            "provenance": files.provenance(device=runtime.describe(picked)),
+            "provenance": provenance.record(device=runtime.describe(picked)),
         }
         model = method.config.model_dump(mode="json")
         checkpoint.save_weights(out, method, {**facts, "model": model, "knob_table": table})

@@ -31,7 +31,7 @@ from pcsr.errors import UserError
 from pcsr.evaluation.measure import Row, make_pair, measure, points_of
 from pcsr.methods.base import Method
 from pcsr.metrics import Metric
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -98,7 +98,7 @@ def sweep(
     if knob and not any(subject.method.knobs for subject in subjects):
         raise UserError("--knob: none of these weights has a knob; drop it.")
     test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
-    facts = files.provenance(
+    facts = provenance.record(
         protocol=protocol.model_dump(mode="json"),
         other_protocols=[other.model_dump(mode="json") for other in options.protocols[1:]],
         weights=described,

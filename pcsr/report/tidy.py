@@ -32,7 +32,7 @@ from pcsr.report.columns import (
     SWEEP_TYPES,
     read_rows,
 )
-from pcsr.storage import content, files
+from pcsr.storage import content, files, provenance
 
 REFERENCE = "original"  # the method that every other one is compared with
 
@@ -94,7 +94,7 @@ def write_results(
     digest = content.sha256(out)
     if _recorded(beside) != digest:
         commits = {str(path): read_facts(Sidecar, files.sidecar(path)).made_by() for path in sweeps}
-        files.write_json(beside, files.provenance(sha256=digest, sweeps=commits))
+        files.write_json(beside, provenance.record(sha256=digest, sweeps=commits))
 
 
 def _recorded(path: Path) -> str | None:

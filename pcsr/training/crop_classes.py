@@ -20,7 +20,7 @@ from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.images.levels import levels
 from pcsr.methods.base import Method
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
@@ -59,7 +59,7 @@ def classify_crops(
     facts = {
         "weights": checkpoint.digest(weights),
         "model": method.config.model_dump(mode="json"),
-        "provenance": files.provenance(data={str(data): store.digest}),
+        "provenance": provenance.record(data={str(data): store.digest}),
     }
     with files.locked(out):
         classify(method, store, patch, classes, out, facts)

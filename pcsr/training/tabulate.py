@@ -16,7 +16,7 @@ from pcsr.errors import UserError
 from pcsr.evaluation.measure import make_pair
 from pcsr.images.levels import to_tensor
 from pcsr.methods.tiled import Tabulated
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
@@ -62,7 +62,7 @@ def tabulate(
         recorded = method.tabulate(pairs())
         # The facts from training stay: they describe the weights.
         table = {"weights": checkpoint.digest(weights), "images": test.digest, **recorded}
-        provenance = files.provenance(device=runtime.describe(picked))
+        made = provenance.record(device=runtime.describe(picked))
         model = method.config.model_dump(mode="json")
-        facts = {**facts, "model": model, "table": {**table, "provenance": provenance}}
+        facts = {**facts, "model": model, "table": {**table, "provenance": made}}
         checkpoint.save_weights(out, method, facts)

@@ -14,7 +14,7 @@ from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, require_name
 from pcsr.evaluation import measure
 from pcsr.methods.tiled import Tabulated
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.training import crop_classes
 from pcsr.training import run as training
 from pcsr.weights import checkpoint
@@ -110,7 +110,7 @@ def train(
             "iterations": setup.iterations_up_to(stage),
             "initial_weights": checkpoint.digest(init) if init else None,
             "calibration": checkpoint.digest(calibration) if calibration else None,
-            "provenance": files.provenance(
+            "provenance": provenance.record(
                 stages={name: s.model_dump(mode="json") for name, s in setup.stages.items()},
                 seed=setup.seed,
                 data={study.suite.train_set: store.digest},

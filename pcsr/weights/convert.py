@@ -10,7 +10,7 @@ from pcsr import runtime
 from pcsr.config.load import RELEASED, find_released, load_experiment, load_released
 from pcsr.config.options import LogFile
 from pcsr.errors import UserError
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
 from pcsr.weights.load import assemble
 from pcsr.weights.released import Released, read
@@ -79,7 +79,7 @@ def _convert(file: Path, release: Released, out: Path, name: str, **extra: Any) 
         "released": release.recognised,
         "iterations": release.iterations,
         "source": {"file": name, "sha256": checkpoint.sha256(file)},
-        "provenance": files.provenance(),
+        "provenance": provenance.record(),
     }
     checkpoint.save_weights(out, method, facts)
     return f"{release.recognised} -> {out}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from pcsr.storage import files
+from pcsr.storage import files, provenance
 from torture.harness import Kind, Tally, torture
 
 KINDS = (
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     given = parser.parse_args()
-    commit, modified = files.checkout(files.ROOT)
+    commit, modified = provenance.checkout(files.ROOT)
     state = " with changes" if modified else ""
     print(f"Seed {given.seed}, commit {commit and commit[:12]}{state}, {machine()}.\n")
     print(f"| {' | '.join(HEAD)} |\n| :-- |{' --: |' * (len(HEAD) - 1)}", flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pcsr.storage import files
+from pcsr.storage import provenance
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -39,7 +39,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_what_counts_as_a_change(own: Path) -> None:
     commit = git(own, "rev-parse", "HEAD")
-    assert files.checkout(own) == (commit, False)
+    assert provenance.checkout(own) == (commit, False)
     for name, content in {
         "reports/quick/table.md": "made again",
         "reports/new.md": "a report",
@@ -47,7 +47,7 @@ def test_what_counts_as_a_change(own: Path) -> None:
     }.items():
         (own / name).parent.mkdir(exist_ok=True)
         (own / name).write_text(content)
-        assert files.checkout(own) == (commit, False), name
+        assert provenance.checkout(own) == (commit, False), name
     for name, counts in {
         "new.py": True,
         "onnx/__init__.py": True,
@@ -67,20 +67,20 @@ def test_what_counts_as_a_change(own: Path) -> None:
         added = own / name
         added.parent.mkdir(parents=True, exist_ok=True)
         added.write_text("a new file")
-        assert files.checkout(own) == (commit, counts), name
+        assert provenance.checkout(own) == (commit, counts), name
         git(own, "add", name)  # whether or not it is in the index
-        assert files.checkout(own) == (commit, counts), name
+        assert provenance.checkout(own) == (commit, counts), name
         git(own, "rm", "--cached", name)
         added.unlink()
     for name in ("pcsr/__init__.py", "data/größe 1.txt", "link"):
         kept = (own / name).read_bytes() if name != "link" else b""
         (own / name).unlink()
-        assert files.checkout(own) == (commit, True), name
+        assert provenance.checkout(own) == (commit, True), name
         if name != "link":
             (own / name).write_text("edited")
-            assert files.checkout(own) == (commit, True), name
+            assert provenance.checkout(own) == (commit, True), name
             (own / name).write_bytes(kept)
-            assert files.checkout(own) == (commit, False), name
+            assert provenance.checkout(own) == (commit, False), name
 
 
 def test_the_commit_of_another_repository_is_not_ours(
@@ -90,33 +90,33 @@ def test_the_commit_of_another_repository_is_not_ours(
     packages = own / "lib/site-packages"
     (packages / "pcsr").mkdir(parents=True)
     (packages / "pcsr/__init__.py").write_text("installed")
-    assert files.checkout(packages) == nothing  # inside, whether tracked or not
+    assert provenance.checkout(packages) == nothing  # inside, whether tracked or not
     git(own, "add", ".")
     git(own, "commit", "-m", "with its environment")
-    assert files.checkout(packages) == nothing
+    assert provenance.checkout(packages) == nothing
     plain = tmp_path / "plain/pcsr"
     plain.mkdir(parents=True)
     (plain / "__init__.py").write_text("unpacked")
-    assert files.checkout(plain.parent) == nothing  # no repository
+    assert provenance.checkout(plain.parent) == nothing  # no repository
     git(plain.parent, "init")
-    assert files.checkout(plain.parent) == nothing  # no commit
+    assert provenance.checkout(plain.parent) == nothing  # no commit
     (plain.parent / "notes").write_text("mine")
     git(plain.parent, "add", "notes")
     git(plain.parent, "commit", "-m", "without the package")
-    assert files.checkout(plain.parent) == nothing
+    assert provenance.checkout(plain.parent) == nothing
     # Variables that git sets for its hooks, and that people export.
     monkeypatch.setenv("GIT_DIR", str(own / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(plain.parent))
-    assert files.checkout(plain.parent) == nothing
+    assert provenance.checkout(plain.parent) == nothing
     monkeypatch.setenv("GIT_DIR", str(plain.parent / ".git"))
-    assert files.checkout(own)[0] == git(own, "rev-parse", "HEAD")
+    assert provenance.checkout(own)[0] == git(own, "rev-parse", "HEAD")
     monkeypatch.setenv("PATH", str(tmp_path))  # git is not installed
-    assert files.checkout(own) == nothing
+    assert provenance.checkout(own) == nothing
 
 
 def test_a_worktree_is_a_checkout(own: Path, tmp_path: Path) -> None:
     git(own, "worktree", "add", str(tmp_path / "beside"))
-    assert files.checkout(tmp_path / "beside") == (git(own, "rev-parse", "HEAD"), False)
+    assert provenance.checkout(tmp_path / "beside") == (git(own, "rev-parse", "HEAD"), False)
 
 
 def test_nothing_that_a_repository_names_is_executed(own: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_nothing_that_a_repository_names_is_executed(own: Path, tmp_path: Path) 
     (own / "pcsr/new.py").write_text("a new file")
     os.utime(own / "pcsr/__init__.py", (0, 0))  # `git status` would read it again
     before = (own / ".git/index").read_bytes()
-    assert files.checkout(own) == (commit, True)
+    assert provenance.checkout(own) == (commit, True)
     assert not proof.exists()
     assert (own / ".git/index").read_bytes() == before
 
@@ -147,7 +147,7 @@ def test_a_checkout_of_another_user_is_known(own: Path, monkeypatch: pytest.Monk
     commit = git(own, "rev-parse", "HEAD")
     for path in (own, own / ".git"):
         os.chown(path, 12345, 12345)
-    safe = (*files.GIT[:-1], f"safe.directory={own}")
-    assert files.checkout(own) == (None, False)  # it is not the folder that this code is from
-    monkeypatch.setattr(files, "GIT", safe)
-    assert files.checkout(own) == (commit, False)
+    safe = (*provenance.GIT[:-1], f"safe.directory={own}")
+    assert provenance.checkout(own) == (None, False)  # it is not the folder that this code is from
+    monkeypatch.setattr(provenance, "GIT", safe)
+    assert provenance.checkout(own) == (commit, False)
