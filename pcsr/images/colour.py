@@ -13,6 +13,12 @@ SRGB_CODE = (1, 13)  # colour primaries and transfer function of cICP
 SRGB_GAMMA = 45455  # all in units of 1e-5, as PNG has them
 SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 TOLERANCE = 500
+# Adobe RGB (1998), which cameras name in the EXIF data (index R03 of DCF) instead of a profile.
+ADOBE_RGB = (
+    (b"gAMA", struct.pack(">I", 45471)),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)),
+)
+ADOBE_RGB_INDEX = "R03"
 
 
 @dataclass(frozen=True)
