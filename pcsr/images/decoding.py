@@ -10,11 +10,11 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from pcsr import runtime
 from pcsr.errors import UserError
 from pcsr.images import header
-from pcsr.images.header import Colour, of_png
+from pcsr.images.header import ADOBE_RGB, ADOBE_RGB_INDEX, Colour, of_png
 
 # Bytes that decoding takes for each pixel at 8 bits: a decoder's planes and frames, Pillow's four
 # bytes, and the array. Twice that at 16 bits.
@@ -171,7 +171,6 @@ def _accepted(image: Image.Image, data: bytes, name: str) -> Encoded:
     if coding in header.WIDENED and "transparency" in image.info:
         top = 255 // header.WIDENED[coding]
         image.info["transparency"] = (image.info["transparency"] & top) * header.WIDENED[coding]
-    profile = image.info.get("icc_profile")
     return Encoded(
         name,
         data,
@@ -180,11 +179,17 @@ def _accepted(image: Image.Image, data: bytes, name: str) -> Encoded:
         header.bits_of(image),
         image.mode in header.GREY or coding == "LA;16B",
         image.mode in header.ALPHA or "transparency" in image.info,
-        Colour(
-            profile if isinstance(profile, bytes) else b"",
-            of_png(data) if image.format == "PNG" else (),
-        ),
+        _colour(image, data),
     )
+
+
+def _colour(image: Image.Image, data: bytes) -> Colour:
+    profile = image.info.get("icc_profile")
+    icc = profile if isinstance(profile, bytes) else b""
+    chunks = of_png(data) if image.format == "PNG" else ()
+    if not icc and not chunks and _exif(image, ExifTags.IFD.Interop).get(1) == ADOBE_RGB_INDEX:
+        chunks = ADOBE_RGB
+    return Colour(icc, chunks)
 
 
 def _bytes(source: Path | bytes | BinaryIO, name: str, room: float) -> bytes:
@@ -298,11 +303,17 @@ def _tiff_values(encoded: Encoded) -> np.ndarray:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, of what was decoded; Pillow turns TIFFs itself."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, ValueError, TypeError, LookupError, SyntaxError, struct.error):
-        return 1  # broken metadata of a sound image
+    value = _exif(image).get(ExifTags.Base.Orientation, 1)
     return value if value in _UPRIGHT else 1
+
+
+def _exif(image: Image.Image, folder: int | None = None) -> Mapping[int, Any]:
+    """Return EXIF values, of a folder of them or the first; none where they are broken."""
+    try:
+        found = image.getexif()
+        return found if folder is None else found.get_ifd(folder)
+    except (OSError, ValueError, TypeError, LookupError, SyntaxError, struct.error):
+        return {}  # broken metadata of a sound image
 
 
 _UPRIGHT = {

@@ -160,6 +160,14 @@ def _tiff_refusal(tags: Any) -> str:
     return next((kind for kind, found in why.items() if found), "")
 
 
+# Adobe RGB (1998), which cameras name in the EXIF data (index R03 of DCF) instead of a profile.
+ADOBE_RGB = (
+    (b"gAMA", struct.pack(">I", 45471)),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)),
+)
+ADOBE_RGB_INDEX = "R03"
+
+
 @dataclass(frozen=True)
 class Colour:
     """The colour description of an image; empty means sRGB.

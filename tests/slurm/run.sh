@@ -22,7 +22,12 @@ finish() {
   trap '' INT TERM
   if [ -n "$command" ]; then
     kill -INT -- "-$command" 2> /dev/null || true
-    wait -f "$command" || true
+    for _ in {1..60}; do
+      kill -0 "$command" 2> /dev/null || break
+      sleep 0.5
+    done
+    kill -KILL -- "-$command" 2> /dev/null || true # it may have been started to ignore the first
+    wait -f "$command" 2> /dev/null || true
   fi
   # Jobs next: slurmd leaves them behind.
   timeout 30 scancel --user=root 2> /dev/null || true

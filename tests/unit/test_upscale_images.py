@@ -13,7 +13,7 @@ import tifffile
 import torch
 from hostile.images import chunk
 from models import build, photograph_like
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from pcsr.data import images
 from pcsr.engine.runners import DenseRunner, runner
@@ -159,6 +159,25 @@ def test_profiles_are_kept_in_every_format_and_stale_tags_are_not(
                 assert sr.info["icc_profile"] == profile
                 assert sr.getexif().get(0x0112, 1) == 1
                 assert sr.size == (4 * SIZE[0], 4 * SIZE[1])
+
+
+def test_colours_that_only_the_camera_names_are_described(method: Method, tmp_path: Path) -> None:
+    image = Image.fromarray(images.to_uint8(photograph_like(*SIZE)))
+    target = tmp_path / "out.png"
+    for ending in ("jpg", "webp", "png"):
+        for index, profile in (("R03", b""), ("R98", b""), ("R03", srgb_profile())):
+            exif, source = Image.Exif(), tmp_path / f"in.{ending}"
+            exif[ExifTags.Base.Make] = "a camera"
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: index}
+            image.save(source, exif=exif, icc_profile=profile or None)
+            upscale_files(method, [(source, target)], 4, POINT)
+            with Image.open(target) as sr:
+                assert sr.info.get("icc_profile", b"") == profile
+                described = sr.info.get("chromaticity", ())[4:6] == (0.21, 0.71)
+            assert described == (index == "R03" and not profile)
+            if described:
+                with pytest.raises(UserError, match="described by cHRM, which only PNG holds"):
+                    upscale_files(method, [(source, tmp_path / "out.jpg")], 4, POINT)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
