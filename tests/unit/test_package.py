@@ -1,5 +1,6 @@
 """What is installed without extras does what users without a suite want, and waits for no more."""
 
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def lacking(absent: set[str], folder: Path, *arguments: str) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, "-c", LACKING.format(absent=absent), *arguments],
         cwd=folder,
+        env={**os.environ, "HOME": str(folder)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -108,6 +110,16 @@ def test_a_command_without_its_extra_says_which(
         done.stderr,
     )
     assert not any(tmp_path.iterdir())
+
+
+def test_completion_knows_the_commands_that_can_run(tmp_path: Path) -> None:
+    options = ("--shell", "bash", "--output", str(tmp_path / "pcsr.bash"))
+    (tmp_path / ".bashrc").touch()
+    lacked = lacking(absent_without_extras(), tmp_path, "--install-completion", *options)
+    assert lacked.returncode == 0, lacked.stderr
+    script = (tmp_path / "pcsr.bash").read_text()
+    assert "upscale" in script and "--max-memory" in script
+    assert "leaderboard" not in script
 
 
 def test_the_extras_are_those_of_the_project() -> None:

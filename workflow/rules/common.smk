@@ -29,7 +29,7 @@ report: "../report/workflow.rst"
 # A Path, because Snakemake does not compare paths among parameters: a moved checkout reruns nothing.
 # Relative, because the command line is kept with the weights, wherever the checkout lies.
 if "suite_file" in config:
-    SUITE_FILE = Path(config.pop("suite_file"))
+    SUITE_FILE = Path(config["suite_file"])
 elif workflow.configfiles:
     SUITE_FILE = Path(os.path.relpath(workflow.configfiles[0]))
 else:
@@ -37,8 +37,8 @@ else:
 
 try:
     study = load_study(SUITE_FILE)
-    suite_values = read_yaml(SUITE_FILE)
-    if config and config != suite_values:
+    suite_values = read_yaml(files.find(SUITE_FILE))
+    if config and config not in (suite_values, {"suite_file": str(SUITE_FILE)}):
         raise UserError(
             f"{SUITE_FILE}: the suite is changed on the command line (--config, or several "
             "--configfile); put the changes into a suite file of your own."
