@@ -187,7 +187,10 @@ def _colour(image: Image.Image, data: bytes) -> Colour:
     profile = image.info.get("icc_profile")
     icc = profile if isinstance(profile, bytes) else b""
     chunks = of_png(data) if image.format == "PNG" else ()
-    if not icc and not chunks and _exif(image, ExifTags.IFD.Interop).get(1) == ADOBE_RGB_INDEX:
+    # Pillow decodes a PNG to look for EXIF data behind its pixels, and the pixels may be a bomb.
+    at_hand = image.format != "PNG" or "exif" in image.info
+    named = _exif(image, ExifTags.IFD.Interop).get(1) if at_hand else None
+    if named == ADOBE_RGB_INDEX and not icc and not chunks:
         chunks = ADOBE_RGB
     return Colour(icc, chunks)
 
