@@ -197,7 +197,8 @@ def load_study(path: Path) -> Study:
     known = known_experiments()
     for name in suite.experiments:
         if name not in known:
-            raise unknown_name("experiment", name, known, f"{path}: experiments")
+            error = unknown_name("experiment", name, known, f"{path}: experiments")
+            raise UserError(f"{error}{_elsewhere(path, EXPERIMENTS / f'{name}.yaml')}")
     for name in suite.overrides:
         if name != "*" and name not in suite.experiments:
             raise unknown_name("experiment", name, suite.experiments, f"{path}: overrides")
@@ -215,6 +216,12 @@ def load_study(path: Path) -> Study:
         _check_calibration(path, suite, experiments)
         _check_init(path, experiments)
     return Study(suite, experiments, table, _published(path, suite))
+
+
+def _elsewhere(suite: Path, missing: Path) -> str:
+    """Say that a file is beside the suite, in a folder that the command does not run in."""
+    folders = [folder for folder in suite.parents if (folder / missing).is_file()]
+    return f" {folders[0]} has it: run the command there." if folders else ""
 
 
 def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:
