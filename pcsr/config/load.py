@@ -25,7 +25,7 @@ from pcsr.config.models import (
     SuiteConfig,
 )
 from pcsr.config.released import ReleasedConfig, ReleasedWeights
-from pcsr.errors import UserError, did_you_mean, require_name
+from pcsr.errors import UserError, did_you_mean, require_name, unknown_name
 from pcsr.storage import content, files
 
 EXPERIMENTS = Path("configs/experiments")
@@ -193,7 +193,9 @@ def load_study(path: Path) -> Study:
     suite = parse(SuiteConfig, read_yaml(path), str(path))
     known = known_experiments()
     for name in suite.experiments:
-        require_name("experiment", name, known, f"{path}: experiments")
+        if name not in known:
+            error = unknown_name("experiment", name, known, f"{path}: experiments")
+            raise UserError(f"{error}{_elsewhere(path, EXPERIMENTS / f'{name}.yaml')}")
     for name in suite.overrides:
         if name != "*":
             require_name("experiment", name, suite.experiments, f"{path}: overrides")
@@ -211,6 +213,12 @@ def load_study(path: Path) -> Study:
         _check_calibration(path, suite, experiments)
         _check_init(path, experiments)
     return Study(suite, experiments, table, _published(path, suite))
+
+
+def _elsewhere(suite: Path, missing: Path) -> str:
+    """Say that a file is beside the suite, in a folder that the command does not run in."""
+    folders = [folder for folder in suite.parents if (folder / missing).is_file()]
+    return f" {folders[0]} has it: run the command there." if folders else ""
 
 
 def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:

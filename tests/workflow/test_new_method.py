@@ -168,6 +168,8 @@ def test_a_folder_of_ones_own(workspace: Workspace, package: Path, tmp_path: Pat
     put("suites/mine.yaml", suite)
     (mine / "Snakefile").write_text(MODULE.format(snakefile=ROOT / "workflow/Snakefile"))
     before = checkout(ROOT)
+    said = workspace.refuse("check", mine / "configs/suites/mine.yaml")
+    assert said.endswith(f" {mine} has it: run the command there.")
 
     def run(*command: str | Path) -> str:
         done = subprocess.run(
