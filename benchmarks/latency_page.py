@@ -15,8 +15,8 @@ from pcsr.errors import UserError
 from pcsr.report import pages
 from pcsr.report.figures import saving
 from pcsr.report.leaderboard.timings import Machine
+from pcsr.report.tables import best_cells, rounded
 from pcsr.report.tables import markdown as table_markdown
-from pcsr.report.tables import rounded
 from pcsr.storage import files
 
 Measured = dict[str, Any]
@@ -30,12 +30,12 @@ OF_A_CASE = frozenset(
     )
 )
 CASES = {
-    "image": "Image",
     "model": "Model",
     "path": "Path",
     "knob": "Knob",
+    "image": "Image",
     "expensive": "Most expensive branch (%)",
-    "gflops_algorithmic": "GFLOPs",
+    "gflops_algorithmic": "GFLOPs (algorithmic)",
     "gflops_engine": "GFLOPs (engine)",
     "flops_ratio": "FLOP ratio",
     "time_ratio": "Time ratio",
@@ -49,7 +49,7 @@ CASES = {
 }
 DECIMALS = {
     "Most expensive branch (%)": 1,
-    "GFLOPs": 2,
+    "GFLOPs (algorithmic)": 2,
     "GFLOPs (engine)": 2,
     "FLOP ratio": 3,
     "Time ratio": 3,
@@ -63,6 +63,10 @@ DECIMALS = {
     "Megapixels": 2,
     "Seconds per megapixel": 4,
     "Relative to the first": 3,
+}
+BETTER = {
+    **dict.fromkeys(("FLOP ratio", "Time ratio", "Peak (MiB)"), -1),
+    **dict.fromkeys(("PSNR-RGB (dB)",), 1),
 }
 
 
@@ -160,9 +164,10 @@ def _section(measured: Measured) -> str:
         text.append(f"Fresh weights, because none are published: {fresh}.\n")
     if measured["cases"]:
         rows = cases(measured)
-        table = rows[list(CASES)].rename(columns=CASES)
-        text.append(f"The fastest of {facts['rounds']} rounds:\n")
-        text.append(table_markdown(rounded(table, DECIMALS), DECIMALS))
+        table = rounded(rows[list(CASES)].rename(columns=CASES), DECIMALS)
+        marked = best_cells(table.assign(of=rows["backbone"]), BETTER, by=["of", "Image"])
+        text.append(f"The fastest of {facts['rounds']} rounds; bold is the best of a backbone:\n")
+        text.append(table_markdown(table, DECIMALS, marked.drop(columns="of")))
         profiled = rows[rows["profile"].astype(bool)]
         if len(profiled):
             text += ["### What takes the time\n", _operations(profiled)]
@@ -172,7 +177,7 @@ def _section(measured: Measured) -> str:
 
 
 def _operations(rows: pd.DataFrame) -> str:
-    names = {key: CASES[key] for key in ("image", "model", "path", "knob")}
+    names = {key: CASES[key] for key in ("model", "path", "knob", "image")}
     table = rows[list(names)].rename(columns=names)
     table["Share of time (calls)"] = [
         ", ".join(

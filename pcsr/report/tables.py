@@ -1,6 +1,6 @@
 """Operating points as a table, and writers for Markdown, LaTeX and CSV."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
+from pcsr.report.figures import style
 from pcsr.report.pages import html
 from pcsr.report.tidy import (
     COUNTS,
@@ -27,22 +28,23 @@ from pcsr.report.tidy import (
 from pcsr.storage import files
 
 TOLERANCES_DB = (0.02, 0.05)
+LOSS_DB = TOLERANCES_DB[-1]  # that a point may have for its costs to be compared
 DECIMALS = {
     "Images": 0,
     "PSNR-RGB (dB)": 3,
     "vs original (dB)": 3,
     "PSNR-Y (dB)": 3,
     "SSIM": 4,
-    "GFLOPs (paper)": 2,
-    "% of original (paper)": 1,
-    "GFLOPs (algorithmic)": 2,
-    "% of original (algorithmic)": 1,
-    "GFLOPs (engine)": 2,
-    "% of original (engine)": 1,
+    **{f"GFLOPs ({count})": 2 for count in COUNTS},
+    **{f"% of original ({count})": 1 for count in COUNTS},
+    "Parameters (K)": 1,
     "Heavy share (%)": 1,
     "Units": 0,
     "LR pixels": 0,
 }
+QUALITY = dict.fromkeys(("PSNR-RGB (dB)", "PSNR-Y (dB)", "SSIM"), 1)  # more is better
+COSTS = dict.fromkeys((name for name in DECIMALS if "GFLOPs" in name or "%" in name[:1]), -1)
+LEADING = r"^([+-]?\d[\d.]*)"  # the number that a cell begins with
 
 
 def table(
@@ -97,11 +99,13 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
             **{name: points[name] for name in metrics},
         }
     )
-    for convention in COUNTS:
-        cost = points[f"gflops_{convention}"]
-        table[f"GFLOPs ({convention})"] = cost
-        percent = 100 * cost / points[f"gflops_{convention}_original"]
-        table[f"% of original ({convention})"] = percent
+    for count in COUNTS:
+        table[f"GFLOPs ({count})"] = points[f"gflops_{count}"]
+    for count in COUNTS:
+        whole = points[f"gflops_{count}_original"]
+        table[f"% of original ({count})"] = 100 * points[f"gflops_{count}"] / whole
+    if points["parameters"].notna().any():  # older sweeps lack them
+        table["Parameters (K)"] = points["parameters"] / 1e3
     table["Heavy share (%)"] = 100 * points["heavy"]
     table["Units"] = points["units"]
     table["LR pixels"] = points["lr_pixels"]
@@ -109,13 +113,14 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
 
 
 def _notes(points: pd.DataFrame) -> pd.Series:
-    notes = pd.Series("", index=points.index)
+    found = pd.Series("", index=points.index)
     for tolerance in TOLERANCES_DB:
         # PSNR means differ in the last bits of a float; the tolerance itself still counts as met.
         near = points[~points["first"] & (points["delta"] >= -tolerance - 1e-9)]
         cheapest = near.groupby([*PLACE, "curve"])["gflops_paper"].idxmin()
-        notes[cheapest] += f"; cheapest within {tolerance:g} dB"
-    return notes.str.removeprefix("; ")
+        found[cheapest] += f" and {tolerance:g}"
+    found = found.str.removeprefix(" and ")
+    return found.mask(found != "", "cheapest within " + found + " dB")
 
 
 def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
@@ -135,7 +140,10 @@ def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
         files.write_text(path, html(_sections(table, notes)))
     elif path.suffix == ".tex":
         decimals = _decimals(table)
-        files.write_text(path, _latex(rounded(table, decimals), {"Knob", *decimals}))
+        text = rounded(table, decimals)
+        text["Method"] = text["Method"].map(style.curve)
+        places = text[["Test set", "Backbone"]].map(style.name)
+        files.write_text(path, _latex(text.assign(**places), {"Knob", *decimals}))
     else:
         raise unknown_name(
             "kind of table", path.suffix, (".csv", ".html", ".md", ".tex"), str(path)
@@ -156,14 +164,53 @@ def rounded(table: pd.DataFrame, decimals: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=table.columns)
 
 
-def markdown(table: pd.DataFrame, numeric: Iterable[str] = ()) -> str:
-    """Return a table of text as Markdown, the columns ``numeric`` aligned to the right."""
+def best_cells(
+    table: pd.DataFrame,
+    better: Mapping[str, int],
+    by: Sequence[str] = (),
+    among: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Tell which cells of a table of text are the best of their column.
+
+    Cells count that begin with a number. Equal ones are all the best, but not of a column in which
+    nothing differs.
+
+    Args:
+        table: as ``rounded`` returns it.
+        better: column -> 1 where more is better, -1 where less is; others are left out.
+        by: columns; rows compete with those that have the same there.
+        among: which rows compete; all by default.
+
+    Returns:
+        A table of booleans of the same shape.
+    """
+    marked = pd.DataFrame(False, index=table.index, columns=table.columns)
+    groups = table.groupby(list(by)).ngroup() if by else pd.Series(0, table.index)
+    for name in table.columns.intersection(list(better)):
+        numbers = table[name].str.extract(LEADING)[0].astype(float) * better[name]
+        values = (numbers if among is None else numbers.where(among)).groupby(groups)
+        marked[name] = (numbers == values.transform("max")) & (values.transform("nunique") > 1)
+        if among is not None:
+            marked[name] &= among
+    return marked
+
+
+def markdown(
+    table: pd.DataFrame, numeric: Iterable[str] = (), marked: pd.DataFrame | None = None
+) -> str:
+    """Return a table of text as Markdown, the columns ``numeric`` aligned to the right.
+
+    ``marked`` are the cells to be bold, as ``best_cells`` tells them.
+    """
     right = set(numeric)
     rules = ["--:" if name in right else ":--" for name in table.columns]
-    text = table.map(escape.markdown).rename(columns=escape.markdown)
+    text = table.map(escape.markdown)
+    if marked is not None:
+        text = text.mask(marked, "**" + text + "**")
     # Not to_markdown (tabulate): it pads cells to the widest of their column, so that one longer
     # number changes every line of a report that is in git.
-    rows = [list(text.columns), rules, *text.to_numpy().tolist()]
+    head = [escape.markdown(name) for name in table.columns]
+    rows = [head, rules, *text.to_numpy().tolist()]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -177,22 +224,33 @@ def _sections(table: pd.DataFrame, notes: Sequence[str]) -> str:
     head = [
         "# Operating points\n",
         "Means over the images of each test set. GFLOPs are per image, by the paper and the",
-        "algorithmic convention and as the engine executes them. The heavy share is the share of",
-        "the units that the most expensive branch computed. Units are what was routed (images,",
-        "tiles or HR pixels). LR pixels are those processed: more than the image has where tiles",
-        "overlap. The knob is k for pcsr and classsr (larger saves more), eta in dB for enaf",
-        "(larger saves more) and eta over the full cost for arm (smaller saves more). ADM is the",
-        "adaptive decision, which has no knob.",
+        "algorithmic convention and as the engine executes them; parameters are those of the whole",
+        "model. The heavy share is the share of the units that the most expensive branch computed.",
+        "Units are what was routed (images, tiles or HR pixels). LR pixels are those processed:",
+        "more than the image has where tiles overlap. The knob is k for PCSR and ClassSR (larger",
+        "saves more), eta in dB for ENAF (larger saves more) and eta over the full cost for ARM",
+        "(smaller saves more). ADM is the adaptive decision, which has no knob. Bold is the best",
+        "of a column; costs compete among points that lose at most",
+        f"{LOSS_DB:g} dB to the original.",
         *(f"\n{note}" for note in notes),
     ]
     sections = []
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
-        decimals = _decimals(table)
-        text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), decimals)
-        place = f"{backbone} on {test_set}, {scale}"
-        title = f"\n## {escape.markdown(place)}\n\n"
-        sections.append(title + markdown(text, ["Knob", *decimals]))
+        place = f"{style.name(backbone)} on {style.name(test_set)}, {scale}"
+        sections.append(f"\n## {escape.markdown(place)}\n\n{_section(rows)}")
     return "\n".join(head) + "\n" + "".join(sections)
+
+
+def _section(rows: pd.DataFrame) -> str:
+    decimals = _decimals(rows)
+    text = rounded(rows.drop(columns=["Test set", "Backbone", "Scale"]), decimals)
+    text["Method"] = text["Method"].map(style.curve)
+    counts = sorted(set(text["Images"]), key=int)
+    if len(counts) == 1:
+        text = text.drop(columns="Images")
+    near = ~(rows["vs original (dB)"] < -LOSS_DB - 1e-9)  # the original has no difference
+    marked = best_cells(text, QUALITY) | best_cells(text, COSTS, among=near)
+    return f"Images: {' to '.join(counts)}.\n\n{markdown(text, ['Knob', *decimals], marked)}"
 
 
 def _latex(text: pd.DataFrame, right: set[str]) -> str:

@@ -1,6 +1,9 @@
 """Names that somebody could give, each of which means something to some reader; two readers."""
 
+import base64
+import hashlib
 import itertools
+import re
 from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
@@ -105,13 +108,34 @@ NAMES = tuple(
 
 
 class Tags(HTMLParser):
-    """Collects the tags and attributes of a page."""
+    """Collects the tags and attributes of a page, and its scripts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
+        self.scripts: list[str] = []
+        self._script = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        if tag == "script":
+            self._script = True
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._script:
+            self.scripts[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._script = self._script and tag != "script"
+
+
+def scripts_are_own(html: str) -> bool:
+    """Tell whether a page has at most one script, which its policy names and lets run alone."""
+    tags = Tags()
+    tags.feed(html)
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()) for s in tags.scripts]
+    allowed = re.findall(r"script-src ([^\";]*)", html)
+    return len(hashes) < 2 and allowed == [f"'sha256-{one.decode()}'" for one in hashes]

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pcsr.config.published import Claims, load_claims
 from pcsr.report.claims import logs
-from pcsr.report.claims.published import Claims, load_claims
 
 pytestmark = pytest.mark.shared
 

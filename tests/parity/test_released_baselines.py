@@ -16,12 +16,12 @@ from torch import Tensor
 from pcsr import metrics
 from pcsr.backbones.carn import CARN
 from pcsr.config.models import ProtocolConfig
+from pcsr.config.published import load_claims
 from pcsr.data.test_images import open_images
 from pcsr.evaluation import measure, show
 from pcsr.evaluation.measure import Pair
 from pcsr.methods.base import Method
 from pcsr.report.claims import logs
-from pcsr.report.claims.published import load_claims
 from pcsr.weights import released
 
 pytestmark = pytest.mark.shared

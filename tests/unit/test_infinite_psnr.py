@@ -10,12 +10,12 @@ import torch
 from models import build
 from test_fairness import IMAGES, results
 
+from pcsr.config.published import load_claims
 from pcsr.errors import UserError
 from pcsr.evaluation import measure
 from pcsr.metrics import comparable, psnr_rgb
 from pcsr.report import curves, tables, tidy
 from pcsr.report.claims import page as claim
-from pcsr.report.claims.published import load_claims
 from pcsr.report.fairness import page as fairness
 from pcsr.report.figures.psnr_flops import figure, psnr_flops
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from pcsr.config.load import load_datasets, load_study
+from pcsr.config.published import AtKnobs, Claims, load_claims
 from pcsr.errors import UserError
 from pcsr.report.claims import logs
-from pcsr.report.claims.published import AtKnobs, Claims, load_claims
 
 ROOT = Path(__file__).parents[2]
 ARM = {"carn": 1154.875392, "fsrcnn": 467.877892, "srresnet": 5193.990144}

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags
+from hostile.names import MARKUP_TOKENS, NAMES, READER, Tags, scripts_are_own
 from markdown_it.token import Token
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,12 +20,12 @@ from rich.logging import RichHandler
 
 from pcsr import cli, escape, registry, runtime
 from pcsr.config.models import DatasetConfig, FolderSource
+from pcsr.config.published import load_claims
 from pcsr.data.prepare import make_store
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.report import inputs, pages, tables, tidy
 from pcsr.report.claims import page as claims
-from pcsr.report.claims.published import load_claims
 from pcsr.report.fairness import page as fairness
 from pcsr.report.figures import showcase
 from pcsr.report.figures.psnr_flops import psnr_flops
@@ -151,10 +151,14 @@ def test_a_page_loads_nothing_even_where_nobody_escaped() -> None:
         for page in (f"# {plain}\n\n{plain}\n\n| a |\n| :-- |\n| {plain} |\n", f"{plain}\n===\n"):
             tags = Tags()
             tags.feed(pages.html(page))
-            assert not tags.tags & {"script", "img", "iframe", "a", "svg", "b", "link"}, name
-            viewport = {"name", "content"}
-            assert tags.attributes <= {"lang", "charset", "style", "start", *viewport}, name
-            assert pages.html(page).count("</title>") == 1
+            assert not tags.tags & {"img", "iframe", "a", "svg", "b", "link"}, name
+            meta, table = {"name", "content", "http-equiv"}, {"class", "role", "tabindex", "scope"}
+            own = {"lang", "charset", "style", "start", "aria-label", *meta, *table}
+            assert tags.attributes <= own, name
+            html = pages.html(page)
+            assert html.count("</title>") == 1
+            assert scripts_are_own(html), name
+            assert len(tags.scripts) == html.count("<table>")
 
 
 def test_names_in_a_latex_table_are_text() -> None:
@@ -186,7 +190,7 @@ def test_names_in_figures_are_text(tmp_path: Path) -> None:
         drawn = (
             psnr_flops(several, name, name),
             showcase.comparison([(name, image), (name, image + 1)]),
-            showcase.routing_figure(image, image, np.zeros((8, 8), int), 1, name),
+            showcase.routing_figure(image, np.zeros((8, 8), int), 1, np.zeros((8, 8)), name),
         )
         for one in drawn:
             save(one, tmp_path / "figure.svg")

@@ -15,9 +15,9 @@ from models import build, photograph_like
 from pcsr import cli, runtime
 from pcsr.config import models
 from pcsr.config.load import parse, schemas
+from pcsr.config.published import Claims
 from pcsr.errors import UserError
 from pcsr.evaluation.model import Model
-from pcsr.report.claims.published import Claims
 from pcsr.routing import OperatingPoint
 
 NONSENSE = ("nan", "inf", "-inf", "1e300", "-1e300", "1e999", "", "some", "0,5", "9" * 5000)

@@ -13,10 +13,11 @@ import pytest
 from docutils.core import publish_string
 from pydantic import ValidationError
 
+from pcsr.config.published import Claims, load_claims
 from pcsr.errors import UserError
 from pcsr.report import inputs, tables, tidy
 from pcsr.report.claims import page as claim
-from pcsr.report.claims.published import Claims, knobs_text, load_claims
+from pcsr.report.claims.published import at, knobs_text
 from pcsr.report.figures import showcase, style
 from pcsr.report.figures.psnr_flops import psnr_flops
 from pcsr.report.figures.saving import SUFFIXES, save
@@ -283,8 +284,8 @@ def test_tables_are_written_as_markdown_latex_and_csv(summary, tmp_path):
     for suffix in (".md", ".tex", ".csv"):
         tables.write(table, tmp_path / f"points{suffix}")
     page = (tmp_path / "points.md").read_text()
-    assert "## carn on urban100, x4" in page
-    assert "| original |  | 3 | 24.060 | - | 25.560 | 0.7400 | 49.30 | 100.0 |" in page
+    assert "## CARN on Urban100, x4\n\nImages: 3.\n" in page
+    assert "| original |  | 24.060 | - | 25.560 | 0.7400 | 49.30 | 24.65 |" in page
     assert len({line.count("|") for line in page.splitlines() if line.startswith("|")}) == 1
     latex = (tmp_path / "points.tex").read_text()
     assert r"\toprule" in latex
@@ -357,12 +358,12 @@ def test_conventions_that_agree_share_a_panel(results):
 
 
 def test_methods_look_the_same_wherever_they_are_drawn():
-    one, other = style.styles(["pcsr", "mine"]), style.styles(["arm", "mine", "original", "pcsr"])
+    one, other = style.styles(["PCSR", "mine"]), style.styles(["arm", "mine", "original", "pcsr"])
     assert one["pcsr"] == other["pcsr"] == style.KNOWN["pcsr"] and one["mine"] == other["mine"]
     looks = [*style.KNOWN.values(), *style.OTHERS]
     assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == 7
-    assert style.curve_name("pcsr (carn-pcsr-wide)", "pcsr") == "PCSR (carn-pcsr-wide)"
-    assert style.curve_name("mine", "mine") == "mine"
+    assert style.curve("pcsr (carn-pcsr-wide)") == "PCSR (carn-pcsr-wide)"
+    assert style.curve("mine") == "mine"
 
 
 def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
@@ -562,9 +563,10 @@ def test_the_claims_page_states_its_sources(sweeps, claims):
     assert "1 reproduced, 1 differs, 82 not run, 0 partial" in page
     models = re.compile(r"\| (FSRCNN|CARN|SRResNet).* (reproduced|differs|not run) \|$")
     cells = [line for line in page.splitlines() if models.match(line)]
-    assert page.index("## urban100") < page.index("## test2k")  # what was measured comes first
-    assert len(cells) == 84
-    assert sum("not run" in line for line in cells) == 82
+    assert len(cells) == 12  # of the test set that was measured; the others are named
+    assert sum("not run" in line for line in cells) == 10
+    others = "F2K (9 cells), Test2K (21 cells), Test4K (21 cells), Test8K (21 cells)"
+    assert f"Published on test sets that this suite did not measure: {others}." in page
     lines = page.splitlines()
     header = next(number for number, line in enumerate(lines) if "| Knob |" in line)
     rules = dict(zip(lines[header].split(" | "), lines[header + 1].split(" | "), strict=True))
@@ -631,7 +633,7 @@ def test_a_cell_between_two_knobs_is_read_on_the_line_between_them(tmp_path, cla
     page = claim.claims_markdown(tidy.collect(sweeps), claims)
     assert "interpolated linearly in GFLOPs" in page
     by_protocol = (
-        "| arm | 8-bit | yes | yes | 3.6 to 3.8 | 22.882 | -0.168 | -0.168 | 100.0 | 100.0 |"
+        "| ARM | 8-bit | yes | yes | 3.6 to 3.8 | 22.882 | -0.168 | -0.168 | 100.0 | 100.0 |"
     )
     assert by_protocol in page
 
@@ -641,7 +643,7 @@ def test_a_curve_ends_where_it_ends(claims, share, knob):
     points = pd.DataFrame(
         {"method": "pcsr", "adaptive": False, "knob": [0.0, 1, 2], "gflops_paper": [1, 0.5, 0.25]}
     )
-    parts = claims.at(points, share)
+    parts = at(points, share, claims)
     assert knobs_text(parts) == knob
     assert sum(weight for _, weight in parts) == 1
 
@@ -653,23 +655,23 @@ def test_classsr_is_compared_at_its_own_knob(tmp_path, claims):
     sweeps.append(write_sweep(tmp_path, "carn-original", original_rows()))
     assert verdicts(sweeps, claims)["CARN-ClassSR", "urban100"]["Knob"] == "0"
     page = claim.claims_markdown(tidy.collect(sweeps), claims)
-    assert "| classsr | 8-bit | yes | yes | 0 | 24.000 | -0.060 |" in page
+    assert "| ClassSR | 8-bit | yes | yes | 0 | 24.000 | -0.060 |" in page
 
 
 def test_the_audit_shows_each_protocol_beside_the_original(two_lr, claims):
     page = claim.claims_markdown(tidy.collect(two_lr), claims)
     section = page.partition("### CARN-PCSR: published 24.00 dB, 29.6 GFLOPs")[2]
     assert "-0.03 dB relative to the published original, at 60.0 % of its FLOPs" in section
-    lines = [line for line in section.splitlines() if line.startswith("| pcsr |")]
+    lines = [line for line in section.splitlines() if line.startswith("| PCSR |")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     # Method, LR, cropped, refined, knob, PSNR, gain over the original on the same and on 8-bit LR,
     # shares of its FLOPs in both conventions, and the share for the published loss.
     # 24.03 dB lies 3/5 of the way from knob 2 to knob 0: 35.84 of 49.3 GFLOPs.
     assert cells == [
-        ["pcsr", "8-bit", "yes", "yes", "2", "24.000", "-0.060", "-0.060", "60.0", "60.0", "72.7"],
-        ["pcsr", "8-bit", "yes", "yes", "ADM", "24.060", "0.000", "0.000", "91.3", "91.3", "-"],
-        ["pcsr", "float", "yes", "yes", "2", "24.050", "-0.110", "-0.010", "60.0", "60.0", "-"],
-        ["pcsr", "float", "yes", "yes", "ADM", "24.110", "-0.050", "0.050", "91.3", "91.3", "-"],
+        ["PCSR", "8-bit", "yes", "yes", "2", "24.000", "-0.060", "-0.060", "60.0", "60.0", "72.7"],
+        ["PCSR", "8-bit", "yes", "yes", "ADM", "24.060", "0.000", "0.000", "91.3", "91.3", "-"],
+        ["PCSR", "float", "yes", "yes", "2", "24.050", "-0.110", "-0.010", "60.0", "60.0", "-"],
+        ["PCSR", "float", "yes", "yes", "ADM", "24.110", "-0.050", "0.050", "91.3", "91.3", "-"],
     ]
     assert "### CARN-ClassSR" not in page
 
@@ -718,16 +720,29 @@ def test_comparison_titles_carry_the_psnr_of_the_crop():
     assert figure.axes[2].get_xlim() == (-0.5, 15.5)
 
 
-def test_routing_figure_tells_the_shares(tmp_path):
+def test_the_image_that_shows_most_is_the_one_whose_work_is_divided():
+    shares = {"share_0": [1.0, 0.9, 0.5, 0.5, 0.0], "share_1": [0.0, 0.1, 0.5, 0.5, 1.0]}
+    rows = pd.DataFrame({"image": list("abdce"), "knob": [0.0, 0.0, 1.0, 1.0, -1.0], **shares})
+    assert showcase.most_divided(rows) == ("c", 1.0)
+    three = rows.assign(share_2=[0.0, 0.0, 0.0, np.nan, 0.0])
+    three.loc[0, ["share_0", "share_1", "share_2"]] = 1 / 3
+    assert showcase.most_divided(three) == ("a", 0.0)
+
+
+def test_routing_figure_tells_shares_and_gains(tmp_path):
     hr = np.zeros((40, 60, 3), np.uint8)
     labels = np.zeros((40, 60), np.int64)
     labels[:10] = 2
-    figure = showcase.routing_figure(hr, hr + np.uint8(3), labels, 3, "carn-classsr")
+    worse, better = hr + np.uint8(8), hr + np.uint8(8)
+    better[:10] = 3
+    gain = showcase.gain_over(worse, better, hr)
+    assert np.array_equal(gain, np.where(labels == 2, 5.0, 0.0))
+    figure = showcase.routing_figure(better, labels, 3, gain, "CARN-ClassSR, k = 0")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == [
-        "branch 0 (cheapest): 75.0 %",
+        "branch 0 (cheapest): 75.0 %, +0.00 levels",
         "branch 1: 0.0 %",
-        "branch 2 (most expensive): 25.0 %",
+        "branch 2 (most expensive): 25.0 %, +5.00 levels",
     ]
     save(figure, tmp_path / "routing.png")
     assert (tmp_path / "routing.png").stat().st_size > 0

@@ -58,7 +58,8 @@ def table(*rows):
 
 def cells(page, start):
     """Return the cells of the page's only line that starts so."""
-    (line,) = [line for line in page.splitlines() if line.startswith(start)]
+    lines = page.replace("**", "").splitlines()
+    (line,) = [line for line in lines if line.startswith(start)]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -73,7 +74,7 @@ def test_one_file_of_several_methods_reads_like_one_file_each():
         for where in ({"experiment": "all"}, {})
     )  # fmt: skip
     assert one == each
-    assert cells(one, "| float LR instead of 8-bit LR | pcsr")[3] == "0.200 [0.200, 0.200]"
+    assert cells(one, "| float LR instead of 8-bit LR | PCSR")[3] == "0.200 [0.200, 0.200]"
 
 
 def test_experiments_of_one_method_on_one_set_do_not_double_another_set():
@@ -85,9 +86,9 @@ def test_experiments_of_one_method_on_one_set_do_not_double_another_set():
     ]
     alone = fairness.fairness_markdown(table(*here))
     both = fairness.fairness_markdown(table(*here, *there))
-    own = both[both.index("## carn on set, x4") : both.index("## carn on two, x4")]
+    own = both[both.index("## CARN on set, x4") : both.index("## CARN on two, x4")]
     assert own.strip() in alone
-    assert "pcsr (carn-pcsr-m3)" in both and "pcsr (carn-pcsr-m3)" not in own
+    assert "PCSR (carn-pcsr-m3)" in both and "PCSR (carn-pcsr-m3)" not in own
 
 
 def test_images_that_a_method_lacks_are_left_out_of_all():
@@ -95,8 +96,8 @@ def test_images_that_a_method_lacks_are_left_out_of_all():
     page = fairness.fairness_markdown(table(original(), routed(images=some)))
     assert "Images left out because not every method was measured on them: 1." in page
     without = fairness.fairness_markdown(table(original(images=some), routed(images=some)))
-    assert cells(page, "| paper and algorithmic | original") == cells(
-        without, "| paper and algorithmic | original"
+    assert cells(page, "| original |  | paper and algorithmic") == cells(
+        without, "| original |  | paper and algorithmic"
     )
     assert "left out because" not in without
     nothing = fairness.fairness_markdown(table(original(images=[0]), routed(images=[1])))
@@ -105,11 +106,11 @@ def test_images_that_a_method_lacks_are_left_out_of_all():
 
 def test_points_between_the_measured_ones():
     page = fairness.fairness_markdown(table(original(), routed(), routed("classsr", costlier=1.25)))
-    _, percent, gflops, psnr_75, change_75, psnr_50, change_50 = cells(page, "| pcsr | 77.0")
+    _, percent, gflops, psnr_75, change_75, psnr_50, change_50 = cells(page, "| PCSR | 77.0")
     assert percent == "77.0 [77.0, 77.0]" and gflops == "77.00 [77.00, 77.00]"
     assert psnr_75.startswith("31.27 [") and psnr_50.startswith("30.85 [")  # 1.35 + 29.92, 29.5
     assert change_75 == "-0.083 [-0.083, -0.083]" and change_50 == "-0.500 [-0.500, -0.500]"
-    _, _, common_psnr, flops, common_gflops, _ = cells(page, "| pcsr | classsr")
+    _, _, common_psnr, flops, common_gflops, _ = cells(page, "| PCSR | ClassSR")
     assert common_psnr == "30.35 to 31.85" and common_gflops == "25.00 to 110.00"
     assert flops == "-20.0 [-20.0, -20.0]"
 
@@ -118,9 +119,9 @@ def test_a_method_that_is_costlier_by_its_overlap_alone_is_equal_without_it():
     tiles = routed("classsr", costlier=1.25, lr_pixels=1250)
     page = fairness.fairness_markdown(table(original(), routed(), tiles))
     as_counted, once = page.split("as if no pixel were processed twice):")
-    assert cells(as_counted, "| pcsr | classsr")[3] == "-20.0 [-20.0, -20.0]"
-    assert cells(once, "| pcsr | classsr")[3] == "0.0 [0.0, 0.0]"
-    assert cells(once, "| classsr | 77.0")[1:] == cells(once, "| pcsr | 77.0")[1:]
+    assert cells(as_counted, "| PCSR | ClassSR")[3] == "-20.0 [-20.0, -20.0]"
+    assert cells(once, "| PCSR | ClassSR")[3] == "0.0 [0.0, 0.0]"
+    assert cells(once, "| ClassSR | 77.0")[1:] == cells(once, "| PCSR | 77.0")[1:]
     without = fairness.fairness_markdown(table(original(), routed()))
     assert "as if no pixel were" not in without
 
@@ -157,13 +158,13 @@ def test_a_sweep_that_is_one_point_has_no_delta():
 def test_a_dash_is_explained_by_where_the_curve_runs():
     low = rows_of("pcsr", [(0.0, 29.0, 60), (1.0, 29.5, 80)])
     page = fairness.fairness_markdown(table(original(), low))
-    assert cells(page, "| pcsr | -")[1:3] == ["-", "-"]
-    assert cells(page, "| pcsr | -")[5:] == ["-", "-"]
+    assert cells(page, "| PCSR | -")[1:3] == ["-", "-"]
+    assert cells(page, "| PCSR | -")[5:] == ["-", "-"]
     assert (
-        "- pcsr covers 60.0 to 80.0 % of the original's FLOPs and -1.000 to -0.500 dB relative to "
+        "- PCSR covers 60.0 to 80.0 % of the original's FLOPs and -1.000 to -0.500 dB relative to "
         "the original." in page
     )
-    assert "so the one with the highest PSNR is shown: pcsr." in page
+    assert "so the one with the highest PSNR is shown: PCSR." in page
     reaches = rows_of("pcsr", [(0.0, 29.0, 40), (1.0, 30.5, 80)])
     assert "pcsr covers" not in fairness.fairness_markdown(table(original(), reaches))
 
@@ -173,7 +174,7 @@ def test_a_value_that_some_resample_lacks_has_no_interval():
     lucky = (rows["method"] == "pcsr") & (rows["image"] == "00")
     rows.loc[(rows["method"] == "pcsr") & ~lucky, "psnr_rgb"] -= 0.6
     rows.loc[lucky, "psnr_rgb"] += 0.6  # with it the mean is within 0.05 dB, without it is not
-    percent = cells(fairness.fairness_markdown(rows), "| pcsr | 1")[1]
+    percent = cells(fairness.fairness_markdown(rows), "| PCSR | 1")[1]
     assert float(percent) > 77
 
 
@@ -181,7 +182,7 @@ def test_a_reversal_is_told_with_its_numbers():
     rows = table(original(flops_algorithmic=10e9), routed())
     page = fairness.fairness_markdown(rows)
     assert (
-        "**pcsr saves 20.0 % of the original's FLOPs in the paper convention (80.00 instead of "
+        "**PCSR saves 20.0 % of the original's FLOPs in the paper convention (80.00 instead of "
         "100.00 GFLOPs), but executes 8.00 times as many FLOPs as the original (80.00 instead of "
         "10.00 GFLOPs, algorithmic convention).**" in page
     )
@@ -194,11 +195,11 @@ def test_the_adaptive_decision_is_in_the_protocol_and_in_no_curve():
     page = fairness.fairness_markdown(
         table(original(), routed(), adaptive, float_lr(adaptive, 0.25))
     )
-    assert cells(page, "| float LR instead of 8-bit LR | pcsr")[2:4] == [
+    assert cells(page, "| float LR instead of 8-bit LR | PCSR")[2:4] == [
         "ADM",
         "0.250 [0.250, 0.250]",
     ]
-    assert cells(page, "| pcsr | 77.0")
+    assert cells(page, "| PCSR | 77.0")
     assert "Not compared: refined instead of unrefined; whole image instead of tiles." in page
 
 

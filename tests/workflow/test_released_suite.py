@@ -91,7 +91,7 @@ def test_what_it_lacks_is_named_and_not_run(released: Workspace) -> None:
     assert "PCSR release, srresnet pcsr x4, width 58" in page
     assert "| PCSR/save/srresnet-pcsr-phase1/iter_last.pth |" in page
     claims = released.path("reports/released/claims.md").read_text()
-    urban = claims.partition("## urban100")[2].partition("Relative to the original")[0]
+    urban = claims.partition("## Urban100")[2].partition("Relative to the original")[0]
     lines = {line.split("|")[1].strip(): line for line in urban.splitlines() if "K)" in line}
     for model in ("FSRCNN (25K)", "FSRCNN-ClassSR (113K)", "FSRCNN-ARM (25K)", "FSRCNN-PCSR (25K)"):
         assert lines[model].endswith("| partial: 2 of 100 images |")

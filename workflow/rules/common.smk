@@ -11,6 +11,7 @@ from pcsr import escape, registry
 from pcsr.storage import files
 from pcsr.config.load import fingerprint, load_study, read_yaml
 from pcsr.config.models import MATLAB
+from pcsr.config.published import load_claims
 from pcsr.errors import UserError
 from pcsr.weights import available
 
@@ -39,6 +40,7 @@ try:
         )
     registry.check_names(study)
     present = available.present(study)
+    published = load_claims()
 except UserError as error:
     raise WorkflowError(escape.printable(str(error))) from None
 
@@ -229,22 +231,39 @@ def leaderboard_options(wildcards):
     ]
 
 
+def claimed():
+    """Whether anything was published of what the suite measures."""
+    return any(
+        published.covers(setup.model.backbone, setup.model.method, test_set)
+        for setup in experiments.values()
+        for test_set in test_sets
+    )
+
+
 def explored_weights():
-    """Weights whose images a suite's page holds: the first method by pixel, and its original."""
+    """Weights whose images a suite's page holds: by backbone the first PCSR, and its original."""
+    first = {}
     for name in compared():
-        if experiments[name].model.method == "pcsr":
-            return [weights(originals(name)[0]), weights(name)]
-    return []
+        model = experiments[name].model
+        if model.method == "pcsr":
+            first.setdefault((model.backbone, model.scale), name)
+    scales = {scale for _, scale in first}  # a page has one
+    return [
+        weights(shown)
+        for (_, scale), name in first.items()
+        if scale == min(scales)
+        for shown in (originals(name)[0], name)
+    ]
 
 
 def report_files():
     tables = [
         "inputs.md",
         "operating_points.md",
-        "claims.md",
         "fairness.md",
         "leaderboard.md",
     ]
+    tables += ["claims.md"] if claimed() else []
     figures = [f"{t}/{b}-psnr-flops.png" for t in test_sets for b in curved()]
     images = [
         f"{test_sets[0]}/{experiment}-{kind}.png"

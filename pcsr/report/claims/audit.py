@@ -6,13 +6,15 @@ from functools import partial
 import pandas as pd
 
 from pcsr import escape
-from pcsr.report.claims.published import Claims, PublishedModel, knobs_text
+from pcsr.config.published import Claims, PublishedModel
+from pcsr.report.claims.published import at, knobs_text
 from pcsr.report.curves import Curve, estimate, percent_needed
+from pcsr.report.figures import style
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import CONVENTIONS, PROTOCOL, REFERENCE, knob_text, labels, lr_text
 
 TEXT = ("Method", "LR", "Cropped", "Refined")
-NEEDED = "% of its FLOPs for the published loss"
+NEEDED = "% of its FLOPs (for the published loss)"
 
 
 def sections(results: pd.DataFrame, test_set: str, claims: Claims) -> Iterator[str]:
@@ -70,7 +72,7 @@ def by_protocol(
         claims: the published table, which knows methods that have but one knob value.
 
     Returns:
-        As text, a row for the curve at ``share`` (``Claims.at``) and one for the adaptive decision:
+        As text, a row for the curve at ``share`` (``at``) and one for the adaptive decision:
         PSNR, its difference to the original on the same LR and on 8-bit LR (means over images with
         their intervals), shares of the original's FLOPs in both conventions, and the share at
         which the curve loses just ``loss`` to the original on the same LR.
@@ -84,7 +86,9 @@ def by_protocol(
         if same.empty:
             continue
         cropped, refined = ("yes" if yes else "no" for yes in (crop == "tiles", refine == "True"))
-        text = dict(zip(TEXT, (curve, lr_text(lr), cropped, refined), strict=True))
+        text = dict(
+            zip(TEXT, (style.curve(str(curve)), lr_text(lr), cropped, refined), strict=True)
+        )
         for knob, point, needed in _points(of, same, loss, share, claims):
             table.append(text | _values(knob, point, same, eight_bit) | {NEEDED: needed})
     return pd.DataFrame(table)
@@ -98,7 +102,7 @@ def _points(
     curve, whole = (Curve.of(rows, "paper") for rows in (swept, original))
     means = swept.groupby(["method", "knob", "adaptive"])["flops_paper"].mean().div(1e9)
     points = means.rename("gflops_paper").reset_index()
-    parts = claims.at(points, share * float(whole.gflops.mean()))
+    parts = at(points, share * float(whole.gflops.mean()), claims)
     percent = partial(percent_needed, curve, whole, loss)
     needed = estimate(percent, len(whole.psnr)).text(1)
     yield knobs_text(parts), _mixed(swept, parts), needed
@@ -107,7 +111,7 @@ def _points(
 
 
 def _mixed(swept: pd.DataFrame, parts: Sequence[tuple[pd.Series, float]]) -> pd.DataFrame:
-    """Return PSNR and FLOPs of each image between knob values, weighted as ``Claims.at`` says."""
+    """Return PSNR and FLOPs of each image between knob values, weighted as by ``at``."""
     columns = ["psnr_rgb", *(f"flops_{convention}" for convention in CONVENTIONS)]
     weighted = [
         weight * swept[swept["knob"] == point["knob"]].set_index("image")[columns]
@@ -126,10 +130,10 @@ def _values(
     return {
         "Knob": knob,
         "PSNR-RGB (dB)": f"{point['psnr_rgb'].mean():.3f}",
-        "vs original, same LR (dB)": _difference(point, same),
-        "vs original, 8-bit LR (dB)": _difference(point, eight_bit),
+        "vs original, dB (same LR)": _difference(point, same),
+        "vs original, dB (8-bit LR)": _difference(point, eight_bit),
         "% of its FLOPs (paper)": percent("paper"),
-        "(algorithmic)": percent("algorithmic"),
+        "% of its FLOPs (algorithmic)": percent("algorithmic"),
     }
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from pcsr import escape
+from pcsr.config.published import AtKnobs, Claims
 from pcsr.errors import UserError, one_line
-from pcsr.report.claims.published import AtKnobs, Claims
 from pcsr.report.tables import markdown, rounded
 
 # The logs have four decimals of a dB and two of an M per tile. One level that a sum of floats

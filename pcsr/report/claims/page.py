@@ -1,6 +1,6 @@
 """Every published number, what was measured, and a verdict."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +9,12 @@ from cyclopts import Parameter
 
 from pcsr import escape
 from pcsr.config.options import MarkdownOut, Results
+from pcsr.config.published import CLAIMS, Claims, PublishedModel, load_claims
+from pcsr.errors import UserError
 from pcsr.report import pages
 from pcsr.report.claims import audit, logs
-from pcsr.report.claims.published import (
-    CLAIMS,
-    Claims,
-    PublishedModel,
-    as_published,
-    knobs_text,
-    load_claims,
-)
+from pcsr.report.claims.published import as_published, at, knobs_text
+from pcsr.report.figures import style
 from pcsr.report.tables import markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
@@ -46,6 +42,19 @@ BESIDE_DECIMALS = {
     "Published (% of FLOPs)": 1,
     "Ours (% of FLOPs)": 1,
 }
+# Columns as the page calls them: neighbours that differ in brackets alone share a heading there.
+SHOWN = {
+    "Published PSNR": "PSNR-RGB, dB (published)",
+    "Our PSNR": "PSNR-RGB, dB (ours)",
+    "Difference (dB)": "PSNR-RGB, dB (difference)",
+    "Published GFLOPs": "GFLOPs (published)",
+    "Our GFLOPs": "GFLOPs (ours)",
+    "Difference (%)": "GFLOPs (difference, %)",
+    "Published (dB)": "dB relative to the original (published)",
+    "Ours (dB)": "dB relative to the original (ours)",
+    "Published (% of FLOPs)": "FLOPs, % of the original's (published)",
+    "Ours (% of FLOPs)": "FLOPs, % of the original's (ours)",
+}
 TEXT = ("Test set", "Model", "Experiment", "Knob", "LR")
 
 
@@ -58,7 +67,15 @@ def claims(
 ) -> None:
     """Compare every published cell with ours, and give the difference and a verdict."""
     files.refuse_overwriting((results, published), pages.written(out))
-    pages.write(claims_markdown(load(results), load_claims(published)), out)
+    measured, claimed = load(results), load_claims(published)
+    models = measured[["backbone", "method", "test_set"]].drop_duplicates()
+    if not any(claimed.covers(*model) for model in models.itertuples(index=False)):
+        sets = ", ".join(sorted(set(measured["test_set"])))
+        raise UserError(
+            f"{results}: nothing is published of these models on {sets}, so there is nothing to "
+            "compare; measure a test set that the published numbers have."
+        )
+    pages.write(claims_markdown(measured, claimed), out)
 
 
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
@@ -66,7 +83,7 @@ def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
 
     Where the original was measured, the curve is read at the published share of its FLOPs, so that
     a subset of a test set has the same point as the whole, and interpolated between knob values
-    (``Claims.at``). Our point follows the cell's protocol, or the suite's own where that was not
+    (``at``). Our point follows the cell's protocol, or the suite's own where that was not
     measured. A set under another name (``test2k-from-div8k``) is another set. Several experiments
     of one method give a row each.
 
@@ -118,7 +135,7 @@ def _ours(
     whole = claims.original(row.backbone, test_set)
     reference = original.iloc[0] if len(original) and whole else None
     factor = 1.0 if reference is None or whole is None else reference["gflops_paper"] / whole[1]
-    parts = claims.at(points, factor * gflops)
+    parts = at(points, factor * gflops, claims)
     point = parts[0][0]  # the facts are the same for both
     our_psnr, our_gflops = (
         float(sum(weight * one[column] for one, weight in parts))
@@ -176,16 +193,18 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     rows = compare(shared, claims)
     exact = (f"{note}\n" for note in exact_images(results))
     pages = [_head(results, claims, rows), *exact, *_left_out(finite, shared)]
-    of_each = list(rows.groupby("Test set", sort=False))
-    measured_first = sorted(of_each, key=lambda one: bool(one[1]["Our PSNR"].isna().all()))
-    for test_set, cells in measured_first:
+    run = rows["Our PSNR"].notna().groupby(rows["Test set"]).transform("any")
+    if not run.all():
+        pages.append(_elsewhere(rows[~run]))
+    for test_set, cells in rows[run].groupby("Test set", sort=False):
         text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
-        pages.append(f"## {escape.markdown(test_set)}\n\n{markdown(text, ['Knob', *DECIMALS])}")
+        title = escape.markdown(style.name(str(test_set)))
+        pages.append(f"## {title}\n\n{_table(text, DECIMALS)}")
         beside = cells.dropna(subset=list(BESIDE_DECIMALS))
         if len(beside):
             columns = ["Model", "Experiment", "Knob", "LR", *BESIDE_DECIMALS]
             table = rounded(beside[columns], BESIDE_DECIMALS)
-            text_beside = markdown(table, ["Knob", *BESIDE_DECIMALS])
+            text_beside = _table(table, BESIDE_DECIMALS)
             pages.append(f"Relative to the original, valid for a subset too:\n\n{text_beside}")
         of_set = shared[shared["test_set"] == test_set]
         pages += audit.sections(of_set, str(test_set), claims)
@@ -193,10 +212,22 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     return "\n".join(pages)
 
 
+def _table(text: pd.DataFrame, numbers: Iterable[str]) -> str:
+    numeric = ["Knob", *(SHOWN[name] for name in numbers)]
+    return markdown(text.rename(columns=SHOWN), numeric)
+
+
+def _elsewhere(cells: pd.DataFrame) -> str:
+    """Say in one line what was published on test sets that were not measured."""
+    counts = cells.groupby("Test set", sort=False).size()
+    sets = ", ".join(f"{style.name(str(name))} ({count} cells)" for name, count in counts.items())
+    return f"Published on test sets that this suite did not measure: {escape.markdown(sets)}.\n"
+
+
 def _own_knobs(claims: Claims) -> str:
     return "".join(
-        f"\n{escape.markdown(method)} has no knob of its own; its cells are compared at knob "
-        f"{knob:g}."
+        f"\n{escape.markdown(style.name(method))} has no knob of its own; its cells are compared "
+        f"at knob {knob:g}."
         for method, knob in claims.knobs.items()
     )
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pcsr import escape
 from pcsr.report.curves import Curve, Estimate, Floats, estimates
+from pcsr.report.figures import style
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import REFERENCE, knob_text, labels
 
@@ -108,7 +109,7 @@ def sections(results: pd.DataFrame) -> Iterator[str]:
         static = common[common["method"] == REFERENCE]
         if static.groupby(NETWORK).ngroups < 2 or len(static) == len(common):
             continue
-        place = escape.markdown(str(test_set))
+        place = escape.markdown(style.name(str(test_set)))
         yield f"## Which operating points lie above the static frontier on {place}, x{scale:g}?\n"
         yield RULE
         yield from (_counted(common, count) for count in COUNTS)
@@ -118,7 +119,7 @@ def _counted(rows: pd.DataFrame, count: str) -> str:
     static = rows[rows["method"] == REFERENCE]
     measures = ["psnr_rgb", f"flops_{count}"]
     means = static.groupby([*NETWORK, "experiment"], as_index=False)[measures].mean()
-    means["name"] = names(means)
+    means["name"] = names(means).map(style.curve)
     edge = undominated(means, f"flops_{count}")
     joined = ", ".join(
         f"{point['name']} ({point['psnr_rgb']:.2f} dB, {point[f'flops_{count}'] / 1e9:.2f} G)"
@@ -151,8 +152,8 @@ def _by_curve(points: pd.DataFrame) -> pd.DataFrame:
         best = of_curve.loc[values.idxmax()] if values.notna().any() else None
         table.append(
             {
-                "Backbone": str(backbone),
-                "Method": str(curve),
+                "Backbone": style.name(str(backbone)),
+                "Method": style.curve(str(curve)),
                 "Points": str(len(of_curve)),
                 **{verdict: str(counts.get(verdict, 0)) for verdict in VERDICTS},
                 "Best difference (dB)": "-" if best is None else best["difference"].text(3),
@@ -165,8 +166,8 @@ def _by_curve(points: pd.DataFrame) -> pd.DataFrame:
 def _listed(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "Backbone": points["backbone"],
-            "Method": points["curve"],
+            "Backbone": points["backbone"].map(style.name),
+            "Method": points["curve"].map(style.curve),
             "Knob": points.apply(knob_text, axis="columns"),
             "GFLOPs": points["gflops"].map("{:.2f}".format),
             "PSNR-RGB (dB)": points["psnr"].map("{:.3f}".format),

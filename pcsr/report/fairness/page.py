@@ -13,7 +13,8 @@ from pcsr.config.options import MarkdownOut, Results
 from pcsr.report import curves, pages
 from pcsr.report.curves import Curve, estimate
 from pcsr.report.fairness import choices, frontier
-from pcsr.report.tables import markdown, rounded
+from pcsr.report.figures import style
+from pcsr.report.tables import best_cells, markdown, rounded
 from pcsr.report.tidy import (
     CONVENTIONS,
     PLACE,
@@ -41,6 +42,10 @@ FLOP_DECIMALS = {
     "Saved by routing (%)": 1,
     "Saved in total (%)": 1,
 }
+FLOPS_BETTER = {
+    **dict.fromkeys(("GFLOPs", "Without overlap"), -1),
+    **dict.fromkeys(("PSNR-RGB (dB)", "Saved by routing (%)", "Saved in total (%)"), 1),
+}
 
 
 def fairness(results: Results, /, *, out: MarkdownOut) -> None:
@@ -58,8 +63,9 @@ def fairness_markdown(results: pd.DataFrame) -> str:
     sections = [_head(results), *(f"{note}\n" for note in exact_images(results))]
     results = comparable(results)
     for (test_set, backbone, scale), of_place in frontier.without_lone(results).groupby(PLACE):
-        sections.append(f"## {escape.markdown(f'{backbone} on {test_set}')}, x{scale:g}\n")
-        sections += _place(of_place.assign(curve=labels(of_place)))
+        place = escape.markdown(f"{style.name(backbone)} on {style.name(test_set)}")
+        sections.append(f"## {place}, x{scale:g}\n")
+        sections += _place(of_place.assign(curve=_names(of_place)))
     sections += frontier.sections(results)
     return "\n".join([*sections, _how_to_read()])
 
@@ -75,8 +81,12 @@ def _place(measured: pd.DataFrame) -> Iterator[str]:
     if rows.empty:
         return
     points = summarise(rows)
-    chosen = selected(points.assign(curve=labels(points)))
+    chosen = selected(points.assign(curve=_names(points)))
     yield from (_flops(chosen), choices.section(rows, chosen), _equal(rows))
+
+
+def _names(rows: pd.DataFrame) -> pd.Series:
+    return labels(rows).map(style.curve)
 
 
 def selected(points: pd.DataFrame) -> pd.DataFrame:
@@ -109,9 +119,9 @@ def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
         whole = original[f"gflops_{convention}"]
         table = pd.DataFrame(
             {
-                "Convention": name,
                 "Method": chosen["curve"],
                 "Knob": chosen.apply(knob_text, axis="columns"),
+                "Convention": name,
                 "PSNR-RGB (dB)": chosen["psnr_rgb"],
                 "vs original (dB)": chosen["psnr_rgb"] - original["psnr_rgb"],
                 "GFLOPs": gflops,
@@ -215,7 +225,9 @@ def _curves(rows: pd.DataFrame, convention: str) -> tuple[dict[str, Curve], Curv
 
 def _flops(chosen: pd.DataFrame) -> str:
     table = split_flops(chosen)
-    text = ["### Where the FLOPs go\n", markdown(rounded(table, FLOP_DECIMALS), FLOP_DECIMALS)]
+    cells = rounded(table, FLOP_DECIMALS)
+    marked = best_cells(cells, FLOPS_BETTER, by=["Convention"])
+    text = ["### Where the FLOPs go\n", markdown(cells, ["Knob", *FLOP_DECIMALS], marked)]
     far = chosen.loc[~chosen["near"], "curve"]
     if len(far):
         text.append(
@@ -257,7 +269,8 @@ def _equal(rows: pd.DataFrame) -> str:
             return "\n".join([*parts, "No method other than the original was measured.\n"])
         points, pairs = equal_points(curves_of, original), deltas(curves_of)
         parts.append(f"FLOPs ({name}):\n")
-        parts.append(markdown(points, list(points.columns[1:])))
+        better = {name: -1 if "FLOPs at" in name else 1 for name in points.columns[1:]}
+        parts.append(markdown(points, list(better), best_cells(points, better)))
         if (points == "-").any(axis=None):
             parts += [
                 "A dash: the curve never reaches that PSNR, or all of it exceeds that budget.\n"
@@ -281,7 +294,7 @@ def _head(results: pd.DataFrame) -> str:
 - Protocol, unless stated otherwise: {escape.markdown(protocol_text(main))}.
 - `value [low, high]` is a mean over images with its 95 % interval, taken from the percentiles of
   {curves.RESAMPLES} bootstrap resamples of the images.
-{too_few}- The columns are explained at the end.
+{too_few}- Bold is the best of a column. The columns are explained at the end.
 """
 
 

@@ -149,7 +149,7 @@ def _curves(
     for method, of_method in points[points["method"] != REFERENCE].groupby("method"):
         for number, (curve, of_curve) in enumerate(of_method.groupby("curve")):
             yield Drawn(
-                style.curve_name(str(curve), str(method)),
+                style.curve(str(curve)),
                 styles[str(method)],
                 LINES[number % len(LINES)],
                 of_curve.sort_values("knob", kind="stable"),

@@ -54,9 +54,10 @@ def name(identifier: str) -> str:
     return NAMES.get(identifier, identifier)
 
 
-def curve_name(curve: str, method: str) -> str:
+def curve(label: str) -> str:
     """Return what a curve (``tidy.labels``) is called: its method's name and, maybe, experiment."""
-    return name(method) + curve.removeprefix(method)
+    method, separator, experiment = label.partition(" (")
+    return name(method) + separator + experiment
 
 
 def knob(method: str) -> str:

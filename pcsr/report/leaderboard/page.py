@@ -12,8 +12,9 @@ from pcsr.config import options
 from pcsr.errors import UserError
 from pcsr.report import pages
 from pcsr.report.fairness import frontier
+from pcsr.report.figures import style
 from pcsr.report.leaderboard import contributed, timings
-from pcsr.report.tables import markdown, rounded
+from pcsr.report.tables import best_cells, markdown, rounded
 from pcsr.report.tidy import (
     REFERENCE,
     comparable,
@@ -42,9 +43,10 @@ DECIMALS = {
     "Activations (M)": 1,
     "Parameters (K)": 1,
     "Time (s/MP)": 3,
-    "Time / original": 2,
+    "Time (of original)": 2,
     "Peak memory (MiB)": 0,
 }
+BETTER = dict.fromkeys(DECIMALS, -1) | {"PSNR-RGB (dB)": 1}
 
 
 def leaderboard(
@@ -282,17 +284,25 @@ def leaderboard_markdown(found: pd.DataFrame, protocol: str, notes: Sequence[str
     found = found.assign(device=found["device"].map(numbers))
     for (test_set, scale, gate), rows in found.groupby([*PLACE, "gate"], sort=False):
         least, images = rows["gate_psnr_rgb"].iloc[0], rows["images"].iloc[0]
-        matched = f"{escape.markdown(test_set)}, x{scale:g}: {escape.markdown(gate)}"
+        matched = escape.markdown(f"{style.name(test_set)}, x{scale:g}: {_gate_name(gate)}")
         sections.append(f"## {matched}\n")
         sections.append(f"At least {least:.3f} dB PSNR-RGB over {images} images.\n")
         sections.append(_section(rows))
     return "\n".join([*sections, HOW_TO_READ])
 
 
+def _gate_name(gate: str) -> str:
+    backbone, less, loss = gate.partition(" - ")
+    return style.name(backbone) + less + loss
+
+
 def _section(rows: pd.DataFrame) -> str:
     rank = f"rank_{COUNTS[SORTED_BY]}"
     reached, short = rows[rows[rank].notna()], rows[rows[rank].isna()].drop_duplicates("model")
-    text = [markdown(_table(reached), [*DECIMALS, *_ranks()])] if len(reached) else []
+    text = []
+    if len(reached):
+        table = _table(reached)
+        text.append(markdown(table, [*DECIMALS, *_ranks()], best_cells(table, BETTER)))
     if len(short):
         best = ", ".join(f"{r['model']} ({r['psnr_best']:.3f} dB)" for _, r in short.iterrows())
         text.append(f"Not reached by, with their highest PSNR: {escape.markdown(best)}.\n")
@@ -320,7 +330,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     table["Parameters (K)"] = rows["parameters"] / 1e3
     table["Time (s/MP)"] = rows["seconds_per_megapixel"]
     knobs["Time (s/MP)"] = rows["knob_time"]
-    table["Time / original"] = rows["time_ratio"]
+    table["Time (of original)"] = rows["time_ratio"]
     table["Peak memory (MiB)"] = rows["peak_bytes"] / 2**20
     table["Device"] = rows["device"]
     text = rounded(table, DECIMALS)
@@ -337,7 +347,8 @@ HOW_TO_READ = f"""\
 original on the same images or, with `--gate`, any number of dB. Each count takes its own cheapest
 measured operating point in the gate; nothing is interpolated, so that a finer sweep can only
 lower a cost. Where that point has another knob value than the executed FLOPs', the value follows
-the number (`at 1`). Ties share a rank. What was not measured is a dash.
+the number (`at 1`). Ties share a rank. What was not measured is a dash. Bold is the best of a
+column.
 
 | column | meaning |
 | :-- | :-- |
@@ -349,8 +360,8 @@ the number (`at 1`). Ties share a rank. What was not measured is a dash.
 | GFLOPs (algorithmic) | of the definition, transposed convolutions on their input grid, as fvcore |
 | Activations | elements of the outputs of convolutions and linear layers, mean per image |
 | Parameters | of the whole model, all its branches and what decides |
-| Time | seconds per megapixel of SR of the fastest timed point in the gate |
-| Time / original | to the original whose PSNR is matched, on the same device |
+| Time (s/MP) | seconds per megapixel of SR of the fastest timed point in the gate |
+| Time (of original) | to the original whose PSNR is matched, on the same device |
 | Peak memory | of live tensors at that point, on top of the weights; grows with the image |
 | Device | what `pcsr bench` ran on, by number; a model has a row for each |
 
