@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,8 +72,8 @@ def explore(
 ) -> str:
     """Write a page that shows images at every value of the knob; it needs no network.
 
-    Give the original's weights first: everything is compared with it. The protocol is that of
-    `pcsr sweep`, and so are the page's numbers.
+    Give the original's weights first: everything of its backbone is compared with it. With several
+    backbones the page has a chooser. The protocol is that of `pcsr sweep`, and so are its numbers.
 
     Example: `pcsr explore photo.png --weights fsrcnn-original.safetensors fsrcnn-pcsr.safetensors
     --out photo.html`.
@@ -90,8 +90,11 @@ def explore(
     methods = [runtime.move(load_method(path)[0], picked) for path in weights]
     upscaling = usable_scale(methods[0], scale)
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
-    backbone = methods[0].config.backbone
-    opening = head.of_results(tidy.load(results), test_set, backbone) if results else None
+    backbones = dict.fromkeys(method.config.backbone for method in methods)
+    table = tidy.load(results) if results else None
+    opening = {
+        name: head.of_results(table, test_set, name) for name in backbones if table is not None
+    }
     names = _labels(methods, weights)
     shown = [Subject(m, name, upscaling, protocol) for m, name in zip(methods, names, strict=True)]
     found = [opened for path in images for opened in _all_of(open_images(path))]
@@ -119,12 +122,13 @@ def _middle(image: TestImage, side: int) -> TestImage:
 
 
 def _labels(methods: Sequence[Method], weights: Sequence[Path]) -> list[str]:
-    """Return a name for each method: its own, with the file's where several have the same."""
+    """Return a name for each method: its own, with the file's where a backbone has several."""
     names = [type(method).__name__ for method in methods]
+    pairs = [(m.config.backbone, name) for m, name in zip(methods, names, strict=True)]
     stems = [escape.printable(path.stem) for path in weights]
     return [
-        name if names.count(name) == 1 else f"{name} ({stem})"
-        for name, stem in zip(names, stems, strict=True)
+        name if pairs.count((backbone, name)) == 1 else f"{name} ({stem})"
+        for (backbone, name), stem in zip(pairs, stems, strict=True)
     ]
 
 
@@ -135,18 +139,18 @@ def write(
     *,
     title: str,
     note: str = "",
-    opening: Head | None = None,
+    opening: Mapping[str, Head] | None = None,
     megabytes: float = math.inf,
 ) -> tuple[int, float]:
     """Run every method on every image and write the page.
 
     Args:
         pairs: images to show.
-        subjects: methods; the first without a knob is what others are compared with.
+        subjects: methods; those of a backbone are compared with its first one without a knob.
         out: HTML file.
         title: heading of the page.
         note: on its images, or "".
-        opening: the curves to open with; None takes those of the images shown.
+        opening: backbone -> the curves to open with; else those of the images shown.
         megabytes: size of the page; images that no longer fit are left out, but for the first.
 
     Returns:
@@ -161,19 +165,20 @@ def write(
         images.append(_image(pair, subjects, planes))
         log.info("%d %s: %.1f MB", len(images), pair.name, images[-1]["megabytes"])
     first = subjects[0]
-    reference = next((i for i, subject in enumerate(subjects) if not subject.routes), None)
+    backbones = list(dict.fromkeys(subject.method.config.backbone for subject in subjects))
     content = {
         "title": title,
-        "backbones": sorted({style.name(one.method.config.backbone) for one in subjects}),
         "scale": first.scale,
         "shave": metrics.shave_for(first.scale),
         "protocol": first.protocol.model_dump(mode="json"),
         "note": note,
         "version": __version__,
-        "reference": reference,
-        "methods": [subject.summary() for subject in subjects],
+        "backbones": [_backbone(name, subjects, (opening or {}).get(name)) for name in backbones],
+        "methods": [
+            subject.summary() | {"backbone": backbones.index(subject.method.config.backbone)}
+            for subject in subjects
+        ],
         "images": images,
-        "head": (opening or _own_head(subjects, reference)).content(),
     }
     return len(images), page.write(content, planes, out)
 
@@ -192,7 +197,21 @@ def _image(pair: Pair, subjects: Sequence[Subject], planes: page.Planes) -> dict
     }
 
 
-def _own_head(subjects: Sequence[Subject], reference: int | None) -> Head:
+def _backbone(name: str, subjects: Sequence[Subject], opening: Head | None) -> dict[str, Any]:
+    """Return what the page has of a backbone: its methods, by number, and its head."""
+    own = [i for i, subject in enumerate(subjects) if subject.method.config.backbone == name]
+    reference = next((i for i in own if not subjects[i].routes), None)
+    label = None if reference is None else subjects[reference].label
+    curves = opening or _own_head([subjects[i] for i in own], label)
+    return {
+        "name": style.name(name),
+        "methods": own,
+        "reference": reference,
+        "head": curves.content(),
+    }
+
+
+def _own_head(subjects: Sequence[Subject], reference: str | None) -> Head:
     swept = {subject.label: subject.swept() for subject in subjects}
     defaults = {
         subject.label: knob
@@ -200,5 +219,4 @@ def _own_head(subjects: Sequence[Subject], reference: int | None) -> Head:
         if (knob := subject.method.points[0].knob) is not None
     }
     letters = {one.label: style.knob(one.method.config.method) for one in subjects}
-    label = None if reference is None else subjects[reference].label
-    return head.of_page(swept, label, defaults, letters)
+    return head.of_page(swept, reference, defaults, letters)

@@ -15,10 +15,13 @@ from pcsr import metrics, registry
 from pcsr.errors import UserError
 from pcsr.report import curves, tidy
 from pcsr.report.curves import Curve
+from pcsr.report.fairness import frontier
 from pcsr.report.figures import style
 from pcsr.report.tidy import REFERENCE
 
 CLOSE = 0.1  # dB below the original
+FAR = 1.5  # times what the curves cost at most: static networks beyond would squeeze the chart
+STATIC = "Static frontier"
 Swept = tuple[Sequence[float | None], Curve]  # knob values, and the curve through them
 
 
@@ -32,6 +35,7 @@ class Head:
         defaults: label -> knob value of the default point, for methods that have one.
         letters: label -> what the knob is called.
         source: what was measured, in a few words.
+        static: points of networks that decide nothing; those that another one beats are marked.
     """
 
     swept: Mapping[str, Swept]
@@ -39,10 +43,12 @@ class Head:
     defaults: Mapping[str, float]
     letters: Mapping[str, str]
     source: str
+    static: Sequence[Mapping[str, Any]] = ()
 
     def content(self) -> dict[str, Any]:
         """Return what the page's scripts read."""
         base = None if self.reference is None else self.swept[self.reference][1]
+        static = {"label": STATIC, "default": None, "letter": None, "verdict": None}
         return {
             "source": self.source,
             "base": None
@@ -57,7 +63,8 @@ class Head:
                     "verdict": self._verdict(label, base),
                 }
                 for label, swept in self.swept.items()
-            ],
+            ]
+            + ([static | {"points": list(self.static)}] if self.static else []),
         }
 
     def _verdict(self, label: str, base: Curve | None) -> dict[str, Any] | None:
@@ -125,8 +132,6 @@ def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
         raise UserError(
             f"--test-set {test_set}: the results have no {backbone} on it; name one that they have."
         )
-    routed = set(rows.loc[rows["method"] != REFERENCE, "backbone"])
-    static = rows[~rows["backbone"].isin(routed) & (rows["scale"] == own["scale"].iloc[0])]
     swept: dict[str, Swept] = {}
     defaults: dict[str, float] = {}
     letters: dict[str, str] = {}
@@ -138,11 +143,41 @@ def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
         letters[label] = style.knob(method)
         if known.points[0].knob in swept[label][0] and known.points[0].knob is not None:
             defaults[label] = known.points[0].knob
-    for name, some in static.groupby("backbone"):
-        swept[f"{style.name(str(name))}, static"] = _swept(some)
     reference = registry.resolve("method", REFERENCE).__name__
     source = f"{style.name(test_set)}, {own['image'].nunique()} images"
-    return Head(swept, reference if reference in swept else None, defaults, letters, source)
+    known = reference if reference in swept else None
+    return Head(swept, known, defaults, letters, source, tuple(_static(rows, own)))
+
+
+def _static(rows: pd.DataFrame, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the static networks beside a backbone's curves, cheapest first, if there are any.
+
+    They are the originals of all backbones on the same images; those are left out that cost far
+    more than the curves reach.
+    """
+    same = rows["image"].isin(own["image"]) & (rows["scale"] == own["scale"].iloc[0])
+    originals = rows[same & (rows["method"] == REFERENCE)]
+    originals = originals.assign(curve=tidy.labels(originals))
+    cost = "flops_engine"
+    means = originals.groupby(["backbone", "curve", "experiment"], as_index=False).agg(
+        images=("image", "nunique"), psnr_rgb=("psnr_rgb", "mean"), **{cost: (cost, "mean")}
+    )
+    most = FAR * own.groupby(["experiment", "knob", "adaptive"], dropna=False)[cost].mean().max()
+    means = means[(means["images"] == own["image"].nunique()) & (means[cost] <= most)]
+    if set(means["backbone"]) <= set(own["backbone"]):
+        return
+    means = means.assign(name=frontier.names(means).map(style.curve)).sort_values(cost)
+    edge = frontier.undominated(means, cost)
+    for number, network in means.iterrows():
+        yield {
+            "name": network["name"],
+            "beaten": number not in edge.index,
+            "knob": None,
+            "adaptive": False,
+            "psnr": network["psnr_rgb"],
+            "gflops": network[cost] / 1e9,
+            "gain": None,
+        }
 
 
 def _swept(rows: pd.DataFrame) -> Swept:

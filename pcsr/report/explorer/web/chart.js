@@ -14,8 +14,10 @@ const SHAPES = Object.keys(MARKERS);
 // those of other packages come after.
 const KNOWN = ["Original", "PCSR", "ClassSR", "ARM", "ENAF"];
 const others = [];
+const STATIC = "Static frontier"; // joins the originals of all backbones that no other one beats
 
 function styleOf(name) {
+  if (name === STATIC) return 9;
   const known = KNOWN.indexOf(name);
   if (known >= 0) return known;
   if (!others.includes(name)) others.push(name);

@@ -34,6 +34,7 @@ class Explorer {
     this.spare = [];
     this.busy = false;
     this.images = this.thumbnails();
+    this.backbones = this.chooser();
     addEventListener("hashchange", ({ newURL }) => {
       readAddress(new URL(newURL).hash);
       this.open();
@@ -60,11 +61,28 @@ class Explorer {
     return buttons;
   }
 
+  /** Make a choice of the backbones, if there are several. */
+  chooser() {
+    const root = find("backbones");
+    root.hidden = content.backbones.length < 2;
+    return content.backbones.map(({ name }, number) =>
+      choice(root, "backbone", name, () => {
+        state.method = methodOf(number, content.methods[state.method].label);
+        this.open();
+        writeAddress();
+      }),
+    );
+  }
+
   /** Show the image and the method of the state. */
   async open() {
     const image = content.images[state.image];
     const own = image.methods[state.method];
     this.images.forEach((button, number) => button.setAttribute("aria-pressed", number === state.image));
+    const { backbone } = content.methods[state.method];
+    this.backbones[backbone].checked = true;
+    if (this.backbone !== backbone) drawCharts();
+    this.backbone = backbone;
     this.panel.open();
     if (this.opening?.image === image && this.opening.own === own) {
       this.viewed();
@@ -73,10 +91,11 @@ class Explorer {
     const opening = (this.opening = { image, own });
     this.stage.resize(image.width, image.height);
     const numbers = [image.hr, image.lr, ...own.images, ...(own.side || !own.ranks ? [] : own.ranks)];
-    if (content.reference !== null) numbers.push(...image.methods[content.reference].images);
+    const original = reference();
+    if (original !== null) numbers.push(...image.methods[original].images);
     const planes = Object.fromEntries(numbers.map((number) => [number, find(`plane-${number}`).textContent]));
-    const { shave, reference } = content;
-    const answer = await this.composer.ask({ kind: "open", image, method: state.method, planes, shave, reference });
+    const { shave } = content;
+    const answer = await this.composer.ask({ kind: "open", image, method: state.method, planes, shave, reference: original });
     if (this.opening !== opening) return;
     this.psnr = answer.psnr;
     this.spare = [];
@@ -133,7 +152,6 @@ function drawCharts() {
   });
 }
 
-drawCharts();
 explorer.open();
 let width = innerWidth;
 addEventListener("resize", () => {

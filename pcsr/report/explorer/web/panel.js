@@ -21,24 +21,17 @@ class Panel {
   }
 
   makeMethods(root) {
-    this.methods = content.methods.map((method, number) => {
-      const label = element("label");
-      const input = Object.assign(element("input"), { type: "radio", name: "method", value: number });
-      input.addEventListener("change", () => {
+    this.methods = content.methods.map((method, number) =>
+      choice(root, "method", method.label, () => {
         Object.assign(state, { method: number, k: null });
         this.onMethod();
-      });
-      label.append(input, element("span", "", method.label));
-      root.append(label);
-      return input;
-    });
-    root.hidden = this.methods.length < 2;
+      }),
+    );
   }
 
   makeSides(swap) {
-    const offered = LAYERS.filter((name) => content.reference !== null || !["original", "gain"].includes(name));
     for (const [side, select] of Object.entries(this.sides)) {
-      select.append(...offered.map((name) => Object.assign(element("option", "", NAMES[name]), { value: name })));
+      select.append(...LAYERS.map((name) => Object.assign(element("option", "", NAMES[name]), { value: name })));
       select.addEventListener("change", () => {
         state[side] = select.value;
         this.viewSides();
@@ -48,6 +41,16 @@ class Panel {
       [state.left, state.right] = [state.right, state.left];
       this.viewSides();
     });
+  }
+
+  /** Offer the methods of a backbone, and what can be shown of them. */
+  offer({ methods }) {
+    this.methods.forEach((input, number) => (input.parentElement.hidden = !methods.includes(number)));
+    this.methods[0].closest("div").hidden = methods.length < 2;
+    for (const [side, select] of Object.entries(this.sides)) {
+      for (const name of ["original", "gain"]) select.querySelector(`[value=${name}]`).hidden = reference() === null;
+      if (reference() === null && ["original", "gain"].includes(state[side])) state[side] = "bicubic";
+    }
   }
 
   viewSides() {
@@ -60,6 +63,7 @@ class Panel {
   open() {
     const method = content.methods[state.method];
     const knob = knobs[state.method];
+    this.offer(backboneOf(state.method));
     this.methods[state.method].checked = true;
     for (const [side, select] of Object.entries(this.sides)) {
       select.querySelector("[value=sr]").textContent = method.label;
@@ -79,8 +83,11 @@ class Panel {
 
   drawCurves() {
     const image = content.images[state.image];
-    this.base = content.reference === null ? null : image.methods[content.reference].points[0];
-    const curves = content.methods.map(({ label, letter }, number) => ({ label, letter, points: image.methods[number].points }));
+    this.base = reference() === null ? null : image.methods[reference()].points[0];
+    const curves = backboneOf(state.method).methods.map((number) => {
+      const { label, letter } = content.methods[number];
+      return { label, letter, points: image.methods[number].points };
+    });
     document.getElementById("own-caption").textContent = `This image: ${image.name}`;
     this.chart = new Chart(document.getElementById("own"), {
       series: seriesOf(curves, this.base),
@@ -128,7 +135,7 @@ class Panel {
     const { letter } = content.methods[state.method];
     if (knob && document.activeElement !== this.number) this.number.value = knob.value(stop);
     const gflops = measured.engine / 1e9;
-    const gain = this.base && state.method !== content.reference ? `${signed(psnr - others.original, 2)} dB against the original` : "";
+    const gain = this.base && state.method !== reference() ? `${signed(psnr - others.original, 2)} dB against the original` : "";
     const share = this.base ? (100 * gflops) / this.base.gflops : null;
     const rows = [
       ["PSNR", `${psnr.toFixed(2)} dB`, gain],
@@ -149,6 +156,16 @@ class Panel {
     this.chart.mark({ x: share ?? gflops, y: psnr });
     return measured;
   }
+}
+
+/** Add one of several choices to a group of radio buttons, and return its input. */
+function choice(root, name, text, onChoice) {
+  const label = element("label");
+  const input = Object.assign(element("input"), { type: "radio", name });
+  input.addEventListener("change", onChoice);
+  label.append(input, element("span", "", text));
+  root.append(label);
+  return input;
 }
 
 /** Return a bar of the branches' shares, cheapest first. */

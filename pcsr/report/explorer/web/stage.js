@@ -71,7 +71,7 @@ class Stage {
   }
 
   makeCrops() {
-    const shown = ["bicubic", "original", "sr", "hr"].filter((name) => name !== "original" || content.reference !== null);
+    const shown = ["bicubic", "original", "sr", "hr"].filter((name) => name !== "original" || reference() !== null);
     this.crops = {};
     this.zooms.style.setProperty("--crops", shown.length);
     this.zooms.replaceChildren(

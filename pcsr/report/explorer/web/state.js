@@ -1,4 +1,4 @@
-// What is on show, and its place in the address: #image=...&method=...&k=...
+// What is on show, and its place in the address: #image=...&backbone=...&method=...&k=...
 
 const content = JSON.parse(document.getElementById("content").textContent);
 
@@ -54,12 +54,24 @@ class Knob {
 
 const knobs = content.methods.map((method) => (method.segments.length ? new Knob(method) : null));
 
+/** Return the backbone of a method: its name, methods, original and the curves to open with. */
+const backboneOf = (method) => content.backbones[content.methods[method].backbone];
+
+/** Return what the method on show is compared with: the number of the original, or null. */
+const reference = () => backboneOf(state.method).reference;
+
+/** Return the method of a backbone with a label, else one with a knob, else its first. */
+function methodOf(backbone, label) {
+  const { methods } = content.backbones[backbone];
+  return methods.find((one) => content.methods[one].label === label) ?? methods.find((one) => knobs[one]) ?? methods[0];
+}
+
 /** The state of the page. Sides and places are names and shares, so that links outlive layouts. */
 const state = {
   image: 0,
   method: Math.max(0, knobs.findIndex((knob) => knob)),
   k: null, // of the method; null is its default
-  left: content.reference === null ? "bicubic" : "original",
+  left: "original",
   right: "sr",
   wipe: 0.5,
   x: 0.35, // of the zoom, as a share of the width
@@ -81,7 +93,9 @@ function readAddress(hash) {
     if (found >= 0) state[name] = found;
   };
   among("image", content.images.map((image) => image.name));
-  among("method", content.methods.map((method) => method.label));
+  const backbone = content.backbones.findIndex(({ name }) => name === said.get("backbone"));
+  const { backbone: before, label } = content.methods[state.method];
+  state.method = methodOf(backbone < 0 ? before : backbone, said.get("method") ?? label);
   for (const side of ["left", "right"]) if (LAYERS.includes(said.get(side))) state[side] = said.get(side);
   for (const [name, low, high] of [["wipe", 0, 1], ["x", 0, 1], ["y", 0, 1], ["zoom", 2, 32], ["k", -1e6, 1e6]]) {
     const value = said.get(name) === null ? NaN : Number(said.get(name));
@@ -96,6 +110,7 @@ function writeAddress() {
   writing = setTimeout(() => {
     const said = new URLSearchParams({
       image: content.images[state.image].name,
+      ...(content.backbones.length < 2 ? {} : { backbone: backboneOf(state.method).name }),
       method: content.methods[state.method].label,
       ...(state.k === null ? {} : { k: state.k }),
       left: state.left,

@@ -66,7 +66,7 @@ function seriesOf(curves, base) {
     line: points.length > 1,
     points: points
       .filter((point) => point.psnr !== null)
-      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive, ...bandOf(point, base), text: textOf({ label, letter }, point, base, factor), pick: pickOf(label, point) }))
+      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive || Boolean(point.beaten), ...bandOf(point, base), text: textOf({ label, letter }, point, base, factor), pick: pickOf(label, point) }))
       .sort((a, b) => a.x - b.x),
   }));
 }
@@ -81,21 +81,22 @@ function textOf({ label, letter }, point, base, factor) {
   const at = point.adaptive ? ", adaptive" : point.knob === null ? "" : `, ${letter} = ${point.knob}`;
   const flops = base === null ? `${point.gflops.toPrecision(3)} GFLOPs` : `${percent(factor * point.gflops)} of the FLOPs`;
   const sure = bandOf(point, base).low === undefined ? "" : `; gain ${signed(point.gain[0], 2)} dB (95 %: ${signed(point.gain[1], 2)} to ${signed(point.gain[2], 2)})`;
-  return `${label}${at}: ${point.psnr.toFixed(2)} dB, ${flops}${sure}`;
+  return `${point.name ?? label}${at}: ${point.psnr.toFixed(2)} dB, ${flops}${sure}`;
 }
 
 /** Return what a click on a point shows, if the page holds its method. */
 function pickOf(label, point) {
-  const method = content.methods.findIndex((one) => one.label === label);
-  return method < 0 || point.knob === null ? undefined : { method, k: point.knob };
+  const method = backboneOf(state.method).methods.find((one) => content.methods[one].label === label);
+  return method === undefined || point.knob === null ? undefined : { method, k: point.knob };
 }
 
-/** Fill the head of the page. */
+/** Fill the head of the page, of the backbone on show. */
 function showVerdict(onPick) {
-  const { head, images, backbones, scale, protocol, note, version, shave } = content;
+  const { images, scale, protocol, note, version, shave } = content;
+  const { name, head } = backboneOf(state.method);
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
   const set = (id, text) => (document.getElementById(id).textContent = text);
-  set("subject", `${backbones.join(", ")} ×${scale} · ${lr} · ${head.source}`);
+  set("subject", `${name} ×${scale} · ${lr} · ${head.source}`);
   set("overall-caption", `${head.source}: PSNR over executed FLOPs`);
   set("version", version);
   set("shave", shave);
