@@ -34,6 +34,7 @@ from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
 from pcsr.methods.base import Method
+from pcsr.report.figures import style
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method
@@ -80,11 +81,18 @@ def showcase(
     weights: WeightsFiles,
     routing: Annotated[Path, Parameter(help="routing-map PNG to write")],
     comparison: Annotated[Path, Parameter(help="comparison PNG to write")],
+    sweep: Annotated[
+        Path | None,
+        Parameter(
+            help="the method's sweep.csv of these images: shows the image and the knob at which "
+            "its branches share the work most evenly"
+        ),
+    ] = None,
     image: Annotated[
-        int,
+        int | None,
         CountOrNone,
         Parameter(name=("--image", "--picture"), help="index of the image in the set, from 0"),
-    ] = 0,
+    ] = None,
     k: Knob = None,
     lr: LR = "8bit",
     degradation: Degradation = "matlab",
@@ -100,11 +108,16 @@ def showcase(
         raise UserError(
             f"--weights: give two files, the original's and the method's, not {len(weights)}."
         )
-    files.refuse_overwriting((images, *weights), (routing, comparison))
+    if sweep and (image is not None or k is not None):
+        raise UserError("--sweep chooses the image and the knob: drop it, or --image and --k.")
+    files.refuse_overwriting((images, *weights, sweep), (routing, comparison))
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     original, method = _load(weights, "cpu", threads)
     scale = method.config.scale
     test = open_images(images)
+    if sweep and method.knobs:
+        image, k = _telling(sweep, protocol, test.names)
+    image = image or 0
     if not 0 <= image < len(test):
         raise UserError(f"--image {image}: {images} has images 0 to {len(test) - 1}.")
     pair = make_pair(test[image], scale, protocol)
@@ -113,6 +126,21 @@ def showcase(
         show(m, pair, scale, at) for m, at in zip((original, method), points, strict=True)
     )
     draw(pair, first, shown, routing, comparison)
+
+
+def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tuple[int, float]:
+    """Return the number of the image to show, and the knob, from what was measured."""
+    from pcsr.report import tidy  # noqa: PLC0415 - heavy, and upscaling does not draw
+    from pcsr.report.figures.showcase import most_divided  # noqa: PLC0415 - as above
+
+    rows = tidy.collect([sweep])
+    own = protocol.columns()
+    same = np.logical_and.reduce([rows[name] == value for name, value in own.items()])
+    rows = rows[same & ~rows["adaptive"] & rows["image"].isin(names)]
+    if rows.empty:
+        raise UserError(f"--sweep {sweep}: has none of these images by this protocol.")
+    name, knob = most_divided(rows)
+    return list(names).index(name), knob
 
 
 def _load(weights: Sequence[Path], device: str, threads: int) -> list[Method]:
@@ -131,6 +159,7 @@ class Shown:
         shares: share of units per branch, cheapest first.
         psnr_rgb: in dB.
         gflops: GFLOPs of the image by the paper's convention.
+        knob: value of the knob that it was routed by; None without one.
     """
 
     method: Method
@@ -139,6 +168,15 @@ class Shown:
     shares: tuple[float, ...]
     psnr_rgb: float
     gflops: float
+    knob: float | None
+
+    @property
+    def name(self) -> str:
+        """What figures call it: backbone, method, and the value of its knob."""
+        config = self.method.config
+        called = f"{style.name(config.backbone)}-{style.name(config.method)}"
+        letter = style.knob(config.method)
+        return called if self.knob is None else f"{called}, {letter} = {self.knob:g}"
 
     @property
     def title(self) -> str:
@@ -163,7 +201,8 @@ def _titles(methods: Sequence[Method]) -> list[str]:
 def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Shown:
     """Super-resolve a test image by routed work alone, and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
-    restored = runner(method).run(lr, scale, usable_point(method, point))
+    used = usable_point(method, point)
+    restored = runner(method).run(lr, scale, used)
     sr = to_uint8(restored.sr)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     lr_size = (pair.lr.shape[-2], pair.lr.shape[-1])
@@ -174,6 +213,7 @@ def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Sho
         tuple(count / sum(units) for count in units),
         metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
         method.costs(lr_size, scale).total(units).paper / 1e9,
+        used.knob,
     )
 
 
@@ -217,17 +257,22 @@ def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: 
     """Write the report's two images: the routing map, and crops side by side."""
     from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
 
-    title = f"{method.title} on {pair.name}: {method.psnr_rgb:.2f} dB, {method.gflops:.2f} GFLOPs"
-    branches = method.method.branches
-    figure = showcase.routing_figure(pair.hr, method.sr, method.labels, branches, title)
-    saving.save(figure, routing)
+    gained = method.psnr_rgb - original.psnr_rgb
+    percent = 100 * method.gflops / original.gflops
+    title = (
+        f"{method.name}, on {pair.name}: {method.psnr_rgb:.2f} dB ({gained:+.2f} dB), "
+        f"{method.gflops:.2f} GFLOPs ({percent:.0f} % of the original's)"
+    )
+    gain = showcase.gain_over(original.sr, method.sr, pair.hr)
+    routed = (method.sr, method.labels, method.method.branches, gain)
+    saving.save(showcase.routing_figure(*routed, title), routing)
     enlarged = bicubic_enlarged(pair)
     panels = [
         ("HR", pair.hr),
         ("LR", to_uint8(pair.lr)),
         ("bicubic", enlarged),
-        (original.title, original.sr),
-        (method.title, method.sr),
+        (original.name, original.sr),
+        (method.name, method.sr),
     ]
     lost = pair.hr.astype(float) - enlarged  # the detail that super-resolution has to restore
     saving.save(showcase.comparison(panels, showcase.detailed_box(lost, side=96)), comparison)

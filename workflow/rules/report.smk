@@ -164,6 +164,7 @@ rule showcase:
     input:
         original=original_weights,
         method=last_weights,
+        sweep="results/{suite}/{experiment}/{test_set}/sweep.csv",
         test_set=manifest("{test_set}"),
     output:
         routing=report(
@@ -188,6 +189,7 @@ rule showcase:
         options=PROTOCOL_OPTIONS,
     shell:
         "pcsr showcase --images {params.images:q} --weights {input.original:q} {input.method:q}"
+        " --sweep {input.sweep:q}"
         " {params.options:q} --threads {threads:q} --routing {output.routing:q}"
         " --comparison {output.comparison:q} 2> {log:q}"
 

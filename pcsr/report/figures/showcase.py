@@ -8,16 +8,22 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from pcsr import escape, metrics
+from pcsr.report.tidy import share_columns
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 Box = tuple[int, int, int, int]  # top, left, height, width in HR pixels
 
+LARGEST_GAIN = 16  # levels of 8 bits at which the map of gains saturates
+# Loss to gain, as in explorer pages.
+GAINS = ("#c43c82", "#3c1e32", "#0e1016", "#0e3e3c", "#28cda5")
 BOX_COLOUR = "#ffb000"  # visible on dark and light images, and to colour-blind readers
 
 
@@ -106,36 +112,80 @@ def comparison(
     return figure
 
 
-def routing_figure(hr: Image, sr: Image, labels: Labels, branches: int, title: str) -> Figure:
-    """Draw HR, SR and the routing over it, with each branch's share of the pixels.
+def gain_over(original: Image, sr: Image, hr: Image) -> NDArray[np.float64]:
+    """Return by how many levels each pixel of ``sr`` is nearer to HR than that of ``original``.
 
     Args:
-        hr: (H, W, 3).
+        original: (H, W, 3), as are the others.
+        sr: what is compared with it.
+        hr: the truth.
+
+    Returns:
+        (H, W), the mean over the channels; negative where it is further off.
+    """
+    errors = (np.abs(image.astype(float) - hr).mean(axis=2) for image in (original, sr))
+    before, after = errors
+    return before - after
+
+
+def most_divided(rows: pd.DataFrame) -> tuple[str, float]:
+    """Return the image and the knob value at which the branches share the work most evenly.
+
+    A map of an image that goes to one branch shows nothing. The measure is the entropy of the
+    shares; of equal ones the first by knob and image is taken.
+
+    Args:
+        rows: of one method's sweep, with ``image``, ``knob`` and ``share_*``.
+    """
+    shares = rows[share_columns(rows)].fillna(0).to_numpy()
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    entropy = pd.Series(-(shares * logs).sum(axis=1), rows.index).round(9)
+    order = rows.assign(entropy=entropy).sort_values(
+        ["entropy", "knob", "image"], ascending=[False, True, True]
+    )
+    first = order.iloc[0]
+    return str(first["image"]), float(first["knob"])
+
+
+def routing_figure(
+    sr: Image, labels: Labels, branches: int, gain: NDArray[np.float64], title: str
+) -> Figure:
+    """Draw SR, the routing over it, and the gain over the original.
+
+    The legend gives each branch's share of the pixels, and their mean gain.
+
+    Args:
         sr: (H, W, 3).
         labels: (H, W) branch of each pixel, 0 the cheapest.
         branches: how many there are.
-        title: method, image, PSNR by the protocol; put over the figure.
+        gain: (H, W) in levels (``gain_over``).
+        title: method, knob, image, PSNR and FLOPs; put over the figure.
 
     Raises:
         ValueError: the sizes differ, or a label is not one of the branches.
     """
-    shown = (
-        ("HR", hr),
-        ("SR", sr),
-        ("branch of each pixel", routing_image(labels, branches, sr)),
-    )
-    height = 3.6 * hr.shape[0] / hr.shape[1]
-    figure = Figure(figsize=(11, height + 1.1), layout="constrained")
-    for panel, (name, image) in zip(figure.subplots(1, 3), shown, strict=True):
-        panel.imshow(image, interpolation="antialiased")
-        panel.set_title(name, fontsize="medium")
+    routed = routing_image(labels, branches, sr)
+    height = 4.4 * sr.shape[0] / sr.shape[1]
+    figure = Figure(figsize=(13.6, height + 1.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel in panels:
         panel.set_axis_off()
-    shares = 100 * np.bincount(labels.ravel(), minlength=branches) / labels.size
+    panels[0].imshow(sr, interpolation="antialiased")
+    panels[0].set_title("SR", fontsize="medium")
+    panels[1].imshow(routed, interpolation="antialiased")
+    panels[1].set_title("branch of each pixel", fontsize="medium")
+    colours = LinearSegmentedColormap.from_list("gain", GAINS)
+    limits = {"vmin": -LARGEST_GAIN, "vmax": LARGEST_GAIN}
+    drawn = panels[2].imshow(gain, cmap=colours, interpolation="antialiased", **limits)
+    panels[2].set_title("levels nearer to HR than the original", fontsize="medium")
+    figure.colorbar(drawn, ax=panels[2], shrink=0.8, extend="both")
     ends = {0: " (cheapest)", branches - 1: " (most expensive)"} if branches > 1 else {}
-    handles = [
-        Patch(facecolor=colour, label=f"branch {j}{ends.get(j, '')}: {share:.1f} %")
-        for j, (colour, share) in enumerate(zip(branch_colours(branches), shares, strict=True))
-    ]
+    handles = []
+    for j, colour in enumerate(branch_colours(branches)):
+        here = labels == j
+        mean = f", {gain[here].mean():+z.2f} levels" if here.any() else ""
+        label = f"branch {j}{ends.get(j, '')}: {100 * here.mean():.1f} %{mean}"
+        handles.append(Patch(facecolor=colour, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=branches, frameon=False)
     figure.suptitle(escape.mathtext(title))
     return figure
