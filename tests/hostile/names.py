@@ -120,11 +120,16 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
-        self._script = tag == "script"
+        if tag == "script":
+            self._script = True
+            self.scripts.append("")
 
     def handle_data(self, data: str) -> None:
         if self._script:
-            self.scripts.append(data)
+            self.scripts[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._script = self._script and tag != "script"
 
 
 def scripts_are_own(html: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import chromium
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from chromium import Page
@@ -23,12 +24,14 @@ from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, Row, make_pair, measure
 from pcsr.methods.base import Method
 from pcsr.metrics import psnr_rgb
-from pcsr.report.explorer import page
+from pcsr.report import tidy
+from pcsr.report.explorer import head, page
 from pcsr.routing import OperatingPoint
 from pcsr.weights.load import load_method
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = """</script><img src=x onerror="document.title='hit'">&'"`{{ 7 * 7 }}"""
+PAIR = ("original", "pcsr")
 PROTOCOL = ProtocolConfig(lr="8bit", crop="none", refine=True)
 TEN = {
     "PCSR": (-25.0, -0.137, -0.04, 0.0, 0.111, 0.3, 0.512, 0.9, 1.37, 25.0),
@@ -115,10 +118,12 @@ def test_the_command_opens_with_results_and_keeps_its_size(
     assert said.endswith("1.0 MB, 2 images of 3; the others do not fit"), said
     shown = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
     assert [image["width"] for image in shown["images"]] == [240, 240]
-    head = shown["head"]
-    assert head["source"] == "embedded photographs, 8 images"
-    assert {curve["label"] for curve in head["curves"]} >= {"PCSR", "ClassSR", "ARM", "Original"}
-    verdict = next(curve["verdict"] for curve in head["curves"] if curve["label"] == "PCSR")
+    (backbone,) = shown["backbones"]
+    assert (backbone["name"], backbone["methods"], backbone["reference"]) == ("FSRCNN", [0, 1], 0)
+    opening = backbone["head"]
+    assert opening["source"] == "embedded photographs, 8 images"
+    assert {curve["label"] for curve in opening["curves"]} == {"PCSR", "ClassSR", "ARM", "Original"}
+    verdict = next(curve["verdict"] for curve in opening["curves"] if curve["label"] == "PCSR")
     assert verdict["equal"][1] < verdict["equal"][0] < verdict["equal"][2]
     for options, named in (
         ({"out": tmp_path / "page.png"}, "--out"),
@@ -129,6 +134,29 @@ def test_the_command_opens_with_results_and_keeps_its_size(
             content.explore(images, **{"weights": weights, "out": out, **suite, **options})
     with pytest.raises(UserError, match="at least one"):
         content.explore(weights=weights, out=out)
+
+
+@pytest.fixture(scope="module")
+def results() -> pd.DataFrame:
+    return tidy.load(ROOT / "reports" / "quick" / "results.csv")
+
+
+def test_a_head_has_the_static_frontier(results: pd.DataFrame) -> None:
+    """Originals of all backbones; those that cost far more than the curves are left out."""
+    heads = {name: head.of_results(results, "embedded-photos", name) for name in ("carn", "fsrcnn")}
+    assert not heads["fsrcnn"].static  # CARN costs twenty times as much
+    networks = [(one["name"], one["beaten"]) for one in heads["carn"].static]
+    assert networks == [("FSRCNN", False), ("CARN", False)]
+    points = tidy.summarise(results).query("method == 'original'").set_index("backbone")
+    for network in heads["carn"].static:
+        known = points.loc[network["name"].lower()]
+        assert network["psnr"] == pytest.approx(known["psnr_rgb"])
+        assert network["gflops"] == pytest.approx(known["gflops_engine"])
+    worse = results.copy()
+    worse.loc[worse["backbone"] == "fsrcnn", "flops_engine"] *= 25
+    beaten = head.of_results(worse, "embedded-photos", "carn").static
+    assert [(one["name"], one["beaten"]) for one in beaten] == [("CARN", False), ("FSRCNN", True)]
+    assert heads["carn"].content()["curves"][-1]["label"] == "Static frontier"
 
 
 @dataclass(frozen=True)
@@ -302,6 +330,47 @@ def test_maps_show_something(made: Made) -> None:
         tab.until(f"state.right === '{layer}' && !explorer.busy && explorer.stage.layers.{layer}")
         seen.add(tab.run("right.toDataURL()"))
     assert len(seen) == 7
+
+
+def test_a_page_of_two_backbones_has_a_chooser(made: Made, tmp_path: Path) -> None:
+    """Each backbone is compared with its own original, in the head, the readout and the maps."""
+    pair = Pair("cut", made.pairs[2].lr[..., :32, :32], made.pairs[2].hr[:128, :128])
+    names = [f"{backbone}-{method}" for backbone in ("carn", "fsrcnn") for method in PAIR]
+    methods = [load_method(ROOT / "weights" / f"{name}.safetensors")[0] for name in names]
+    subjects = [Subject(method, type(method).__name__, 4, PROTOCOL) for method in methods]
+    content.write([pair], subjects, tmp_path / "page.html", title="two")
+    tab = made.page
+    for backbone, first in (("CARN", 0), ("FSRCNN", 2)):
+        tab.open(tmp_path / "page.html", f"#backbone={backbone}&method=PCSR&k=0.3")
+        tab.until("!explorer.busy")
+        row = swept(methods[first + 1], pair, [0.3])[0.3]
+        whole = swept(methods[first], pair, [None])[None]
+        got = shown(tab, 0, first + 1, 0.3)
+        assert got["flops"] == row["flops_paper"]
+        assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=0.01)
+        said = tab.run("readout.querySelector('small').textContent").split()[0]
+        gain = float(said.replace("\N{MINUS SIGN}", "-").replace("±", ""))
+        assert gain == pytest.approx(row["psnr_rgb"] - whole["psnr_rgb"], abs=0.011)
+        assert tab.run("subject.textContent").startswith(f"{backbone} ")
+        visible = "[...document.querySelectorAll('#methods label')].map((one) => !one.hidden)"
+        assert tab.run(visible) == [first == 0, first == 0, first == 2, first == 2]
+    # The chooser keeps method and knob, and the link carries the backbone.
+    tab.run("document.querySelectorAll('#backbones input')[0].click()")
+    tab.until("explorer.shown.method === 1 && explorer.shown.k === 0.3 && !explorer.busy")
+    tab.until("location.hash.includes('backbone=CARN')")
+    assert tab.run("subject.textContent").startswith("CARN ")
+
+
+def test_the_page_is_dark_where_the_reader_is(made: Made) -> None:
+    made.page.open(made.path)
+    light = {}
+    for dark in (False, True):
+        made.page.size(1280, 900, dark=dark)
+        colour = made.page.run("getComputedStyle(document.body).backgroundColor")
+        light[dark] = sum(map(int, re.findall(r"\d+", colour)[:3]))
+    made.page.size(1280, 900)
+    assert light[False] > 600
+    assert light[True] < 150
 
 
 @pytest.mark.parametrize("width", [320, 390])

@@ -88,7 +88,7 @@ def test_the_page_answers_and_names_the_networks():
     section = page[
         page.index("## Which operating points lie above the static frontier on set, x4?") :
     ]
-    assert "cheap (31.35 dB, 10.00 G), carn (33.35 dB, 1000.00 G)" in section
+    assert "cheap (31.35 dB, 10.00 G), CARN (33.35 dB, 1000.00 G)" in section
     assert "Beaten by another static network: bad." in section
     assert "**1 of 3 adaptive operating points lie above it**" in section
     assert "| CARN | PCSR | 3 | 1 | 0 | 1 | 1 | 0.200 [0.200, 0.200] | 0: 100.00 G |" in section
