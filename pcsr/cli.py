@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from pcsr import __version__, escape
 from pcsr.errors import UserError
+from pcsr.storage import files
 
 # Group -> command -> function, imported when its command runs: --help must not wait for torch.
 COMMANDS = {
@@ -134,11 +135,8 @@ def _failed_thread(arguments: threading.ExceptHookArgs) -> None:
 
 def _hint() -> str:
     """Say where the project is, if the command was started in one of its folders."""
-    mark = Path("configs/datasets.yaml")
-    above = [folder for folder in Path.cwd().parents if (folder / mark).is_file()]
-    if mark.is_file() or not above:
-        return ""
-    return f" Paths are relative to this folder; the project is in {above[0]}."
+    project = files.project_above()
+    return f" Paths are relative to this folder; the project is in {project}." if project else ""
 
 
 def _extra(error: ImportError) -> str:

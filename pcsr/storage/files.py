@@ -21,6 +21,7 @@ log = logging.getLogger("pcsr")
 
 TEMPORARY = ".pcsr-"  # how the names of temporary files begin
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "configs/datasets.yaml"  # what a checkout, or a copy of its configuration, has
 # Configuration, weights and workflow of the suite: links in a checkout, copies in an installed one.
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
@@ -45,7 +46,7 @@ def shipped(experiment: str) -> str:
 def weights_file(name: str) -> Path:
     """Return the weights file that a user means: a path, or the name of shipped weights."""
     known = not Path(name).exists() and name in shipped_names()
-    return find(f"weights/{name}.safetensors") if known else Path(name)
+    return (SHIPPED / "weights" / f"{name}.safetensors").resolve() if known else Path(name)
 
 
 def shipped_names() -> list[str]:
@@ -56,15 +57,27 @@ def shipped_names() -> list[str]:
 def find(path: str | Path) -> Path:
     """Return a file of the user's own folder, the current one, or else the suite's of that name."""
     theirs = SHIPPED / path
-    return theirs.resolve() if theirs.exists() and not Path(path).exists() else Path(path)
+    absent = not Path(path).exists() and theirs.exists() and project_above() is None
+    return theirs.resolve() if absent else Path(path)
 
 
 def find_all(path: Path) -> list[Path]:
     """Return the suite's file of that name and the one in the user's own folder, if it differs."""
     theirs = SHIPPED / path
     if not path.exists():
-        return [theirs.resolve()]
+        return [find(path)]
     return [path] if theirs.samefile(path) else [theirs.resolve(), path]
+
+
+def project_above() -> Path | None:
+    """Return the project that the current folder is a part of, where it is none of the user's own.
+
+    Work does not begin there: its paths would be relative to this folder.
+    """
+    if Path("configs").is_dir():
+        return None
+    above = (folder for folder in Path.cwd().parents if (folder / PROJECT).is_file())
+    return next(above, None)
 
 
 def calibration(suite: str) -> str:
