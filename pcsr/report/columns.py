@@ -91,7 +91,7 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
         with np.errstate(invalid="ignore"):  # whole numbers that are none: an error, no warning
             frame = pd.read_csv(BytesIO(data), usecols=list(every), dtype=every, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the file again.") from None
     if frame.empty:

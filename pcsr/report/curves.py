@@ -113,7 +113,8 @@ class Curve:
     def frontier(self, images: NDArray[np.intp]) -> tuple[Floats, Floats]:
         """Return GFLOPs and PSNR of the mean curve, without points that another one beats.
 
-        Both rise strictly.
+        Both rise strictly. Points that not all of the images were measured at are left out, which
+        may be all.
         """
         gflops, psnr = self.gflops[images].mean(axis=0), self.psnr[images].mean(axis=0)
         best = undominated(gflops, psnr)
@@ -122,12 +123,12 @@ class Curve:
     def gflops_at(self, psnr: float, images: NDArray[np.intp]) -> float:
         """Return the least GFLOPs at which the mean curve has a PSNR; NaN where it never has."""
         rate, quality = self.frontier(images)
-        return float(np.interp(psnr, quality, rate, right=np.nan))
+        return float(np.interp(psnr, quality, rate, right=np.nan)) if len(rate) else np.nan
 
     def psnr_at(self, gflops: float, images: NDArray[np.intp]) -> float:
         """Return the PSNR of the mean curve within a budget; NaN where all of it costs more."""
         rate, quality = self.frontier(images)
-        return float(np.interp(gflops, rate, quality, left=np.nan))
+        return float(np.interp(gflops, rate, quality, left=np.nan)) if len(rate) else np.nan
 
 
 def gflops_needed(curve: Curve, original: Curve, loss: float, some: NDArray[np.intp]) -> float:

@@ -36,6 +36,18 @@ def test_a_straight_line_is_read_between_its_points():
     assert curve.psnr_at(500, everything(curve)) == pytest.approx(30)
 
 
+def test_a_curve_that_not_all_images_were_measured_on():
+    psnr, gflops = straight().psnr.copy(), straight().gflops.copy()
+    psnr[0, 1:], gflops[0, 1:] = np.nan, np.nan
+    part = Curve(psnr, gflops)
+    assert len(part.frontier(everything(part))[0]) == 1
+    psnr[1, 0], gflops[1, 0] = np.nan, np.nan
+    none = Curve(psnr, gflops)
+    assert np.isnan(none.gflops_at(20, everything(none)))
+    assert np.isnan(none.psnr_at(1e9, everything(none)))
+    assert np.isnan(curves.bd_flops(straight(), none, everything(none)))
+
+
 def test_points_that_another_one_beats_are_left_out():
     psnr = np.array([[25.0, 24.0, 26.0, 26.0, 27.0]])
     curve = Curve(psnr, np.array([[10.0, 20.0, 30.0, 40.0, 30.0]]))

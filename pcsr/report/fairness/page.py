@@ -200,6 +200,9 @@ def _reach(curves_of: dict[str, Curve], original: Curve) -> Iterator[str]:
     """Say how far every curve goes, against the original."""
     for name, curve in curves_of.items():
         rate, quality = curve.frontier(np.arange(len(original.psnr)))
+        if not len(rate):
+            yield f"- {name} was measured on all images at no knob value."
+            continue
         percent, above = 100 * rate / original.gflops.mean(), quality - original.psnr.mean()
         yield (
             f"- {name} covers {percent[0]:.1f} to {percent[-1]:.1f} % of the original's FLOPs and "
