@@ -13,7 +13,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from pcsr import cli
+from pcsr import cli, shipped
+from pcsr.errors import UserError
+from pcsr.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -120,6 +122,36 @@ def test_completion_knows_the_commands_that_can_run(tmp_path: Path) -> None:
     script = (tmp_path / "pcsr.bash").read_text()
     assert "upscale" in script and "--max-memory" in script
     assert "leaderboard" not in script
+
+
+def test_the_sample_takes_no_files_place(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=r"mine\.png: exists already"):
+        shipped.sample(mine)
+    assert mine.read_text() == "mine"
+    assert shipped.sample(tmp_path / "cat.png").endswith("cat_x4.png --weights carn-pcsr")
+    assert (Path(shipped.where()) / "Snakefile").is_file()
+
+
+def test_names_are_looked_up_in_ones_own_folder_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "configs/experiments/fsrcnn-pcsr.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert files.find(name) == ROOT / name
+    own = tmp_path / name
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert files.find(name) == Path(name)
+    assert files.weights_file("carn-pcsr") == ROOT / "weights/carn-pcsr.safetensors"
+    Path("carn-pcsr").touch()
+    assert files.weights_file("carn-pcsr") == Path("carn-pcsr")
+    # A folder within a project is a mistake, not a folder of one's own.
+    (tmp_path / files.PROJECT).touch()
+    (tmp_path / "reports").mkdir()
+    monkeypatch.chdir(tmp_path / "reports")
+    assert files.find(name) == Path(name) and files.project_above() == tmp_path
 
 
 def test_the_extras_are_those_of_the_project() -> None:

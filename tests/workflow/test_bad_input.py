@@ -353,7 +353,7 @@ def test_outputs_that_would_overwrite_something(refuse: Any, weights: Path, tmp_
 
 
 # Commands that write no file that they could have read.
-SAFE = {"prepare", "fetch-released", "ship", "schema", "check"}
+SAFE = {"sample", "where", "prepare", "fetch-released", "ship", "schema", "check"}
 
 
 def test_no_command_overwrites_its_inputs(refuse: Any, weights: Path, tmp_path: Path) -> None:
