@@ -7,8 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from math import inf
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import torch
@@ -16,10 +17,11 @@ from cyclopts import Parameter
 from torch import Tensor
 
 from pcsr import metrics, registry, runtime
+from pcsr.benchmarks import timing
 from pcsr.benchmarks.cases import FORMATS, Case, Plan, Run, cases
 from pcsr.benchmarks.growth import first_size, grow
 from pcsr.benchmarks.peers import RuntimeName, require
-from pcsr.benchmarks.timing import STEADY, Load, peak, profiled, quartiles, seconds, steady
+from pcsr.benchmarks.timing import peak, profiled, seconds
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.test_images import open_images
@@ -36,7 +38,7 @@ from pcsr.weights.load import load_method
 log = logging.getLogger("pcsr")
 
 LEAST = 3  # rounds: one says nothing of the spread
-MOST = 3  # times as many rounds as wanted, as long as ratios are unsteady
+MOST, PATIENCE = 3, 60.0  # times as many rounds, or seconds more, as long as ratios are unsteady
 QUIET = 0.1  # cores that others may use
 
 
@@ -66,8 +68,8 @@ def bench(
         int,
         options.CountOrNone,
         Parameter(
-            help="times to run every case: 3 at least, three times as many as long as the ratios "
-            "are unsteady; 0: only the growing image"
+            help="times to run every case: 3 at least, and for up to a minute more as long as "
+            "ratios are unsteady; 0: only the growing image"
         ),
     ] = 3,
     max_memory: options.MaxMemory = None,
@@ -117,7 +119,7 @@ def bench(
     methods = [runtime.move(method, picked) for method in methods]
     rows: list[dict[str, Any]] = []
     growing: list[dict[str, Any]] = []
-    load = Load()
+    load = timing.Load()
     for path in images if plan.rounds else ():
         for group in _by_backbone(methods):
             scale = group[0].config.scale
@@ -138,7 +140,7 @@ def bench(
 
 def warn_if_noisy(rows: Sequence[Mapping[str, Any]], others: float) -> None:
     """Say that times are not to be trusted, and why, where other work took a part of them."""
-    unsteady = [row for row in rows if not steady(*row["time_ratio_quartiles"])]
+    unsteady = [row for row in rows if not timing.steady(*row["time_ratio_quartiles"])]
     if others > QUIET:
         log.warning(
             "noisy machine: other work took %.1f of %d cores; measure again when nothing else runs",
@@ -147,7 +149,7 @@ def warn_if_noisy(rows: Sequence[Mapping[str, Any]], others: float) -> None:
     if unsteady:
         log.warning(
             "%d of %d ratios are unsteady: their quartiles are more than %.0f %% apart",
-            *(len(unsteady), len(rows), 100 * STEADY),
+            *(len(unsteady), len(rows), 100 * timing.STEADY),
         )
 
 
@@ -174,19 +176,14 @@ class Timed:
     profile: list[tuple[str, float, int]]
 
 
-def _ratio(times: Sequence[float], originals: Sequence[float]) -> tuple[float, float, float]:
-    """Return the quartiles of the ratios to the original's time in the same round."""
-    return quartiles([time / whole for time, whole in zip(times, originals, strict=True)])
-
-
 def time_all(
     subjects: Sequence[Case], networks: Sequence[torch.nn.Module], lr: Tensor, plan: Plan
 ) -> list[Timed]:
     """Run all cases in turns, in both memory formats; report the faster format.
 
-    There are at least ``plan.rounds`` rounds, and up to ``MOST`` times as many until all ratios to
-    the original are steady. The definition runs in the contiguous format only, as it was published,
-    and so do runtimes.
+    There are at least ``plan.rounds`` rounds, and more until the ratios to the original are steady
+    (``MOST``, ``PATIENCE``). The definition runs in the contiguous format only, as published, and
+    so do runtimes.
     """
     runs: dict[str, list[tuple[int, Run]]] = {}
     for name in FORMATS:
@@ -195,15 +192,17 @@ def time_all(
             (number, case.ready()) for number, case in enumerate(subjects) if name in case.formats
         ]
     found: list[dict[str, list[float]]] = [{} for _ in subjects]
-    rounds = max(plan.rounds, LEAST)
-    for turn in count():
+    rounds, last = max(plan.rounds, LEAST), inf
+    for turn in range(MOST * rounds + 1):
         for name, of_format in runs.items():
             _lay_out(networks, name)
             for number, run in of_format:
                 taken = seconds(partial(run, lr), lr.device)
                 if turn:  # the first turn is a warm-up
                     found[number].setdefault(name, []).append(taken)
-        if turn >= rounds and (turn >= MOST * rounds or _all_steady(subjects, found)):
+        if turn == rounds:
+            last = perf_counter() + PATIENCE
+        if turn >= rounds and (perf_counter() > last or _all_steady(subjects, found)):
             break
     results = []
     for case, times in zip(subjects, found, strict=True):
@@ -224,10 +223,10 @@ def _all_steady(subjects: Sequence[Case], found: Sequence[Mapping[str, Sequence[
     """Tell whether the ratios of all cases to their originals are steady by now."""
     chosen = [times[_best(times)] for times in found]
     ratios = [
-        _ratio(times, chosen[original])
+        timing.ratio_quartiles(times, chosen[original])
         for times, original in zip(chosen, _originals(subjects), strict=True)
     ]
-    return all(steady(low, high) for low, _, high in ratios)
+    return all(timing.steady(low, high) for low, _, high in ratios)
 
 
 def _originals(subjects: Sequence[Case]) -> list[int]:
@@ -274,7 +273,7 @@ def compare(
     for case, result, number in zip(subjects, timed, _originals(subjects), strict=True):
         original, reference = subjects[number], timed[number]
         difference = abs(result.sr.astype(int) - case.exact)
-        low, ratio, high = _ratio(result.seconds, reference.seconds)
+        low, ratio, high = timing.ratio_quartiles(result.seconds, reference.seconds)
         row = {
             "image": pair.name,
             "lr_height": pair.lr.shape[-2],
@@ -287,7 +286,7 @@ def compare(
             "knob": case.knob,
             "heavy_share": case.share,
             "seconds": min(result.seconds),
-            "seconds_quartiles": quartiles(result.seconds),
+            "seconds_quartiles": timing.quartiles(result.seconds),
             "rounds": len(result.seconds),
             "memory_format": result.memory_format,
             "peak_bytes": result.peak_bytes,

@@ -33,6 +33,13 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, median, high
 
 
+def ratio_quartiles(
+    times: Sequence[float], originals: Sequence[float]
+) -> tuple[float, float, float]:
+    """Return the quartiles of the ratios to the original's time in the same round."""
+    return quartiles([time / whole for time, whole in zip(times, originals, strict=True)])
+
+
 def steady(low: float, high: float) -> bool:
     """Tell whether a ratio with these quartiles may be believed."""
     return high - low <= STEADY * low
