@@ -180,8 +180,8 @@ def test_all_measurements_are_those_of_the_local_run(local: Workspace, cut: Work
 
 
 def made(workspace: Workspace, pattern: str) -> list[str]:
-    """Files of results and reports, but states of training, which are named after their step."""
+    """Files of results and reports, but the states of training that a run happened to save."""
     folders = ("results/smoke", "reports/smoke")
     paths = [path for folder in folders for path in workspace.path(folder).rglob(pattern)]
-    names = [path.relative_to(workspace.folder).as_posix() for path in paths]
-    return sorted(name for name in names if "/state-" not in name)
+    kept = [path for path in paths if not path.name.startswith(("state-", "previous-"))]
+    return sorted(path.relative_to(workspace.folder).as_posix() for path in kept)
