@@ -43,7 +43,7 @@ COMMANDS = {
         "sweep": "pcsr.evaluation.sweep:sweep",
         "headroom": "pcsr.evaluation.headroom.page:headroom",
         "bench": "pcsr.benchmarks.latency:bench",
-        "training-speed": "pcsr.benchmarks.training_speed:training_speed",
+        "training-speed": "pcsr.benchmarks.training.training_speed:training_speed",
     },
     "Report": {
         "collect": "pcsr.report.tidy:write_results",

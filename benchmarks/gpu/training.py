@@ -12,7 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
-from pcsr.benchmarks import training_speed
+from pcsr.benchmarks.training import training_speed
 
 # What is missed most first: the one that has a target, then one method after the other.
 ORDER = [

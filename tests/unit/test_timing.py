@@ -17,7 +17,7 @@ from pcsr.flops import Flops
 def case(path: str) -> latency.Case:
     exact = np.zeros((4, 4, 3), np.uint8)
     names = ("fsrcnn", "original" if path == "original" else "pcsr", None)
-    return latency.Case(*names, path, "", lambda: lambda lr: lr, Flops(), 1.0, exact)
+    return latency.Case(*names, path, "float32", "", lambda: lambda lr: lr, Flops(), 1.0, exact)
 
 
 def rounds_of(

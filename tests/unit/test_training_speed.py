@@ -11,8 +11,8 @@ from models import build, stage_of
 from torch.autograd import DeviceType
 from torch.utils.data import DataLoader
 
-from pcsr.benchmarks import reference_loop, training_speed
-from pcsr.benchmarks import training_speed_page as page
+from pcsr.benchmarks.training import reference_loop, training_speed
+from pcsr.benchmarks.training import training_speed_page as page
 from pcsr.config.models import HeadConfig, StageConfig
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store

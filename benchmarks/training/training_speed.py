@@ -21,8 +21,8 @@ from torch.profiler import profile
 
 from pcsr import registry, runtime
 from pcsr.benchmarks import timing
-from pcsr.benchmarks.reference_loop import ReferenceLoop
-from pcsr.benchmarks.training_speed_page import markdown
+from pcsr.benchmarks.training.reference_loop import ReferenceLoop
+from pcsr.benchmarks.training.training_speed_page import markdown
 from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
 from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads
