@@ -11,8 +11,8 @@ import pandas as pd
 from hostile.names import NAMES
 from workspace import ROOT
 
+from pcsr.config.published import CLAIMS
 from pcsr.report.claims.page import claims
-from pcsr.report.claims.published import CLAIMS
 from pcsr.report.fairness.page import fairness
 from pcsr.report.figures.psnr_flops import figure
 from pcsr.report.leaderboard.page import leaderboard

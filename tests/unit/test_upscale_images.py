@@ -162,7 +162,7 @@ def test_profiles_are_kept_in_every_format_and_stale_tags_are_not(
 
 
 def test_colours_that_only_the_camera_names_are_described(method: Method, tmp_path: Path) -> None:
-    image = Image.fromarray(images.to_uint8(photograph_like(*SIZE)))
+    image = Image.fromarray(to_uint8(photograph_like(*SIZE)))
     target = tmp_path / "out.png"
     for ending in ("jpg", "webp", "png"):
         for index, profile in (("R03", b""), ("R98", b""), ("R03", srgb_profile())):

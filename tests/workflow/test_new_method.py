@@ -16,10 +16,11 @@ from workspace import ROOT, Workspace
 
 from pcsr import registry
 from pcsr.config.models import ModelConfig
-from pcsr.data.images import to_uint8, write
+from pcsr.data.images import write
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
-from pcsr.storage.files import checkout
+from pcsr.images.levels import to_uint8
+from pcsr.storage.provenance import checkout
 from pcsr.training import contract
 from pcsr.training.loop import Step
 from pcsr.weights import checkpoint

@@ -27,7 +27,7 @@ def accelerate(method: Method) -> None:
 
 def finish(layers: Sequence[nn.Linear], by_feature: Tensor, by_place: Tensor) -> Tensor:
     """See ``heads.Finish``."""
-    if not layers or not in_onednn(by_feature):
+    if not layers or not in_onednn(by_feature) or by_feature.dtype != layers[0].weight.dtype:
         return heads.finish(layers, by_feature, by_place)
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     finished: Tensor = _Blockwise.apply(by_feature, by_place, *tensors)

@@ -25,7 +25,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool 
     Returns:
         (m, n).
     """
-    if not in_onednn(left):
+    if not in_onednn(left) or left.dtype != right.dtype:  # autocast casts in torch's own
         return plain_product(left, right, bias, relu)
     activation = "relu" if relu else "none"
     return torch.ops.mkldnn._linear_pointwise(left, right.T, bias, activation, [], "")
@@ -42,7 +42,7 @@ def product_added(left: Tensor, right: Tensor, onto: Tensor) -> Tensor:
     Returns:
         (m, n).
     """
-    if not in_onednn(left):
+    if not in_onednn(left) or left.dtype != right.dtype:
         return onto.addmm_(left, right.to(onto))  # autocast does not cast in-place products
     return torch.ops.mkldnn._linear_pointwise.binary(left, onto, right.T, None, "add")
 
