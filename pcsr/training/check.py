@@ -32,7 +32,8 @@ def check(
     Example: `pcsr check configs/suites/quick.yaml`, `pcsr check fsrcnn-pcsr`.
     """
     path = Path(target)
-    if path.suffix in (".yaml", ".yml") and path.parent != EXPERIMENTS:
+    by_name = path.suffix not in (".yaml", ".yml") and len(path.parts) == 1
+    if not by_name and path.parent != EXPERIMENTS:
         if weights is not None:
             raise UserError("--weights: goes with an experiment; drop it.")
         return [check_suite(path)]
