@@ -105,6 +105,7 @@ class Growth(Facts):
 
     backbone: str = Field(max_length=LONGEST)
     method: str = Field(max_length=LONGEST)
+    precision: str = "float32"
     hr_height: int = Field(ge=1, le=LONGEST_SIDE)
     hr_width: int = Field(ge=1, le=LONGEST_SIDE)
     seconds: float = Field(gt=0)
