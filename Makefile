@@ -85,7 +85,7 @@ $(LATENCY)/cpu-sizes.json: | $(STAMP)
 test: setup ## run the tests (ARGS="-k routing" for some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-test-slurm: setup ## the smoke suite as SLURM jobs that are killed and requeued (half an hour; root, Debian's slurmctld, slurmd)
+test-slurm: setup ## the smoke suite as SLURM jobs that are killed and requeued (a quarter of an hour; root, Debian's slurmctld, slurmd)
 	OMP_NUM_THREADS=1 tests/slurm/run.sh $(BIN)/python -m pytest -n 0 tests/slurm/on_slurm.py $(ARGS)
 
 # One process tries a kind, so that time and memory are its own. Half an hour of a core; Linux.
