@@ -1,7 +1,7 @@
 """Backbones laid out for inference: the same output for less work.
 
-BatchNorm is folded, CARN's concatenations become sums, FSRCNN's layers are fused on a CPU, and in
-half precision channels are padded for tensor cores.
+BatchNorm is folded, CARN's concatenations become sums, on a CPU convolutions take activations and
+sums of blocks into their pass, and in half precision channels are padded for tensor cores.
 """
 
 import copy
@@ -15,9 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from pcsr.backbones.base import Backbone
-from pcsr.backbones.carn import CARN, Cascade
+from pcsr.backbones.carn import CARN, Cascade, EfficientResidual
 from pcsr.backbones.fsrcnn import FSRCNN
-from pcsr.engine.cpu.convolutions import Enlarging, with_prelu
+from pcsr.backbones.srresnet import ResidualBlock
+from pcsr.engine.cpu.convolutions import Enlarging, Residual, fused
 from pcsr.engine.cpu.products import product, product_added
 
 ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
@@ -26,37 +27,37 @@ ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they
 def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbone:
     """Return a network in eval mode with the same output for less work.
 
-    It may share weights with ``network``; deploy again after they have changed. In float16
+    It shares nothing with ``network``; deploy again after weights have changed. In float16
     ``features`` may have more channels than ``width``, the added ones zero.
 
     Args:
         network: as defined.
         precision: of weights and features.
     """
-    fast = network
-    if isinstance(network, CARN):
-        fast = copy.deepcopy(network).eval().requires_grad_(False)
-        if isinstance(fast.body, Cascade):
-            fast.body = Summed(fast.body)
-    on_cpu = next(fast.parameters()).device.type == "cpu"
-    # Not an encoder, whose rounding decides: in contiguous format fused layers round otherwise.
-    if isinstance(fast, FSRCNN) and fast.scale is not None and on_cpu:
-        fast = _for_cpu(fast)
+    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    if isinstance(fast, CARN) and isinstance(fast.body, Cascade):
+        fast.body = Summed(fast.body)
+    if next(fast.parameters()).device.type == "cpu":
+        _fuse(fast)
+        if isinstance(fast, FSRCNN) and fast.scale is not None:
+            fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
     if precision == torch.float32:
         return fast
     # float16 is for GPUs. A CPU gains nothing from added channels.
-    wide = fast.widens and precision == torch.float16
-    copied = widened(fast) if wide else copy.deepcopy(fast)
-    return copied.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wide = widened(fast) if fast.widens and precision == torch.float16 else fast
+    return wide.to(precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _for_cpu(network: FSRCNN) -> FSRCNN:
-    """Return a copy with its PReLUs fused and its tail computed at LR."""
-    fast = copy.deepcopy(network).eval().requires_grad_(False)
-    for name in ("extract", "shrink", "map", "expand"):
-        setattr(fast, name, with_prelu(getattr(fast, name)))
-    fast.tail = Enlarging(fast.tail)  # type: ignore[assignment]
-    return fast
+def _fuse(network: nn.Module) -> None:
+    """Let convolutions do what follows them, in place: activations and the sums of blocks."""
+    for name, child in network.named_children():
+        if isinstance(child, EfficientResidual | ResidualBlock):
+            relu = isinstance(child, EfficientResidual)
+            setattr(network, name, Residual(child.body, relu))
+        else:
+            _fuse(child)
+            if type(child) is nn.Sequential:
+                setattr(network, name, fused(child))
 
 
 def folded(network: Backbone) -> Backbone:

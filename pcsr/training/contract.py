@@ -200,9 +200,12 @@ class Executed(FlopCounterMode):
         def product(_: Any, left: Any, right: Any, **others: Any) -> int:
             return 2 * torch.Size(left).numel() * int(right[1])
 
-        def with_prelu(x: Any, weight: Any, *_: Any, out_shape: Any = None, **others: Any) -> int:
-            values = torch.Size(out_shape).numel()
-            return values * (2 * torch.Size(weight[1:]).numel() + 1)
+        def convolution(_: Any, weight: Any, *rest: Any, out_shape: Any = None, **__: Any) -> int:
+            prelu = "leaky_relu" in rest
+            return torch.Size(out_shape).numel() * (2 * torch.Size(weight[1:]).numel() + prelu)
+
+        def onto(x: Any, _: Any, *rest: Any, **others: Any) -> int:
+            return convolution(x, *rest, **others)
 
         def layer(rows: Any, *_: Any, out_shape: Any = None, **others: Any) -> int:
             return 2 * torch.Size(rows).numel() * int(out_shape[1])
@@ -211,7 +214,8 @@ class Executed(FlopCounterMode):
             display=False,
             custom_mapping={
                 torch.ops.mkldnn._linear_pointwise: layer,
-                torch.ops.mkldnn._convolution_pointwise: with_prelu,
+                torch.ops.mkldnn._convolution_pointwise.default: convolution,
+                torch.ops.mkldnn._convolution_pointwise.binary: onto,
                 aten.addmm_: product,
                 aten._prelu_kernel: elements(1),
                 aten.native_batch_norm: elements(2),

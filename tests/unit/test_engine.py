@@ -12,7 +12,9 @@ from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.benchmarks import reference_pcsr
 from pcsr.engine import memory, tiles
+from pcsr.engine.cpu import convolutions
 from pcsr.engine.cpu import heads as cpu
+from pcsr.engine.cpu.convolutions import Activated, Residual
 from pcsr.engine.deploy import deploy
 from pcsr.engine.runners import runner
 from pcsr.engine.tiles import Tile
@@ -157,6 +159,22 @@ def test_fsrcnn_is_the_same_network_in_fewer_steps(scale: int) -> None:
     batch = torch.rand(2, 3, 6, 7).double()
     exact = deploy(network.double())(batch)
     torch.testing.assert_close(exact, network(batch), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backbone", ["fsrcnn", "carn", "srresnet"])
+def test_activations_and_sums_in_the_pass_of_a_convolution_change_no_bit(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding decides where a pixel goes, so an encoder must not round otherwise."""
+    network: Backbone = registry.resolve("backbone", backbone)(scale=None).eval()
+    network = network.to(memory_format=torch.channels_last)
+    lr = photograph_like(37, 52)
+    fast = deploy(network)
+    passes = [m for m in fast.modules() if isinstance(m, Activated | Residual)]
+    together = fast(lr)
+    monkeypatch.setattr(convolutions, "_fusible", lambda *_: False)
+    apart = fast(lr)
+    assert passes and torch.equal(together, apart)
 
 
 def test_a_batch_norm_of_several_processes_is_folded_like_another() -> None:
