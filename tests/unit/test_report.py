@@ -148,6 +148,39 @@ def test_the_same_results_keep_the_facts_of_the_first_time(sweeps, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "change", "stays"),
+    [
+        ("psnr_rgb", 2e-5, True),  # another processor
+        ("share_0", -1e-5, True),
+        ("psnr_rgb", 2e-4, False),
+        ("flops_paper", 1e8, False),
+        ("lr_width", 1, False),
+        ("weights", "others", False),
+    ],
+)
+def test_results_that_agree_leave_the_table_in_place(sweeps, tmp_path, column, change, stays):
+    out = tmp_path / "results.csv"
+    tidy.write_results(sweeps=sweeps, out=out)
+    table, facts = out.read_bytes(), (tmp_path / "results.json").read_bytes()
+    rows = pd.read_csv(sweeps[1], dtype={"image": str})
+    rows.loc[0, column] = change if isinstance(change, str) else rows.loc[0, column] + change
+    rows.to_csv(sweeps[1], index=False)
+    tidy.write_results(sweeps=sweeps, out=out)
+    assert (out.read_bytes() == table) is stays
+    assert ((tmp_path / "results.json").read_bytes() == facts) is stays
+
+
+def test_a_table_edited_by_hand_is_made_again(sweeps, tmp_path):
+    out = tmp_path / "results.csv"
+    tidy.write_results(sweeps=sweeps, out=out)
+    table = out.read_bytes()
+    rows = tidy.load(out)
+    tidy.write_csv(rows.assign(psnr_rgb=rows["psnr_rgb"] + 1e-5), out)
+    tidy.write_results(sweeps=sweeps, out=out)
+    assert out.read_bytes() == table
+
+
 def test_summary_is_the_mean_over_images(summary):
     assert len(summary) == len(KNOBS) + 2
     assert set(summary["images"]) == {3}
