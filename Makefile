@@ -16,6 +16,8 @@ REPORT := reports/$(SUITE)
 # What `make bench` measures: these images, with the weights that `make released` got.
 LATENCY := reports/latency
 ROUNDS ?= 3
+PRECISIONS ?= float32 bf16
+PEERS ?= onnxruntime openvino openvino-bf16
 # Of the weights that `make weights` trains.
 LICENCE := MIT, as the suite; trained on photographs under the Unsplash licence
 IMAGES := $(sort $(wildcard data/raw/bench/*.png))
@@ -73,12 +75,13 @@ bench: $(IMAGES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes
 
 $(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
 	$(BIN)/pcsr bench --weights $(RELEASED) $(FRESH) --images $< --knob 0 1 --budget 0.6 \
-	  --rounds $(ROUNDS) --profile --out $@
+	  --precision $(PRECISIONS) --peers $(PEERS) --rounds $(ROUNDS) --profile --out $@
 
 $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \
 	  %-pcsr/released/weights.safetensors,$(RELEASED)) $(FRESH) \
-	  --images $(lastword $(IMAGES)) --knob 0 --rounds 0 --steps 4 --max-memory 2GiB --out $@
+	  --images $(lastword $(IMAGES)) --knob 0 --precision $(PRECISIONS) --rounds 0 --steps 4 \
+	  --max-memory 2GiB --out $@
 
 # A process per core, each with one thread; the tests of a file stay together, because they share
 # what a workflow made.
