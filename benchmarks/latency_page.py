@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from benchmarks import latency_figure
 from pcsr import escape
+from pcsr.benchmarks import latency_figure
 from pcsr.config.base import Facts
 from pcsr.errors import UserError
 from pcsr.report import pages

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks import latency_page
+from pcsr.benchmarks import latency_page
 from pcsr.report.figures import style
 
 LATENCY = Path(__file__).parents[2] / "reports" / "latency"

@@ -166,6 +166,15 @@ def test_the_extras_are_those_of_the_project() -> None:
     assert PROJECT["name"] == cli.DISTRIBUTION
 
 
+@pytest.mark.parametrize("folder", ["pcsr", "baselines", "benchmarks", "tests", "workflow"])
+def test_nothing_is_imported_that_an_installed_package_lacks(folder: str) -> None:
+    """`baselines` and `benchmarks` are importable by these names in a checkout alone."""
+    at_the_top = re.compile(r"^\s*(?:from|import) (?:baselines|benchmarks)\b", re.MULTILINE)
+    sources = [path for kind in ("*.py", "*.smk") for path in (ROOT / folder).rglob(kind)]
+    assert sources
+    assert not [str(path) for path in sources if at_the_top.search(path.read_text("utf-8"))]
+
+
 def test_the_package_is_one_and_typed() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     assert wheel["targets"]["wheel"] == {"packages": ["pcsr"]}
