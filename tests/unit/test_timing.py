@@ -8,9 +8,11 @@ from itertools import cycle
 import numpy as np
 import pytest
 import torch
+from models import build, photograph_like
 from torch import Tensor
 
 from pcsr.benchmarks import latency, timing
+from pcsr.evaluation.measure import Pair
 from pcsr.flops import Flops
 
 
@@ -35,6 +37,23 @@ def rounds_of(
     monkeypatch.setattr(latency, "seconds", seconds)
     subjects = [case("original"), case("engine")]
     return latency.time_all(subjects, [], torch.zeros(1, 3, 4, 4), latency.Plan(rounds=wanted))
+
+
+@torch.no_grad()
+def test_what_cannot_be_run_is_left_out_before_the_turns(caplog: pytest.LogCaptureFixture) -> None:
+    """A precision that a method lacks, and a network that is no graph for images of any size."""
+    lr = photograph_like(16, 20)
+    pair = Pair("noise", lr, np.zeros((64, 80, 3), np.uint8))
+    half = {"float32": torch.float32, "float16": torch.float16}
+    plan = latency.Plan(precisions=half, peers=("onnxruntime",))
+    with caplog.at_level(logging.INFO, "pcsr"):
+        routed = list(latency.cases([build("fsrcnn", "pcsr")], pair, 4, 1e6, plan))
+        whole = list(latency.cases([build("safmnv3", "original")], pair, 4, 1e6, plan))
+    assert [case.path for case in routed] == ["engine", "definition", "onnxruntime"]
+    assert {case.path for case in whole} == {"original"}
+    said = "".join(caplog.messages)
+    assert "fsrcnn-pcsr in float16: left out, because half precision is bf16 on a CPU" in said
+    assert "safmnv3-original in onnxruntime: left out, because SAFMNv3 cannot be exported" in said
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(1, 3), (3, 3), (5, 5)])
