@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from pcsr import runtime
+from pcsr.config.base import Facts
 from pcsr.config.load import Study, load_study, parse
-from pcsr.config.models import Config
 from pcsr.config.options import Suite
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files
@@ -23,26 +23,20 @@ LONGEST = 200  # characters of a licence's name
 log = logging.getLogger("pcsr")
 
 
-class Read(Config):
-    """What is read of a description that holds more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Provenance(Read):
+class Provenance(Facts):
     """The code that weights were made by."""
 
     commit: str | None
     modified: bool
 
 
-class Trained(Read):
+class Trained(Facts):
     """How a stage was trained, or a table measured."""
 
     provenance: Provenance
 
 
-class Line(Read):
+class Line(Facts):
     """A line of a training log: every so many steps with a validation."""
 
     step: int = Field(ge=0)
