@@ -299,8 +299,10 @@ def write_schemas(
     *, out: Annotated[Path, Parameter(help="folder to write")] = Path("configs/schema")
 ) -> None:
     """Write the JSON schemas of the configuration files from their typed models."""
-    for name, text in schemas().items():
-        files.write_text(out / name, text)
+    texts = {out / name: text for name, text in schemas().items()}
+    files.check_outputs((), texts)
+    for path, text in texts.items():
+        files.write_text(path, text)
 
 
 def schemas() -> dict[str, str]:

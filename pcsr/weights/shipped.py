@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,8 +72,8 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     """
     own = [name for name in study.experiments if name not in study.released]
     targets = {name: folder / f"{name}.safetensors" for name in own}
-    beside = [files.sidecar(target) for target in targets.values()]
-    files.check_outputs((), (*targets.values(), *beside, folder / content.SUMS))
+    written = [(path, files.sidecar(path), path.with_suffix(".md")) for path in targets.values()]
+    files.check_outputs((), (*chain(*written), folder / content.SUMS))
     found = {target: _trained(study, name) for name, target in targets.items()}
     for target, (tensors, facts) in found.items():
         facts["licence"] = licence

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -131,6 +132,10 @@ def test_the_sample_takes_no_files_place(tmp_path: Path) -> None:
         shipped.sample(mine)
     assert mine.read_text() == "mine"
     assert shipped.sample(tmp_path / "cat.png").endswith("cat_x4.png --weights carn-pcsr")
+    said = shipped.sample(tmp_path / "my cat.png")
+    assert shlex.split(said)[-3:] == [f"{tmp_path}/my cat_x4.png", "--weights", "carn-pcsr"]
+    with pytest.raises(UserError, match=r"cannot be written \("):
+        shipped.sample(mine / "cat.png")
     assert (Path(shipped.where()) / "Snakefile").is_file()
 
 
