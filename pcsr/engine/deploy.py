@@ -1,7 +1,7 @@
 """Backbones laid out for inference: the same output for less work.
 
 BatchNorm is folded, CARN's concatenations become sums, FSRCNN's layers are fused on a CPU, and in
-half precision channels are padded for tensor cores.
+float16 channels are padded for tensor cores.
 """
 
 import copy

@@ -63,7 +63,7 @@ def upscale_files(
         point: operating point that the method has.
         max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
             more are computed in tiles. None allows most of the free memory.
-        precision: of the networks; half precision needs a GPU.
+        precision: of the networks; half precision is bfloat16 on a CPU, float16 on a GPU.
 
     Raises:
         UserError: the method does not support the precision on this device; or some images could

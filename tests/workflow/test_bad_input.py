@@ -112,6 +112,7 @@ def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) 
         (("--also", "crpo=none"), "--also crpo=none: crpo: unknown key. Did you mean 'crop'?"),
         (("--also", "lr=float", "refine"), "--also refine: refine: Input should be a valid bool"),
         (("--both-ways", "lr", "refine"), "`--both-ways` is now `--also lr=float refine=false`"),
+        (("--both-ways=lr",), "`--both-ways` is now `--also lr=float refine=false`"),
     ],
 )
 def test_other_protocols(
