@@ -1,9 +1,9 @@
 """Times are believed with their spread, after several rounds, and noise is named."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,12 +101,22 @@ def test_other_work_and_unsteady_ratios_are_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_load_of_others_leaves_out_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two seconds cores were busy for ten, this process had six of them: two cores."""
+    now = {"clock": 50.0, "user": 100.0, "steal": 7.0, "idle": 10.0, "own": 30.0}
+
+    def of_process() -> SimpleNamespace:
+        return SimpleNamespace(user=now["own"], system=1.0)
+
+    times = SimpleNamespace(_asdict=lambda: {kind: now[kind] for kind in ("user", "steal", "idle")})
+    monkeypatch.setattr(timing, "psutil", SimpleNamespace(cpu_times=lambda: times))
+    timing.psutil.Process = lambda: SimpleNamespace(cpu_times=of_process)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now["clock"]))
     load = timing.Load()
-    ended = time.perf_counter() + 0.5
-    while time.perf_counter() < ended:
-        pass
-    own = load.others()
-    before = timing._busy_elsewhere()
-    monkeypatch.setattr(timing, "_busy_elsewhere", lambda: before + 100)
-    assert load.others() > own
-    assert load.others() >= 50
+    now |= {"clock": 52.0, "user": 109.0, "steal": 8.0, "idle": 999.0, "own": 36.0}
+    assert load.others() == pytest.approx(2)
+    now["own"] = 99.0  # its clock ticks otherwise: never less than nothing
+    assert load.others() == 0
+
+
+def test_the_load_of_this_machine_can_be_read() -> None:
+    assert 0 <= timing.Load().others() < 1e6
