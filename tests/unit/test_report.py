@@ -260,6 +260,11 @@ def test_a_sweep_of_several_methods_has_each_image_once_a_method(tmp_path):
     assert set(tidy.summarise(tidy.collect([path]))["method"]) == {"pcsr", "classsr"}
 
 
+def test_a_sweep_in_too_few_folders_is_an_error():
+    with pytest.raises(UserError, match=r"/tmp/sweep\.csv: its folders name the suite"):
+        tidy.collect([Path("/tmp/sweep.csv")])
+
+
 def test_nothing_to_collect_is_an_error():
     with pytest.raises(UserError, match="no sweep"):
         tidy.collect([])
