@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from pcsr import cli, shipped
+from pcsr.config.load import load_experiment
 from pcsr.errors import UserError
 from pcsr.storage import files
 
@@ -145,6 +146,8 @@ def test_names_are_looked_up_in_ones_own_folder_first(
     name = "configs/experiments/fsrcnn-pcsr.yaml"
     monkeypatch.chdir(tmp_path)
     assert files.find(name) == ROOT / name
+    with pytest.raises(UserError, match=r"fsrcnn-pcs.yaml: no such file. Did you mean 'fsrcnn-pc"):
+        load_experiment("fsrcnn-pcs")
     own = tmp_path / name
     own.parent.mkdir(parents=True)
     own.touch()
