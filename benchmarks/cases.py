@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcsr import flops, metrics
 from pcsr.benchmarks import reference_pcsr
-from pcsr.benchmarks.peers import PRECISIONS, RuntimeName, peer
+from pcsr.benchmarks.peers import PRECISIONS, RuntimeName, exported, peer
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair
@@ -109,7 +109,7 @@ def cases(
         for text, point in (points if method.unit == "pixel" else own).items():
             try:
                 yield from _cases(method, pair, explored, scale, text, point, plan)
-            except UserError as error:  # an unsupported budget or precision, no export
+            except UserError as error:  # an unsupported budget
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
 
@@ -126,6 +126,7 @@ def _cases(
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
     cost = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(units)
     names = method.config.backbone, method.config.method, plan.names.get(method)
+    model = f"{method.config.backbone}-{method.config.method}"
     share = units[-1] / sum(units)
     labels = method.route(explored.scores, point, scale)
     exact = to_uint8(method.compose(explored, labels, point))
@@ -140,7 +141,9 @@ def _cases(
     path = {"tile": "tiles", "pixel": "engine", "image": "original"}[method.unit]
     what = cost, share, exact
     for name, dtype in plan.precisions.items():
-        if method.unit != "tile" or dtype == torch.float32:
+        if method.unit == "tile" and dtype != torch.float32:
+            continue
+        if _possible(f"{model} in {name}", partial(runner, method, dtype)):
             yield Case(*names, path, name, text, partial(fast, dtype), *what)
     once = ("contiguous",)
     if isinstance(method, PCSR) and point.budget is None:
@@ -148,4 +151,15 @@ def _cases(
     if method.unit != "tile" and point.budget is None:
         for program in plan.peers:
             load = partial(peer, program, method, scale, point)
-            yield Case(*names, program, PRECISIONS[program], text, load, *what, once)
+            if _possible(f"{model} in {program}", partial(exported, method, scale, point)):
+                yield Case(*names, program, PRECISIONS[program], text, load, *what, once)
+
+
+def _possible(name: str, attempt: Callable[[], object]) -> bool:
+    """Tell whether a case can be run; once cases take turns, one that cannot would end them all."""
+    try:
+        attempt()
+    except UserError as error:
+        log.info("%s: left out, because %s", name, error)
+        return False
+    return True

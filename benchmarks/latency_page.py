@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from benchmarks import latency_figure
 from pcsr import escape
+from pcsr.benchmarks import latency_figure
 from pcsr.config.base import Facts
 from pcsr.errors import UserError
 from pcsr.report import pages
@@ -94,6 +94,7 @@ class Timed(Case):
     flops_engine: float = Field(ge=0, le=MOST)
     flops_ratio: float = Field(ge=0, le=MOST)
     time_ratio: float = Field(gt=0, le=MOST)
+    time_ratio_quartiles: tuple[float, float] | None = None  # of a file of version 0.1
     psnr_rgb: float = Field(ge=0, allow_inf_nan=True, description="infinite where nothing differs")
     max_levels: int = Field(ge=0, le=255)
     identical: float = Field(ge=0, le=1)
@@ -168,29 +169,40 @@ def cases(measured: Measured) -> pd.DataFrame:
     rows = rows.join(slow, on=point)
     rows["speedup"] = (rows["slow"] / rows["seconds"]).where(rows["path"] == "engine")
     rows["identical"] = 100 * rows["identical"]
-    reference = rows[rows["path"] == "original"].drop_duplicates("backbone")
-    of_original = reference.set_index("backbone")["psnr_rgb"]
-    rows["loss"] = rows["psnr_rgb"] - rows["backbone"].map(of_original)
+    rows["loss"] = rows["psnr_rgb"] - _psnr_of_original(rows)
     rows["program"] = rows["path"].map(PROGRAMS)
     return rows
 
 
+def _psnr_of_original(rows: pd.DataFrame) -> pd.Series:
+    """Return the PSNR of each case's original on the same image, in float32 where it ran so."""
+    place = ["image", "backbone"]
+    originals = rows[rows["path"] == "original"]
+    exact_first = originals.sort_values("precision", key=lambda p: p != "float32", kind="stable")
+    of_place = exact_first.drop_duplicates(place).set_index(place)["psnr_rgb"]
+    return rows.join(of_place.rename("whole"), on=place)["whole"]
+
+
 def figure(results: Sequence[Measured]) -> Figure:
-    """Plot time ratio over FLOP ratio: a row of panels per file with cases, one per backbone.
+    """Plot time ratio over FLOP ratio in float32: a row of panels per image, one per backbone.
 
     Raises:
-        UserError: no file has cases of a method.
+        UserError: no file has cases of a method in float32.
     """
-    results = [m for m in results if any(case["path"] in DRAWN for case in m["cases"])]
-    if not results:
+    machines: dict[str, None] = {}
+    drawn: list[pd.DataFrame] = []
+    for measured in results:
+        rows = cases(measured) if measured["cases"] else pd.DataFrame(columns=["path", "precision"])
+        rows = rows[rows["path"].isin(DRAWN) & (rows["precision"] == "float32")]
+        if len(rows):
+            machines[_machine(measured)] = None
+            drawn += [of_image for _, of_image in rows.groupby("image", sort=False)]
+    if not drawn:
         raise UserError(
             "no file has cases of a method beside its original; make one with `pcsr bench` and "
-            "--rounds above 0."
+            "--rounds above 0, in float32."
         )
-    rows = [cases(measured) for measured in results]
-    machines = "; ".join(dict.fromkeys(_machine(measured) for measured in results))
-    drawn = [of[of["path"].isin(DRAWN) & (of["precision"] == "float32")] for of in rows]
-    return latency_figure.draw(drawn, machines)
+    return latency_figure.draw(drawn, "; ".join(machines))
 
 
 def _machine(measured: Measured) -> str:
@@ -224,7 +236,7 @@ def _section(measured: Measured) -> str:
         text.append("### All cases\n")
         table = rounded(rows[list(CASES)].rename(columns=CASES), DECIMALS)
         marked = best_cells(table.assign(of=rows["backbone"]), BETTER, by=["of", "Image"])
-        text.append(f"The fastest of {facts['rounds']} rounds; bold is the best of a backbone:\n")
+        text.append(f"{_how(rows, facts['rounds'])}; bold is the best of a backbone:\n")
         text.append(table_markdown(table, DECIMALS, marked.drop(columns="of")))
         profiled = rows[rows["profile"].astype(bool)]
         if len(profiled):
@@ -234,18 +246,26 @@ def _section(measured: Measured) -> str:
     return "\n".join(text)
 
 
+def _how(rows: pd.DataFrame, rounds: int) -> str:
+    if rows["time_ratio_quartiles"].isna().all():
+        return f"The fastest of {rounds} rounds"
+    return f"Seconds of the fastest round, ratios as the median of {rounds} rounds or more"
+
+
 def _choices(rows: pd.DataFrame, fresh: Sequence[str]) -> str:
     """Rank programs, precisions and operating points by time, those with the original's PSNR first.
 
     What fresh weights give has no PSNR to compare.
     """
     rows = rows[rows["program"].notna() & ~rows["backbone"].isin(fresh)]
-    rows = rows.assign(less=rows["loss"] < -GATE).sort_values(["backbone", "less", "seconds"])
+    order = ["image", "backbone", "less", "seconds"]
+    rows = rows.assign(less=rows["loss"] < -GATE).sort_values(order)
     note = (
         f"Of each backbone by time, first what is at most {GATE:g} dB below its original in "
         "float32, then the rest.\n"
     )
-    table = rows[list(CHOICES)].rename(columns=CHOICES)
+    names = CHOICES if rows["image"].nunique() < 2 else {**CHOICES, "image": CASES["image"]}
+    table = rows[list(names)].rename(columns=names)
     return f"{note}\n{table_markdown(rounded(table, DECIMALS), DECIMALS)}"
 
 

@@ -52,17 +52,21 @@ def peer(
     Raises:
         UserError: the method cannot be exported, or decides otherwise than by a knob.
     """
-    if point.knob is None and method.knobs:
-        raise UserError("an exported model is given its k alone.")
-    model, routed = _exported(method, scale, point.refine)
+    model, routed = exported(method, scale, point)
     run = LOADERS[name](model, torch.get_num_threads())
     k = {"k": torch.tensor(float(point.knob or 0)).numpy()} if routed else {}
     return lambda lr: torch.from_numpy(run({"lr": lr.numpy()} | k))
 
 
+def exported(method: Method, scale: float, point: OperatingPoint) -> tuple[bytes, bool]:
+    """Return a method as an ONNX file, and whether k is one of its inputs; raises as ``peer``."""
+    if point.knob is None and method.knobs:
+        raise UserError("an exported model is given its k alone.")
+    return _exported(method, scale, point.refine)
+
+
 @cache
 def _exported(method: Method, scale: float, refine: bool) -> tuple[bytes, bool]:
-    """Return a method as an ONNX file, and whether k is one of its inputs."""
     made = graph(method, scale, refine)
     return onnx_bytes(made, {}), isinstance(made, Routed)
 

@@ -2,7 +2,7 @@
 
 Weights are fresh, since the time hardly depends on them.
 
-Example: python -m benchmarks.widths --out reports/latency/widths.json
+Example: python -m pcsr.benchmarks.widths --out reports/latency/widths.json
 """
 
 import logging

@@ -87,7 +87,7 @@ def app(overview: bool, importable: bool = False) -> App:
     built = App(
         name="pcsr",
         version=__version__,
-        help="Train, measure and use adaptive-compute super-resolution: PCSR, ClassSR, ARM.",
+        help="Train, measure and use adaptive-compute super-resolution: PCSR, ClassSR, ARM, ENAF.",
         help_format="markdown",
         # Several values after one option (--knob 0 1 2), and no --empty-knob.
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
@@ -171,8 +171,9 @@ def main() -> None:
     try:
         _require_paths(arguments)
         for argument in arguments:
-            if argument in RENAMED and (argument.startswith("--") or argument is arguments[0]):
-                raise UserError(f"`{argument}` is now `{RENAMED[argument]}`.")
+            name = argument.partition("=")[0] if argument.startswith("--") else argument
+            if name in RENAMED and (name.startswith("--") or argument is arguments[0]):
+                raise UserError(f"`{name}` is now `{RENAMED[name]}`.")
         overview = not arguments or arguments[0].startswith("-")
         built = app(overview, importable=COMPLETION in arguments[:1])
         returned = built(arguments, exit_on_error=False, print_error=False)

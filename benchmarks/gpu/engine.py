@@ -80,7 +80,7 @@ def image(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.
     (source,) = open_images(path)
     pair = make_pair(source, SCALE, ProtocolConfig(crop="none"))
     height, width = (side // SCALE for side in SIZES[size])
-    lr, hr = pair.lr.to(device), torch.from_numpy(pair.hr).permute(2, 0, 1)
+    lr, hr = pair.lr.to(device), torch.from_numpy(pair.hr.copy()).permute(2, 0, 1)
     while lr.shape[-1] < width or lr.shape[-2] < height:
         lr, hr = (torch.cat([one, one.flip(-1)], dim=-1) for one in (lr, hr))
         lr, hr = (torch.cat([one, one.flip(-2)], dim=-2) for one in (lr, hr))

@@ -61,8 +61,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = content.read_bytes(path, yaml_file.MAX_BYTES).decode("utf-8-sig")
         values = yaml_file.parse(text)
     except FileNotFoundError:
-        beside = [p.stem for p in path.parent.glob("*.yaml")]
-        raise UserError(f"{path}: no such file. {did_you_mean(path.stem, beside)}") from None
+        known = did_you_mean(path.stem, _names_in(path.parent))
+        raise UserError(f"{path}: no such file. {known}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
     except yaml.YAMLError as error:
@@ -169,8 +169,13 @@ def find_released(
 
 def known_experiments() -> list[str]:
     """Return the names of all experiments, the user's own and the suite's."""
-    folders = (EXPERIMENTS, files.SHIPPED / EXPERIMENTS)
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return _names_in(EXPERIMENTS)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names of the YAML files that ``files.find`` finds in a folder."""
+    shipped = [files.SHIPPED / folder] if files.project_above() is None else []
+    return sorted({path.stem for some in (folder, *shipped) for path in some.glob("*.yaml")})
 
 
 def load_experiment(name: str, overrides: Sequence[Mapping[str, Any]] = ()) -> ExperimentConfig:
@@ -299,8 +304,10 @@ def write_schemas(
     *, out: Annotated[Path, Parameter(help="folder to write")] = Path("configs/schema")
 ) -> None:
     """Write the JSON schemas of the configuration files from their typed models."""
-    for name, text in schemas().items():
-        files.write_text(out / name, text)
+    texts = {out / name: text for name, text in schemas().items()}
+    files.check_outputs((), texts)
+    for path, text in texts.items():
+        files.write_text(path, text)
 
 
 def schemas() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Backbones laid out for inference: the same output for less work.
 
 BatchNorm is folded, CARN's concatenations become sums, on a CPU convolutions take activations and
-sums of blocks into their pass, and in half precision channels are padded for tensor cores.
+sums of blocks into their pass, and in float16 channels are padded for tensor cores.
 """
 
 import copy

@@ -35,7 +35,7 @@ def runner(method: Method, precision: torch.dtype = torch.float32) -> Runner:
     Args:
         method: the method, its weights loaded.
         precision: data type of the networks; images and decisions stay in float32. Half precision
-            needs a GPU.
+            is bfloat16 on a CPU and float16 on a GPU.
 
     Raises:
         UserError: the method or its device does not support the precision.

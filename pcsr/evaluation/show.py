@@ -179,19 +179,10 @@ class Shown:
         letter = style.knob(config.method)
         return called if self.knob is None else f"{called}, {letter} = {self.knob:g}"
 
-    @property
-    def title(self) -> str:
-        """Backbone and method."""
-        return _title(self.method)
-
-
-def _title(method: Method) -> str:
-    return f"{method.config.backbone}-{method.config.method}"
-
 
 def _titles(methods: Sequence[Method]) -> list[str]:
     """Return the title of each method, numbered where several have the same."""
-    titles = [_title(method) for method in methods]
+    titles = [f"{method.config.backbone}-{method.config.method}" for method in methods]
     return [
         title if titles.count(title) == 1 else f"{title}-{number + 1}"
         for number, title in enumerate(titles)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -63,7 +64,7 @@ def upscale_files(
         point: operating point that the method has.
         max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
             more are computed in tiles. None allows most of the free memory.
-        precision: of the networks; half precision needs a GPU.
+        precision: of the networks; half precision is bfloat16 on a CPU, float16 on a GPU.
 
     Raises:
         UserError: the method does not support the precision on this device; or some images could
@@ -141,8 +142,11 @@ def _work(
     if method.branches > 1:
         share = done.units[-1] / sum(done.units)
         words += [f"{100 * share:.1f} % heavy"]
-    flops = method.costs(lr_size, scale).total(done.units).engine
-    return ", ".join([*words, f"{flops / 1e9:.3g} GFLOPs"])
+    # The image is written: an operation that nobody counts is no reason to call that an error.
+    with suppress(UserError):
+        flops = method.costs(lr_size, scale).total(done.units).engine
+        words += [f"{flops / 1e9:.3g} GFLOPs"]
+    return ", ".join(words)
 
 
 def _bytes_per_pixel(image: Encoded, scale: float) -> float:

@@ -79,8 +79,13 @@ def sweep(
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    others = [_changed(protocol, changes) for changes in also]
-    options = SweepOptions(tuple(knob), adaptive, tuple(dict.fromkeys((protocol, *others))), scale)
+    protocols = [protocol]
+    for changes in also:
+        other = _changed(protocol, changes)
+        if other in protocols:
+            raise UserError(f"--also {changes}: is measured already; drop it.")
+        protocols.append(other)
+    options = SweepOptions(tuple(knob), adaptive, tuple(protocols), scale)
     if lr_images is not None and not protocol.takes_ready_lr:
         raise UserError(
             f"--lr-images {lr_images}: ready-made LR images are 8 bit, by a bicubic of their own; "
@@ -122,8 +127,10 @@ def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str
 
 def _changed(own: ProtocolConfig, changes: str) -> ProtocolConfig:
     """Return a protocol with the given changes, as ``lr=float,refine=false``."""
-    pairs = (change.partition("=") for change in changes.split(","))
+    pairs = [change.partition("=") for change in changes.split(",")]
     values = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(values) < len(pairs):
+        raise UserError(f"--also {changes}: changes something twice; give each key once.")
     return parse(ProtocolConfig, {**dict(own), **values}, f"--also {changes}")
 
 

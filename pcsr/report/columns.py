@@ -68,6 +68,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("lr_height", "lr_width"), (1, LONGEST_SIDE)),
 }
 SHARE = (0, 1 + 1e-6)
+MODEL = ["backbone", "method"]  # a sweep may be of several
 ONCE = ["experiment", "knob", "adaptive", "test_set", "scale", "image", *PROTOCOL]
 
 
@@ -115,8 +116,13 @@ def _require_possible(path: Path, rows: pd.DataFrame) -> None:
             possible = rows[column].isna() | rows[column].between(*bounds)
             low, high = bounds
             refuse(path, rows, ~possible, str(column), f"must be from {low:g} to {high:g}")
-    once = [name for name in ONCE if name in rows]
-    refuse(path, rows, rows.duplicated(once), "image", "stands there twice at one knob value")
+    require_once(path, rows, [*MODEL, *ONCE])
+
+
+def require_once(path: Path, rows: pd.DataFrame, once: Iterable[str] = ONCE) -> None:
+    """Refuse rows that agree in all of these columns, as far as the table has them."""
+    twice = rows.duplicated([name for name in once if name in rows])
+    refuse(path, rows, twice, "image", "stands there twice at one knob value")
 
 
 def refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, column: str, what: str) -> None:

@@ -33,6 +33,7 @@ class Timed(Facts):
     backbone: str
     method: str
     path: str
+    precision: str = "float32"
     knob: str
     time_ratio: float = Field(gt=0, le=MOST)
     time_ratio_quartiles: tuple[float, float] | None = None  # of a file of version 0.1
@@ -68,13 +69,14 @@ def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[
 
     Args:
         results: of a suite.
-        times: cases of ``pcsr bench``, whose ratios are to the original of the backbone.
+        times: cases of ``pcsr bench``, whose ratios are to the original of the backbone; those in
+            float32 are taken, as results are.
     """
     points = summarise(results)
     points = points.assign(curve=labels(points), setting=points.apply(knob_text, axis="columns"))
-    routed = pd.DataFrame(
-        [case.model_dump() for case in times if case.path == ROUTED], columns=[*Timed.model_fields]
-    )
+    exact = [case for case in times if case.path == ROUTED and case.precision == "float32"]
+    columns = [*Timed.model_fields]
+    routed = pd.DataFrame([case.model_dump() for case in exact], columns=columns)
     spread = routed["time_ratio_quartiles"].map(lambda pair: pair or (None, None))
     routed["low"], routed["high"] = spread.str[0], spread.str[1]
     ratios = routed.groupby(["backbone", "method", "knob"])[["time_ratio", "low", "high"]].mean()

@@ -329,7 +329,12 @@ def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
 
 
 def _sweep(path: Path) -> pd.DataFrame:
-    places = path.absolute().parent.parts[-3:]
+    places = path.absolute().parent.parts[-len(PLACE_TYPES) :]
+    if len(places) < len(PLACE_TYPES):
+        raise UserError(
+            f"{path}: its folders name the suite, experiment and test set, and it has too few; put "
+            "it where a sweep belongs, as results/mine/carn-mine/urban100/sweep.csv."
+        )
     sidecar = read_facts(Sidecar, files.sidecar(path))
     frame = read_rows(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
     own = sidecar.protocol.columns()

@@ -3,6 +3,7 @@
 In a checkout the entries are links to the folders at its top, in an installed package copies.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,12 @@ def sample(out: Annotated[Path, Parameter(help="file to write (.png)")] = Path(S
     files.require_suffix(out, ".png", "output")
     if out.exists():
         raise UserError(f"{out}: exists already; give another name.")
+    files.check_outputs((), (out,))
     with files.atomic(out) as temporary:
         temporary.write_bytes((files.SHIPPED / SAMPLE).read_bytes())
     larger = out.with_name(f"{out.stem}_x4.png")
-    return f"{out}: enlarge it with: pcsr upscale {out} {larger} --weights carn-pcsr"
+    command = shlex.join(["pcsr", "upscale", str(out), str(larger), "--weights", "carn-pcsr"])
+    return f"{out}: enlarge it with: {command}"
 
 
 def where() -> str:

@@ -70,6 +70,13 @@ def check_experiment(name: str, weights: Path | None = None) -> list[str]:
     method = enliven(registry.build(setup.model, f"{where}: model").eval())
     if weights is not None:
         method, _ = load_method(weights)
+        for key in ("backbone", "method", "scale"):
+            found = getattr(method.config, key)
+            if found != getattr(setup.model, key):
+                raise UserError(
+                    f"--weights {weights}: is no {name}: its {key} is {found}; give weights of "
+                    "this experiment."
+                )
     own = [stage.name for stage in method.stages]
     if list(setup.stages) != own:
         raise UserError(f"{where}: stages: {setup.model.method} has {', '.join(own)}, in order.")
@@ -83,7 +90,8 @@ def check_experiment(name: str, weights: Path | None = None) -> list[str]:
                 broken[one_line(error).rstrip(".")].append(promise)
         if broken:
             said = (f"NOT {', '.join(names)}: {why}." for why, names in broken.items())
-            raise UserError(f"{name}: {' '.join(said)} The other {len(kept)} promises are kept.")
+            of_all = f"{len(kept)} of {len(PROMISES)} promises are kept."
+            raise UserError(f"{name}: {' '.join(said)} {of_all}")
         tried = len(branches_tried(method))
     hint = "" if tried == method.branches else "; give --weights that use the others"
     return [*kept, f"{name}: {tried} of {method.branches} branches were tried{hint}"]

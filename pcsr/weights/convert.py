@@ -44,18 +44,19 @@ def fetch_released(
     """Download the weights that a paper's authors published, verify and convert them.
 
     With `PCSR_MIRROR` set, files are taken from there and nothing is downloaded. Files without a
-    download address belong in `data/raw/released`. Run it in a checkout of the suite.
+    download address belong in `data/raw/released`.
 
     Example: `pcsr fetch-released carn-pcsr --out carn-pcsr.safetensors`.
     """
     from pcsr.weights import available  # noqa: PLC0415 - downloads need the extra [suite]
 
-    runtime.setup_logging(log_file)
     files.require_suffix(out, ".safetensors", "--out")
     weights = find_released(experiment, load_released())
+    outputs = (out, files.sidecar(out), log_file)
+    files.check_outputs([raw / available.FOLDER / one.path for one in weights.files], outputs)
+    runtime.setup_logging(log_file)
     expected = load_experiment(experiment).model
     file = available.obtain(weights, raw)
-    files.check_outputs([file], (out, files.sidecar(out)))
     release = read(file)
     for key in ("backbone", "method", "scale"):
         found = getattr(release.model, key)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from pcsr import registry
 from pcsr.backbones.base import Backbone
+from pcsr.config.base import Facts
 from pcsr.config.load import parse
-from pcsr.config.models import COUNT_LIMIT, Config, ModelConfig
+from pcsr.config.models import COUNT_LIMIT, ModelConfig
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint, released
@@ -20,10 +21,8 @@ from pcsr.weights import checkpoint, released
 LONGEST = 255  # characters of an experiment's name
 
 
-class Description(Config):
+class Description(Facts):
     """What every reader takes from the facts stored with weights, besides the model."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     experiment: str | None = Field(default=None, max_length=LONGEST)
     iterations: int | None = Field(default=None, ge=0, le=COUNT_LIMIT)

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from pcsr import runtime
+from pcsr.config.base import Facts
 from pcsr.config.load import Study, load_study, parse
-from pcsr.config.models import Config
 from pcsr.config.options import Suite
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files
@@ -23,26 +24,20 @@ LONGEST = 200  # characters of a licence's name
 log = logging.getLogger("pcsr")
 
 
-class Read(Config):
-    """What is read of a description that holds more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Provenance(Read):
+class Provenance(Facts):
     """The code that weights were made by."""
 
     commit: str | None
     modified: bool
 
 
-class Trained(Read):
+class Trained(Facts):
     """How a stage was trained, or a table measured."""
 
     provenance: Provenance
 
 
-class Line(Read):
+class Line(Facts):
     """A line of a training log: every so many steps with a validation."""
 
     step: int = Field(ge=0)
@@ -77,8 +72,8 @@ def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
     """
     own = [name for name in study.experiments if name not in study.released]
     targets = {name: folder / f"{name}.safetensors" for name in own}
-    beside = [files.sidecar(target) for target in targets.values()]
-    files.check_outputs((), (*targets.values(), *beside, folder / content.SUMS))
+    written = [(path, files.sidecar(path), path.with_suffix(".md")) for path in targets.values()]
+    files.check_outputs((), (*chain(*written), folder / content.SUMS))
     found = {target: _trained(study, name) for name, target in targets.items()}
     for target, (tensors, facts) in found.items():
         facts["licence"] = licence

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pcsr.config.load import write_schemas
 from pcsr.errors import UserError
 from pcsr.storage import files
+from pcsr.weights import available
+from pcsr.weights.convert import fetch_released
 
 KILLED = """
 import os, signal, sys
@@ -91,3 +94,19 @@ def test_what_cannot_be_written_is_known_before_the_work(
     files.check_outputs([], [tmp_path / "file"])
     with pytest.raises(UserError, match=f"nothing may be written in {tmp_path}"):
         files.check_outputs([], [tmp_path / "new/u.csv"])
+
+
+def test_nothing_is_downloaded_for_an_output_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(available, "obtain", lambda *_: pytest.fail("was downloaded"))
+    (tmp_path / "w.json").mkdir()
+    with pytest.raises(UserError, match=r"w\.json: cannot be written \(it is a folder\)"):
+        fetch_released("carn-pcsr", out=tmp_path / "w.safetensors")
+
+
+def test_schemas_are_written_all_or_none(tmp_path: Path) -> None:
+    (tmp_path / "suite.schema.json").mkdir()
+    with pytest.raises(UserError, match=r"suite\.schema\.json: cannot be written"):
+        write_schemas(out=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1

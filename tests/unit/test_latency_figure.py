@@ -1,11 +1,13 @@
-"""The latency figure: a panel for each backbone and image, methods as in all other figures."""
+"""The latency page and its figure: a panel for each backbone and image, looks as in all figures."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from benchmarks import latency_page
+from pcsr.benchmarks import latency_page
+from pcsr.errors import UserError
 from pcsr.report.figures import style
 
 LATENCY = Path(__file__).parents[2] / "reports" / "latency"
@@ -61,3 +63,43 @@ def test_texts_do_not_cover_each_other(drawn):
         boxes = [text.get_window_extent() for text in panel.texts]
         for number, box in enumerate(boxes):
             assert not box.count_overlaps(boxes[:number]), panel.texts[number].get_text()
+
+
+@pytest.fixture
+def two_images(tmp_path):
+    """Both files as one, as `pcsr bench --images A B` writes it, its spread and bf16 included."""
+    first, second = (json.loads(path.read_text()) for path in FILES)
+    spread = {"time_ratio_quartiles": (0.9, 1.1)}
+    first["cases"] = [{**case, **spread} for case in (*first["cases"], *second["cases"])]
+    fast = [case for case in first["cases"] if case["path"] in ("original", "engine")]
+    first["cases"] += [{**case, "precision": "bf16"} for case in fast]
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(first))
+    return path
+
+
+def test_images_of_one_file_are_told_apart(two_images):
+    both = latency_page.read(two_images)
+    titles = [panel.get_title() for panel in latency_page.figure([both]).axes]
+    assert titles[::3] == ["CARN, 1232", "CARN, ferns-4k"]
+    together = latency_page.cases(both).query("precision == 'float32'")
+    apart = pd.concat(latency_page.cases(latency_page.read(path)) for path in FILES)
+    assert together["loss"].tolist() == pytest.approx(apart["loss"].tolist())
+    assert len(together) < len(both["cases"])
+    text = latency_page.markdown([both])
+    assert "| Time ratio | Seconds | Image |" in text
+    assert "ratios as the median of 8 rounds or more" in text
+
+
+def test_without_float32_there_is_no_figure(two_images):
+    measured = json.loads(two_images.read_text())
+    measured["cases"] = [case for case in measured["cases"] if case.get("precision") == "bf16"]
+    two_images.write_text(json.dumps(measured))
+    with pytest.raises(UserError, match="in float32"):
+        latency_page.figure([latency_page.read(two_images)])
+
+
+def test_the_page_in_git_is_that_of_its_files():
+    measured = sorted(LATENCY.glob("cpu-*.json"))
+    made = latency_page.markdown([latency_page.read(path) for path in measured])
+    assert made == (LATENCY / "cpu.md").read_text()

@@ -187,7 +187,13 @@ def test_rows_of_others_that_cannot_be_right_are_refused(tmp_path):
         wrong = contribution(path, row[:3], [row[3] | {column: value}])
         with pytest.raises(UserError, match=rf"a.csv: line 5: {column}: "):
             Models.of(suite(), [wrong])
-    for rows, reason in ((row + row[:1], "twice"), ([row[0] | {"lr_height": 21}], "another size")):
+    other = row[0] | {"method": "other"}  # of the same experiment, at the same knob
+    resized = row[0] | {"lr_height": 21}
+    for rows, reason in (
+        (row + row[:1], "twice"),
+        ([*row, other], "twice"),
+        ([resized], "another size"),
+    ):
         with pytest.raises(UserError, match=rf"image: 00 .*{reason}"):
             Models.of(suite(), [contribution(path, rows)])
     right = contribution(path, row)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from pcsr import cli, shipped
+from pcsr.config.load import load_experiment
 from pcsr.errors import UserError
 from pcsr.storage import files
 
@@ -131,6 +133,10 @@ def test_the_sample_takes_no_files_place(tmp_path: Path) -> None:
         shipped.sample(mine)
     assert mine.read_text() == "mine"
     assert shipped.sample(tmp_path / "cat.png").endswith("cat_x4.png --weights carn-pcsr")
+    said = shipped.sample(tmp_path / "my cat.png")
+    assert shlex.split(said)[-3:] == [f"{tmp_path}/my cat_x4.png", "--weights", "carn-pcsr"]
+    with pytest.raises(UserError, match=r"cannot be written \("):
+        shipped.sample(mine / "cat.png")
     assert (Path(shipped.where()) / "Snakefile").is_file()
 
 
@@ -140,6 +146,8 @@ def test_names_are_looked_up_in_ones_own_folder_first(
     name = "configs/experiments/fsrcnn-pcsr.yaml"
     monkeypatch.chdir(tmp_path)
     assert files.find(name) == ROOT / name
+    with pytest.raises(UserError, match=r"fsrcnn-pcs.yaml: no such file. Did you mean 'fsrcnn-pc"):
+        load_experiment("fsrcnn-pcs")
     own = tmp_path / name
     own.parent.mkdir(parents=True)
     own.touch()
@@ -164,6 +172,15 @@ def test_the_extras_are_those_of_the_project() -> None:
         bring = {canonicalize_name(d) for name in names for d in modules[name]}
         assert bring == listed - {cli.DISTRIBUTION}
     assert PROJECT["name"] == cli.DISTRIBUTION
+
+
+@pytest.mark.parametrize("folder", ["pcsr", "baselines", "benchmarks", "tests", "workflow"])
+def test_nothing_is_imported_that_an_installed_package_lacks(folder: str) -> None:
+    """`baselines` and `benchmarks` are importable by these names in a checkout alone."""
+    at_the_top = re.compile(r"^\s*(?:from|import) (?:baselines|benchmarks)\b", re.MULTILINE)
+    sources = [path for kind in ("*.py", "*.smk") for path in (ROOT / folder).rglob(kind)]
+    assert sources
+    assert not [str(path) for path in sources if at_the_top.search(path.read_text("utf-8"))]
 
 
 def test_the_package_is_one_and_typed() -> None:

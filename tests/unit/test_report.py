@@ -287,6 +287,17 @@ def test_numbers_that_cannot_be_are_named_with_their_line(sweeps):
         tidy.load(results)
 
 
+def test_a_sweep_of_several_methods_has_each_image_once_a_method(tmp_path):
+    classsr = [one | {"method": "classsr"} for one in pcsr_rows()]
+    path = write_sweep(tmp_path, "carn", [*pcsr_rows(), *classsr])
+    assert set(tidy.summarise(tidy.collect([path]))["method"]) == {"pcsr", "classsr"}
+
+
+def test_a_sweep_in_too_few_folders_is_an_error():
+    with pytest.raises(UserError, match=r"/tmp/sweep\.csv: its folders name the suite"):
+        tidy.collect([Path("/tmp/sweep.csv")])
+
+
 def test_nothing_to_collect_is_an_error():
     with pytest.raises(UserError, match="no sweep"):
         tidy.collect([])

@@ -62,6 +62,18 @@ def test_what_is_shipped_says_how_it_came_to_be(study: Study, tmp_path: Path) ->
     assert "| stage1 | 1,000 | 4 of 16x16 | float | 0.0005 | 27.00 |" in text
 
 
+def test_what_cannot_be_written_is_known_before_anything_is(study: Study, tmp_path: Path) -> None:
+    trained("stage0")
+    trained("stage1")
+    folder = tmp_path / "weights"
+    for blocked in ("fsrcnn-pcsr.md", "fsrcnn-pcsr.json", "SHA256SUMS"):
+        (folder / blocked).mkdir(parents=True)
+        with pytest.raises(UserError, match=rf"{blocked}: cannot be written \(it is a folder\)"):
+            copy_trained(study, "free", folder)
+        assert [path.name for path in folder.iterdir()] == [blocked]
+        (folder / blocked).rmdir()
+
+
 def test_model_cards_are_those_of_the_weights_beside_them() -> None:
     found = sorted((ROOT / "weights").glob("*.safetensors"))
     assert found

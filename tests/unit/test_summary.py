@@ -52,6 +52,12 @@ def test_the_time_of_that_point_is_told(results: pd.DataFrame) -> None:
     assert line.endswith("with 50% of the original's executed FLOPs and 61% of its time.")
 
 
+def test_times_in_half_precision_are_not_mixed_in(results: pd.DataFrame) -> None:
+    times = timed(k1=0.612)
+    half = [case.model_copy(update={"precision": "bf16", "time_ratio": 0.2}) for case in times]
+    assert [*sentences(results, (*times, *half))] == [*sentences(results, times)]
+
+
 def test_the_spread_of_a_time_is_told(results: pd.DataFrame) -> None:
     (case, *_) = timed(k1=0.612)
     (line,) = sentences(results, (case.model_copy(update={"time_ratio_quartiles": (0.6, 0.64)}),))

@@ -1,16 +1,18 @@
 """Times are believed with their spread, after several rounds, and noise is named."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from models import build, photograph_like
 from torch import Tensor
 
 from pcsr.benchmarks import latency, timing
+from pcsr.evaluation.measure import Pair
 from pcsr.flops import Flops
 
 
@@ -35,6 +37,23 @@ def rounds_of(
     monkeypatch.setattr(latency, "seconds", seconds)
     subjects = [case("original"), case("engine")]
     return latency.time_all(subjects, [], torch.zeros(1, 3, 4, 4), latency.Plan(rounds=wanted))
+
+
+@torch.no_grad()
+def test_what_cannot_be_run_is_left_out_before_the_turns(caplog: pytest.LogCaptureFixture) -> None:
+    """A precision that a method lacks, and a network that is no graph for images of any size."""
+    lr = photograph_like(16, 20)
+    pair = Pair("noise", lr, np.zeros((64, 80, 3), np.uint8))
+    half = {"float32": torch.float32, "float16": torch.float16}
+    plan = latency.Plan(precisions=half, peers=("onnxruntime",))
+    with caplog.at_level(logging.INFO, "pcsr"):
+        routed = list(latency.cases([build("fsrcnn", "pcsr")], pair, 4, 1e6, plan))
+        whole = list(latency.cases([build("safmnv3", "original")], pair, 4, 1e6, plan))
+    assert [case.path for case in routed] == ["engine", "definition", "onnxruntime"]
+    assert {case.path for case in whole} == {"original"}
+    said = "".join(caplog.messages)
+    assert "fsrcnn-pcsr in float16: left out, because half precision is bf16 on a CPU" in said
+    assert "safmnv3-original in onnxruntime: left out, because SAFMNv3 cannot be exported" in said
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(1, 3), (3, 3), (5, 5)])
@@ -82,12 +101,22 @@ def test_other_work_and_unsteady_ratios_are_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_load_of_others_leaves_out_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two seconds cores were busy for ten, this process had six of them: two cores."""
+    now = {"clock": 50.0, "user": 100.0, "steal": 7.0, "idle": 10.0, "own": 30.0}
+
+    def of_process() -> SimpleNamespace:
+        return SimpleNamespace(user=now["own"], system=1.0)
+
+    times = SimpleNamespace(_asdict=lambda: {kind: now[kind] for kind in ("user", "steal", "idle")})
+    monkeypatch.setattr(timing, "psutil", SimpleNamespace(cpu_times=lambda: times))
+    timing.psutil.Process = lambda: SimpleNamespace(cpu_times=of_process)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now["clock"]))
     load = timing.Load()
-    ended = time.perf_counter() + 0.5
-    while time.perf_counter() < ended:
-        pass
-    own = load.others()
-    before = timing._busy_elsewhere()
-    monkeypatch.setattr(timing, "_busy_elsewhere", lambda: before + 100)
-    assert load.others() > own
-    assert load.others() >= 50
+    now |= {"clock": 52.0, "user": 109.0, "steal": 8.0, "idle": 999.0, "own": 36.0}
+    assert load.others() == pytest.approx(2)
+    now["own"] = 99.0  # its clock ticks otherwise: never less than nothing
+    assert load.others() == 0
+
+
+def test_the_load_of_this_machine_can_be_read() -> None:
+    assert 0 <= timing.Load().others() < 1e6

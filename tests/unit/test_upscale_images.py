@@ -265,6 +265,21 @@ def test_targets_of_files_and_folders(tmp_path: Path) -> None:
             targets(*arguments)
 
 
+def test_what_nobody_counts_is_enlarged_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def costs(*_: object) -> None:
+        raise UserError("an operation that is not counted")
+
+    original = build("fsrcnn", "original")
+    monkeypatch.setattr(type(original), "costs", costs)
+    lr, sr = tmp_path / "lr.png", tmp_path / "sr.png"
+    images.write(lr, to_uint8(photograph_like(*SIZE)))
+    with caplog.at_level("INFO", "pcsr"):
+        upscale_files(original, [(lr, sr)], 4, OperatingPoint())
+    assert sr.exists() and "GFLOPs" not in caplog.text and "1/1" in caplog.text
+
+
 def test_a_broken_image_does_not_stop_the_others(method: Method, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     images.write(folder / "good.png", to_uint8(photograph_like(*SIZE)))

@@ -111,7 +111,11 @@ def test_suite_file(here: Path, refuse: Any, old: str, new: str, expected: str) 
         (("--also", "lr=flaot"), "--also lr=flaot: lr: Input should be '8bit' or 'float'"),
         (("--also", "crpo=none"), "--also crpo=none: crpo: unknown key. Did you mean 'crop'?"),
         (("--also", "lr=float", "refine"), "--also refine: refine: Input should be a valid bool"),
+        (("--also", "lr=float,lr=8bit"), "--also lr=float,lr=8bit: changes something twice"),
+        (("--also", "lr=8bit"), "--also lr=8bit: is measured already; drop it"),
+        (("--also", "lr=float", "lr=float,refine=true"), "refine=true: is measured already"),
         (("--both-ways", "lr", "refine"), "`--both-ways` is now `--also lr=float refine=false`"),
+        (("--both-ways=lr",), "`--both-ways` is now `--also lr=float refine=false`"),
     ],
 )
 def test_other_protocols(

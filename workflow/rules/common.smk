@@ -18,9 +18,6 @@ from pcsr.weights import available
 min_version("9.14")
 
 
-include: "cluster.smk"
-
-
 report: "../report/workflow.rst"
 
 

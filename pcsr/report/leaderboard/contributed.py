@@ -10,7 +10,7 @@ from typing import get_args
 import pandas as pd
 
 from pcsr.config.models import Crop, LRBits
-from pcsr.report.columns import LONGEST, PROTOCOL, refuse
+from pcsr.report.columns import LONGEST, PROTOCOL, refuse, require_once
 from pcsr.report.tidy import load
 
 WORDS = {"lr": get_args(LRBits), "crop": get_args(Crop)}
@@ -36,6 +36,7 @@ def read(path: Path, results: pd.DataFrame) -> pd.DataFrame:
         refuse(path, rows, long, column, f"must have 1 to {LONGEST} characters")
     for column, words in WORDS.items():
         refuse(path, rows, ~rows[column].isin(words), column, f"must be {' or '.join(words)}")
+    require_once(path, rows)  # a model of the leaderboard is an experiment, so it has one method
     refuse(path, rows, _resized(rows, results), "image", "has another size in the suite's results")
     own = results.loc[results["main"], list(PROTOCOL)].iloc[0]
     same = (rows[list(PROTOCOL)] == own).all(axis="columns")
