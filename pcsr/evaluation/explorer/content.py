@@ -69,10 +69,10 @@ def explore(
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> str:
-    """Write a page that shows images at every value of the knob; it needs no network.
+    """Write an offline page that shows images at every value of the knob.
 
-    Give the original's weights first: everything of its backbone is compared with it. With several
-    backbones the page has a chooser. The protocol is that of `pcsr sweep`, and so are its numbers.
+    Give the original's weights first: methods on its backbone are compared with it. With several
+    backbones the page has a menu of them. Protocol and numbers are those of `pcsr sweep`.
 
     Example: `pcsr explore photo.png --weights fsrcnn-original.safetensors fsrcnn-pcsr.safetensors
     --out photo.html`.
