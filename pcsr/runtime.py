@@ -30,7 +30,7 @@ log = logging.getLogger("pcsr")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-MOST_THREADS = 1024  # many times as many cannot be started, and end the process
+MOST_THREADS = 1024  # starting many times as many fails and ends the process
 # Share of a memory limit that stays unused: an image of 8192 x 8192 took up to 2.5 % above 1 GiB.
 MEMORY_MARGIN = 0.06
 GPU_WAIT = 5.0  # seconds between attempts to claim a GPU

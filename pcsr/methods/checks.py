@@ -33,7 +33,7 @@ def complete(
 
 
 def knob_of(point: OperatingPoint, method: str, meaning: str, least: float = -KNOB_LIMIT) -> float:
-    """Return the knob value for a method that can decide by its knob only.
+    """Return the knob value, for a method that decides only by its knob.
 
     Args:
         point: operating point.
