@@ -39,7 +39,7 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
         if isinstance(fast.body, Cascade):
             fast.body = Summed(fast.body)
     on_cpu = next(fast.parameters()).device.type == "cpu"
-    # Not an encoder, whose rounding decides: in contiguous format fused layers round otherwise.
+    # Not an encoder: in contiguous format fused layers round differently, and PCSR decides by them.
     if isinstance(fast, FSRCNN) and fast.scale is not None and on_cpu:
         fast = _for_cpu(fast)
     if precision == torch.float32:
@@ -60,7 +60,7 @@ def _for_cpu(network: FSRCNN) -> FSRCNN:
 
 
 def folded(network: Backbone) -> Backbone:
-    """Return a copy in eval mode with BatchNorm folded, made of plain layers as ``network`` is."""
+    """Return a copy in eval mode with BatchNorm folded, made of plain layers like ``network``."""
     plain = copy.deepcopy(network).eval().requires_grad_(False)
     for layers in [module for module in plain.modules() if isinstance(module, nn.Sequential)]:
         for number, (layer, after) in enumerate(pairwise(layers)):
@@ -73,8 +73,8 @@ def folded(network: Backbone) -> Backbone:
 def widened(network: Backbone) -> Backbone:
     """Return a copy with ungrouped convolutions and channels padded to multiples of 16.
 
-    Tensor cores are underused on few channels: computing the added zeros takes them less time than
-    doing without. Images keep their 3 channels.
+    Tensor cores are underused on few channels, and faster with the added zeros. Images keep their 3
+    channels.
     """
     wide = copy.deepcopy(network)
     for module in wide.modules():

@@ -24,13 +24,13 @@ log = logging.getLogger("pcsr")
 
 
 class Read(Config):
-    """What is read of a description that holds more."""
+    """Base of the facts that are read of a description, which holds more."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Provenance(Read):
-    """The code that weights were made by."""
+    """The commit that made the weights."""
 
     commit: str | None
     modified: bool
@@ -66,11 +66,11 @@ def ship(
 
 
 def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
-    """Copy the final weights of every experiment that a study trained; returns the files.
+    """Copy the final weights of every experiment that a study trained; return the files.
 
-    A model card is written beside each. All other files of the folder are listed in its
-    ``SHA256SUMS``, which loading holds them to. Each description also gets the ``licence`` and the
-    validation ``curve`` of every stage: stage -> pairs of step and PSNR-RGB in dB.
+    A model card is written beside each. ``SHA256SUMS`` lists all other files of the folder, which
+    loading verifies by it. Each description also gets the ``licence`` and the validation ``curve``
+    of every stage: stage -> pairs of step and PSNR-RGB in dB.
 
     Raises:
         UserError: weights are missing, or were trained by uncommitted code. Nothing is copied then.

@@ -112,12 +112,12 @@ def _middle(image: TestImage, side: int) -> TestImage:
     if max(height, width) <= side:
         return image
     top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
-    # A ready-made LR image is no longer that of the part.
+    # A ready-made LR image no longer matches the cut image.
     return TestImage(image.name, image.hr[top : top + side, left : left + side].copy(), None)
 
 
 def _labels(methods: Sequence[Method], weights: Sequence[Path]) -> list[str]:
-    """Return a name for each method: its own, with the file's where a backbone has several."""
+    """Name each method, with its file's name if a backbone has several of that method."""
     names = [type(method).__name__ for method in methods]
     pairs = [(m.config.backbone, name) for m, name in zip(methods, names, strict=True)]
     stems = [escape.printable(path.stem) for path in weights]
@@ -141,7 +141,7 @@ def write(
 
     Args:
         pairs: images to show.
-        subjects: methods; those of a backbone are compared with its first one without a knob.
+        subjects: methods; those of a backbone are compared with the first of them without a knob.
         out: HTML file.
         title: heading of the page.
         note: on its images, or "".
