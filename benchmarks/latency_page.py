@@ -87,7 +87,7 @@ BETTER = {
 
 
 class Timed(Case):
-    """A case with all that the page shows of it."""
+    """A case with everything that the page shows of it."""
 
     heavy_share: float = Field(ge=0, le=1)
     flops_algorithmic: float = Field(ge=0, le=MOST)
@@ -148,8 +148,8 @@ def read(path: Path) -> Measured:
     """Read a file made by ``pcsr bench``.
 
     Raises:
-        UserError: the file is missing, or was not made by it, or by another version of it; names
-            the key.
+        UserError: the file is missing, or was not made by this version of ``pcsr bench``; names the
+            key.
     """
     return read_facts(Bench, path).model_dump()
 
@@ -237,7 +237,7 @@ def _section(measured: Measured) -> str:
 def _choices(rows: pd.DataFrame, fresh: Sequence[str]) -> str:
     """Rank programs, precisions and operating points by time, those with the original's PSNR first.
 
-    What fresh weights give has no PSNR to compare.
+    Fresh weights have no PSNR to compare.
     """
     rows = rows[rows["program"].notna() & ~rows["backbone"].isin(fresh)]
     rows = rows.assign(less=rows["loss"] < -GATE).sort_values(["backbone", "less", "seconds"])

@@ -1,6 +1,6 @@
-"""The columns of sweeps and of results: their types, what their numbers can be, and reading them.
+"""The columns of sweeps and of results: their types, their possible values, and reading them.
 
-A file may have been edited, cut or brought by somebody else, so nothing in it is taken for granted.
+A file may have been edited, truncated or made by somebody else, so everything in it is checked.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is 
 COUNTS = (*CONVENTIONS, "engine")  # and what is executed
 PROTOCOL = ("lr", "crop", "refine")
 
-# An image called "0801" or "null" must stay text, so no type is left to a guess.
+# All types are given, because pandas would not read an image called "0801" or "null" as text.
 SWEEP_TYPES = {
     "image": "str",
     "method": "str",
@@ -74,10 +74,10 @@ ONCE = ["experiment", "knob", "adaptive", "test_set", "scale", "image", *PROTOCO
 def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """Read a CSV file that has at least the columns of ``types`` and one row.
 
-    Blank is no value in a column of numbers alone: an image may well be called ``null`` or ``NA``.
+    Blank means no value, in columns of numbers only: an image may be called ``null`` or ``NA``.
 
     Raises:
-        UserError: the file is missing, empty or lacks a column, or a row of it cannot be right;
+        UserError: the file is missing, empty or lacks a column, or a row has an impossible value;
             names the row and the column.
     """
     try:
