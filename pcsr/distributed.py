@@ -41,7 +41,7 @@ def share_among(count: int, device_name: str) -> None:
         if count > found:
             raise UserError(
                 f"--processes {count} --device {device_name}: each needs a GPU of its own, and "
-                f"here {'is' if found == 1 else 'are'} {found}; use fewer processes."
+                f"only {found} can be used; use fewer processes."
             )
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(number) for number in range(found)]

@@ -25,7 +25,7 @@ class Config(BaseModel):
         """Refuse true and false where a number belongs: pydantic takes them for 1 and 0."""
         for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
             if not _takes_bool(field.annotation) and _has_bool(values.get(name)):
-                raise ValueError(f"{name} takes no true or false; write its value")
+                raise ValueError(f"{name} must not be true or false; write its value")
         return values
 
 

@@ -275,8 +275,8 @@ def _check_calibration(
                 )
             if stage.crop_class >= calibration.classes:
                 raise UserError(
-                    f"{where}.crop_class: {stage.crop_class} is no class of {path}'s calibration, "
-                    f"which has 0 to {calibration.classes - 1}."
+                    f"{where}.crop_class: {stage.crop_class} is not a class of {path}'s "
+                    f"calibration, which has 0 to {calibration.classes - 1}."
                 )
             if stage.patch != calibration.patch:
                 raise UserError(

@@ -81,7 +81,7 @@ class _Loader(Composer, SafeConstructor, Resolver):
         self._path.append(getattr(index, "value", index))
         self._count += 1
         if getattr(event, "tag", None) is not None:
-            raise self._refused(f"a tag ({event.tag}) is not taken; write the value alone", mark)
+            raise self._refused(f"a tag ({event.tag}) is not allowed; write only the value", mark)
         if len(self._path) > MAX_DEPTH:
             raise self._refused(f"more than {MAX_DEPTH} levels deep", mark)
         node = super().compose_node(parent, index)

@@ -118,7 +118,7 @@ def list_images(folder: Path) -> list[Path]:
     if left_out:
         more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
         names = ", ".join(left_out[:NAMED])
-        log.warning("%s: left out %d that are no images: %s%s", folder, len(left_out), names, more)
+        log.warning("%s: left out %d that are not images: %s%s", folder, len(left_out), names, more)
     if not found:
         formats = ", ".join(extension[1:] for extension in EXTENSIONS)
         raise UserError(f"{folder}: holds no image; put images ({formats}) into it.")

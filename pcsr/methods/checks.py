@@ -47,7 +47,7 @@ def knob_of(point: OperatingPoint, method: str, meaning: str, least: float = -KN
     if point.knob is None:
         raise UserError(f"{method} decides by its knob alone: give {meaning}.")
     if point.knob < least:
-        raise UserError(f"{method}: {point.knob:g} is no {meaning}; give {least:g} or more.")
+        raise UserError(f"{method}: {point.knob:g} is below {least:g}; give {meaning}.")
     return point.knob
 
 

@@ -116,7 +116,7 @@ def _require_possible(path: Path, rows: pd.DataFrame) -> None:
             low, high = bounds
             refuse(path, rows, ~possible, str(column), f"must be from {low:g} to {high:g}")
     once = [name for name in ONCE if name in rows]
-    refuse(path, rows, rows.duplicated(once), "image", "stands there twice at one knob value")
+    refuse(path, rows, rows.duplicated(once), "image", "appears twice at one knob value")
 
 
 def refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, column: str, what: str) -> None:

@@ -71,7 +71,7 @@ def require_file(path: Path, kind: str, fix: str) -> int:
     except ValueError:  # a NUL in the name
         raise UserError(f"{str(path)!r}: no path has such a name; {fix}") from None
     if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a special file"
         raise UserError(f"{path}: is {what}, not a {kind}; {fix}")
     return found.st_size
 
@@ -88,7 +88,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
     if found.st_size > most:
         raise OSError(errno.EFBIG, f"is larger than {most >> 10} KiB", str(path))
     return path.read_bytes()

@@ -99,7 +99,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "Published .pth files are converted by `pcsr import-released`."
         ) from None
     if not whole:
-        raise UserError(f"{path}: damaged: its checksum is another; make or copy it again.")
+        raise UserError(f"{path}: damaged: its checksum does not match; make or copy it again.")
     return tensors, facts
 
 

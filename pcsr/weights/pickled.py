@@ -174,7 +174,7 @@ def _pickles(packed: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
     if not stored or sum(entry.file_size for entry in entries) > size:
         raise ValueError("compressed, which PyTorch never does: it may fill the memory")
     if damaged := packed.testzip():  # PyTorch does not look at the checksums
-        raise ValueError(f"the checksum of {damaged} is another")
+        raise ValueError(f"the checksum of {damaged} does not match")
     if any("/code/" in entry.filename for entry in entries):
         raise UserError(
             f"{packed.filename}: is a TorchScript program, which would run; get plain weights."

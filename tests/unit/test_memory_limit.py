@@ -1,4 +1,4 @@
-"""A limit of memory keeps a margin, and a refusal names a limit that would do."""
+"""A memory limit keeps a margin, and a refusal names a limit that would suffice."""
 
 import re
 

@@ -33,7 +33,7 @@ def kind_of(hint: Any) -> type | None:
 
 
 def filler(argument: Argument) -> list[str]:
-    """Something for a required argument: a number here would have to be one."""
+    """A value for a required argument, which must not be a number."""
     positional = argument.index is not None
     return ["some"] if positional else [argument.name, "some"]
 
@@ -50,7 +50,7 @@ def numbers(command: App) -> Iterator[tuple[Argument, type, list[str]]]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_that_is_a_number_has_bounds(name: str) -> None:
-    """A new one without them fails here."""
+    """A new numeric option without bounds fails here."""
     app = cli.app(overview=False)
     for argument, kind, needed in numbers(app[name]):
         option = argument.name
