@@ -30,7 +30,7 @@ PAPER = {
     "carn": {"widths": (36, 52, 64)},
     "srresnet": {"widths": (36, 52, 64)},
 }
-BINS = 30
+BINS = 30  # of edge scores, as in the release
 PSNR_OF_EQUAL = 100.0  # dB of an exact tile in a mean; a single wrong level gives at most 95 dB
 # BT.601 luma in units of 1/2^14 and the 3x3 Laplacian, as in the image library that the field uses.
 GREY = (4899, 9617, 1868)

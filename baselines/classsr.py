@@ -30,6 +30,7 @@ PAPER = {
     "srresnet": {"widths": (36, 52, 64)},
 }
 BRANCHES = ("simple", "medium", "hard")  # the stages that train them
+# Terms of the loss of the joint stage (docs/protocol.md, section 4).
 L1_WEIGHT = 1000.0
 CLASS_WEIGHT = 0.5
 AVERAGE_WEIGHT = 3.0

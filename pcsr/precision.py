@@ -13,7 +13,7 @@ log = logging.getLogger("pcsr")
 
 HALF = {"cpu": "bf16", "cuda": "float16"}  # what half precision is on each device
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
-TRIALS = 3
+TRIALS = 3  # timed runs, of which the fastest counts
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:

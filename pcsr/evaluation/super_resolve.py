@@ -218,7 +218,8 @@ def super_resolve(
             raise
         # Twice, because part of a higher limit goes to features that are kept, and to the tail.
         enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
-        raise UserError(f"{error} --max-memory {runtime.size_text(enough)} would do.") from None
+        needed = runtime.size_text(enough)
+        raise UserError(f"{error} --max-memory {needed} would be enough.") from None
     if count > 1 and fast.method.unit != "tile":  # those are finished in strips anyway
         log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())

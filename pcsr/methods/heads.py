@@ -168,7 +168,7 @@ class AllPixels:
 
 
 def places(rows: Axis, columns: Axis) -> Tensor:
-    """Return where the HR pixels of an LR pixel lie; it is the same for every LR pixel.
+    """Return the places of the HR pixels of an LR pixel, which are the same for every LR pixel.
 
     Args:
         rows, columns: axes of a regular grid, whose ``block`` is not 0.

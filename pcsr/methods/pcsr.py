@@ -42,6 +42,7 @@ PAPER = {
     },
 }
 BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
+# Terms of the loss of stage 1 (docs/protocol.md, section 3).
 L1_WEIGHT = 1000.0
 BALANCE_WEIGHT = 3.0
 

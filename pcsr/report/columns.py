@@ -89,7 +89,7 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
         blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
         options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
-        with np.errstate(invalid="ignore"):  # whole numbers that are none: an error, no warning
+        with np.errstate(invalid="ignore"):  # numbers that are not whole: an error, not a warning
             frame = pd.read_csv(BytesIO(data), usecols=list(every), dtype=every, **options)
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())

@@ -37,7 +37,7 @@ from pcsr.storage import content, files, provenance
 REFERENCE = "original"  # the method that every other one is compared with
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
-# All that is the same for every image of one operating point.
+# Columns that are the same for every image of one operating point.
 POINT = (
     *("suite", "test_set", "backbone", "scale", "method", "experiment", "knob", "adaptive"),
     *PROTOCOL,

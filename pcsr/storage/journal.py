@@ -48,7 +48,7 @@ class Journal:
         return values
 
     def restart(self, values: Iterable[Any] = ()) -> None:
-        """Write the file anew with these values only."""
+        """Rewrite the file with these values only."""
         self._last = self._identity
         lines = [self._identity, *(self._line(value) for value in values), ""]
         files.write_text(self.path, "\n".join(lines))

@@ -30,9 +30,9 @@ from pcsr.training.loop import Step
 
 SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, not filled by whole ones
 EQUAL_TILES = (64, 96)  # filled by tiles of 16x16, the smallest that a memory limit leads to
-SMALL = (19, 23)
-LIVELY = 0.1
-TIES = 1e-3
+SMALL = (19, 23)  # less than one tile
+LIVELY = 0.1  # standard deviation for parameters that are zero
+TIES = 1e-3  # share of units that rounding may route differently
 NEAR = 1e-5  # of [0, 1]: rounding of float32, which batches of other sizes change
 
 

@@ -43,7 +43,7 @@ class Trained(Read):
 
 
 class Line(Read):
-    """A line of a training log: every so many steps with a validation."""
+    """A line of a training log; some have a validation."""
 
     step: int = Field(ge=0)
     valid_psnr_rgb: float | None = Field(default=None, ge=0)

@@ -9,7 +9,7 @@ from markdown_it.common.utils import escapeHtml
 from markdown_it.token import Token
 
 GOOD, BAD, OPEN = "good", "bad", "open"  # classes of cells
-SHORT, LONGEST_SHORT = "short", 24  # class of cells of so many characters, which stay on one line
+SHORT, LONGEST_SHORT = "short", 24  # class of cells up to this many characters, kept on one line
 VERDICTS = {"reproduced": GOOD, "differs": BAD, "partial": OPEN, "not run": OPEN}
 VERDICT = "Verdict"  # heading of a column of words
 # Headings of differences begin with one of these; 1 means that more is better, -1 less.
