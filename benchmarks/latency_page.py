@@ -134,7 +134,7 @@ def latency(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg and .pdf beside it")],
 ) -> None:
-    """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
+    """Plot and tabulate time ratios against FLOP ratios, as measured by `bench`."""
     drawings = [out.with_suffix(suffix) for suffix in saving.SUFFIXES]
     files.check_outputs(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]

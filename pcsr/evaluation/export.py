@@ -32,7 +32,7 @@ def export(
     /,
     *,
     refine: Annotated[
-        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: pcsr does")
+        bool | None, Parameter(help="smooth light pixels next to heavy ones; on by default")
     ] = None,
     scale: Scale = None,
 ) -> str:

@@ -55,10 +55,10 @@ def upscale(
     ] = None,
     ext: Annotated[
         str | None,
-        Parameter(help="ending of the images that are written to a folder; default: png"),
+        Parameter(help="suffix of the images written to a folder; default: png"),
     ] = None,
     refine: Annotated[
-        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: pcsr does")
+        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: on for pcsr")
     ] = None,
     scale: Scale = None,
     max_memory: MaxMemory = None,

@@ -53,7 +53,7 @@ def table(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .tex and .csv beside it")],
 ) -> None:
-    """Write the operating points: what each method and knob value gives and costs."""
+    """Write the operating points: PSNR and cost of each method and knob value."""
     outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
     files.check_outputs([results], outputs)
     measured = load(results)

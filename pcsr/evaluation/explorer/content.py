@@ -47,9 +47,9 @@ def explore(
     title: Annotated[str, Parameter(help="heading of the page")] = "Turn the knob",
     results: Annotated[
         Path | None,
-        Parameter(help="results.csv of a suite to open with, instead of the images shown"),
+        Parameter(help="results.csv of a suite; the page opens with its curves"),
     ] = None,
-    test_set: Annotated[str, Parameter(help="test set of the results to open with")] = "",
+    test_set: Annotated[str, Parameter(help="test set of these results")] = "",
     megabytes: Annotated[
         float,
         Parameter(
@@ -60,7 +60,7 @@ def explore(
     side: Annotated[
         int,
         whole_number(SMALLEST_SIDE, LARGEST_SIDE),
-        Parameter(help="largest side of an image in HR pixels; the middle of a larger one is cut"),
+        Parameter(help="largest side of an image in HR pixels; larger ones are cropped centrally"),
     ] = 1024,
     lr: LR = "8bit",
     crop: Crop = "tiles",

@@ -55,14 +55,12 @@ def leaderboard(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html and .csv beside it")],
     gate: Annotated[
-        Sequence[float], options.PSNR, Parameter(help="PSNR-RGB in dB to match as well")
+        Sequence[float], options.PSNR, Parameter(help="further PSNR-RGB in dB to match")
     ] = (),
     times: Annotated[
         Sequence[Path], Parameter(help="JSON files that `pcsr bench` made with these weights")
     ] = (),
-    added: Annotated[
-        Sequence[Path], Parameter(help="results.csv files of models that others measured")
-    ] = (),
+    added: Annotated[Sequence[Path], Parameter(help="results.csv files from others")] = (),
 ) -> None:
     """Rank all models at matched PSNR: FLOPs by each count, activations, parameters, time, memory.
 
