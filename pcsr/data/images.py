@@ -36,7 +36,7 @@ def read(
         source: path, bytes, or open binary file.
         grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it. None, for
             images outside data sets, refuses it with another remedy.
-        name: what errors call the image; required if ``source`` is not a path.
+        name: what errors call the image; give it if ``source`` is not a path.
 
     Returns:
         uint8 (H, W, 3), RGB.

@@ -124,7 +124,7 @@ def read_header(
 
     Args:
         source: path, bytes, or open binary file.
-        name: what errors call the image; required if ``source`` is not a path.
+        name: what errors call the image; give it if ``source`` is not a path.
         room: bytes that may be used; None allows most of the free memory.
 
     Raises:
