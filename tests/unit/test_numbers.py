@@ -125,7 +125,7 @@ def test_the_python_interface_refuses_the_same_numbers(
         ("classsr", {"budget": 0.5}, "does not support a budget"),
         ("arm", {"refine": True}, "nothing to refine"),
         ("arm", {"budget": 0.5}, "does not support a budget"),
-        ("arm", {"k": -0.5}, "give 0 or more"),  # it would prefer the lower PSNR
+        ("arm", {"k": -0.5}, "is below 0"),  # it would prefer the lower PSNR
         ("pcsr", {"k": 0.0, "adaptive": True}, "not several"),
         ("pcsr", {"k": 0.0, "budget": 0.5}, "not several"),
         ("pcsr", {"adaptive": True, "budget": 0.5}, "not several"),
