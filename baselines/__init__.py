@@ -1,1 +1,1 @@
-"""Patch-level baselines on the suite's method contract (``pcsr.methods.base``)."""
+"""Tile-level baselines on the suite's method contract (``pcsr.methods.base``)."""

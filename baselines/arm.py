@@ -1,7 +1,7 @@
 """ARM: each tile runs at a width of one network, chosen by its edges (Chen et al., ECCV 2022).
 
-A table built from validation tiles predicts, from a tile's edge score, the PSNR of each width. The
-tile takes the width with the best trade-off of PSNR and cost. Width 0 is bicubic interpolation.
+A table built from validation tiles predicts the PSNR of each width from a tile's edge score. The
+tile takes the width with the best trade-off of PSNR and cost. Branch 0 is bicubic interpolation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ PAPER = {
     "carn": {"widths": (36, 52, 64)},
     "srresnet": {"widths": (36, 52, 64)},
 }
-BINS = 30
+BINS = 30  # of edge scores, as in the release
 PSNR_OF_EQUAL = 100.0  # dB of an exact tile in a mean; a single wrong level gives at most 95 dB
 # BT.601 luma in units of 1/2^14 and the 3x3 Laplacian, as in the image library that the field uses.
 GREY = (4899, 9617, 1868)
@@ -60,9 +60,8 @@ def edge_score(tiles: Tensor) -> Tensor:
 class ARM(Tiled, Tabulated):
     """Branches are bicubic interpolation and the widths of one network.
 
-    The knob is eta as a multiple of the full width's cost: with eta = knob * cost of the full
-    width, a tile takes argmax_j(eta PSNR_j - cost_j). A knob of 2 pays the cost of two full
-    networks for one dB, so larger values spend more.
+    A tile takes argmax_j(eta PSNR_j - cost_j); the knob is eta as a multiple of the full width's
+    cost. A knob of 2 pays the cost of two full networks for one dB, so larger values spend more.
     """
 
     Options = WidthsOptions
@@ -77,7 +76,7 @@ class ARM(Tiled, Tabulated):
         self.branches = 1 + len(options.widths)
         self.network = Slimmable(make_backbone, options.widths, config.scale)
         self.stages = (
-            # Validated at full width: there is no table before training ends.
+            # Validated at full width, because there is no table until training ends.
             Stage("train", [self.network], self._loss, branch=self.branches - 1, draw=self._draw),
         )
         # Centres of the bins of edge scores, and the mean PSNR in dB of each branch in each bin.

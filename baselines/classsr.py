@@ -30,6 +30,7 @@ PAPER = {
     "srresnet": {"widths": (36, 52, 64)},
 }
 BRANCHES = ("simple", "medium", "hard")  # the stages that train them
+# Terms of the loss of the joint stage (docs/protocol.md, section 4).
 L1_WEIGHT = 1000.0
 CLASS_WEIGHT = 0.5
 AVERAGE_WEIGHT = 3.0
@@ -48,7 +49,7 @@ class Classifier(nn.Module):
         initialise(self.layers.modules())
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Return the logits of patches of any size; each side needs at least 4 pixels."""
+        """Return the logits of images of any size; each side needs at least 4 pixels."""
         logits: Tensor = self.last(self.layers(lr).mean(dim=(2, 3)))
         return logits
 
@@ -57,7 +58,7 @@ class ClassSR(Tiled):
     """Three networks of rising width and a classifier on the LR tile.
 
     The published method takes the most likely branch, which is k = 0. The suite's k weights the
-    probabilities by cost as PCSR does, so that ClassSR has a curve, too.
+    probabilities by cost as PCSR does, so that ClassSR has a curve as well.
     """
 
     Options = WidthsOptions
@@ -81,8 +82,8 @@ class ClassSR(Tiled):
     def score(self, tiles: Tensor) -> Tensor:
         """Return the log-probability of each branch, (n, M).
 
-        Probabilities would underflow in float32: the released classifiers' logits differ by
-        hundreds.
+        Not probabilities, which would underflow in float32: the released classifiers' logits differ
+        by hundreds.
         """
         return self.classifier(tiles).log_softmax(dim=1)
 
@@ -121,7 +122,7 @@ class ClassSR(Tiled):
         return Stage(BRANCHES[branch], [self.networks[branch]], lambda deploy: loss, branch)
 
     def _joint(self, deploy: Deploy) -> Loss:
-        """Return L1 of the frozen networks' soft mixture plus Class-Loss and Average-Loss."""
+        """Return L1 of the soft mixture plus Class-Loss and Average-Loss; networks are frozen."""
         networks = [deploy(network) for network in self.networks]
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
@@ -137,9 +138,9 @@ class ClassSR(Tiled):
 
 
 def class_loss(probability: Tensor) -> Tensor:
-    """Return the Class-Loss: the mean over patches of (M - 1) - sum_{j<k} |p_j - p_k|.
+    """Return the Class-Loss: the mean over crops of (M - 1) - sum_{j<k} |p_j - p_k|.
 
-    It is 0 if every patch has one branch of probability 1.
+    It is 0 if every crop has one branch of probability 1.
 
     Args:
         probability: (B, M).
@@ -153,8 +154,7 @@ def class_loss(probability: Tensor) -> Tensor:
 def average_loss(probability: Tensor) -> Tensor:
     """Return the Average-Loss: the sum over branches of |sum_i p_ij - B/M| / (4B/M).
 
-    It is 0 if all branches are used equally. The inner sums run over the B patches of all
-    processes.
+    It is 0 if all branches are used equally. The inner sums run over the B crops of all processes.
 
     Args:
         probability: (B, M).

@@ -31,9 +31,9 @@ PAPER = {
     "carn": {"widths": (16, 32, 64)},
     "srresnet": {"widths": (16, 32, 64)},
 }
-BRANCHES = EXITS + 2  # bicubic interpolation and the whole network, too
-FLAT = 10.0  # Bicubic interpolation of a tile whose edge score is at most this
-BONUS = 1.0  # is worth so many dB more than is predicted.
+BRANCHES = EXITS + 2  # with bicubic interpolation and the whole network
+FLAT = 10.0  # largest edge score of a flat tile, on which bicubic interpolation gets the bonus
+BONUS = 1.0  # dB added to its predicted PSNR
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,8 +46,8 @@ class ENAFOptions(WidthsOptions):
         default=None,
         min_length=BRANCHES,
         max_length=BRANCHES,
-        description="cost of each branch, bicubic first, as a share of the whole network's, that "
-        "the router reckons with; default: paper FLOPs as counted",
+        description="cost of each branch, bicubic first, as a share of the whole network's, for "
+        "the router; default: paper FLOPs as counted",
     )
     as_released: bool = Field(
         default=False,
@@ -56,11 +56,11 @@ class ENAFOptions(WidthsOptions):
 
 
 class ENAF(Tiled):
-    """Branches are bicubic interpolation, two exits of a network, and all of it.
+    """Branches are bicubic interpolation, two exits of a network, and the whole network.
 
-    The knob is eta, in dB: what the cost of the whole network has to gain. A tile takes
-    argmax_j(PSNR_j - eta c_j), with the predicted PSNR and the share c_j of the network's cost, so
-    larger values save more.
+    A tile takes argmax_j(PSNR_j - eta c_j), with its predicted PSNR in dB and the branch's share
+    c_j of the network's cost. The knob is eta: the dB that the whole network has to gain, so larger
+    values save more.
     """
 
     Options = ENAFOptions
@@ -75,8 +75,8 @@ class ENAF(Tiled):
             make_backbone, config.backbone, self._options.widths, config.scale
         )
         self.estimator = Classifier(BRANCHES)
-        # The published recipe trains exits on a network that has been trained before, at a
-        # learning rate of 1e-7 for the network; here it stays as it is.
+        # The published recipe trains exits on a trained network, which it goes on to train at a
+        # learning rate of 1e-7; here the network is frozen.
         whole = BRANCHES - 1
         self.stages = (
             Stage("network", [self.network.network], self._network_loss, branch=whole),
@@ -119,7 +119,7 @@ class ENAF(Tiled):
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
         """See ``Tiled.tile_costs``: the estimator, and each exit; bicubic counts as free.
 
-        As released, the whole network is run and the exit is counted.
+        With ``as_released``, the whole network is run and the exit is counted.
         """
         return self._flops
 
@@ -132,7 +132,7 @@ class ENAF(Tiled):
         return flops.count(self.estimator, tile), (Flops(), *exits)
 
     def _network_loss(self, deploy: Deploy) -> Loss:
-        """Return the L1 loss of the whole network, as an original's."""
+        """Return the L1 loss of the whole network, as for an original."""
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             return {"loss": F.l1_loss(self.network(lr, EXITS), hr)}
@@ -149,10 +149,10 @@ class ENAF(Tiled):
         return loss
 
     def _estimator_loss(self, deploy: Deploy) -> Loss:
-        """Return the mean distance of the estimates from the negative PSNR of each branch.
+        """Return the mean absolute error of the estimates of each branch's negative PSNR.
 
-        PSNR is that of the crop, not rounded to 8 bit, without its border. A branch that is exact
-        has none, and does not count.
+        PSNR is that of the crop, not rounded to 8 bit, without its border. It is infinite for an
+        exact branch, which does not count.
         """
         shave = metrics.shave_for(self.config.scale)
         inside = (..., slice(shave, -shave), slice(shave, -shave))

@@ -26,7 +26,7 @@ class Places:
 
     Attributes:
         features: (network, LR) -> the features at which each exit leaves, then those of the tail;
-            lazy, so that an exit costs no layer behind it.
+            lazy, so that an exit runs no layer after it.
         exit: (network, width of the exit, scale) -> its layers, features -> image.
         base: (network, LR, scale) -> what is added to the output of an exit.
     """
@@ -46,7 +46,7 @@ class EarlyExits(nn.Module):
         scale: HR size / LR size.
 
     Raises:
-        UserError: it is not known where exits leave this backbone, or there are other than two.
+        UserError: it is not known where exits leave this backbone, or ``widths`` is not three long.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def _bilinear(network: Backbone, lr: Tensor, scale: int) -> Tensor:
 
 
 def _span_exit(network: SPAN, width: int, scale: int) -> nn.Module:
-    """Build a convolution to ``width`` channels, and what SPAN's own tail consists of."""
+    """Build a convolution to ``width`` channels, and the layers of SPAN's own tail."""
     before = network.entry.out_channels
     return nn.Sequential(
         nn.Conv2d(before, width, 3, padding=1),
@@ -136,9 +136,8 @@ def _span_exit(network: SPAN, width: int, scale: int) -> nn.Module:
     )
 
 
-# The release has FSRCNN and CARN. SRResNet's exits are CARN's with plain convolutions: where the
-# published ones leave is not known. SPAN's are
-# the suite's own: no paper has any.
+# FSRCNN and CARN follow the release. It is not known where SRResNet's published exits leave; these
+# are CARN's with plain convolutions. No paper has exits on SPAN; these are the suite's own.
 PLACES = {
     "fsrcnn": Places(_along_fsrcnn, _fsrcnn_exit, lambda network, lr, scale: 0.0),
     "carn": Places(

@@ -14,8 +14,8 @@ from pcsr.methods.base import MakeBackbone
 class Slimmable(nn.Module):
     """A backbone of the largest width whose leading channels are the narrower networks.
 
-    A width takes the leading part of every tensor along every axis. It has no weights of its own,
-    and gradients at any width reach the shared ones.
+    A width takes the leading entries of every tensor along every axis. It has no weights of its
+    own, and gradients at any width reach the shared ones.
 
     Args:
         make_backbone: builds the backbone for a width.
@@ -34,12 +34,12 @@ class Slimmable(nn.Module):
                 "model.batch_norm: widths that share weights cannot share BatchNorm statistics; "
                 "set batch_norm: false."
             )
-        # A tuple, so that they are no submodules: they serve as shapes only, and their own weights
+        # In a tuple, so as not to be submodules: they serve only as shapes, and their own weights
         # are neither used nor stored.
         self._shapes = tuple(make_backbone(width=width, scale=scale) for width in widths)
 
     def forward(self, lr: Tensor, width: int) -> Tensor:
-        """Super-resolve (N, 3, h, w) in [0, 1] at the width with the number ``width``."""
+        """Super-resolve (N, 3, h, w) in [0, 1]; ``width`` is an index, narrowest first."""
         shape = self._shapes[width]
         tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         leading = {

@@ -1,4 +1,4 @@
-"""What the latency benchmark runs on an image: methods by all paths, precisions and programs."""
+"""The cases of the latency benchmark: methods by all paths, precisions and runtimes."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ class Plan:
         budgets: operating points, as shares of the original's FLOPs.
         rounds: how many times each case is run at least.
         precisions: of the networks, by name; the definition always runs in float32.
-        peers: runtimes that originals and PCSR run in, too.
+        peers: runtimes in which originals and PCSR are also run.
         profiled: whether to profile which operations take the time.
-        names: the experiments that weights are of, where they tell.
+        names: the experiments of the weights, if recorded in them.
     """
 
     knobs: Sequence[float] = (0.0,)
@@ -61,11 +61,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to super-resolve: its names, and what runs it.
+    """One way to super-resolve an image.
 
     Attributes:
         backbone, method: of the model.
-        weights: their experiment, if they tell.
+        weights: their experiment, if recorded in them.
         path: "original", "definition" or "engine"; "tiles" for tile methods, as published; or the
             name of a runtime.
         precision: of the networks.

@@ -1,6 +1,7 @@
 """Measure latency side by side in one run: the original, the definition and the engine.
 
-On a shared CPU only ratios count, so all cases take turns. Outputs are held to the definition's.
+On a shared CPU only ratios are meaningful, so all cases take turns. Outputs are compared with the
+definition's.
 """
 
 import logging
@@ -68,7 +69,7 @@ def bench(
         int,
         options.CountOrNone,
         Parameter(
-            help="times to run every case: 3 at least, and for up to a minute more as long as "
+            help="times to run every case: at least 3, and for up to a minute more while "
             "ratios are unsteady; 0: only the growing image"
         ),
     ] = 3,
@@ -82,7 +83,7 @@ def bench(
     ] = ("float32",),
     peers: Annotated[
         Sequence[RuntimeName],
-        Parameter(help="runtimes to time originals and PCSR in, too, on a CPU"),
+        Parameter(help="runtimes in which to time originals and PCSR as well, on a CPU"),
     ] = (),
     device: options.Device = "auto",
     threads: options.Threads = options.CORES,
@@ -90,9 +91,9 @@ def bench(
     """Time originals, PCSR (as published and by the engine) and tile methods in one run.
 
     PCSR runs at the given operating points, tile methods at their default. With `--peers`,
-    originals and PCSR are exported and run in inference runtimes as well. Nothing else should run
-    on the machine; what did is measured and stated. All cases take turns, and what counts are the
-    ratios of the times of a turn: their median, with the quartiles.
+    originals and PCSR are also exported and run in inference runtimes. Nothing else should run on
+    the machine; the load of other work is measured and reported. All cases take turns; the result
+    is the ratio of times within a turn, as median and quartiles.
 
     Example: `pcsr bench --weights carn.safetensors carn-pcsr.safetensors --images 1232.png --knob 0
     --out bench.json`.
@@ -139,7 +140,7 @@ def bench(
 
 
 def warn_if_noisy(rows: Sequence[Mapping[str, Any]], others: float) -> None:
-    """Say that times are not to be trusted, and why, where other work took a part of them."""
+    """Warn that times are unreliable if other work ran or ratios are unsteady."""
     unsteady = [row for row in rows if not timing.steady(*row["time_ratio_quartiles"])]
     if others > QUIET:
         log.warning(

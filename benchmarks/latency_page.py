@@ -87,7 +87,7 @@ BETTER = {
 
 
 class Timed(Case):
-    """A case with all that the page shows of it."""
+    """A case with everything that the page shows of it."""
 
     heavy_share: float = Field(ge=0, le=1)
     flops_algorithmic: float = Field(ge=0, le=MOST)
@@ -135,7 +135,7 @@ def latency(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg and .pdf beside it")],
 ) -> None:
-    """Plot and tabulate the time ratios over the FLOP ratios that `bench` measured."""
+    """Plot and tabulate time ratios against FLOP ratios, as measured by `bench`."""
     drawings = [out.with_suffix(suffix) for suffix in saving.SUFFIXES]
     files.check_outputs(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]
@@ -149,8 +149,8 @@ def read(path: Path) -> Measured:
     """Read a file made by ``pcsr bench``.
 
     Raises:
-        UserError: the file is missing, or was not made by it, or by another version of it; names
-            the key.
+        UserError: the file is missing, or was not made by this version of ``pcsr bench``; names the
+            key.
     """
     return read_facts(Bench, path).model_dump()
 
@@ -255,7 +255,7 @@ def _how(rows: pd.DataFrame, rounds: int) -> str:
 def _choices(rows: pd.DataFrame, fresh: Sequence[str]) -> str:
     """Rank programs, precisions and operating points by time, those with the original's PSNR first.
 
-    What fresh weights give has no PSNR to compare.
+    Fresh weights have no PSNR to compare.
     """
     rows = rows[rows["program"].notna() & ~rows["backbone"].isin(fresh)]
     order = ["image", "backbone", "less", "seconds"]

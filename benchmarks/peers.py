@@ -1,4 +1,4 @@
-"""Inference runtimes: what a user could run an exported model in, instead of the suite."""
+"""Inference runtimes that a user could run an exported model in, instead of the suite."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -26,7 +26,7 @@ def require(names: list[RuntimeName]) -> None:
 
     Raises:
         ImportError: a package that writes ONNX is missing.
-        UserError: that of a runtime is.
+        UserError: the package of a runtime is missing.
     """
     for package in NEEDED if names else ():
         import_module(package)

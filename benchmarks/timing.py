@@ -41,7 +41,7 @@ def ratio_quartiles(
 
 
 def steady(low: float, high: float) -> bool:
-    """Tell whether a ratio with these quartiles may be believed."""
+    """Tell whether the quartiles of a ratio are close enough to rely on it."""
     return high - low <= STEADY * low
 
 
@@ -52,9 +52,9 @@ class Load:
         self._started, self._busy = time.perf_counter(), _busy_elsewhere()
 
     def others(self) -> float:
-        """Return how many cores, on average, something else than this process has used.
+        """Return how many cores, on average, other processes than this one have used.
 
-        A virtual machine's neighbours count, where they are known.
+        Neighbours of a virtual machine count, if the system reports them.
         """
         passed = time.perf_counter() - self._started
         return max(0.0, _busy_elsewhere() - self._busy) / passed

@@ -1,6 +1,6 @@
 """The command line. A command is the function that does it; its docstring is its help.
 
-What a command returns is text, or lines of text, and is printed.
+A command's return value, text or lines of text, is printed.
 """
 
 import ast
@@ -80,8 +80,8 @@ def app(overview: bool, importable: bool = False) -> App:
     """Build the application from the table of commands.
 
     Args:
-        overview: take each command's summary from its source. Else its whole docstring is read when
-            its help is shown, which imports it.
+        overview: take each command's summary from its source. Otherwise a command is imported when
+            its help is shown, for its whole docstring.
         importable: import all commands, and leave out those whose extra is not installed.
     """
     built = App(
@@ -92,7 +92,7 @@ def app(overview: bool, importable: bool = False) -> App:
         # Several values after one option (--knob 0 1 2), and no --empty-knob.
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
         result_action="return_value",
-        suppress_keyboard_interrupt=False,  # it would end without a word
+        suppress_keyboard_interrupt=False,  # cyclopts would exit without a message
     )
     for position, (title, commands) in enumerate(COMMANDS.items()):
         group = Group(title, sort_key=position)
@@ -128,7 +128,7 @@ def _summary(function: str) -> str:
 
 
 def _failed_thread(arguments: threading.ExceptHookArgs) -> None:
-    """Say nothing of a thread that cannot write: the main thread fails of it, too, and reports."""
+    """Ignore a thread that cannot write: the main thread fails for the same reason and reports."""
     if not isinstance(arguments.exc_value, OSError):
         threading.__excepthook__(arguments)
 
@@ -140,7 +140,7 @@ def _hint() -> str:
 
 
 def _extra(error: ImportError) -> str:
-    """Say which extra brings the package that an import lacks; nothing if none does."""
+    """Say which extra provides the package that an import lacks; empty if none does."""
     cause = error if error.name else error.__cause__
     package = (getattr(cause, "name", None) or "").partition(".")[0]
     extra = next((extra for extra, names in EXTRAS.items() if package in names), None)
@@ -150,7 +150,7 @@ def _extra(error: ImportError) -> str:
 
 
 def _require_paths(arguments: list[str]) -> None:
-    """Refuse arguments that no system could be given, and whose use would end in an exception."""
+    """Refuse arguments that no path can contain: using them would raise a ValueError."""
     for argument in arguments:
         try:
             possible = b"\0" not in os.fsencode(argument)
@@ -163,8 +163,8 @@ def _require_paths(arguments: list[str]) -> None:
 def main() -> None:
     """Run a command.
 
-    A mistake that the user can fix becomes one line and exit status 2, a full disk and its like
-    status 1, an interruption status 130.
+    A mistake that the user can fix becomes one line and exit status 2; an error of the system, such
+    as a full disk, one line and status 1; an interruption status 130.
     """
     threading.excepthook = _failed_thread
     arguments = sys.argv[1:]
@@ -201,6 +201,6 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    """Print one line, which names in it cannot break or steer the terminal with, and exit."""
+    """Print one line, without characters that break it or control the terminal, and exit."""
     print(f"error: {escape.printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

@@ -41,7 +41,7 @@ def share_among(count: int, device_name: str) -> None:
         if count > found:
             raise UserError(
                 f"--processes {count} --device {device_name}: each needs a GPU of its own, and "
-                f"here {'is' if found == 1 else 'are'} {found}; use fewer processes."
+                f"only {found} can be used; use fewer processes."
             )
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(number) for number in range(found)]
@@ -54,9 +54,9 @@ def share_among(count: int, device_name: str) -> None:
 
 
 def torchrun() -> None:
-    """Be ``torchrun``, without its traceback: what went wrong is said by the processes it started.
+    """Run ``torchrun`` without its traceback, because the processes it started report errors.
 
-    Ends with their exit status, or as one that was interrupted.
+    Exits with their status, or with that of an interruption.
     """
     from torch.distributed.run import main  # noqa: PLC0415 - only the launcher needs it
 
@@ -116,7 +116,7 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
 
 
 def _end_with(launcher: int) -> None:
-    """Stop this process when its launcher has ended: else it would train on and keep its locks."""
+    """Stop this process when its launcher ends; it would otherwise train on and keep its locks."""
 
     def watch() -> None:
         while os.getppid() == launcher:

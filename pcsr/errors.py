@@ -13,9 +13,9 @@ class UserError(Exception):
 
 
 def one_line(reason: object, longest: int = 160) -> str:
-    """Return an error or another program's text as a part of a message.
+    """Return an error or another program's text as part of a message.
 
-    It becomes one line without control characters, which a terminal would obey.
+    It becomes one line without control characters, which a terminal would interpret.
     """
     text = "".join(c if c.isprintable() else " " for c in str(reason))
     text = " ".join(text.split()) or type(reason).__name__
@@ -23,10 +23,10 @@ def one_line(reason: object, longest: int = 160) -> str:
 
 
 class MemoryLimitError(UserError):
-    """Even the smallest tiles of an image exceed a limit of memory.
+    """Even the smallest tiles of an image exceed the memory limit.
 
     Attributes:
-        needed: bytes that would do, in addition to what is already in use.
+        needed: bytes that would suffice, in addition to what is already in use.
     """
 
     def __init__(self, needed: float, left: float) -> None:

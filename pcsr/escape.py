@@ -1,4 +1,4 @@
-r"""Names and other people's text, made harmless for what they are written into: a function each.
+r"""Escape names and other foreign text: one function for each format they are written into.
 
 A name is anything that a user, a file or another package can call something: an image, a suite, an
 experiment, a data set, a method, a metric, the description inside a weights file. HTML needs no
@@ -7,16 +7,17 @@ function here: pages are Markdown first, and ``report.pages`` lets no HTML throu
 
 import re
 
-# Control characters (ESC starts a terminal's commands), line ends, marks that reverse the direction
-# of text, what has no shape of its own (a name can then look like another), and bytes outside UTF-8
-# as Python decodes them. Joiners and variants of characters stay: words and emoji are made of them.
+# Control characters (ESC starts terminal commands), line ends, marks that reverse the direction of
+# text, invisible characters (with which one name can look like another), and bytes outside UTF-8
+# as Python decodes them. Joiners and variation selectors stay: words and emoji need them.
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
 )
-# Not what means nothing where it stands, so that img_001, f/8: 2 and [low, high] stay readable: `_`
-# inside a word, `]` without a target, `#` before the end of a line, `:` and `.` outside an address.
+# Characters without a meaning in their place stay, so that img_001, f/8: 2 and [low, high] remain
+# readable: `_` inside a word, `]` without a target, `#` before the end of a line, `:` and `.`
+# outside an address.
 _MARKDOWN = re.compile(
     r"[\\`*<|&~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|#(?=#*$)|:(?=//)|(?<=www)\."
 )
@@ -53,5 +54,5 @@ def latex(text: str) -> str:
 
 
 def mathtext(text: str) -> str:
-    """Escape text for a figure: matplotlib takes what stands between two ``$`` for mathematics."""
+    """Escape text for a figure: matplotlib reads text between two ``$`` as mathematics."""
     return printable(text).replace("$", r"\$")

@@ -1,17 +1,16 @@
 """FLOPs in the two conventions of the field and as the engine executes them.
 
-A multiply-add counts as two FLOPs. Convolutions and products of matrices (linear maps, attention)
-are counted this way; PReLU adds one FLOP per element, BatchNorm two, and a norm that takes its
-statistics from the image five (four without weights), as in fvcore. What is free is listed in
-``FREE``, as in the published tables; any other operation is refused, so that nothing is counted as
-0 by mistake. The two conventions differ only in transposed convolutions: *paper* charges them on
-their output grid, *algorithmic* (that of fvcore and of torch's own counter) on their input grid.
-Both count a method as it is defined. *engine* counts what a runner executes: the same output for
-less work.
+A multiply-add in a convolution or matrix product (linear maps, attention) counts as two FLOPs.
+PReLU adds one FLOP per element, BatchNorm two, and a norm that takes its statistics from the image
+five (four without weights), as in fvcore. Free operations, as in the published tables, are listed
+in ``FREE``; any other operation is refused, so that nothing is counted as 0 by mistake. The two
+conventions differ only in transposed convolutions: *paper* counts them on their output grid,
+*algorithmic* (that of fvcore and of torch's own counter) on their input grid. Both count a method
+as it is defined. *engine* counts what a runner executes: the same output for less work.
 
-Activations are counted on the way: the elements of the outputs of convolutions, as the field's
-challenges count them, and of linear layers, which are convolutions of 1x1. Batches of products, as
-in attention, have none.
+Activations are counted alongside: the output elements of convolutions, as the field's challenges
+count them, and of linear layers, which are 1x1 convolutions. Batched matrix products, as in
+attention, have none.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from torch.utils.module_tracker import ModuleTracker
 from pcsr.errors import UserError
 from pcsr.runtime import DispatchMode
 
-#: The operations that cost nothing besides views and those that torch itself tags as pointwise
-#: (activations and arithmetic on elements).
+#: Free operations, besides views and those that torch itself tags as pointwise (activations and
+#: elementwise arithmetic).
 FREE = frozenset(
     f"aten.{name}"
     for kind in (
@@ -47,7 +46,7 @@ FREE = frozenset(
         # reductions to statistics and probabilities
         "mean sum amax amin max min var var_mean std linalg_vector_norm any all argmax argmin "
         "_softmax _log_softmax _safe_softmax topk sort",
-        # data on its way
+        # moving data
         "copy_ _to_copy _unsafe_view cat stack constant_pad_nd reflection_pad1d reflection_pad2d "
         "replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle "
         "native_channel_shuffle im2col col2im repeat roll flip rot90 tril triu index index_select "
@@ -88,7 +87,7 @@ class Flops:
         )
 
     def run_as(self, engine: float) -> Flops:
-        """Return the same definition with the FLOPs of another way to execute it."""
+        """Return the same counts with other FLOPs for the engine."""
         return replace(self, engine=engine)
 
 
@@ -130,10 +129,11 @@ def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flo
 
 @contextmanager
 def _undisguised() -> Iterator[None]:
-    """Let torch run operations by their own names, not by those of a faster or a repeatable way.
+    """Make torch run operations under their own names, without fast paths or deterministic ones.
 
-    Fused, attention would be one operation of many names instead of its products; and without a
-    CPU, deterministic algorithms replace bilinear interpolation by indexing and products.
+    Fused attention would be a single operation, with many possible names, instead of its products;
+    and off the CPU, deterministic algorithms replace bilinear interpolation by indexing and
+    products.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     strict = torch.get_deterministic_debug_mode()
@@ -187,7 +187,7 @@ def _both(flops: int) -> Counter[str]:
 def _convolution(args: Sequence[Any], result: Tensor) -> Counter[str]:
     source, kernel, transposed = args[0], args[1], args[6]
     each = 2 * len(source) * kernel.numel()  # per position of the grid
-    # Not torch.utils.flop_counter, whose import takes as long as a tenth of torch's.
+    # Not torch.utils.flop_counter, whose import takes a tenth as long as torch's.
     return Counter(
         paper=each * result[0, 0].numel(),
         algorithmic=each * (source if transposed else result)[0, 0].numel(),
@@ -196,13 +196,13 @@ def _convolution(args: Sequence[Any], result: Tensor) -> Counter[str]:
 
 
 def _product(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
-    """Count a product of matrices (or a vector), which are arguments ``first`` and the next."""
+    """Count a product of two matrices, or a matrix and a vector: arguments ``first`` and next."""
     left, right = args[first : first + 2]
     return _both(2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
 
 
 def _linear(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
-    """Count a linear layer: torch runs it as a product of two matrices, attention as batches."""
+    """Count a linear layer, which torch runs as a product of two matrices (attention: batched)."""
     return _product(first, args, result) + Counter(activations=result.numel())
 
 
@@ -242,17 +242,17 @@ RULES: Mapping[str, Callable[[Sequence[Any], Any], Counter[str]]] = {
 
 
 def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
-    """Count a network's FLOPs per LR pixel, where those of any image are proportional to its size.
+    """Count a network's FLOPs per LR pixel, if they are proportional to the size of the image.
 
-    They are where all layers keep or multiply the size of their input, as convolutions do.
+    They are if all layers keep or multiply the size of their input, as convolutions do.
 
     Args:
         network: as defined.
         folded: whether it runs with BatchNorm folded, as the engine runs it.
 
     Raises:
-        UserError: the FLOPs do not grow in proportion to the image, as those of attention over
-            all of it do not; or see ``count``.
+        UserError: the FLOPs are not proportional to the size, as with attention over the whole
+            image; or see ``count``.
     """
     sides = (8, 16)
     parameter = next(network.parameters())

@@ -2,7 +2,7 @@
 
 Every metric is a function of two uint8 images (H, W, 3) and a border in pixels.
 
-The PSNR of equal images is infinite, and so would be every mean with it. An image that is restored
+The PSNR of equal images is infinite, and would make every mean infinite. An image that is restored
 exactly at any point of a comparison is therefore left out of all its means (``comparable``), so
 that all points are means over the same images.
 """
@@ -49,7 +49,7 @@ def psnr_rgb(sr: Image, hr: Image, shave: int) -> float:
 
 
 def comparable(psnr: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which images count in means: those that are restored exactly at no point.
+    """Tell which images count in means: those that no point restores exactly.
 
     Args:
         psnr: (images, points) in dB; NaN where a point was not measured.

@@ -1,4 +1,4 @@
-"""Data types that networks run in, and what they are worth on this machine."""
+"""Data types that networks run in, and whether they are faster on this machine."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ log = logging.getLogger("pcsr")
 
 HALF = {"cpu": "bf16", "cuda": "float16"}  # what half precision is on each device
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
-TRIALS = 3
+TRIALS = 3  # timed runs, of which the fastest counts
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
@@ -34,7 +34,7 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
 
 
 def warn_if_slower(dtype: torch.dtype, device: torch.device) -> None:
-    """Say so in one line if a CPU takes longer in half precision than in float32."""
+    """Log a warning if a CPU takes longer in half precision than in float32."""
     if device.type == "cpu" and (times := times_as_long(dtype)) > 1:
         log.warning(
             "bf16: this processor takes %.1f times as long as in float32, which is more exact, too",
@@ -46,9 +46,9 @@ def warn_if_slower(dtype: torch.dtype, device: torch.device) -> None:
 def times_as_long(dtype: torch.dtype) -> float:
     """Return the time of a convolution on this CPU, as a multiple of its time in float32.
 
-    The names of a processor's instructions do not tell. With AVX-512 BF16, CARN's encoder took 0.4
-    of its time in float32 on one processor, and 1.4 times as long on another; emulated, networks
-    take five times as long. So a layer as wide as CARN's is tried (0.1 s).
+    The instruction set does not tell: with AVX-512 BF16, CARN's encoder took 0.4 of its float32
+    time on one processor and 1.4 times as long on another; where bf16 is emulated, networks take
+    five times as long. So a layer as wide as CARN's is timed (0.1 s).
     """
     reference, half = (_seconds(kind) for kind in (torch.float32, dtype))
     return half / reference
@@ -59,7 +59,7 @@ def _seconds(dtype: torch.dtype) -> float:
     image = torch.ones(1, 64, 64, 96).to(dtype, memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3).to(dtype, memory_format=torch.channels_last)
     times = []
-    for _ in range(1 + TRIALS):  # oneDNN prepares in the first
+    for _ in range(1 + TRIALS):  # the first is a warm-up: oneDNN prepares
         began = time.perf_counter()
         F.conv2d(image, weight, padding=1)
         times.append(time.perf_counter() - began)

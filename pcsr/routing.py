@@ -72,7 +72,7 @@ def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -
 def first_largest(values: Tensor) -> Tensor:
     """Return the branch of the largest value, on ties the cheapest: (N, M, ...) -> (N, ...) int64.
 
-    With few branches it is ten times as fast on a CPU as ``argmax``, whose reads are strided.
+    With few branches this is ten times as fast on a CPU as ``argmax``, which reads with strides.
     """
     best = values[:, 0]
     labels = torch.zeros_like(best, dtype=torch.long)
@@ -111,7 +111,7 @@ def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
 
 
 class Rule(ABC):
-    """A decision rule that can be applied to an image one part at a time.
+    """A decision rule that can be applied to an image in tiles or strips.
 
     ``measure`` reduces each pixel's log-probabilities to the values that its decision depends on.
     ``settle`` takes these values for the whole image and returns the rule to decide with.
@@ -132,7 +132,7 @@ class Rule(ABC):
         """
 
     def settle(self, measured: Sequence[Tensor]) -> "Rule":
-        """Return the rule to decide an image with, given the measured values of all its parts."""
+        """Return the rule to decide an image with, given the measured values of all of it."""
         return self
 
     @abstractmethod
@@ -324,8 +324,8 @@ class Nearest(Rule):
         """Return the size of each cluster and the sum of its values, cheapest first.
 
         Args:
-            measured: the difficulty of all parts, not normalised.
-            count: number of values in all parts.
+            measured: the difficulty of the whole image, not normalised.
+            count: number of values in it.
             total: sum of the normalised values, float64.
 
         Returns:
@@ -389,7 +389,8 @@ def refine_(sr: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mix(values: Tensor, smooth: Tensor, seam: Tensor) -> None:
-    # With a weight of 0 or 1, lerp returns one operand bit for bit, four times as fast as where.
+    # With a weight of 0 or 1, lerp returns one operand bit for bit; it is four times as fast as
+    # torch.where.
     values.lerp_(smooth, seam)
 
 

@@ -30,14 +30,14 @@ log = logging.getLogger("pcsr")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-MOST_THREADS = 1024  # many times as many cannot be started, and end the process
+MOST_THREADS = 1024  # starting many times as many fails and ends the process
 # Share of a memory limit that stays unused: an image of 8192 x 8192 took up to 2.5 % above 1 GiB.
 MEMORY_MARGIN = 0.06
 GPU_WAIT = 5.0  # seconds between attempts to claim a GPU
 
 
 class DispatchMode(TorchDispatchMode):
-    """What watches or replaces the operations that torch executes while it is entered."""
+    """Base of modes that watch or replace the operations that torch executes."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -65,9 +65,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def launched() -> bool:
-    """Tell whether ``torchrun``, or what sets the same variables, started this process.
+    """Tell whether ``torchrun``, or a launcher that sets the same variables, started this process.
 
-    Some of the variables alone, left over in a shell, mean nothing.
+    Only all of the variables count; a shell may have a few of them left over.
     """
     return all(name in os.environ for name in LAUNCHER)
 
@@ -248,7 +248,7 @@ def set_up(seed: int, threads: int) -> None:
     with the process (``keep_memory``).
 
     Raises:
-        UserError: so many threads cannot be started.
+        UserError: ``threads`` is above ``MOST_THREADS``.
     """
     if threads > MOST_THREADS:
         raise UserError(
@@ -283,7 +283,7 @@ def keep_memory() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """Log a message as one line; names and other people's text cannot steer the terminal."""
+    """Log a message as one line; names and foreign text cannot control the terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return escape.printable(super().formatMessage(record))

@@ -1,4 +1,4 @@
-"""A page in Debian's headless Chromium, driven by its own protocol over a WebSocket."""
+"""A page in headless Chromium, driven by the DevTools protocol over a WebSocket."""
 
 import base64
 import json
@@ -75,7 +75,7 @@ class Page:
             time.sleep(0.005)
 
     def size(self, width: int, height: int, dark: bool = False, touch: bool = False) -> None:
-        """Take the size of a screen, and its preference of colours."""
+        """Emulate a screen of a size, and its preferred colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -87,7 +87,7 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def screenshot(self, whole: bool = False) -> bytes:
-        """Return a PNG of what is in sight, or of the whole page."""
+        """Return a PNG of the visible part, or of the whole page."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         return base64.b64decode(data)
 

@@ -1,4 +1,4 @@
-"""Compiles the engine's kernels for an H100 or H200, which need not be there.
+"""Compile the engine's kernels for an H100 or H200, which need not be present.
 
 Run it without TRITON_INTERPRET; it prints one JSON object per kernel. Tests run it in a process of
 its own, because theirs interprets.

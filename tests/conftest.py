@@ -1,4 +1,4 @@
-"""Where the reference values and released weights are, and what happens without them."""
+"""Where the reference values and released weights are; without them, tests are skipped."""
 
 import os
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to run where the reference values are required and absent."""
+    """Refuse to run if the reference values are required and missing."""
     if os.environ.get("PCSR_REQUIRE_SHARED") == "1" and not (SHARED / "golden").is_dir():
         raise pytest.UsageError(f"the reference values must be at {SHARED}, and are not")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests marked ``shared`` where the reference values are absent."""
+    """Skip the tests marked ``shared`` if the reference values are missing."""
     if (SHARED / "golden").is_dir():
         return
     leave = pytest.mark.skip(reason=f"no reference values at {SHARED}")

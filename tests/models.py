@@ -1,4 +1,4 @@
-"""Methods with invented weights that make every branch do something, and an image for them."""
+"""Methods with invented weights that use every branch, and an image for them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,7 +105,7 @@ def _divide(classifier: Classifier) -> None:
 
 
 def fill_table(arm: ARM) -> None:
-    """Promise more from larger branches where there are more edges; a knob of 2 uses all."""
+    """Predict more gain from larger branches on stronger edges; a knob of 2 uses all."""
     costs = torch.tensor([cost.paper for cost in arm.tile_costs()[1]], dtype=torch.float64)
     arm.edges.copy_(torch.linspace(0, 125, len(arm.edges)))
     gain = ((arm.edges - 20) / 90).clamp_min(0)  # dB for the full width

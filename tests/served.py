@@ -1,4 +1,4 @@
-"""Run `pcsr` in processes forked from one that has imported what takes seconds to import.
+"""Run `pcsr` in processes forked from one that has already done the slow imports.
 
 A workflow is a hundred commands, each of which would import torch anew. Here a server imports it
 once and forks for each command; a client, `pcsr` first on the path of the workflow, hands over its

@@ -1,8 +1,8 @@
 """Time the engine beside the originals on a GPU: 1K to 8K, both precisions, graphs, compiled.
 
-Times are from LR values on the device to 8-bit SR levels on it. Every row is written once it is
-measured; run again, the script is resumed where it was, and it begins no row when its time is over.
-Backbones without published weights have fresh ones.
+Times run from LR values on the device to 8-bit SR levels on it. Every row is written as soon as it
+is measured. Run again, the script resumes; it starts no row after its time is over. Backbones
+without published weights get fresh ones.
 
 Example: python benchmarks/gpu/engine.py --image data/raw/bench/4k.png --out
 reports/gpu/engine.json
@@ -53,7 +53,7 @@ class Case:
 
 
 def cases(backbones: list[str], sizes: list[str], device: str) -> Iterator[Case]:
-    """Yield the rows in the order in which they are missed most."""
+    """Yield the rows, most important first."""
     for way in WAYS if device == "cuda" else WAYS[:1]:
         for precision in reversed(PRECISIONS) if device == "cuda" else ["float32"]:
             if way != "eager" and precision == "float32":
@@ -65,7 +65,7 @@ def cases(backbones: list[str], sizes: list[str], device: str) -> Iterator[Case]
 
 
 def load(weights: Path, backbone: str, method: str, device: torch.device) -> Method:
-    """Return a model from ``weights``, or a fresh one where there is none."""
+    """Return a model from ``weights``, or a fresh one if there is none."""
     file = weights / f"{backbone}-{method}" / "released" / "weights.safetensors"
     if file.exists():
         model, _ = load_method(file)
@@ -76,7 +76,7 @@ def load(weights: Path, backbone: str, method: str, device: torch.device) -> Met
 
 
 def image(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.Image]:
-    """Return LR (1, 3, h, w) and HR: the middle of an image, mirrored where it is too small."""
+    """Return LR (1, 3, h, w) and HR: the middle of an image, extended by mirroring if too small."""
     (source,) = open_images(path)
     pair = make_pair(source, SCALE, ProtocolConfig(crop="none"))
     height, width = (side // SCALE for side in SIZES[size])
@@ -91,7 +91,7 @@ def image(path: Path, size: str, device: torch.device) -> tuple[Tensor, metrics.
 
 
 def made(method: Method, case: Case) -> tuple[Runner, Run]:
-    """Return the runner of a method, and what is timed of it."""
+    """Return the runner of a method, and the function to time."""
     fast = runner(method, PRECISIONS[case.precision])
     point = replace(method.points[0], refine=True)
 

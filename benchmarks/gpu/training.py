@@ -1,8 +1,7 @@
 """Time training on a GPU: a reference loop, and the suite's in all precisions, compiled or not.
 
-Every stage is written once it is measured; run again, the script is resumed where it was, and it
-begins no stage when its time is over. A page with the projected time of each recipe stands beside
-the JSON.
+Every stage is written as soon as it is measured. Run again, the script resumes; it starts no stage
+after its time is over. A page with the projected time of each recipe is written beside the JSON.
 
 Example: python benchmarks/gpu/training.py --data data/prepared/photos2k-train --out
 reports/gpu/training.json
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from pcsr.benchmarks.training import training_speed
 
-# What is missed most first: the one that has a target, then one method after the other.
+# Most important first: the one that has a target, then one method after the other.
 ORDER = [
     f"{backbone}-{method}"
     for method in ("pcsr", "original", "classsr", "arm")

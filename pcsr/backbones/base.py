@@ -19,8 +19,8 @@ class Backbone(nn.Module, ABC):
             they are passed to the constructor.
         width: channels of the features.
         scale: integer HR size / LR size of the tail, or None for an encoder.
-        halo: radius in LR pixels of a feature's receptive field; of a network that sees the whole
-            image, what a tile is given where the image does not fit in memory.
+        halo: radius in LR pixels of a feature's receptive field; with ``whole_image``, the margin
+            of tiles of an image that does not fit in memory.
         tail_halo: radius in features of the tail's receptive field.
         whole_image: whether a feature depends on the whole image, as with attention or statistics
             over all of it. The engine then runs images whole where memory allows it, and FLOPs are
@@ -50,7 +50,7 @@ class Backbone(nn.Module, ABC):
     def forward(self, lr: Tensor) -> Tensor:
         """Super-resolve, or encode if built without a tail.
 
-        The output has the data type of ``lr``, also if the weights have another.
+        The output has the data type of ``lr``, whatever that of the weights.
         """
         x = lr.to(next(self.parameters()).dtype)
         features = self.features(x)
@@ -95,7 +95,7 @@ def whole_scale(scale: float | None, supported: Iterable[int], backbone: str) ->
 
 
 def shuffle_steps(scale: int) -> list[int]:
-    """Return the factors of the pixel shuffles that make up a whole scale: x4 is twice x2."""
+    """Return the factors of the pixel shuffles that make up an integer scale: x4 is twice x2."""
     return [2, 2] if scale == 4 else [scale]
 
 

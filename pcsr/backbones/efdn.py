@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pcsr.backbones.base import Backbone, whole_scale
 
 CELLS = 4
-PARTS = 4  # of a cell: its input and its three layers, each distilled to half of the channels
+PARTS = 4  # a cell's input and the outputs of its three layers, each distilled to half the channels
 
 
 class Attention(nn.Module):
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
 
 class Cell(nn.Module):
-    """Three layers, of which and of whose input half the channels each are fused and attended."""
+    """Three layers; their input and outputs are distilled, fused and weighted by attention."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class Cell(nn.Module):
 class EFDN(Backbone):
     """EFDN with 4 cells of ``width`` channels; SR is clamped to [0, 1] inside the network."""
 
-    # Cells see 2 pixels each by their layers, and far by attention, whose grid moves with the size
-    # of the image: no halo makes tiles exact.
+    # A cell's layers see 2 pixels to each side, but its attention sees far, on a grid that depends
+    # on the size of the image, so no halo makes tiles exact.
     halo = 32
     tail_halo = 1
     whole_image = True
-    least_side = 15  # convolved with stride 2 it is 7, the side of the pool
+    least_side = 15  # the convolution of stride 2 makes it 7, the window of the pooling
 
     def __init__(self, width: int = 48, scale: float | None = 4) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class EFDN(Backbone):
         second = self.cells[1](first)
         third = self.cells[2](self._linked(0, first, second))
         fourth = self.cells[3](self._linked(1, second, third))
-        # The release joins the last cell to the second, too, not to the third.
+        # As in the release, the last cell is also joined to the second, not to the third.
         return self._linked(2, second, fourth) + entry
 
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""SAFMNv3: features modulated by what a much smaller image and its variance say of them.
+"""SAFMNv3: features modulated by their own coarse version and variance.
 
 As entered in NTIRE 2025's challenge on efficient SR, after SAFMN (Sun et al., ICCV 2023).
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pcsr.backbones.base import Backbone, whole_scale
 
 BLOCKS = 6
-COARSE = 8  # the smaller image has one pixel for so many a side
+COARSE = 8  # pixels a side for each pixel of the coarse features
 
 
 class Block(nn.Module):
@@ -45,13 +45,13 @@ class Block(nn.Module):
 class SAFMNv3(Backbone):
     """SAFMNv3 with 6 blocks of ``width`` channels and no biases; predicts a bilinear residual.
 
-    Each block multiplies its input by a function of the input, and nothing bounds the product: with
-    the released weights white noise of full contrast overflows float32. Photographs are far from
-    it.
+    Each block multiplies its input by a function of the input, and nothing bounds the product. With
+    the released weights, white noise of full contrast overflows float32; photographs are far from
+    doing so.
     """
 
-    # Blocks see one pixel each by their convolutions, and the whole image by its variance: no halo
-    # makes tiles exact.
+    # A block's convolutions see one pixel to each side, but its variance is of the whole image, so
+    # no halo makes tiles exact.
     halo = 32
     tail_halo = 1
     whole_image = True

@@ -1,6 +1,6 @@
 """SPAN (Wan et al., CVPRW 2024): attention without parameters, from the features themselves.
 
-Every convolution is plain: the wider branches that it may be trained as are merged.
+Convolutions are plain: any wider branches that they were trained with are merged.
 """
 
 from collections.abc import Iterator
@@ -69,15 +69,15 @@ class SPAN(Backbone):
     def along(self, lr: Tensor) -> Iterator[Tensor]:
         """Yield the output of each block but the last, (N, channels, h, w), then the features.
 
-        Lazy, so that what leaves earlier costs no block behind it.
+        Lazy, so that an early exit runs no block after it.
         """
         entry = self.entry((lr - self.mean) * LEVELS)
         x = first = self.blocks[0](entry)[0]
         for block in self.blocks[1:]:
             yield x
             x, inner = block(x)
-        # The last block's inner features are read after their activation, as the release does,
-        # which activates in place.
+        # The last block's inner features are taken after their activation, because the release
+        # activates in place.
         fused: Tensor = self.fuse(torch.cat([entry, self.last(x), first, inner], dim=1))
         yield fused
 

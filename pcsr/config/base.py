@@ -1,11 +1,11 @@
-"""What all models of configuration share: their base, and types of names and paths. No torch."""
+"""What all configuration models share: their base, and types of names and paths. No torch."""
 
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Part of a file's name, a pattern of the workflow's, and a word of its commands. In one case only,
-# because some file systems take A and a for the same.
+# Used in file names, in the workflow's patterns and in its commands. Lowercase only, because some
+# file systems do not distinguish A from a.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Local = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$", max_length=1000)]  # a path on this machine
 # A path that stays below the folder that it is relative to.
@@ -16,7 +16,7 @@ class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
-    # Key of an earlier release -> what to write instead, for the error that it is.
+    # Key of an earlier release -> what to write instead, for the error message.
     renamed: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
@@ -25,18 +25,18 @@ class Config(BaseModel):
         """Refuse true and false where a number belongs: pydantic takes them for 1 and 0."""
         for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
             if not _takes_bool(field.annotation) and _has_bool(values.get(name)):
-                raise ValueError(f"{name} takes no true or false; write its value")
+                raise ValueError(f"{name} must not be true or false; write its value")
         return values
 
 
 class Facts(Config):
-    """Base of what is read of a JSON file that holds more: other keys are allowed."""
+    """Base of the part that is read of a larger JSON file: other keys are allowed."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 def _has_bool(value: Any) -> bool:
-    """Tell whether a value is, or holds, true or false; without recursion, as files may be deep."""
+    """Tell whether a value is or contains a bool; not recursive, because files may nest deeply."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -48,6 +48,6 @@ def _has_bool(value: Any) -> bool:
 
 
 def _takes_bool(annotation: Any) -> bool:
-    """Tell whether a type has a place for truth values, or is a model that decides for itself."""
+    """Tell whether a type accepts bools, or is a model, which checks its own fields."""
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation in (bool, Any) or is_model or any(map(_takes_bool, get_args(annotation)))

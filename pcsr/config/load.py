@@ -140,7 +140,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_datasets() -> dict[str, DatasetConfig]:
-    """Read the table of data sets: the suite's, and over it that of the user's own folder."""
+    """Read the tables of data sets, the suite's and the user's; on a clash the user's counts."""
     tables = [parse(DatasetsConfig, read_yaml(p), str(p)) for p in files.find_all(DATASETS)]
     return {name: config for table in tables for name, config in table.datasets.items()}
 
@@ -154,7 +154,7 @@ def find_dataset(
 
 
 def load_released() -> dict[str, ReleasedWeights]:
-    """Read the table of published weights: the suite's, and over it that of the user's folder."""
+    """Read the tables of published weights, the suite's and the user's, which takes precedence."""
     tables = [parse(ReleasedConfig, read_yaml(p), str(p)) for p in files.find_all(RELEASED)]
     return {name: weights for table in tables for name, weights in table.released.items()}
 
@@ -221,13 +221,13 @@ def load_study(path: Path) -> Study:
 
 
 def _elsewhere(suite: Path, missing: Path) -> str:
-    """Say that a file is beside the suite, in a folder that the command does not run in."""
+    """Point to a missing file beside the suite, in a folder that the command does not run in."""
     folders = [folder for folder in suite.parents if (folder / missing).is_file()]
     return f" {folders[0]} has it: run the command there." if folders else ""
 
 
 def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:
-    """Return the experiments of a suite that use published weights, with these."""
+    """Return the published weights of a suite, by experiment."""
     everything = suite.weights == "released"
     key, names = ("experiments", suite.experiments) if everything else ("released", suite.released)
     for name in names:
@@ -238,7 +238,7 @@ def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:
 
 
 def _check_init(path: Path, experiments: Mapping[str, ExperimentConfig]) -> None:
-    """Check that experiments start from one of the same backbone, listed before them."""
+    """Check that each ``init`` has the same backbone and is listed before the experiment."""
     before: list[str] = []
     for name, experiment in experiments.items():
         if experiment.init is not None:
@@ -280,8 +280,8 @@ def _check_calibration(
                 )
             if stage.crop_class >= calibration.classes:
                 raise UserError(
-                    f"{where}.crop_class: {stage.crop_class} is no class of {path}'s calibration, "
-                    f"which has 0 to {calibration.classes - 1}."
+                    f"{where}.crop_class: {stage.crop_class} is not a class of {path}'s "
+                    f"calibration, which has 0 to {calibration.classes - 1}."
                 )
             if stage.patch != calibration.patch:
                 raise UserError(

@@ -16,11 +16,11 @@ TABLE = "table"  # the step after the training stages, for methods with a table
 # Options that version 0.1 stored beside the names of backbone and method.
 FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
 PUBLISHED = "released"  # the step that replaces training
-# Above any of these networks: a description must not ask for more memory than a machine has.
+# Far beyond these networks, so that the description in a weights file cannot exhaust the memory.
 WIDEST, DEEPEST, MOST_BRANCHES = 1024, 32, 16
 
-# Beyond these, a number is a mistake: every knob has long reached one of its ends, no image is
-# that large, and an optimiser does not work.
+# Beyond these, a number is a mistake: knobs have reached their ends well before, and no image or
+# training is that large.
 KNOB_LIMIT = 1000.0
 SCALE_LIMIT = 64.0
 PATCH_LIMIT = 4096
@@ -29,8 +29,8 @@ COUNT_LIMIT = 10**9
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Bicubic = Literal["matlab", "matlab-uint8", "selfexsr"]
-MATLAB: Bicubic = "matlab"  # the default; results, stores and hashes from before it had a name
-Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # it is shown where it is unknown
+MATLAB: Bicubic = "matlab"  # the default; omitted from results, stores and hashes, which predate it
+Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # errors print an unknown name
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
 LearningRate = Annotated[float, Field(le=1e30)]  # a loss that is not finite ends the run
@@ -50,7 +50,7 @@ class HeadConfig(Config):
         return self
 
 
-OTHER_URLS = "other hosts of the same file, tried in order where the first fails"
+OTHER_URLS = "other hosts of the same file, tried in order if the first fails"
 Width = Annotated[int, Field(ge=1, le=WIDEST, description="channels of the network or encoder")]
 
 
@@ -132,10 +132,10 @@ class StageConfig(Config):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",
         description="of matrix products: float32 is reproducible; the others are faster on GPUs "
-        "with tensor cores, bf16 also on some CPUs (a line in the log tells; tf32 has no effect "
-        "there)",
+        "with tensor cores, bf16 also on some CPUs (the log warns if it is slower; tf32 has no "
+        "effect there)",
     )
-    freeze: tuple[str, ...] = Field(default=(), description="modules to keep as they are: encoder")
+    freeze: tuple[str, ...] = Field(default=(), description="modules not to train, e.g. encoder")
     compile: bool = Field(
         default=False, description="compile the step, and on a single GPU capture it as CUDA graphs"
     )
@@ -146,7 +146,7 @@ class StageConfig(Config):
     def identity(self) -> dict[str, Any]:
         """Return what the weights depend on: everything but the logging and saving intervals."""
         apart = {"log_every", "validate_every", "save_every"}
-        if not self.freeze:  # what was begun before there was such a key resumes
+        if not self.freeze:  # states from before this key existed can be resumed
             apart.add("freeze")
         return self.model_dump(mode="json", exclude=apart)
 
@@ -155,8 +155,8 @@ class ExperimentConfig(Config):
     """A model and its training stages, in order."""
 
     model: ModelConfig
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of all that chance decides")
-    init: Name | None = Field(default=None, description="experiment whose network it starts with")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of all random numbers")
+    init: Name | None = Field(default=None, description="experiment whose network it starts from")
     stages: dict[Name, StageConfig] = Field(min_length=1)
     table: bool = Field(
         default=False, description="fill the method's PSNR table after training (ARM)"
@@ -197,8 +197,9 @@ class ProtocolConfig(Config):
     lr: LRBits = "8bit"
     degradation: Bicubic = Field(
         default=MATLAB,
-        description="bicubic from HR to LR: matlab rounds at the end alone, matlab-uint8 between "
-        "the passes as well, selfexsr too and with border pixels replicated, not mirrored",
+        description="bicubic from HR to LR: matlab rounds at the end only, matlab-uint8 also "
+        "between the passes, selfexsr like matlab-uint8 with border pixels replicated instead of "
+        "mirrored",
         exclude_if=lambda name: name == MATLAB,
     )
     crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
@@ -206,7 +207,7 @@ class ProtocolConfig(Config):
 
     @property
     def takes_ready_lr(self) -> bool:
-        """Tell whether ready-made LR images will do: they are 8 bit, by a bicubic of their own."""
+        """Whether ready-made LR images can be used: they are 8 bit and already degraded."""
         return self.lr == "8bit" and self.degradation == MATLAB
 
     def columns(self) -> dict[str, Any]:
@@ -246,7 +247,9 @@ class SuiteConfig(Config):
         default="trained",
         description="train them, or use those of configs/released.yaml or of weights/",
     )
-    released: tuple[Name, ...] = Field(default=(), description="experiments as published")
+    released: tuple[Name, ...] = Field(
+        default=(), description="experiments that use published weights in a suite that trains"
+    )
     train_set: Name | None = None
     valid_set: Name | None = None
     valid_images: Count = Field(default=10, description="images per validation")
@@ -263,7 +266,7 @@ class SuiteConfig(Config):
         default=(ProtocolConfig(),),
         min_length=1,
         description="how test images are measured: the suite's own way, then those that pages "
-        "compare with it; what one leaves out has its default",
+        "compare with it; omitted choices take their defaults",
     )
     timed_knobs: tuple[Knob, ...] = Field(
         default=(),
@@ -303,7 +306,7 @@ class SuiteConfig(Config):
 
     @property
     def protocol(self) -> ProtocolConfig:
-        """The suite's own: figures, tables and claims are of rows measured this way."""
+        """The suite's own protocol: figures, tables and claims use rows measured this way."""
         return self.protocols[0]
 
 
@@ -372,7 +375,7 @@ class DatasetConfig(Config):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what the prepared images depend on: not where they come from, nor a check."""
+        """Return what the prepared images depend on: neither their origin nor the tile count."""
         origin = {"get", "mirror", "url", "other_urls"}
         return self.model_dump(mode="json", exclude={"source": origin, "tiles": True})
 

@@ -1,6 +1,6 @@
 """Command-line options shared by several commands: types, validation and help.
 
-Every number of a command has a type with bounds on both sides: that also refuses NaN and infinity.
+Every numeric option has bounds on both sides, which also refuses NaN and infinity.
 """
 
 import os
@@ -61,7 +61,7 @@ Classes = whole_number(2, 255)
 
 
 def _to_weights(_: type, tokens: Sequence[Token]) -> Path:
-    """Convert an option to a weights file, of which the suite's own have names."""
+    """Convert an option to a weights file; the suite's own may be given by name."""
     return files.weights_file(tokens[0].value)
 
 
@@ -83,8 +83,8 @@ LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or l
 Degradation = Annotated[
     Bicubic,
     Parameter(
-        help="bicubic from HR to LR: matlab rounds at the end alone, matlab-uint8 between the "
-        "passes as well, selfexsr too and with border pixels replicated, not mirrored"
+        help="bicubic from HR to LR: matlab rounds at the end only, matlab-uint8 also between the "
+        "passes, selfexsr like matlab-uint8 with border pixels replicated instead of mirrored"
     ),
 ]
 Crop = Annotated[
@@ -95,9 +95,9 @@ Knob = Annotated[
     float | None,
     KnobValue,
     Parameter(
-        help="value of the method's knob. PCSR and ClassSR: k; 0 takes the likeliest branch, "
-        "higher values save more. ARM: eta over the full cost; lower values save more. Default: "
-        "the method's own"
+        help="value of the method's knob. PCSR and ClassSR: k; 0 takes the most likely branch, "
+        "higher values save more. ARM: eta over the full cost; lower values save more. ENAF: eta "
+        "in dB; higher values save more. Default: the method's own"
     ),
 ]
 Adaptive = Annotated[bool, Flag, Parameter(help="adaptive decision (ADM) instead of a knob")]
@@ -115,7 +115,8 @@ PrecisionName = Literal["float32", "bf16", "float16"]
 Precision = Annotated[
     PrecisionName,
     Parameter(
-        help="of the networks: bf16 is for CPUs, float16 for GPUs; originals and PCSR have it"
+        help="of the networks; half precision, for originals and PCSR, is bf16 on a CPU and "
+        "float16 on a GPU"
     ),
 ]
 MaxMemory = Annotated[

@@ -18,7 +18,7 @@ Tiles = Annotated[int, Field(ge=0, le=COUNT_LIMIT)]
 
 
 class Tolerance(Config):
-    """What still counts as the same number."""
+    """Largest difference that still counts as agreement."""
 
     psnr_db: float = Field(gt=0, le=1)
     gflops_percent: float = Field(gt=0, le=100)
@@ -32,7 +32,7 @@ class PublishedModel(Config):
     method: str
     params: str | None = Field(default=None, description="published number of parameters")
     per: Literal["image", "tile"] = Field(
-        default="image", description="what the FLOPs of the cells are of, in G or, of a tile, in M"
+        default="image", description="unit of the cells' FLOPs: G per image, or M per tile"
     )
     cells: dict[str, tuple[Positive, Positive]] = Field(
         description="test set -> PSNR-RGB in dB, FLOPs (paper convention)"
@@ -103,7 +103,7 @@ class Claims(Config):
         description="method -> how its published cells were measured"
     )
     knobs: dict[str, Knob] = Field(
-        default={}, description="method that has no knob of its own -> the suite's that equals it"
+        default={}, description="method without a published knob -> the equivalent suite knob"
     )
     iterations: dict[str, Count] = Field(description="method -> published training steps in all")
     models: tuple[PublishedModel, ...] = Field(min_length=1)

@@ -1,7 +1,8 @@
-"""YAML without surprises: what one reader takes for another thing than the next is an error.
+"""YAML without surprises: whatever two readers might understand differently is an error.
 
-A file is data alone, of bounded size: no tags, no key twice, no value that YAML 1.1 reads otherwise
-than it looks (``yes``, ``010``, ``1:30``, dates), no nesting or repetition without end.
+A file holds only data, of bounded size: no tags, no duplicate keys, no values that YAML 1.1 reads
+as something else than they look (``yes``, ``010``, ``1:30``, dates), no unbounded nesting or
+repetition.
 """
 
 import re
@@ -19,8 +20,8 @@ MAX_NODES = 5_000  # keys and values, those of aliases counted wherever they are
 MAX_DEPTH = 20
 MAX_KEY = 200  # characters
 
-# libyaml reads the text ten times as fast, where PyYAML was built with it. It takes tabs where
-# PyYAML itself refuses them: PyYAML reads files with tabs, so that all machines agree on them.
+# libyaml, if PyYAML was built with it, is ten times as fast, but accepts tabs that PyYAML refuses.
+# Files with tabs are therefore read by PyYAML, so that all machines agree on them.
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Kind of value -> how it may be written, and what to write instead.
 _PLAIN = {
@@ -74,13 +75,13 @@ class _Loader(Composer, SafeConstructor, Resolver):
         return isinstance(self.peek_event(), kinds or yaml.Event)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node within the limits; an alias counts as much as what it repeats."""
+        """Compose a node within the limits; an alias counts as many values as it repeats."""
         event, before = self.peek_event(), self._count
         mark = event.start_mark
         self._path.append(getattr(index, "value", index))
         self._count += 1
         if getattr(event, "tag", None) is not None:
-            raise self._refused(f"a tag ({event.tag}) is not taken; write the value alone", mark)
+            raise self._refused(f"a tag ({event.tag}) is not allowed; write only the value", mark)
         if len(self._path) > MAX_DEPTH:
             raise self._refused(f"more than {MAX_DEPTH} levels deep", mark)
         node = super().compose_node(parent, index)
@@ -102,7 +103,7 @@ class _Loader(Composer, SafeConstructor, Resolver):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """Compose a mapping; no key may be given twice, though `<<` may merge one again."""
+        """Compose a mapping without duplicate keys; `<<` may still merge a key that it has."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

@@ -1,4 +1,4 @@
-"""Read images out of zip and tar archives that may be damaged or hostile; nothing is unpacked."""
+"""Read images from zip and tar archives that may be damaged or hostile, without unpacking them."""
 
 import lzma
 import stat
@@ -16,18 +16,18 @@ from pcsr.data import images
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content
 
-LARGEST = 2**29  # bytes of one image file; an uncompressed 8K image has a fifth of it
-EXPANSION = 20  # bytes in an archive per byte of it; images hardly shrink
-SLACK = 2**26  # bytes that a small archive may expand to beyond that
+LARGEST = 2**29  # bytes of one image file; an uncompressed 8K image has a fifth of that
+EXPANSION = 20  # unpacked bytes per byte of an archive; images hardly compress
+SLACK = 2**26  # more unpacked bytes, for small archives
 LONGEST_NAME = 2**16  # bytes of a tar header that names a member
-NAMES = (  # types of such headers, which are read as a whole
+NAMES = (  # types of such headers, which are read in one piece
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 ENCRYPTED = 0x1
 
-# What the two libraries raise for archives that are damaged or not what they say.
+# What the two libraries raise for damaged or deceptive archives.
 DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError),
@@ -37,7 +37,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, with its size in bytes, and why it cannot be used, if it cannot."""
+    """A file in an archive, with its size in bytes and, if it cannot be used, the reason."""
 
     name: str
     size: int
@@ -47,15 +47,15 @@ class Member:
 
 @contextmanager
 def open_archive(archive: Path, pattern: str) -> Iterator[dict[str, Callable[[], bytes]]]:
-    """Open a zip or tar archive; yields name -> reader of the images that match a pattern.
+    """Open a zip or tar archive; yield name -> reader of the images that match a pattern.
 
     Args:
         archive: the file.
         pattern: glob of the images inside it.
 
     Raises:
-        UserError: the archive, or an image when it is read, is damaged, encrypted, larger than
-            images are, or a link; or there is no such image.
+        UserError: the archive is damaged or has no such image; or an image, when it is read, is
+            damaged, encrypted, too large, or a link.
     """
     limit = EXPANSION * archive.stat().st_size + SLACK
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ def _require_usable(archive: Path, member: Member, others: dict[str, Callable[[]
 
 @contextmanager
 def _one_error(archive: Path, member: str = "") -> Iterator[None]:
-    """Turn whatever is raised for a damaged archive into a UserError."""
+    """Turn any exception for a damaged archive into a UserError."""
     try:
         yield
     except DAMAGE as error:
@@ -109,7 +109,7 @@ def _read(archive: Path, member: Member) -> bytes:
 
 
 def _members(archive: Path, stack: ExitStack, limit: int) -> list[Member]:
-    """Open an archive; return its members, which together have no more than ``limit`` bytes."""
+    """Open an archive; return its members, together at most ``limit`` bytes."""
     kind = content.describe(archive)
     if kind.startswith("a zip"):
         found = _of_zip(stack.enter_context(zipfile.ZipFile(archive)))
@@ -155,7 +155,7 @@ def _tar_bytes(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 
 
 class _Bounded(tarfile.TarInfo):
-    """A tar header; one whose name or attributes would fill the memory is refused."""
+    """A tar header; one with a name or attributes that would fill the memory is refused."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Bounded":

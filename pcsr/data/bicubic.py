@@ -26,8 +26,8 @@ def taps(length: int, size: int, replicate: bool = False) -> tuple[Tensor, Tenso
     """Return the filter taps that resize one axis from ``length`` to ``size`` pixels.
 
     Args:
-        length: pixels there are.
-        size: pixels there will be.
+        length: number of pixels before.
+        size: number of pixels after.
         replicate: extend the border by its last pixel, as older versions of MATLAB did, instead of
             by reflection.
 
@@ -81,15 +81,15 @@ def matrix(length: int, size: int) -> Tensor:
 def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = MATLAB) -> Tensor:
     """Degrade HR images to LR: bicubic downscaling, then 8-bit rounding unless ``bits`` is float.
 
-    Public sets of LR images were made in two ways that ``matlab`` is not (docs/protocol.md).
+    Two kinds of public LR images need something else than ``matlab`` (docs/protocol.md, section 1).
 
     Args:
         hr: (..., H, W) in [0, 1]. With float64 the 8-bit result equals MATLAB's; float32 may
             differ by one level where a value falls on a rounding boundary.
         size: (height, width) of the LR images.
         bits: ``"8bit"`` clamps and rounds; ``"float"`` leaves the bicubic result as it is.
-        bicubic: ``"matlab"`` is ``resize``; ``"matlab-uint8"`` rounds between the passes, rows
-            first, as MATLAB does with uint8, which ``hr`` is rounded to; ``"selfexsr"`` also
+        bicubic: ``"matlab"`` is ``resize``; ``"matlab-uint8"`` rounds ``hr`` to 8 bit, reduces
+            rows first and rounds between the passes, as MATLAB does with uint8; ``"selfexsr"`` also
             replicates border pixels.
 
     Returns:
@@ -98,7 +98,7 @@ def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = 
     if bicubic == MATLAB:
         lr = resize(hr, size)
         return round_8bit(lr) if bits == "8bit" else lr
-    # On levels, not on [0, 1]: at 1/2 and 1/4 sums are exact in float64, ties of the rounding too.
+    # On levels, not on [0, 1]: at 1/2 and 1/4 sums in float64, and so ties in rounding, are exact.
     replicate = bicubic == "selfexsr"
     rows = _whole(_resize_rows(levels(hr).to(hr.dtype), size[0], replicate))
     lr = _resize_rows(rows.mT, size[1], replicate).mT

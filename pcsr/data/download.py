@@ -1,7 +1,7 @@
 """Resumable, verified downloads, from the network or a local mirror.
 
-A server may say and send anything: addresses, lengths and bodies are checked, and nothing grows
-beyond the size that the file should have.
+Servers are not trusted: addresses, lengths and bodies are checked, and no download grows beyond the
+size that the file should have.
 """
 
 import filecmp
@@ -74,11 +74,11 @@ def fetch(
 
     Args:
         url: address, or None for a file that only the user or a mirror can provide.
-        other_urls: addresses of the same file that are tried where ``url`` fails.
+        other_urls: addresses of the same file, tried in order if ``url`` fails.
         bytes: size of the file, if known; otherwise it must not exceed 4 GiB.
         sha256: expected checksum, 64 hex digits.
-        md5: expected checksum, where no sha256 is published.
-        git_blob: expected id of the file in its git repository, 40 hex digits, where no other is
+        md5: expected checksum, if no sha256 is published.
+        git_blob: expected id of the file in its git repository, 40 hex digits, if no checksum is
             published.
         mirror: folder searched before the network.
         mirror_name: path of the file inside ``mirror``.
@@ -131,7 +131,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class Expected:
-    """What a file should be: its size in bytes, where it is known, and checksums by their kind."""
+    """What a file should be: its size in bytes, if known, and its checksums by kind."""
 
     size: int | None
     checksums: Mapping[str, str]
@@ -150,7 +150,7 @@ class Expected:
 
 
 def _from_hosts(urls: Sequence[str], part: Path, expected: Expected, pause: float) -> None:
-    """Download and verify ``part`` from the first address that gives the right file."""
+    """Download and verify ``part`` from the first address that serves the right file."""
     *others, last = urls
     for url in urls:
         try:
@@ -260,7 +260,7 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
 
 
 def _require_room(url: str, part: Path, size: int | None, offered: int) -> None:
-    """Refuse a body that is longer than the file should be, before it is on the disk."""
+    """Refuse a body that is longer than the file should be, before it is written."""
     limit = LARGEST if size is None else size
     if offered > limit:
         _remove(part)
@@ -272,7 +272,7 @@ def _require_room(url: str, part: Path, size: int | None, offered: int) -> None:
 
 
 class _Session(requests.Session):
-    """Leaves redirects to the caller: requests reads their bodies, however long they are."""
+    """Leaves redirects to the caller, because requests would read their bodies to the end."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """See ``requests.Session.get_redirect_target``."""
@@ -282,7 +282,7 @@ def _answer(session: requests.Session, url: str, headers: dict[str, str]) -> req
     """Request an address and follow its redirects; their bodies are not read.
 
     Raises:
-        ValueError: there are too many redirects, or one leaves HTTP or gives up encryption.
+        ValueError: there are too many redirects, or one leaves HTTP or drops encryption.
     """
     allowed = ("https",) if urlsplit(url).scheme == "https" else ("http", "https")
     at = url
@@ -300,10 +300,10 @@ def _answer(session: requests.Session, url: str, headers: dict[str, str]) -> req
 
 
 def _stated_length(response: requests.Response) -> int | None:
-    """Return how long the server says the body is, in bytes.
+    """Return the length of the body that the server states, in bytes; None if it states none.
 
     Raises:
-        ValueError: it says nonsense, or sends the body compressed: its size is then not known.
+        ValueError: the length is nonsense, or the body is compressed, so its size is unknown.
     """
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
@@ -317,7 +317,7 @@ def _stated_length(response: requests.Response) -> int | None:
 
 
 def _resume_headers(url: str, part: Path) -> dict[str, str]:
-    """Return the headers that request the rest of ``part``; none if it is not of ``url``."""
+    """Return the headers that request the rest of ``part``; none if it is from another url."""
     try:
         state = json.loads(_state(part).read_text())
         same, validator = state["url"] == url, state["validator"]

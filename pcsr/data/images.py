@@ -1,6 +1,6 @@
-"""Images that are measured or trained on: 8-bit RGB in, 8-bit RGB out, and folders of images.
+"""Images to measure or train on: 8-bit RGB in, 8-bit RGB out, and folders of images.
 
-Images are turned upright as their EXIF orientation says; colour profiles are not applied.
+Images are rotated upright by their EXIF orientation; colour profiles are not applied.
 """
 
 import logging
@@ -34,9 +34,9 @@ def read(
 
     Args:
         source: path, bytes, or open binary file.
-        grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it. None refuses
-            it as well, for images that belong to no data set.
-        name: what errors call the image; give it where ``source`` is not a path.
+        grey_to_rgb: repeat the channel of an 8-bit grey image instead of refusing it. None, for
+            images outside data sets, refuses it with another remedy.
+        name: what errors call the image; give it if ``source`` is not a path.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -61,7 +61,7 @@ def read(
 
 
 def _not_rgb(image: Encoded, grey_to_rgb: bool) -> str:
-    """Say what an image is that is not 8-bit RGB; "" if it is."""
+    """Return what kind an image is if it is not 8-bit RGB, else ""."""
     mode = image.image.mode
     if image.bits == 16:
         return "of 16 bits per channel"
@@ -99,8 +99,8 @@ def is_image(name: str) -> bool:
 def list_images(folder: Path) -> list[Path]:
     """Return the images of a folder (not of its subfolders) in natural order of their names.
 
-    What is left out is named in the log, except hidden files. A link to a missing image is an
-    image: reading it says that it is missing.
+    Files that are left out are named in the log, except hidden ones. A link to a missing image
+    counts as an image; reading it fails.
 
     Raises:
         UserError: the folder does not exist or holds no image.
@@ -118,7 +118,7 @@ def list_images(folder: Path) -> list[Path]:
     if left_out:
         more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
         names = ", ".join(left_out[:NAMED])
-        log.warning("%s: left out %d that are no images: %s%s", folder, len(left_out), names, more)
+        log.warning("%s: left out %d that are not images: %s%s", folder, len(left_out), names, more)
     if not found:
         formats = ", ".join(extension[1:] for extension in EXTENSIONS)
         raise UserError(f"{folder}: holds no image; put images ({formats}) into it.")

@@ -2,8 +2,8 @@
 
 An unfinished store is ``hr.bin.part``, ``lr.bin.part`` and ``index.jsonl.part``. The index is a
 journal that begins with the identity of the store, followed by one line per source image, written
-only after the image's bytes are on disk. On a restart everything after the last whole line is
-dropped, and so is what follows the first image whose bytes are not as they were written.
+only after the image's bytes are on disk. On a restart, everything after the last complete line is
+dropped, as is everything from the first image whose bytes have changed.
 """
 
 import logging
@@ -66,7 +66,7 @@ def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("da
         raw: folder of downloaded archives.
 
     Raises:
-        UserError: images are missing, unreadable, or not as many as a fixed source must have.
+        UserError: images are missing or unreadable, or a fixed source has the wrong number.
         OSError: the disk is full; finished images stay, and a later call resumes after them.
     """
     with files.locked(out):
@@ -76,7 +76,7 @@ def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("da
 
 
 def _compare_tiles(name: str, config: DatasetConfig, images: Sequence[Stored]) -> None:
-    """Say from the sizes of the images whether they can be the published set, where it is known."""
+    """Log whether the images can be the published set, by their number of tiles, if known."""
     if config.tiles is None:
         return
     sizes = [tile_crop(*lr_size((image.height, image.width), TILES_SCALE)) for image in images]

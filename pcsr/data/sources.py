@@ -22,7 +22,7 @@ log = logging.getLogger("pcsr")
 
 @dataclass(frozen=True)
 class Source:
-    """A raw image that is read on demand, with its ready-made LR image where there is one."""
+    """A raw image that is read on demand, with its ready-made LR image if it has one."""
 
     name: str
     hr: Callable[[], np.ndarray]
@@ -40,7 +40,7 @@ class Sources:
 
 @contextmanager
 def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
-    """Find the images of a data set; an archive stays open while the context is.
+    """Find the images of a data set; an archive stays open within the context.
 
     Args:
         config: the data set.

@@ -1,11 +1,11 @@
 """The packed store of a prepared data set, and the grid of training crops.
 
 A prepared data set is a folder of up to three files: ``hr.bin`` (the concatenated bytes of all HR
-images), ``lr.bin`` (ready-made LR images in the same order, where the set has them) and
+images), ``lr.bin`` (ready-made LR images in the same order, if the set has them) and
 ``manifest.json``, written last. A folder without a manifest is not a data set.
 
 The manifest holds a checksum of each image and of itself, and opening a store verifies all of them:
-a flipped bit would change the training and the PSNR under an unchanged identity of the data.
+a flipped bit would change training and PSNR without changing the identity of the data.
 """
 
 import hashlib
@@ -75,10 +75,10 @@ def identity(checksums: Iterable[str]) -> str:
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest with its checksum, which covers all else in it.
+    """Return a manifest with its checksum, which covers everything else in it.
 
-    It is among the facts on how the store came to be, so that stores of the same images differ in
-    nothing else.
+    The checksum is among the facts on how the store was made, so that stores of the same images
+    differ in nothing else.
     """
     made = {key: value for key, value in manifest.get(MADE, {}).items() if key != CHECKSUM}
     text = json.dumps({**manifest, MADE: made}, sort_keys=True)
@@ -86,7 +86,7 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_unchanged(manifest: Mapping[str, Any]) -> bool:
-    """Return whether a manifest is as it was written, as far as one without a checksum can tell."""
+    """Return whether a manifest is unchanged, as far as can be told of one without a checksum."""
     made = manifest.get(MADE, {})
     if CHECKSUM in made:
         return manifest == seal(manifest)
@@ -94,7 +94,7 @@ def _is_unchanged(manifest: Mapping[str, Any]) -> bool:
 
 
 def intact(images: Sequence[Stored], hr: np.ndarray, lr: np.ndarray | None) -> int:
-    """Return how many images, from the first on, have the bytes that their checksums say.
+    """Return how many images, from the first on, match their checksums.
 
     Args:
         images: the records.
@@ -117,7 +117,7 @@ def intact(images: Sequence[Stored], hr: np.ndarray, lr: np.ndarray | None) -> i
 
 
 def _are_consistent(images: Sequence[Stored]) -> bool:
-    """Return whether every image has a size, a place in the file, and an LR image if one has."""
+    """Return whether images have sizes and places in the file, and all or none have LR images."""
     last = images[-1]
     for image in images:
         sides = [image.height, image.width]
@@ -152,8 +152,8 @@ class Store:
         This takes a second per GB and thread, and reads the files into the system's cache.
 
         Raises:
-            UserError: a file is missing, or damaged: not what the manifest says, or the manifest
-                is not what was written.
+            UserError: a file is missing or damaged: it does not match the manifest, or the manifest
+                does not match its own checksum.
         """
         path = folder / MANIFEST
         fix = f"run `pcsr prepare {folder.name}`."

@@ -17,7 +17,7 @@ LRReader = Callable[[int], np.ndarray | None]
 
 @dataclass(frozen=True)
 class TestImage:
-    """An HR image, uint8 (H, W, 3), and its ready-made LR image where there is one."""
+    """An HR image, uint8 (H, W, 3), and its ready-made LR image, uint8 (h, w, 3), or None."""
 
     __test__ = False  # pytest collects classes called Test*
 
@@ -39,7 +39,7 @@ class TestImages:
         known_digest: str = "",
         complete: bool = True,
     ) -> None:
-        # Names end up in tables: what UTF-8 or a line cannot hold is escaped before measuring.
+        # Names end up in tables, so line breaks and bytes outside UTF-8 are escaped beforehand.
         self.names = images.unique([escape.printable(name) for name in names], "images")
         self.complete = complete  # False if the data set lacks images it should have
         self._hr, self._lr = hr, lr

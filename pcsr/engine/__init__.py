@@ -1,8 +1,7 @@
-"""The fast, exact path: what a method defines for a fraction of its work, in bounded memory.
+"""The fast, exact path: the image that a method defines, for less work and in bounded memory.
 
-``base`` says what a runner is, and ``runners`` finds the one of a method. ``tiles`` are what an
-image is cut into to fit in ``memory``. ``pixels`` runs PCSR, its heads by ``cpu.heads`` (in strips
-of a few LR rows) or ``gpu.heads`` (by kernels). ``deploy`` lays networks out for inference,
-``cpu.products`` multiplies narrow matrices, ``cpu.blockwise`` trains heads in cache, ``graph`` is
-what is exported.
+``base`` defines runners, and ``runners`` finds the one for a method. ``tiles`` cuts images to fit
+in ``memory``. ``pixels`` runs PCSR, its heads by ``cpu.heads`` (in strips of a few LR rows) or
+``gpu.heads`` (by kernels). ``deploy`` lays networks out for inference, ``cpu.products`` multiplies
+narrow matrices, ``cpu.blockwise`` trains heads in cache, ``graph`` is for export.
 """

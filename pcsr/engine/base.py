@@ -1,4 +1,4 @@
-"""What runs a method fast, and what runs PCSR's heads in it: the two contracts of this folder."""
+"""The two contracts of this folder: a runner of a method, and what runs PCSR's heads in it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class Runner(ABC):
     Attributes:
         method: the method that is run.
         networks: the networks that ``compile`` compiles.
-        heeds_limit: whether ``tiles`` keeps within its limit of memory.
+        heeds_limit: whether ``tiles`` keeps within its memory limit.
     """
 
     heeds_limit: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class Runner(ABC):
         return Restored(_batch([t.sr for t in tiles]), _batch([t.labels for t in tiles]))
 
     def compile(self) -> None:
-        """Compile the networks with ``torch.compile``, anew for each image size that occurs."""
+        """Compile the networks with ``torch.compile``, once per image size that occurs."""
         for network in self.networks:
             network.compile()
 

@@ -61,7 +61,7 @@ def _fuse(network: nn.Module) -> None:
 
 
 def folded(network: Backbone) -> Backbone:
-    """Return a copy in eval mode with BatchNorm folded, made of plain layers as ``network`` is."""
+    """Return a copy in eval mode with BatchNorm folded, made of plain layers like ``network``."""
     plain = copy.deepcopy(network).eval().requires_grad_(False)
     for layers in [module for module in plain.modules() if isinstance(module, nn.Sequential)]:
         for number, (layer, after) in enumerate(pairwise(layers)):
@@ -74,8 +74,8 @@ def folded(network: Backbone) -> Backbone:
 def widened(network: Backbone) -> Backbone:
     """Return a copy with ungrouped convolutions and channels padded to multiples of 16.
 
-    Tensor cores are underused on few channels: computing the added zeros takes them less time than
-    doing without. Images keep their 3 channels.
+    Tensor cores are underused on few channels, and faster with the added zeros. Images keep their 3
+    channels.
     """
     wide = copy.deepcopy(network)
     for module in wide.modules():

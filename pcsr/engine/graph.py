@@ -1,7 +1,7 @@
-"""Methods as graphs of plain operations, which other programs can run: what ``pcsr export`` writes.
+"""Methods as graphs of plain operations, which ``pcsr export`` writes for other programs to run.
 
-A graph computes what the runners compute, for every size of image. PCSR's decisions are a part of
-it: each head but the cheapest gathers the pixels that are routed to it, and scatters their colours.
+A graph computes the same as the runners, for images of any size. It includes PCSR's decisions:
+each head but the cheapest gathers the pixels that are routed to it, and scatters their colours.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def graph(method: Method, scale: float, refine: bool) -> "Whole | Routed":
 
 
 class Whole(nn.Module):
-    """An original with any size of image: LR (N, 3, h, w) in [0, 1] -> SR (N, 3, H, W) in [0, 1].
+    """An original, for images of any size: LR (N, 3, h, w) in [0, 1] -> SR (N, 3, H, W) in [0, 1].
 
     Attributes:
         inputs: names of the inputs.

@@ -12,11 +12,11 @@ from pcsr.backbones.base import Backbone
 from pcsr.runtime import DispatchMode
 
 PROBE = 8  # least side in LR pixels of the image for which memory is measured
-# Memory of a process over that of its tensors: libraries have their own, and glibc leaves gaps that
-# no tensor of the same size fits. Measured at 1.5 for CARN.
+# Memory of a process relative to that of its tensors: libraries have their own, and glibc leaves
+# gaps that no tensor of the same size fits. Measured at 1.5 for CARN.
 SLACK = 1.7
-# Most bytes for a tile, whatever the limit: on a CPU more does not make it faster, and new
-# memory is cleared page by page.
+# Most bytes for a tile, whatever the limit: on a CPU more is not faster, because the system clears
+# new memory page by page.
 ENOUGH = {"cpu": 1 << 31, "cuda": 1 << 36}
 
 

@@ -1,4 +1,4 @@
-"""PCSR's runner: an encoder, a classifier and routed heads, the heads on their own pixels."""
+"""PCSR's runner: an encoder, a classifier, and heads that run on the pixels routed to them."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -96,7 +96,7 @@ class PixelRunner(Runner):
 
     @cached_property
     def _encoder_bytes(self) -> float:
-        """Bytes per LR pixel that the encoder takes."""
+        """Bytes that the encoder takes per LR pixel."""
         return memory.bytes_per_pixel(self._encoder.features, memory.probe(self._encoder))
 
     def _encode(self, tile: TileGrid, lr: Tensor) -> Tensor:

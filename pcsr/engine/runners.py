@@ -1,6 +1,6 @@
-"""Find the runner of a method, by its type; and the runners of images, of tiles and of the rest.
+"""Find the runner of a method, by its type; the runners of originals, tile methods and all others.
 
-Methods are run by their runners and in no other way.
+Methods are only ever run by their runners.
 """
 
 from collections import deque
@@ -132,9 +132,9 @@ class ImageRunner(Runner):
 class TileRunner(Runner):
     """A tile method: the tiles of each branch run in batches, rows of tiles are finished in order.
 
-    Scores are small and are taken of the whole image first. A batch runs when the first of its
-    tiles is needed, and those of later rows wait as 8-bit levels. So batches, and with them the
-    result, are the same whether an image is finished in strips or whole.
+    Scores, which are small, are computed for the whole image first. A batch runs when the first of
+    its tiles is needed; its tiles in later rows wait as 8-bit levels. So the batches, and with them
+    the result, are the same whether an image is finished in strips or whole.
     """
 
     def __init__(self, method: Tiled) -> None:

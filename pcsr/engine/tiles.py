@@ -1,7 +1,7 @@
 """Tiles of images, each with the surroundings that its output depends on, and their HR pixels.
 
-A network computes a tile with a halo as wide as its receptive field, and the output of the halo is
-discarded: what is kept equals the output for the whole image. Where a tile ends at the image's
+A network computes a tile with a halo as wide as its receptive field, whose output is discarded, so
+that the rest equals the output for the whole image. Where a tile ends at the image's
 border there is no halo, and the network pads as it does for the whole image. A network that sees
 the whole image gets it as one tile; in several, the halo only makes the difference small.
 """
@@ -156,7 +156,7 @@ def cut_to_fit(
 
 
 def warn_if_cut(network: Backbone, tiles: Sequence[Tile], count: int) -> None:
-    """Say in the log that a network which sees whole images gets tiles of ``count`` images."""
+    """Log a warning if a network that sees whole images gets tiles of ``count`` images."""
     if network.whole_image and len(tiles) > count:
         log.warning(
             "%s sees the whole image, which does not fit in memory: it is computed in %d tiles, "
@@ -214,8 +214,8 @@ class TileGrid:
         images: the images that it belongs to.
 
     Attributes:
-        outer: the tile and its ring, where the image goes on.
-        size: number of HR rows and columns, as all below with the ring.
+        outer: the tile with its ring, which ends at the image's border.
+        size: number of HR rows and columns; like all below, with the ring.
         rows, columns: axes of the HR pixels; ``nearest`` counts from the first LR pixel.
         ringed: whether there is a ring.
     """

@@ -1,1 +1,1 @@
-"""Measuring, showing and using trained methods."""
+"""Measure, show and use trained methods."""

@@ -32,17 +32,17 @@ def export(
     /,
     *,
     refine: Annotated[
-        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: pcsr does")
+        bool | None, Parameter(help="smooth light pixels next to heavy ones; on by default")
     ] = None,
     scale: Scale = None,
 ) -> str:
-    """Write a model as ONNX, for ONNX Runtime, OpenVINO and other programs, images of any size.
+    """Write a model as ONNX for images of any size, to run in ONNX Runtime, OpenVINO and others.
 
-    The graph takes `lr`, float32 RGB (N, 3, h, w) in [0, 1], and gives `sr`, (N, 3, H, W) in
-    [0, 1], what `pcsr upscale` computes to one grey level. That of a PCSR model has a second input,
-    the number `k` (float32, without axes): 0 takes the likeliest head, higher values save more
-    time. Its scale is fixed here; fractional ones are possible. Originals and PCSR can be exported,
-    tile methods cannot. Scale, version and the SHA-256 of the weights are in the file's metadata.
+    The graph maps `lr`, float32 RGB (N, 3, h, w) in [0, 1], to `sr`, (N, 3, H, W) in [0, 1], equal
+    to the output of `pcsr upscale` to one grey level. A PCSR model has a second input, the scalar
+    `k` (float32): 0 takes the most likely head, higher values save more time. Its scale, which may
+    be fractional, is fixed at export. Originals and PCSR can be exported, tile methods cannot.
+    Scale, version and the SHA-256 of the weights are in the file's metadata.
 
     It needs the extra [export], which `make setup` installs.
 
@@ -80,7 +80,7 @@ def onnx_bytes(network: Whole | Routed, facts: dict[str, str]) -> bytes:
     """Return a graph as the content of an ONNX file, with facts in its metadata.
 
     Raises:
-        UserError: the backbone has an operation that ONNX lacks, or one whose size is fixed.
+        UserError: the backbone has an operation that ONNX lacks, or one of fixed size.
     """
     least = max(2, network.backbone.least_side)
     axes = {0: Dim("n"), 2: Dim("h", min=least), 3: Dim("w", min=least)}
@@ -100,7 +100,7 @@ def onnx_bytes(network: Whole | Routed, facts: dict[str, str]) -> bytes:
             )
     except torch.onnx.OnnxExporterError as error:
         program, problem = None, _root(error)
-    # The exporter's last resort is to fix what it cannot follow.
+    # A size that the exporter cannot keep symbolic becomes a constant.
     if (
         program is None
         or [type(side) for side in program.model.graph.inputs[0].shape or ()].count(int) > 1
@@ -116,10 +116,10 @@ def onnx_bytes(network: Whole | Routed, facts: dict[str, str]) -> bytes:
 
 
 def _rounded(scale: float) -> Any:
-    """Return how an HR length is rounded: as ``geometry.hr_size`` does, in float64.
+    """Return the ONNX translation of ``round`` that agrees with ``geometry.hr_size``.
 
-    The exporter multiplies LR lengths in float32, where 2.7 * 175 rounds to another integer. That
-    is close enough to find the LR length again.
+    The exporter multiplies LR lengths in float32, where 2.7 * 175 rounds to another integer. So the
+    LR length is recovered from the product, and multiplied again in float64.
     """
     # Optional packages.
     from onnx import TensorProto, helper  # noqa: PLC0415
@@ -142,7 +142,7 @@ def _root(error: BaseException) -> BaseException:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporter says to developers: of packages it looks for, of its own code."""
+    """Hide the exporter's messages to developers, on optional packages and on its own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

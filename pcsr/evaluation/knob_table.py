@@ -48,8 +48,8 @@ def calibrate_knob(
 ) -> list[str]:
     """Measure what the knob costs in PSNR, for `upscale --psnr-drop`.
 
-    The cost is the mean loss against the full computation, the most expensive branch everywhere.
-    Images that are restored exactly have an infinite PSNR and are left out.
+    The cost of a value is its mean PSNR loss against the full computation, the most expensive
+    branch everywhere. Images restored exactly have an infinite PSNR and are left out.
 
     Example: `pcsr calibrate-knob --weights carn-pcsr.safetensors --images data/prepared/div2k-valid
     --out carn-pcsr-calibrated.safetensors`.
@@ -76,7 +76,7 @@ def calibrate_knob(
 
 
 class Point(BaseModel):
-    """One knob value: its PSNR drop in dB and its share of the FLOPs, of the full computation."""
+    """One knob value: its PSNR drop in dB and share of FLOPs, against the full computation."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -135,7 +135,7 @@ def for_drop(points: Sequence[Point], drop: float) -> float:
     The drop is interpolated linearly between measured knob values.
 
     Raises:
-        UserError: ``drop`` is below that of the table's first, most expensive point, or no number.
+        UserError: ``drop`` is below that of the first, most expensive point, or not finite.
     """
     if not points[0].drop <= drop < math.inf:
         raise UserError(
@@ -153,8 +153,8 @@ def read(facts: Mapping[str, Any], where: str) -> list[Point]:
     """Return the table that is saved with weights.
 
     Raises:
-        UserError: the weights have no table, or it is damaged, or was measured against the most
-            expensive of the knob values given, as earlier versions did.
+        UserError: the weights have no table, or it is damaged, or an earlier version made it, which
+            measured drops against the most expensive knob value given.
     """
     table = facts.get("knob_table")
     if not isinstance(table, Mapping):

@@ -42,7 +42,7 @@ def make_pair(image: TestImage, scale: float, protocol: ProtocolConfig) -> Pair:
 
     HR is first cropped to a multiple of the scale, then degraded as a whole. ``crop: tiles`` crops
     LR to whole tiles and HR to match; crops start at the top left. ``lr: float`` and degradations
-    other than ``matlab`` always degrade HR: ready-made LR images are 8 bit, and made already.
+    other than ``matlab`` always degrade HR: ready-made LR images are 8 bit and already degraded.
 
     Raises:
         UserError: the image is too small, or its LR image has another size.
@@ -102,7 +102,7 @@ def measure(
     All protocols use the same pair and one dense pass, so they may differ only in refinement. If
     ``own`` is given, all metrics are computed under that protocol and only PSNR-RGB under others.
     With ``full`` the first rows are those of the full computation, the most expensive branch
-    everywhere, which no knob may reach; their knob is None.
+    everywhere, which possibly no knob value reaches; their knob is None.
     Columns: see ``rows_of``.
     """
     exploration, seconds = explore(method, pair, scale)
@@ -114,7 +114,7 @@ def measure(
 
 
 def explore(method: Method, pair: Pair, scale: float) -> tuple[Exploration, float]:
-    """Run every branch on the pair's LR image; return what they gave, and the seconds it took."""
+    """Run every branch on the pair's LR image; return the exploration and the seconds it took."""
     device = next(method.parameters()).device
     started = time.perf_counter()
     exploration = method.explore(pair.lr.to(device), scale)
@@ -131,7 +131,7 @@ def decide(
 
 
 def everywhere(exploration: Exploration, branch: int) -> Tensor:
-    """Return the decision for one branch in all units, (N, units...) int64."""
+    """Return the decision that sends all units to one branch, (N, units...) int64."""
     return torch.full_like(exploration.scores[:, 0], branch, dtype=torch.long)
 
 

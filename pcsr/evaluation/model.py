@@ -1,4 +1,4 @@
-"""The Python interface: a weights file in, super-resolved images out, as fast as the command line.
+"""The Python interface: load a weights file, super-resolve images, as fast as the command line.
 
 Example:
     >>> model = pcsr.load("weights/fsrcnn-pcsr.safetensors")
@@ -41,7 +41,7 @@ class Result(Generic[ImageT]):
     """What ``Model.upscale`` returns.
 
     Attributes:
-        image: super-resolved, of the kind, shape order and type that was given.
+        image: super-resolved, of the kind, axis order and dtype of the input.
         routing: uint8 (H, W), the branch of each HR pixel, cheapest 0; (N, H, W) for a batch.
         shares: share of the units that each branch computed, cheapest first.
         flops: of the whole call; ``flops.engine`` is what was executed.
@@ -54,7 +54,7 @@ class Result(Generic[ImageT]):
 
 
 class Model:
-    """A method with its weights laid out for inference; made by ``load``.
+    """A method deployed for inference; made by ``load``.
 
     Args:
         method: on its device, in eval mode.
@@ -80,15 +80,16 @@ class Model:
         """Super-resolve an image.
 
         Args:
-            image: a PIL image, RGB, grey or a palette, with or without transparency, which is
-                turned upright; a numpy array (h, w, 3), uint8, uint16 or floating point in [0, 1];
+            image: a PIL image (RGB, grey or palette, with or without transparency), which is
+                rotated upright; a numpy array (h, w, 3), uint8, uint16 or floating point in [0, 1];
                 or a tensor (3, h, w) or (N, 3, h, w), uint8 or floating point in [0, 1].
-            k: value of the method's knob (for ARM eta over the full cost).
+            k: value of the method's knob: k for PCSR and ClassSR, eta over the full cost for ARM,
+                eta in dB for ENAF.
             adaptive: let the method decide without a knob (PCSR's ADM).
             budget: share of the original's FLOPs to spend on each image, e.g. 0.5 (PCSR).
-            refine: smooth light pixels beside heavy ones (PCSR section 3.5); None where it can.
+            refine: smooth light pixels beside heavy ones (PCSR section 3.5); None: if it can.
             scale: HR size / LR size, if not the one the weights were trained at.
-            max_memory: what the process may take, e.g. "2GiB" (on a GPU: of its memory).
+            max_memory: memory that the process may use, e.g. "2GiB" (on a GPU: GPU memory).
 
         Raises:
             UserError: several of ``k``, ``adaptive`` and ``budget`` are given, a number is out of
@@ -139,7 +140,7 @@ def load(
             a GPU; originals and PCSR have it.
 
     Raises:
-        UserError: the file, the device or the precision cannot be used; says what would do.
+        UserError: the file, the device or the precision cannot be used; says what to use instead.
     """
     picked = runtime.pick_device(device)
     runtime.keep_memory()
@@ -160,7 +161,7 @@ def _batch(image: Tensor) -> tuple[Tensor, DTypeLike]:
 
 
 def _pixels(image: Any) -> Pixels:
-    """Return an array or a PIL image as what a file of it would hold; arrays may be float."""
+    """Return an array or a PIL image as the pixels of a file of it; arrays may be float."""
     if isinstance(image, Image.Image):
         why = header.refusal(image)
         if not why and image.mode not in ("I;16", "I;16B") and header.bits_of(image) == 16:

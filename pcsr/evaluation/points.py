@@ -1,6 +1,6 @@
-"""From what a user requests to the scale and operating point that a method runs at.
+"""Turn a user's request into the scale and operating point that a method runs at.
 
-The command line and the Python interface come through here; what would be ignored is refused.
+Both the command line and the Python interface use this; a setting that would be ignored is refused.
 """
 
 from dataclasses import replace
@@ -44,7 +44,7 @@ def requested_point(
         k: value of the knob.
         adaptive: let the method decide.
         budget: share of the original's FLOPs.
-        refine: smooth light pixels beside heavy ones; None does so where the method can.
+        refine: smooth light pixels beside heavy ones; None does so if the method can.
 
     Raises:
         UserError: several of ``k``, ``adaptive`` and ``budget`` are given, a number cannot be used,
@@ -88,7 +88,7 @@ def usable_point(method: Method, point: OperatingPoint) -> OperatingPoint:
 def points_for_all(methods: list[Method], point: OperatingPoint) -> list[OperatingPoint]:
     """Return the point of each of several methods that are shown side by side.
 
-    Those without a knob run as they are, beside at least one that has one.
+    Methods without a knob ignore it, as long as at least one has a knob.
 
     Raises:
         UserError: all methods would ignore the knob or the adaptive decision.

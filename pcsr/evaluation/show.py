@@ -1,4 +1,4 @@
-"""Images of what a method does: one photograph super-resolved, with routing and comparison."""
+"""Images that show a method at work: a super-resolved photograph, its routing, a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ def showcase(
 
 
 def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tuple[int, float]:
-    """Return the number of the image to show, and the knob, from what was measured."""
+    """Return the index of the image to show, and the knob, chosen from a sweep."""
     from pcsr.report import tidy  # noqa: PLC0415 - heavy, and upscaling does not draw
     from pcsr.report.figures.showcase import most_divided  # noqa: PLC0415 - as above
 
@@ -191,7 +191,7 @@ def _titles(methods: Sequence[Method]) -> list[str]:
 
 @torch.no_grad()
 def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Shown:
-    """Super-resolve a test image by routed work alone, and measure the result."""
+    """Super-resolve a test image, running only the routed work, and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
     used = usable_point(method, point)
     restored = runner(method).run(lr, scale, used)

@@ -1,4 +1,4 @@
-"""Super-resolve images within a memory limit: files, and one image as the Python API has it."""
+"""Super-resolve within a memory limit: files, or one image for the Python interface."""
 
 import logging
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def upscale_files(
     max_memory: int | None = None,
     precision: torch.dtype = torch.float32,
 ) -> None:
-    """Super-resolve images that have no HR. One that cannot be read does not stop the others.
+    """Super-resolve images without HR. One that cannot be read does not stop the others.
 
     Args:
         method: the model.
@@ -109,11 +109,11 @@ def upscale_file(
         Sizes, operating point, routing and FLOPs in words.
 
     Raises:
-        UserError: the image cannot be read, needs more memory, or would lose something as a file of
-            this ending.
+        UserError: the image cannot be read, needs more memory, or would lose something in a file
+            with this suffix.
     """
     device = next(fast.method.parameters()).device
-    # A limit on a GPU is one of its memory; images are decoded in the host's.
+    # On a GPU the limit is for GPU memory; images are decoded in host memory.
     room = room_on(torch.device("cpu"), max_memory if device.type == "cpu" else None)
     encoded = decoding.read_header(file, room=room)
     width, height = encoded.image.size
@@ -132,7 +132,7 @@ def _work(
     point: OperatingPoint,
     done: SuperResolved,
 ) -> str:
-    """Say what was done: sizes, operating point, share of the most expensive branch, FLOPs."""
+    """Return what was done in words: sizes, operating point, share of the heavy branch, FLOPs."""
     sizes = (f"{size[1]}x{size[0]}" for size in (lr_size, done.sr.shape[:2]))
     words = [" -> ".join(sizes)]
     if point.budget is not None:
@@ -185,7 +185,7 @@ def super_resolve(
     """
     lr_size = (lr.shape[-2], lr.shape[-1])
     size = hr_size(lr_size, scale)
-    # On a CPU the result counts against the limit, twice while it is written to a file.
+    # On a CPU the result counts against the limit, twice while it is being written to a file.
     nbytes = size[0] * size[1] * planes * np.dtype(dtype).itemsize
     own = 2 * nbytes if lr.device.type == "cpu" else 0
     limit = room_on(lr.device, max_memory, own)
@@ -220,9 +220,10 @@ def super_resolve(
     except MemoryLimitError as error:
         if max_memory is None:
             raise
-        # Twice, because a part of a higher limit goes to features that are kept, and to the tail.
+        # Twice, because part of a higher limit goes to features that are kept, and to the tail.
         enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
-        raise UserError(f"{error} --max-memory {runtime.size_text(enough)} would do.") from None
+        needed = runtime.size_text(enough)
+        raise UserError(f"{error} --max-memory {needed} would be enough.") from None
     if count > 1 and fast.method.unit != "tile":  # those are finished in strips anyway
         log.info("computed in %d tiles", count)
     return SuperResolved(sr, routing, units.tolist())

@@ -59,7 +59,7 @@ def sweep(
     also: Annotated[
         Sequence[str],
         Parameter(
-            help="other protocols to measure as well, each by what it changes: lr=float, "
+            help="further protocols to measure, each as a list of changes: lr=float, "
             "refine=false, lr=float,refine=false"
         ),
     ] = (),
@@ -68,7 +68,7 @@ def sweep(
     threads: Threads = CORES,
     log_file: LogFile = None,
 ) -> None:
-    """Measure weights on images over values of the knob; one dense pass gives the whole curve.
+    """Measure weights on images over knob values; one dense pass gives the whole curve.
 
     Example: `pcsr sweep --weights carn.safetensors --images Urban100/HR --knob 0 1 2 --out u.csv`.
     """
@@ -170,8 +170,8 @@ def measure_all(
 ) -> None:
     """Measure every subject on every image and write one CSV, with its provenance beside it.
 
-    Rows are saved to ``<out>.part`` as they come, so that an interrupted sweep resumes; those that
-    were changed meanwhile are measured again. The CSV is written in one go at the end.
+    Rows are saved to ``<out>.part`` as they come, so that an interrupted sweep resumes; damaged
+    rows are measured again. The CSV is written at once at the end.
     """
     # Heavy, and only writing the table needs them.
     import pandas as pd  # noqa: PLC0415
@@ -257,6 +257,6 @@ def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], images: TestImag
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return all columns, in order; a row of the method with most branches has every one."""
+    """Return all columns, in order; a row of the method with the most branches has them all."""
     widest = max(len(row) for row in rows)
     return next(list(row) for row in rows if len(row) == widest)

@@ -1,4 +1,4 @@
-"""Upscale images that have no HR, a file or a folder: what is requested, and what is written."""
+"""The command that upscales an image, or a folder of images, without HR."""
 
 from pathlib import Path
 from typing import Annotated
@@ -55,10 +55,10 @@ def upscale(
     ] = None,
     ext: Annotated[
         str | None,
-        Parameter(help="ending of the images that are written to a folder; default: png"),
+        Parameter(help="suffix of the images written to a folder; default: png"),
     ] = None,
     refine: Annotated[
-        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: pcsr does")
+        bool | None, Parameter(help="smooth light pixels next to heavy ones; default: on for pcsr")
     ] = None,
     scale: Scale = None,
     max_memory: MaxMemory = None,
@@ -66,10 +66,10 @@ def upscale(
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> None:
-    """Super-resolve an image, or a folder of images, that has no HR.
+    """Super-resolve an image, or a folder of images, without HR.
 
-    Grey stays grey, 16 bits stay 16 bits, transparency is enlarged beside the colours, and colour
-    profiles are kept. Images are turned upright; other metadata is not copied.
+    Grey stays grey, 16 bits stay 16 bits, transparency is enlarged with the image, and colour
+    profiles are kept. Images are rotated upright; other metadata is not copied.
 
     Example: `pcsr upscale photo.png photo_x4.png --weights carn-pcsr.safetensors --budget 0.5`.
     """

@@ -1,1 +1,1 @@
-"""Image files: what their headers say, decoding without loss, encoding. One door for each."""
+"""Image files: the only place that reads headers, decodes without loss, and encodes."""

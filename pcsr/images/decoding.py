@@ -1,7 +1,7 @@
-"""The one door for image files: formats by content, facts from the header, then the pixels.
+"""Read image files: the format by content, facts from the header, then the pixels.
 
-Nothing is decoded before the header has been accepted and the memory for it has been found, and
-no value is changed on the way: what cannot be read as it is stored is refused.
+Nothing is decoded before the header has been accepted and enough memory is known to be free.
+Decoding changes no value; an image that cannot be read as it is stored is refused.
 """
 
 import io
@@ -39,11 +39,11 @@ _pillow = threading.Lock()
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image as it is shown: upright, palettes resolved.
+    """An image as it is displayed: upright, palettes resolved.
 
     Attributes:
         values: uint8 or uint16 (H, W, 1 to 4): grey, grey and alpha, RGB, or RGB and alpha.
-        colour: what the file says about its colours.
+        colour: the file's description of its colours.
     """
 
     values: np.ndarray
@@ -63,11 +63,11 @@ class Encoded:
         name: what errors call the image.
         data: the file's content.
         image: the file as Pillow has opened it, not decoded.
-        size: (width, height) of what is decoded, of a tiled TIFF at least a whole tile.
+        size: (width, height) that is decoded; for a tiled TIFF at least one tile.
         bits: per channel, 8 or 16; fewer are widened to 8.
         grey: whether it has one colour channel.
         alpha: whether it has transparency, in whatever form.
-        colour: what the file says about its colours.
+        colour: the file's description of its colours.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Encoded:
             per_pixel: bytes that the caller needs for each pixel once it is decoded.
 
         Raises:
-            UserError: the memory does not do; says how much would.
+            UserError: the memory does not suffice; says how much would.
         """
         room = _room(room)
         width, height = self.size
@@ -124,7 +124,7 @@ def read_header(
 
     Args:
         source: path, bytes, or open binary file.
-        name: what errors call the image; give it where ``source`` is not a path.
+        name: what errors call the image; give it if ``source`` is not a path.
         room: bytes that may be used; None allows most of the free memory.
 
     Raises:
@@ -187,7 +187,7 @@ def _colour(image: Image.Image, data: bytes) -> Colour:
     profile = image.info.get("icc_profile")
     icc = profile if isinstance(profile, bytes) else b""
     chunks = of_png(data) if image.format == "PNG" else ()
-    # Pillow decodes a PNG to look for EXIF data behind its pixels, and the pixels may be a bomb.
+    # To find EXIF data after the pixels of a PNG, Pillow decodes them, and they may be a bomb.
     at_hand = image.format != "PNG" or "exif" in image.info
     named = _exif(image, ExifTags.IFD.Interop).get(1) if at_hand else None
     if named == ADOBE_RGB_INDEX and not icc and not chunks:
@@ -246,11 +246,11 @@ def _damaged(name: str, error: Exception) -> UserError:
 
 @contextmanager
 def _at_ease() -> Iterator[None]:
-    """Lift Pillow's own limits, which are below 16K and below what a sound PNG may carry.
+    """Lift Pillow's own limits, which are below 16K images and below the text of some valid PNGs.
 
     They are module variables of Pillow, read when a file is opened and again when some formats are
-    decoded. The lock keeps two threads from restoring each other's values. What Pillow, tifffile
-    and imagecodecs warn of is odd metadata, which nothing here uses.
+    decoded. The lock keeps two threads from restoring each other's values. Warnings of Pillow,
+    tifffile and imagecodecs are hidden: they are about odd metadata, which nothing here uses.
     """
     limits = {
         (Image, "MAX_IMAGE_PIXELS"): None,
@@ -276,7 +276,7 @@ def _eight_bits(encoded: Encoded) -> np.ndarray:
 
 
 def _sixteen_bits(encoded: Encoded) -> np.ndarray:
-    """Decode what Pillow would cut to 8 bits."""
+    """Decode 16-bit channels, which Pillow would cut to 8 bits."""
     if encoded.image.format == "PNG":
         values = imagecodecs.png_decode(encoded.data)
         width, height = encoded.image.size
@@ -305,13 +305,13 @@ def _tiff_values(encoded: Encoded) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, of what was decoded; Pillow turns TIFFs itself."""
+    """Return the EXIF orientation, 1 to 8, still to be applied; Pillow itself rotates TIFFs."""
     value = _exif(image).get(ExifTags.Base.Orientation, 1)
     return value if value in _UPRIGHT else 1
 
 
 def _exif(image: Image.Image, folder: int | None = None) -> Mapping[int, Any]:
-    """Return EXIF values, of a folder of them or the first; none where they are broken."""
+    """Return the EXIF values of a folder, by default the first; none if they are damaged."""
     try:
         found = image.getexif()
         return found if folder is None else found.get_ifd(folder)

@@ -1,4 +1,4 @@
-"""Writing images: the format by the ending of the name, with the colours' description."""
+"""Write images, with their colour description; the suffix of the path selects the format."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def ending(path: Path) -> str:
 
 
 def require_room_in_format(path: Path, image: Encoded, size: tuple[int, int]) -> None:
-    """Refuse an output whose format would lose what the image has.
+    """Refuse an output whose format cannot hold what the image has.
 
     Args:
         path: the file to write.

@@ -1,7 +1,6 @@
-"""What image files say about themselves: what cannot be read unchanged, and their colours.
+"""What headers of image files say: whether the pixels can be read unchanged, and their colours.
 
-Headers are as Pillow has read them. What is said about colours is kept, so that an enlarged image
-can say the same.
+Headers are as read by Pillow. The colour description is kept, to be written to the enlarged image.
 """
 
 import struct
@@ -14,7 +13,7 @@ from PIL import Image
 
 READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 NAMES = "PNG, JPEG, WebP, TIFF, BMP or PPM"
-# How other files begin that are taken for images, to say what they are.
+# First bytes of other files that users take for images, for the error message.
 OTHERS = {
     b"GIF8": "a GIF",
     b"%!PS": "PostScript",
@@ -32,7 +31,7 @@ GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 MODES = ("RGB", "RGBA", "P", "PA", *GREY)
 ALPHA = ("LA", "La", "PA", "RGBA")
 PPM_16BIT = 65535
-# Raw modes of grey PNGs whose levels Pillow widens to 8 bits, but not that of tRNS.
+# Raw modes of grey PNGs whose levels Pillow widens to 8 bits, without widening the one in tRNS.
 WIDENED = {"1": 255, "L;2": 85, "L;4": 17}
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -46,7 +45,7 @@ TOLERANCE = 500
 
 
 def refusal(image: Image.Image, data: bytes = b"") -> str:
-    """Return why the pixels of an image would change on the way; "" if they would not.
+    """Return why reading would change the pixels of an image; "" if it would not.
 
     Args:
         image: opened by Pillow.
@@ -79,7 +78,7 @@ def bits_of(image: Image.Image) -> int:
 
 
 def what_is(data: bytes) -> str:
-    """Say what a file is that no format accepts, and what to do."""
+    """Say what a file is that is not read as an image, and what to do."""
     if data[4:8] == b"ftyp":
         kind = "AVIF or HEIC"
     else:
@@ -110,7 +109,7 @@ def _fourth_bytes(image: Image.Image, data: bytes) -> bytes:
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
-    """Return (width, height) of what is decoded: of a tiled TIFF at least one whole tile."""
+    """Return the (width, height) that is decoded: for a tiled TIFF at least one tile."""
     width, height = image.size
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
@@ -129,7 +128,7 @@ def _ppm_top(image: Image.Image) -> int:
 
 
 def _ppm_refusal(image: Image.Image) -> str:
-    """Say what a PPM is that cannot be read as it is stored; "" if it can."""
+    """Return what kind a PPM is if it cannot be read as it is stored, else ""."""
     top = _ppm_top(image)
     if top not in (1, 255, PPM_16BIT):
         return f"a PPM of {top + 1} levels"
@@ -138,7 +137,7 @@ def _ppm_refusal(image: Image.Image) -> str:
 
 
 def _tiff_refusal(tags: Any) -> str:
-    """Say what a TIFF is that cannot be read as it is stored; "" if it can."""
+    """Return what kind a TIFF is if it cannot be read as it is stored, else ""."""
     bits, photometric = set(tags.get(258, (1,))), tags.get(262, 0)
     samples, extra, planar = tags.get(277, 1), tuple(tags.get(338, ())), tags.get(284, 1) == 2
     beside = samples - {2: 3, 6: 3}.get(photometric, 1) > 0

@@ -1,4 +1,4 @@
-"""Between the levels of image files and values in [0, 1]; one rule of rounding for all."""
+"""Convert between levels of image files and values in [0, 1], with one rounding rule for all."""
 
 import numpy as np
 import torch

@@ -6,8 +6,8 @@ the unit's *scores* at an *operating point*, which trades PSNR for FLOPs.
 
 ``explore`` runs every branch once, so that each operating point of a sweep is only a routing
 decision: ``compose(explore(lr), route(scores, point))``. A runner (``pcsr.engine``) runs only the
-routed work; it is what users run and what latency is measured on. Both give the same image at the
-same operating point; a test checks that they agree.
+routed work; it is what users run and what latency is measured on. At the same operating point both
+give the same image, as tests check.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ from pcsr.routing import OperatingPoint
 #: terms of it to log. It may be compiled or recorded as a CUDA graph, so it must work on tensors
 #: alone.
 Loss = Callable[[Tensor, Tensor, int | None], Mapping[str, Tensor]]
-#: Lays a network that stays frozen out for speed: same output, less work.
+#: Deploys a network that stays frozen: same output, less work.
 Deploy = Callable[[Backbone], Backbone]
 
 
@@ -65,8 +65,8 @@ class Stage:
             frozen networks can be deployed first.
         branch: the branch that every unit takes during validation. None routes at the method's
             first operating point.
-        draw: draws what a step leaves to chance from the generator given, the only source of
-            randomness that it may use.
+        draw: draws a step's random choice (ARM's width) from the generator passed to it, the only
+            source of randomness that a stage may use.
     """
 
     name: str
@@ -85,8 +85,8 @@ class Method(nn.Module, ABC):
         points: the operating points of a sweep by default; the first is the default point.
         fine_knobs: knob values at which ``pcsr calibrate-knob`` measures the loss in PSNR, most
             expensive first; if empty, those of ``points``.
-        free_per_unit: FLOPs of a unit's scores that are executed and count as none, as no network
-            takes them (an edge filter).
+        free_per_unit: FLOPs executed for a unit's scores that are not counted, because they are not
+            a network's (an edge filter).
         branches: M.
         stages: training stages in order.
         config: the complete configuration, as ``checks.complete`` returns it. It is stored with

@@ -33,7 +33,7 @@ def complete(
 
 
 def knob_of(point: OperatingPoint, method: str, meaning: str, least: float = -KNOB_LIMIT) -> float:
-    """Return the knob value for a method that can decide by its knob only.
+    """Return the knob value, for a method that decides only by its knob.
 
     Args:
         point: operating point.
@@ -47,7 +47,7 @@ def knob_of(point: OperatingPoint, method: str, meaning: str, least: float = -KN
     if point.knob is None:
         raise UserError(f"{method} decides by its knob alone: give {meaning}.")
     if point.knob < least:
-        raise UserError(f"{method}: {point.knob:g} is no {meaning}; give {least:g} or more.")
+        raise UserError(f"{method}: {point.knob:g} is below {least:g}; give {meaning}.")
     return point.knob
 
 

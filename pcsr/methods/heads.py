@@ -3,8 +3,7 @@
 The first layer reads [f; r; c]: the nearest LR feature, the pixel's offset and its cell. It is
 linear, W [f; r; c] + b = W_f f + (W_r r + W_c c + b), so it is split into a term per LR pixel and a
 term per place. On a regular grid all LR pixels have the same places, and at x4 the first layer
-costs a sixteenth. ``Head.split`` is the one place where this is done: exploring, training and the
-engine read it there.
+costs a sixteenth. Only ``Head.split`` does this; exploring, training and the engine use it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -169,7 +168,7 @@ class AllPixels:
 
 
 def places(rows: Axis, columns: Axis) -> Tensor:
-    """Return where the HR pixels of an LR pixel lie; it is the same for every LR pixel.
+    """Return the places of the HR pixels of an LR pixel, which are the same for every LR pixel.
 
     Args:
         rows, columns: axes of a regular grid, whose ``block`` is not 0.

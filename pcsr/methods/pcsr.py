@@ -42,6 +42,7 @@ PAPER = {
     },
 }
 BLOCK = 1 << 16  # HR pixels per block: the widest hidden layer then takes 44 MB
+# Terms of the loss of stage 1 (docs/protocol.md, section 3).
 L1_WEIGHT = 1000.0
 BALANCE_WEIGHT = 3.0
 
@@ -59,8 +60,8 @@ class PCSROptions(Config):
 class PCSR(Method):
     """Pixel-level routing between M heads over one encoder; M = 2 in the paper.
 
-    Heads are ordered cheapest first, so the last one is the paper's heavy upsampler. Inference
-    supports any scale; the costs, and so the routing, depend on it.
+    Heads are ordered cheapest first, so the last one is the paper's heavy upsampler. Any scale
+    can be upscaled to; the costs, and so the routing, depend on it.
     """
 
     Options = PCSROptions
@@ -136,7 +137,7 @@ class PCSR(Method):
         return routing.CostRatio(shares, point.knob)
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
-        """See ``Method.costs``: encoder and classifier in any case, and one head per HR pixel."""
+        """See ``Method.costs``: always encoder and classifier, then one head per HR pixel."""
         encoder, classifier, heads = self._flops
         per_lr, per_hr = executed_flops(self.classifier, self.heads)
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)

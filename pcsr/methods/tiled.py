@@ -1,4 +1,4 @@
-"""What patch-level methods share: cut into tiles, route each, run by branch, assemble."""
+"""What tile methods share: cut into tiles, route each, run by branch, assemble."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,8 +14,8 @@ from pcsr.methods.base import Exploration, Method
 from pcsr.methods.checks import require_scale
 from pcsr.routing import OperatingPoint
 
-# Tiles per batch. A CPU is fastest while CARN's activations stay near its caches. On a GPU the
-# activations of SRResNet then take 1.7 GB.
+# Tiles per batch. On a CPU, few enough for CARN's activations to stay near the caches, which is
+# fastest. On a GPU, few enough for SRResNet's activations to take 1.7 GB.
 BATCH = {"cpu": 8, "cuda": 128}
 
 
@@ -37,19 +37,19 @@ class Tiled(Method):
 
     @abstractmethod
     def score(self, tiles: Tensor) -> Tensor:
-        """Return what the router decides by: LR tiles (n, 3, 32, 32) -> (n, M)."""
+        """Return the scores of LR tiles in [0, 1]: (n, 3, 32, 32) -> (n, M)."""
 
     @abstractmethod
     def upscale(self, branch: int, lr: Tensor) -> Tensor:
         """Super-resolve by one branch: (n, 3, h, w) in [0, 1] -> (n, 3, h * scale, w * scale)."""
 
     def outputs(self, lr: Tensor) -> Iterator[Tensor]:
-        """Super-resolve by every branch in order; a subclass may share work between them."""
+        """Yield the output of every branch in order; a subclass may share work between them."""
         return (self.upscale(branch, lr) for branch in range(self.branches))
 
     @abstractmethod
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
-        """Return the FLOPs per LR tile of scoring it, and of each branch."""
+        """Return the FLOPs per LR tile: of its scores, and of each branch."""
 
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``.

@@ -1,4 +1,4 @@
 """Tables, figures and claims: functions of measured data and nothing else.
 
-``tidy`` joins the sweeps into one table; the others read it, or the arrays they are given.
+``tidy`` joins the sweeps into one table, which the other modules read.
 """

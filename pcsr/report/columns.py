@@ -1,6 +1,6 @@
-"""The columns of sweeps and of results: their types, what their numbers can be, and reading them.
+"""The columns of sweeps and of results: their types, their possible values, and reading them.
 
-A file may have been edited, cut or brought by somebody else, so nothing in it is taken for granted.
+A file may have been edited, truncated or made by somebody else, so everything in it is checked.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is 
 COUNTS = (*CONVENTIONS, "engine")  # and what is executed
 PROTOCOL = ("lr", "crop", "refine")
 
-# An image called "0801" or "null" must stay text, so no type is left to a guess.
+# All types are given, because pandas would not read an image called "0801" or "null" as text.
 SWEEP_TYPES = {
     "image": "str",
     "method": "str",
@@ -75,10 +75,10 @@ ONCE = ["experiment", "knob", "adaptive", "test_set", "scale", "image", *PROTOCO
 def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """Read a CSV file that has at least the columns of ``types`` and one row.
 
-    Blank is no value in a column of numbers alone: an image may well be called ``null`` or ``NA``.
+    Blank means no value, in columns of numbers only: an image may be called ``null`` or ``NA``.
 
     Raises:
-        UserError: the file is missing, empty or lacks a column, or a row of it cannot be right;
+        UserError: the file is missing, empty or lacks a column, or a row has an impossible value;
             names the row and the column.
     """
     try:
@@ -90,7 +90,7 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         every = {name: RESULT_TYPES.get(name, "float64") for name in header.columns}
         blank = {name: ["", "nan"] for name, kind in every.items() if kind != "str"}
         options: dict[str, Any] = {"keep_default_na": False, "na_values": blank}
-        with np.errstate(invalid="ignore"):  # whole numbers that are none: an error, no warning
+        with np.errstate(invalid="ignore"):  # numbers that are not whole: an error, not a warning
             frame = pd.read_csv(BytesIO(data), usecols=list(every), dtype=every, **options)
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
@@ -122,7 +122,7 @@ def _require_possible(path: Path, rows: pd.DataFrame) -> None:
 def require_once(path: Path, rows: pd.DataFrame, once: Iterable[str] = ONCE) -> None:
     """Refuse rows that agree in all of these columns, as far as the table has them."""
     twice = rows.duplicated([name for name in once if name in rows])
-    refuse(path, rows, twice, "image", "stands there twice at one knob value")
+    refuse(path, rows, twice, "image", "appears twice at one knob value")
 
 
 def refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, column: str, what: str) -> None:

@@ -1,7 +1,7 @@
 """Curves over images: interpolation, Bjontegaard deltas, and bootstrap intervals.
 
-A statistic is a function of the numbers of some images, so that one resample of images goes
-through all knob values and, in a comparison, through both methods.
+A statistic is a function of image indices, so that one resample of images applies to all knob
+values and, in a comparison, to both methods.
 """
 
 import warnings
@@ -20,8 +20,8 @@ Statistic = Callable[[NDArray[np.intp]], float]
 RESAMPLES = 1000
 LEAST_IMAGES = 8  # with fewer, resamples say little about other images
 SEED = 0
-# What two curves must have in common, in PSNR and in log FLOPs: a share of the shorter one's range,
-# and 0.05 dB or 5 %, below which a sweep is one point rather than a curve.
+# What two curves must have in common in PSNR and in log FLOPs: a share of the shorter one's range,
+# and 0.05 dB or 5 %; a smaller range is a point rather than a curve.
 LEAST_COMMON = 0.1
 LEAST_RANGE = 0.05
 
@@ -63,7 +63,7 @@ def estimates(statistics: Callable[[NDArray[np.intp]], Floats], images: int) -> 
         return np.moveaxis(np.apply_along_axis(statistics, axis, resamples), -1, 0)
 
     with warnings.catch_warnings():
-        # A statistic that a resample does not have is no interval, and nothing to warn of.
+        # A statistic that some resample lacks has no interval; numpy's warning of it is hidden.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         low, high = stats.bootstrap(
             (everything,), of_each, n_resamples=RESAMPLES, method="percentile", rng=SEED
@@ -81,7 +81,7 @@ def mean(values: Floats) -> Estimate:
 
 
 def undominated(cost: Floats, psnr: Floats) -> NDArray[np.intp]:
-    """Return the numbers of the points that no other one beats in both, cheapest first.
+    """Return the indices of the points that no other point beats in both, cheapest first.
 
     Along them cost and PSNR rise strictly.
     """
@@ -111,10 +111,10 @@ class Curve:
         return cls(psnr, flops / 1e9)
 
     def frontier(self, images: NDArray[np.intp]) -> tuple[Floats, Floats]:
-        """Return GFLOPs and PSNR of the mean curve, without points that another one beats.
+        """Return GFLOPs and PSNR of the mean curve, without points that another point beats.
 
-        Both rise strictly. Points that not all of the images were measured at are left out, which
-        may be all.
+        Both rise strictly. Points without a measurement of every image are left out; these may be
+        all points.
         """
         gflops, psnr = self.gflops[images].mean(axis=0), self.psnr[images].mean(axis=0)
         best = undominated(gflops, psnr)
@@ -160,7 +160,7 @@ def _common(one: Curve, other: Curve, axis: int) -> tuple[float, float]:
 
 
 def bd_flops(anchor: Curve, test: Curve, images: NDArray[np.intp]) -> float:
-    """Return by how many percent ``test`` needs more FLOPs than ``anchor`` at equal PSNR.
+    """Return how many percent more FLOPs ``test`` needs than ``anchor`` at equal PSNR.
 
     It is the Bjontegaard delta rate over the common range of PSNR; NaN where that is small.
     """
@@ -168,7 +168,7 @@ def bd_flops(anchor: Curve, test: Curve, images: NDArray[np.intp]) -> float:
 
 
 def bd_psnr(anchor: Curve, test: Curve, images: NDArray[np.intp]) -> float:
-    """Return by how many dB ``test`` is better than ``anchor`` at equal FLOPs, as ``bd_flops``."""
+    """Return by how many dB ``test`` beats ``anchor`` at equal FLOPs; see ``bd_flops``."""
     return _delta(bjontegaard.bd_psnr, "flops", anchor, test, images)
 
 
@@ -192,6 +192,6 @@ def _delta(
 
 
 def _rates(curve: Curve, images: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Return the frontier without points of no FLOPs, which have no logarithm."""
+    """Return the frontier without points of 0 FLOPs, which have no logarithm."""
     rate, quality = curve.frontier(images)
     return rate[rate > 0], quality[rate > 0]

@@ -1,4 +1,4 @@
-"""What a suite was measured with and on: weights, images, and what was not available."""
+"""Page of what a suite was measured with: weights, images, and what was not available."""
 
 import re
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Source(Facts):
 
 
 class WeightsFacts(Facts):
-    """What the page tells of the JSON beside a weights file."""
+    """What the page shows of the JSON beside a weights file."""
 
     released: str | None = Field(default=None, description="what a file was recognised as")
     iterations: int | None = None
@@ -46,7 +46,7 @@ class ImageName(Facts):
 
 
 class ManifestFacts(Facts):
-    """What the page tells of a prepared data set's manifest."""
+    """What the page shows of a prepared data set's manifest."""
 
     origin: str
     expected: int | None
@@ -62,10 +62,10 @@ def inputs(*, suite: Suite, out: MarkdownOut) -> None:
 
 
 def inputs_markdown(study: Study, present: Present) -> str:
-    """Return the page, from what stands beside the weights and with the prepared images.
+    """Return the page, from the JSON beside the weights and the manifests of the images.
 
     Raises:
-        UserError: weights or images are not there yet; names the file.
+        UserError: weights or images do not exist yet; names the file.
     """
     suite = study.suite.suite
     used, sets = [], []
@@ -116,7 +116,7 @@ def _test_set(name: str, facts: ManifestFacts) -> dict[str, str]:
 
 
 def ranges(names: Sequence[str]) -> str:
-    """Shorten names that count upwards: ``img_001 to img_025, img_030``."""
+    """Join consecutive names to ranges: ``img_001 to img_025, img_030``."""
     runs = [[names[0]]]
     for before, name in pairwise(names):
         if _follows(before, name):

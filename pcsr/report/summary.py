@@ -65,7 +65,7 @@ def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[
     """Yield a sentence for each test set, backbone and scale that has an original.
 
     It names the operating point that executes the fewest FLOPs of those within ``GATE_DB`` of the
-    original. Where a backbone was timed, only its timed points are looked at.
+    original. If a backbone was timed, only its timed points are considered.
 
     Args:
         results: of a suite.

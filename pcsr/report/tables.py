@@ -53,7 +53,7 @@ def table(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .tex and .csv beside it")],
 ) -> None:
-    """Write the operating points: what each method and knob value gives and costs."""
+    """Write the operating points: PSNR and cost of each method and knob value."""
     outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
     files.check_outputs([results], outputs)
     measured = load(results)
@@ -67,9 +67,9 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
 
     Each place starts with the original; each method with its adaptive decision, then its knob
     values upwards. ``Heavy share`` is that of the most expensive branch. The last column marks, for
-    each method, the cheapest point (paper convention) that loses at most 0.02 dB and 0.05 dB. Where
-    a place has several originals the first by experiment name is the reference; where it has none,
-    the comparisons are blank.
+    each method, the cheapest point (paper convention) that loses at most 0.02 dB and 0.05 dB. If a
+    place has several originals, the first by experiment name is the reference; if it has none, the
+    comparisons are blank.
 
     Args:
         summary: ``tidy.summarise`` of results.
@@ -151,7 +151,7 @@ def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
 
 
 def rounded(table: pd.DataFrame, decimals: dict[str, int]) -> pd.DataFrame:
-    """Return the table as text: numbers to their column's decimals, ``-`` where there is none."""
+    """Return the table as text: numbers to their column's decimals, ``-`` for missing ones."""
 
     def text(value: Any, places: int | None) -> str:
         if pd.isna(value):
@@ -172,13 +172,13 @@ def best_cells(
 ) -> pd.DataFrame:
     """Tell which cells of a table of text are the best of their column.
 
-    Cells count that begin with a number. Equal ones are all the best, but not of a column in which
-    nothing differs.
+    Only cells that begin with a number count. Equal cells are all the best, unless all cells of the
+    column are equal.
 
     Args:
         table: as ``rounded`` returns it.
-        better: column -> 1 where more is better, -1 where less is; others are left out.
-        by: columns; rows compete with those that have the same there.
+        better: column -> 1 if more is better, -1 if less is; other columns have no best.
+        by: columns; rows compete with rows that have the same values there.
         among: which rows compete; all by default.
 
     Returns:
@@ -200,7 +200,7 @@ def markdown(
 ) -> str:
     """Return a table of text as Markdown, the columns ``numeric`` aligned to the right.
 
-    ``marked`` are the cells to be bold, as ``best_cells`` tells them.
+    ``marked`` are the cells to set in bold, as returned by ``best_cells``.
     """
     right = set(numeric)
     rules = ["--:" if name in right else ":--" for name in table.columns]

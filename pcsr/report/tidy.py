@@ -1,10 +1,10 @@
 """Sweeps in, one tidy table out: every number of a report comes from it.
 
 A *sweep* has one row per image, knob value and protocol. The *results* of a suite are all its
-sweeps; in their *main* rows the protocol is the suite's own. A *summary* is the mean of the main
+sweeps; their *main* rows are those of the suite's own protocol. A *summary* is the mean of the main
 rows over the images. An image that some point restores exactly has an infinite PSNR there: it stays
-in the results, and is left out of every mean of its test set (``comparable``). What differs from
-run to run of the same code (time, commit) is not in the table but in the JSON beside it.
+in the results, and is left out of every mean of its test set (``comparable``). What differs between
+runs of the same code (time, commit) is not in the table but in the JSON beside it.
 """
 
 import logging
@@ -50,7 +50,7 @@ AGREEMENT = {
 REFERENCE = "original"  # the method that every other one is compared with
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
-# All that is the same for every image of one operating point.
+# Columns that are the same for every image of one operating point.
 POINT = (
     *("suite", "test_set", "backbone", "scale", "method", "experiment", "knob", "adaptive"),
     *PROTOCOL,
@@ -85,7 +85,7 @@ class Sidecar(Facts):
 
 
 class Made(Facts):
-    """What is read of the JSON file beside results."""
+    """What a report reads from the JSON file beside results."""
 
     sha256: str
 
@@ -97,9 +97,9 @@ def write_results(
 ) -> None:
     """Join sweeps to one tidy table: a row per experiment, test set, image and operating point.
 
-    The JSON beside it says which commits, versions and machine made it. A table that is there
-    already and has the same rows stays, with its JSON, if its numbers agree: within 0.0001 dB, and
-    0.01 % of the FLOPs, which is what another kind of processor may change.
+    The JSON beside it records commits, versions and machine. A table in place that has the same
+    rows stays, with its JSON, if all numbers agree within 0.0001 dB and 0.01 % of the FLOPs: that
+    much may differ between kinds of processors.
     """
     runtime.setup_logging()
     files.require_suffix(out, ".csv", "--out")
@@ -158,8 +158,8 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
         ``training`` (iterations) and ``released``.
 
     Raises:
-        UserError: a file is missing, empty or lacks a column or key, or a row of it cannot be
-            right; it and they are named.
+        UserError: a file is missing, empty or lacks a column or key, or a row has an impossible
+            value; names the file and the problem.
     """
     if not paths:
         raise UserError("no sweep was given to collect; evaluate an experiment first.")
@@ -170,8 +170,8 @@ def load(path: Path) -> pd.DataFrame:
     """Read the results that ``write_csv`` wrote, with the types that ``collect`` gave them.
 
     Raises:
-        UserError: the file is missing, empty or lacks a column, a row of it cannot be right, or no
-            row is by the suite's own protocol.
+        UserError: the file is missing, empty or lacks a column, a row has an impossible value, or
+            no row is of the suite's own protocol.
     """
     rows = read_rows(path, RESULT_TYPES)
     if not rows["main"].any():
@@ -228,7 +228,7 @@ def comparable(results: pd.DataFrame) -> pd.DataFrame:
     """Keep the images that count in means: those that no point of their place restores exactly.
 
     All points of a test set, backbone and scale are then means over the same images
-    (``metrics.comparable``). The same goes for other metrics that are infinite.
+    (``metrics.comparable``). Images with other infinite metrics are left out as well.
 
     Raises:
         UserError: no image of a place is left.
@@ -250,7 +250,7 @@ def _exact(results: pd.DataFrame) -> pd.Series:
 
 
 def exact_images(results: pd.DataFrame) -> Iterator[str]:
-    """Say of each place which images its means leave out, because they are restored exactly."""
+    """Yield a sentence per place on the images left out of means because restored exactly."""
     for (test_set, backbone, scale), rows in results[_exact(results)].groupby(PLACE):
         names = ", ".join(sorted(set(rows["image"])))
         yield (
@@ -260,10 +260,7 @@ def exact_images(results: pd.DataFrame) -> Iterator[str]:
 
 
 def common_images(results: pd.DataFrame) -> pd.DataFrame:
-    """Keep of each test set, backbone and scale the images that all its curves were measured on.
-
-    Others have no pair.
-    """
+    """Keep, for each test set, backbone and scale, the images measured on every curve."""
     named = results.assign(curve=labels(results))
     curves = named.groupby(PLACE)["curve"].transform("nunique")
     measured = named.groupby([*PLACE, "image"])["curve"].transform("nunique")
@@ -277,13 +274,13 @@ def share_columns(table: pd.DataFrame) -> list[str]:
 
 
 def other_metrics(results: pd.DataFrame) -> list[str]:
-    """Return the metrics of other packages: columns of numbers that are none of the suite's own."""
+    """Return the metrics of other packages: numeric columns that are not the suite's own."""
     own = {*RESULT_TYPES, *SIZES, *share_columns(results)}
     return [name for name in results.select_dtypes("float") if name not in own]
 
 
 def heavy_share(table: pd.DataFrame) -> pd.Series:
-    """Return each row's share of the most expensive branch it has, 0 to 1."""
+    """Return each row's share of its most expensive branch, 0 to 1."""
     return table[share_columns(table)].ffill(axis="columns").iloc[:, -1]
 
 

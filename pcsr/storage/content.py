@@ -1,4 +1,4 @@
-"""What a file is, and whether it is what it should be. Needs no torch."""
+"""Identify files by content, and verify them. Needs no torch."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ SUMS = "SHA256SUMS"  # of a folder of weights; `sha256sum -c` reads it, too
 LARGEST_JSON = 2**26  # bytes; times of all images have less than one of it
 DEEPEST = 64  # levels of nested JSON; the suite writes fewer than ten
 
-# The first bytes of what is found under the name of something else.
+# First bytes of files that are often found under a wrong name.
 BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer instead of the file (run `git lfs pull`)"),
     (b"PK\x03\x04", "a zip archive, such as a PyTorch file"),
@@ -34,7 +34,7 @@ BEGINNINGS = (
 
 
 def describe(path: Path) -> str:
-    """Say what a file is by its first bytes, as it reads after "is": "a web page (HTML)"."""
+    """Return what a file is, by its first bytes, to follow "is": "a web page (HTML)"."""
     with path.open("rb") as file:
         start = file.read(1024)
     if not start:
@@ -71,31 +71,31 @@ def require_file(path: Path, kind: str, fix: str) -> int:
     except ValueError:  # a NUL in the name
         raise UserError(f"{str(path)!r}: no path has such a name; {fix}") from None
     if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a special file"
         raise UserError(f"{path}: is {what}, not a {kind}; {fix}")
     return found.st_size
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Return what a file holds that may be anything: a pipe never ends, and a device may not.
+    """Return the content of an untrusted file; pipes and devices, which may never end, are refused.
 
     Args:
         path: the file.
         most: bytes that it may have.
 
     Raises:
-        OSError: it is missing, no regular file, or larger.
+        OSError: it is missing, not a regular file, or larger.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
     if found.st_size > most:
         raise OSError(errno.EFBIG, f"is larger than {most >> 10} KiB", str(path))
     return path.read_bytes()
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds that may be hostile.
+    """Return the value in a JSON file that may be hostile.
 
     Raises:
         OSError: see ``read_bytes``.
@@ -120,7 +120,7 @@ def parse_json(text: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a mapping's pairs as one; of a key that is given twice, the last would win unseen."""
+    """Return pairs as a mapping; refuse a key given twice, whose last value would silently win."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -139,8 +139,8 @@ def digest(path: Path, kind: str) -> str:
     Args:
         path: the file.
         kind: a name that ``hashlib`` knows, or ``git_blob`` for the SHA-1 by which git names it.
-            SHA-1 is weaker than SHA-256: two files of the same id can be made on purpose, but not
-            a second one for a given file, which is what a published id is compared with.
+            SHA-1 is weaker than SHA-256: two files with the same id can be made on purpose, but not
+            a second file with the id of a published one.
     """
     total = hashlib.new("sha1" if kind == GIT_BLOB else kind)
     with path.open("rb") as file:
@@ -155,10 +155,10 @@ def sums(files: list[Path]) -> str:
 
 
 def require_recorded(path: Path) -> None:
-    """Hold a file to the checksum that ``SHA256SUMS`` beside it records, if it records one.
+    """Verify a file against the checksum in a ``SHA256SUMS`` beside it, if there is one.
 
     Raises:
-        UserError: the file is another than was recorded.
+        UserError: the file has another checksum.
     """
     record = path.with_name(SUMS)
     if not record.is_file():

@@ -55,14 +55,14 @@ def shipped_names() -> list[str]:
 
 
 def find(path: str | Path) -> Path:
-    """Return a file of the user's own folder, the current one, or else the suite's of that name."""
+    """Return the file in the user's own folder, the current one, or else the suite's."""
     theirs = SHIPPED / path
     absent = not Path(path).exists() and theirs.exists() and project_above() is None
     return theirs.resolve() if absent else Path(path)
 
 
 def find_all(path: Path) -> list[Path]:
-    """Return the suite's file of that name and the one in the user's own folder, if it differs."""
+    """Return the suite's file, and the user's own, in the current folder, if it is another."""
     theirs = SHIPPED / path
     if not path.exists():
         return [find(path)]
@@ -70,9 +70,9 @@ def find_all(path: Path) -> list[Path]:
 
 
 def project_above() -> Path | None:
-    """Return the project that the current folder is a part of, where it is none of the user's own.
+    """Return the project around the current folder, unless that is itself a folder to work in.
 
-    Work does not begin there: its paths would be relative to this folder.
+    Commands given in it probably mean paths of the project, but paths are relative to this folder.
     """
     if Path("configs").is_dir():
         return None
@@ -131,10 +131,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
-    """Make a locked temporary file beside ``path``, whose name is the suite's own.
+    """Make a locked temporary file beside ``path``, under a name only the suite uses.
 
-    The system drops the lock with the process, so that what killed writers left can be told from
-    what is being written.
+    The system drops the lock with the process, which tells files that killed writers left from
+    files being written.
     """
     while True:
         handle, name = tempfile.mkstemp(path.suffix, TEMPORARY, path.parent)
@@ -168,7 +168,7 @@ def locked(path: Path, wait: bool = True, work: str = "making it") -> Iterator[N
     Args:
         path: what is made; it need not exist.
         wait: whether to wait for another process that holds the lock.
-        work: what the holder of the lock does, for the message to those that find it taken.
+        work: what the holder of the lock does, for the message to processes that wait for it.
 
     Raises:
         UserError: another process holds the lock and ``wait`` is False.
@@ -201,14 +201,14 @@ def locked(path: Path, wait: bool = True, work: str = "making it") -> Iterator[N
 
 
 def _sign(lock: Path, text: str) -> None:
-    """Write into a lock file, unless it is a file of the user's that happens to have its name."""
-    with suppress(OSError, UnicodeError):  # a full disk, say: it only informs
+    """Write into a lock file, unless it is a user's file that happens to have its name."""
+    with suppress(OSError, UnicodeError):  # e.g. a full disk; the text is only informative
         if not lock.stat().st_size or lock.read_text(encoding="utf-8").startswith(HOLDER):
             lock.write_text(text, encoding="utf-8")
 
 
 def _holder(lock: Path) -> str:
-    """Return who holds a lock, as far as its file tells."""
+    """Return who holds a lock, as far as its file says."""
     text = ""
     with suppress(OSError, UnicodeError):
         text = lock.read_text(encoding="utf-8")
@@ -226,15 +226,15 @@ def remove_leftovers(folder: Path) -> None:
 def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
     """Refuse outputs that are inputs, under whatever name or link, or that cannot be written.
 
-    Commands call this first: what they write comes after all that they compute.
+    Commands call this first, because they write only after a long computation.
 
     Args:
         inputs: files, with the JSON beside them, and folders, with the files in them.
         outputs: all files to write, of which some may exist.
 
     Raises:
-        UserError: an output is an input, is written twice, is a folder, or its folder is a file or
-            may not be written to; names the first.
+        UserError: an output is an input, would be written twice, is a folder, or cannot be created
+            in its folder; names the first.
     """
     read = {
         key
@@ -258,7 +258,7 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
 
 
 def _obstacle(path: Path) -> str:
-    """Return why a file cannot be written, or ""; a full disk shows itself only in writing."""
+    """Return why a file cannot be written, or ""; a full disk is noticed only when writing."""
     try:
         if path.is_dir():
             return "it is a folder"
@@ -267,13 +267,13 @@ def _obstacle(path: Path) -> str:
             return f"{folder} is not a folder"
     except OSError as error:  # a name that is too long, for one
         return error.strerror or str(error)
-    # A new file takes the place of the old one, but a log is written to the old one.
+    # Most outputs replace the old file, which needs the folder; a log is appended to the file.
     usable = os.access(folder, os.W_OK | os.X_OK) or os.access(path, os.W_OK)
     return "" if usable else f"nothing may be written in {folder}"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what a file is under all its names; None if there is none."""
+    """Return what identifies a file under all its names; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:

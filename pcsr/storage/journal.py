@@ -1,4 +1,4 @@
-"""What an unfinished job has done so far, a line each, so that it resumes; damage is noticed."""
+"""Journals of unfinished jobs: a line per result, so that a job resumes; damage is noticed."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ log = logging.getLogger("pcsr")
 class Journal:
     """Values in a text file: the job's identity, then per value a checksum and its JSON.
 
-    A checksum covers the lines before it, too: a line that is changed, removed, repeated or moved
-    ends what is read.
+    A checksum also covers the lines before it, so reading stops at a line that was changed,
+    removed, repeated or moved.
 
     Args:
         path: the file.
@@ -48,7 +48,7 @@ class Journal:
         return values
 
     def restart(self, values: Iterable[Any] = ()) -> None:
-        """Write the file anew with these values only."""
+        """Rewrite the file with these values only."""
         self._last = self._identity
         lines = [self._identity, *(self._line(value) for value in values), ""]
         files.write_text(self.path, "\n".join(lines))

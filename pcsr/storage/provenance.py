@@ -13,15 +13,15 @@ from typing import Any
 from pcsr.storage.files import ROOT
 
 VERSIONED = ("pcsr-suite", "torch", "numpy", "scikit-image", "pandas", "snakemake")
-# Nothing that a repository's own configuration names is executed, and nothing is written. The
-# folder's owner is trusted, because this package is executed from that folder.
+# These options keep git from executing what the repository's configuration names, and from writing.
+# The folder's owner is trusted, because this package is executed from that folder.
 GIT = (
     *("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
     *("-c", f"safe.directory={ROOT}"),
 )
 GIT_SECONDS = 60  # then the commit is unknown
-# Where a file that is not in the commit can change results: the suite's folders, and what Python
-# finds beside them, which stands in for an optional package of that name.
+# Where a file outside the commit can change results: the suite's folders, and modules beside them,
+# which Python would import in place of an optional package of that name.
 SOURCES = (
     *("pcsr", "baselines", "benchmarks", "configs", "workflow", "profiles"),
     *(":(glob)*.py", ":(glob)*/__init__.py"),
@@ -59,10 +59,10 @@ def _version(package: str) -> str | None:
 
 
 def checkout(root: Path) -> tuple[str | None, bool]:
-    """Return the commit of the suite's own checkout, and whether what makes results is changed.
+    """Return the commit of the suite's own checkout, and whether anything behind results changed.
 
-    Every file of the commit counts but for reports, which are results; others count where the suite
-    or Python looks for any (``SOURCES``), because notes, logs and scripts change no number.
+    Every file of the commit counts, except reports, which are results. Other files count only where
+    the suite or Python looks for any (``SOURCES``): notes, logs and scripts change no number.
 
     Returns:
         (None, False) unless ``root`` is the top of a repository whose commit holds this package: an
@@ -90,7 +90,7 @@ def checkout(root: Path) -> tuple[str | None, bool]:
 
 
 def _differs(path: Path, mode: str, digest: str) -> bool:
-    """Tell whether a file differs from the object that git has of it."""
+    """Tell whether a file differs from its object in git."""
     link = mode == "120000"
     if link != path.is_symlink() or not (link or path.is_file()):
         return True
@@ -100,8 +100,8 @@ def _differs(path: Path, mode: str, digest: str) -> bool:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Return git's output in a folder; None where it fails, is slow or is not installed."""
-    # GIT_DIR and its like name another repository; an absent object is not worth a download.
+    """Return git's output in a folder; None if git fails, is slow or is not installed."""
+    # GIT_DIR and the like would name another repository, and an absent object must not be fetched.
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(

@@ -12,7 +12,7 @@ from pcsr.config.options import WeightsOrNone
 from pcsr.errors import UserError, one_line
 from pcsr.weights import available
 
-# What the code of a method that breaks a promise may raise.
+# What a method that breaks a promise may raise.
 FAILURES = (UserError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -22,12 +22,12 @@ def check(
     *,
     weights: WeightsOrNone = None,
 ) -> list[str]:
-    """Check a suite and all that it names, or that an experiment's method keeps the contract.
+    """Check a suite and everything it names, or that an experiment's method keeps the contract.
 
-    A suite file is read, and nothing is run. The method of an experiment, which may be one of
-    another package, is held to what every method promises: the routed work gives the composed
-    image, claimed FLOPs are the executed ones, each stage trains its part. Its weights are fresh
-    unless `--weights` gives some; fresh ones may send all of an image to one branch.
+    Checking a suite runs nothing. The method of an experiment, which may come from another package,
+    is tested for what every method promises: the routed work gives the composed image, claimed
+    FLOPs are the executed ones, each stage trains its part. Weights are fresh unless `--weights` is
+    given; fresh ones may route all units to one branch.
 
     Example: `pcsr check configs/suites/quick.yaml`, `pcsr check fsrcnn-pcsr`.
     """
@@ -54,7 +54,7 @@ def check_suite(path: Path) -> str:
 
 
 def check_experiment(name: str, weights: Path | None = None) -> list[str]:
-    """Hold an experiment's method to the contract; returns a line per promise.
+    """Test an experiment's method against the contract; return a line per promise.
 
     Raises:
         UserError: the experiment does not exist or cannot be built, or promises are broken.

@@ -1,8 +1,8 @@
-"""What every method promises, as checks that any method can be put through.
+"""What every method promises, as checks that run on any method.
 
-They need no trained weights, no images and no tests of the suite: ``pcsr check`` runs them on the
+They need no trained weights, no images and none of the suite's tests: ``pcsr check`` runs them on
 methods of other packages, ``tests/contract`` on the suite's own. A check returns if the promise is
-kept.
+kept, and raises ``BrokenPromiseError`` otherwise.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,11 +28,11 @@ from pcsr.methods.tiled import Tiled
 from pcsr.routing import OperatingPoint
 from pcsr.training.loop import Step
 
-SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, and no whole number of them
-EQUAL_TILES = (64, 96)  # of 16x16, the smallest that a limit of memory makes
-SMALL = (19, 23)
-LIVELY = 0.1
-TIES = 1e-3
+SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, not filled by whole ones
+EQUAL_TILES = (64, 96)  # filled by tiles of 16x16, the smallest that a memory limit leads to
+SMALL = (19, 23)  # less than one tile
+LIVELY = 0.1  # standard deviation for parameters that are zero
+TIES = 1e-3  # share of units that rounding may route differently
 NEAR = 1e-5  # of [0, 1]: rounding of float32, which batches of other sizes change
 
 
@@ -57,10 +57,10 @@ def photograph_like(height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def enliven(method: Method) -> Method:
-    """Give fresh weights a say: networks start small, or at zero, and hide what is wrong.
+    """Rescale fresh weights: networks start small, or at zero, which would hide faults.
 
-    Parameters that are zero get small values, and each layer is scaled until what it gives varies
-    like noise of unit variance.
+    Parameters that are zero get small values, and each layer is scaled so that its output has unit
+    variance.
     """
     torch.manual_seed(1)
     for parameter in method.parameters():
@@ -77,7 +77,7 @@ def enliven(method: Method) -> Method:
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     layers = [module for module in method.modules() if isinstance(module, kinds)]
     hooks = [layer.register_forward_hook(scale) for layer in layers]
-    with suppress(UserError):  # a table that is empty, say: the checks will tell
+    with suppress(UserError):  # such as an empty table, which the checks report
         method.explore(_image(method, SEVERAL_TILES), method.config.scale)
     for hook in hooks:
         hook.remove()
@@ -85,12 +85,12 @@ def enliven(method: Method) -> Method:
 
 
 def require_same_image(method: Method, ours: Tensor, expected: Tensor) -> None:
-    """Compare two images (N, 3, H, W), equal but for float rounding."""
+    """Require that two images (N, 3, H, W) are equal up to float rounding."""
     require(ours.shape == expected.shape, f"{tuple(ours.shape)}, not {tuple(expected.shape)}")
     apart = (ours - expected).abs()
     if isinstance(method, Tiled):
-        # A tile is rounded to 8 bit: a value at a rounding border may fall to either side, and that
-        # is one level, seldom. All other values are the same sums of integers.
+        # Tiles are rounded to 8 bit, so now and then a value on a rounding boundary differs by one
+        # level. All other values are the same sums of integers.
         near = bool(apart.max() <= 1 / 255 + 1e-6 and (apart > 1e-6).double().mean() < 1e-3)
     else:
         near = bool(apart.max() <= NEAR * expected.abs().max().clamp_min(1))
@@ -100,11 +100,11 @@ def require_same_image(method: Method, ours: Tensor, expected: Tensor) -> None:
 def require_paths_agree(
     method: Method, lr: Tensor, point: OperatingPoint, scale: float, ties: float = 0.0
 ) -> Tensor:
-    """Compare what the runner gives with what ``explore``, ``route`` and ``compose`` give.
+    """Compare the runner with ``explore``, ``route`` and ``compose``; return the composed image.
 
     Args:
         method, lr, point, scale: what is run; ``lr`` is (N, 3, h, w).
-        ties: share of the units that may be decided otherwise, where rounding settles it.
+        ties: share of the units that may be routed differently, because of rounding.
     """
     explored = method.explore(lr, scale)
     labels = method.route(explored.scores, point, scale)
@@ -137,14 +137,14 @@ def shapes(method: Method) -> None:
 
 
 def paths(method: Method) -> None:
-    """The runner gives the composed image, at every point and for sizes that tiles do not fill."""
+    """The runner gives the composed image, at every point and for sizes that are no whole tiles."""
     for size in (SEVERAL_TILES, (33, 32), (20, 24)):
         for point in _points(method):
             require_paths_agree(method, _image(method, size), point, method.config.scale, TIES)
 
 
 def batch(method: Method) -> None:
-    """A batch is its images."""
+    """A batch gives the same as its images one by one."""
     point, scale = method.points[0], method.config.scale
     lr = _image(method, SEVERAL_TILES)
     images = [lr, 0.5 * lr.flip(-1)]
@@ -160,7 +160,7 @@ def batch(method: Method) -> None:
 
 
 def limited(method: Method) -> None:
-    """An image that is computed in tiles, for want of memory, is the image computed whole."""
+    """An image computed in tiles, to save memory, equals the image computed whole."""
     fast = runner(method)
     if not fast.heeds_limit or any(network.whole_image for network in _networks(method)):
         return
@@ -175,7 +175,7 @@ def limited(method: Method) -> None:
 
 
 def _smallest_tiles(fast: Runner, lr: Tensor, point: OperatingPoint, scale: float) -> list[SRTile]:
-    """Run an image with about as little memory as will do."""
+    """Run an image with about as little memory as possible."""
     limit = 1.0
     for slack in (1.0, 1.1, 1.5, 3.0):
         try:
@@ -186,7 +186,7 @@ def _smallest_tiles(fast: Runner, lr: Tensor, point: OperatingPoint, scale: floa
 
 
 class Executed(FlopCounterMode):
-    """Counts what really runs: products of matrices and convolutions, PReLU and BatchNorm."""
+    """Counts what really runs: matrix products, convolutions, PReLU and BatchNorm."""
 
     def __init__(self) -> None:
         aten = torch.ops.aten
@@ -225,12 +225,12 @@ class Executed(FlopCounterMode):
 
 
 def not_counted(method: Method, units: list[int], lr_pixels: int) -> float:
-    """Return the FLOPs of products that are executed, but are free by the convention.
+    """Return the FLOPs that are executed, but are free by the convention.
 
-    Where the engine runs a head on all pixels, biases after the first layer are part of the
-    products, which pass on the ones that the next layer's biases are multiplied with. The
-    convolution that stands in for FSRCNN's transposed one, 9x9 at x4, has 3x3 taps for each of 4x4
-    HR pixels. What a method's own scores take is its ``free_per_unit``.
+    Where the engine runs a head on all pixels, biases after the first layer are part of the matrix
+    products, as is a constant 1 that each product passes on for the next layer's biases. The
+    convolution that replaces FSRCNN's transposed one, 9x9 at x4, has 3x3 taps for each of 4x4
+    HR pixels. FLOPs of a method's own scores are its ``free_per_unit``.
     """
     if isinstance(method, Original) and method.config.backbone == "fsrcnn":
         return lr_pixels * 2 * 3 * method.network.width * (3**2 * 4**2 - 9**2)
@@ -247,7 +247,7 @@ def not_counted(method: Method, units: list[int], lr_pixels: int) -> float:
 def require_flops_executed(
     method: Method, lr: Tensor, points: list[OperatingPoint], scale: float
 ) -> list[int]:
-    """Compare what ``costs`` claims with what the runner executes; returns the last units."""
+    """Compare what ``costs`` claims with what the runner executes; return the last units."""
     size = (lr.shape[-2], lr.shape[-1])
     costs, fast = method.costs(size, scale), runner(method)
     units: list[int] = []
@@ -270,7 +270,7 @@ def flops(method: Method) -> None:
 
 
 def knobs(method: Method) -> None:
-    """Along ``fine_knobs`` no step costs more."""
+    """No value of ``fine_knobs`` costs more than the one before it."""
     scale, lr = method.config.scale, _image(method, SEVERAL_TILES)
     scores = method.explore(lr, scale).scores
     costs = method.costs((lr.shape[-2], lr.shape[-1]), scale)
@@ -286,7 +286,7 @@ def knobs(method: Method) -> None:
 
 
 def stages(method: Method) -> None:
-    """Each stage trains its part and no other, and together they train all."""
+    """Each stage trains only its own modules, and together they train all."""
     trained: set[str] = set()
     for stage, parameters in trained_by_stage(method):
         twice = trained & parameters
@@ -298,7 +298,7 @@ def stages(method: Method) -> None:
 
 @torch.enable_grad()
 def trained_by_stage(method: Method) -> Iterator[tuple[str, set[str]]]:
-    """Take a step of each stage; yields its name and the parameters that it changed."""
+    """Take a step of each stage; yield its name and the parameters that it changed."""
     scale = method.config.scale
     side = max(8, *(network.least_side for network in _networks(method)))
     lr = torch.rand(2, 3, side, side)
@@ -325,7 +325,7 @@ def trained_by_stage(method: Method) -> Iterator[tuple[str, set[str]]]:
 
 
 def rebuilt(method: Method) -> None:
-    """The configuration that is stored with the weights builds the same method again."""
+    """The configuration stored with the weights rebuilds the same method."""
     again = registry.build(method.config).eval()
     again.load_state_dict(method.state_dict())
     scale, lr, point = method.config.scale, _image(method, SMALL), method.points[0]

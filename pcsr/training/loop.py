@@ -38,10 +38,10 @@ class Step(nn.Module):
     Args:
         method: holds the weights that the stage starts from.
         part: one of ``method.stages``.
-        freeze: names of modules that it would train and that stay frozen, too.
+        freeze: names of modules that the stage would train and that are frozen instead.
 
     Raises:
-        UserError: the stage does not train a module to freeze, or nothing else.
+        UserError: the stage does not train a module in ``freeze``, or would train nothing else.
     """
 
     def __init__(self, method: Method, part: Stage, freeze: Sequence[str] = ()) -> None:
@@ -153,7 +153,7 @@ class Loop:
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Let a GPU round the factors of float32 products to 10 bits of mantissa inside the context."""
+    """Let a GPU round operands of float32 products to 10 bits of mantissa inside the context."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield

@@ -87,7 +87,7 @@ class Run:
 
     @property
     def states(self) -> tuple[Path, Path]:
-        """Files of the last state and of the one before it, should the last be damaged."""
+        """Files of the last state, and of the one before in case the last is damaged."""
         return self.state, self.out.with_name(f"previous-{self.identity}.safetensors")
 
 
@@ -173,7 +173,7 @@ def _save_state(run: Run, moments: Moments, step: int, seconds: float) -> None:
 
 
 def _set_aside_damaged(run: Run) -> None:
-    """Rename saved states that cannot be resumed from, and say so."""
+    """Rename saved states that cannot be resumed from, with a warning."""
     for path in run.states:
         if path.exists():
             try:
@@ -244,7 +244,7 @@ class _Journal:
 
 
 def _is_up_to(step: int, line: str) -> bool:
-    """Return whether a line of the log is whole, and of this step or one before."""
+    """Return whether a line of the log is complete and not of a later step."""
     try:
         return line.endswith("\n") and json.loads(line)["step"] <= step
     except (ValueError, LookupError, TypeError):

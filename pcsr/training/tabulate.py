@@ -32,7 +32,7 @@ def tabulate(
     threads: Threads = CORES,
     log_file: LogFile = None,
 ) -> None:
-    """Fill the table that ARM routes by: the PSNR of every width over a tile's edge score.
+    """Fill the table that ARM routes by: PSNR of every width against a tile's edge score.
 
     Example: `pcsr tabulate --weights trained.safetensors --images data/prepared/div2k-valid --out
     arm.safetensors`.

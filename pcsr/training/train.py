@@ -45,8 +45,7 @@ def train(
 ) -> None:
     """Train one stage of one experiment; an interrupted run is resumed.
 
-    Training is the same, step by step, with any number of processes, and may be resumed with
-    another number.
+    Training is the same with any number of processes, and may be resumed with another number.
 
     Example: `pcsr train fsrcnn-pcsr stage0 --suite configs/suites/train-quick.yaml --out
     w.safetensors`.
@@ -132,7 +131,7 @@ def _require_files(
     init: Path | None,
     calibration: Path | None,
 ) -> None:
-    """Ask for the weights and classes of crops that a stage needs, and refuse those it does not."""
+    """Require the weights and crop classes that a stage needs, and refuse those it does not."""
     before = setup.stage_before(stage)
     source = f"stage '{before}'" if before else setup.init
     if (source is None) != (init is None):

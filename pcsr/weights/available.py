@@ -69,7 +69,7 @@ def initial_weights(study: Study, experiment: str, stage: str) -> str | None:
 
 @dataclass(frozen=True)
 class Present:
-    """What of a study can be measured here; what cannot, as name -> reason."""
+    """What of a study can be measured here, and what cannot, as name -> reason."""
 
     experiments: dict[str, ExperimentConfig]
     test_sets: list[str]
@@ -108,7 +108,7 @@ def present(study: Study) -> Present:
 
 
 def _require_shipped(study: Study, experiment: str) -> None:
-    """Refuse an experiment whose weights are not shipped, or are of another model."""
+    """Refuse an experiment whose weights are not shipped or belong to another model."""
     path = Path(weights(study, experiment))
     description = files.sidecar(path)
     if not path.is_file() or not description.is_file():

@@ -14,7 +14,7 @@ def card(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
     """Return the model card of weights, as Markdown.
 
     Args:
-        name: of the file, without its ending.
+        name: of the file, without its suffix.
         tensors: the weights.
         facts: their description, with ``licence`` and ``curve`` (``shipped.copy_trained``).
     """

@@ -26,8 +26,8 @@ FORMAT = "pcsr-2"
 OLDER = "pcsr-1"  # without a checksum
 HEADER, CHECKSUM = "pcsr", "checksum"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-LARGEST = 2**31  # bytes of a file; a training state of these networks has under 100 MB
-LARGEST_HEADER = 2**22  # bytes; 100 for each tensor, and the facts
+LARGEST = 2**31  # bytes of a file; a training state of these networks has less than 100 MB
+LARGEST_HEADER = 2**22  # bytes; a header has 100 per tensor, plus the facts
 MOST_TENSORS = 10_000  # the largest training state has 1,000
 
 
@@ -62,7 +62,7 @@ def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors (on the CPU) and their description, and verify the checksum in the file.
 
-    A file listed in a ``SHA256SUMS`` beside it is held to that, too.
+    A file listed in a ``SHA256SUMS`` beside it is also verified against that.
 
     Raises:
         UserError: the file is missing, damaged, not a safetensors file, or not from this suite.
@@ -90,7 +90,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         whole = unchecked or expected == _checksum(tensors, facts)
     except UserError:
         raise
-    except Exception as error:  # the file is untrusted: any part of it may be anything
+    except Exception as error:  # the file is untrusted and may contain anything
         what = content.describe(path)
         if "safetensors" in what:
             what += f", but it cannot be read ({one_line(error, 80)}); it may be truncated"
@@ -99,12 +99,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "Published .pth files are converted by `pcsr import-released`."
         ) from None
     if not whole:
-        raise UserError(f"{path}: damaged: its checksum is another; make or copy it again.")
+        raise UserError(f"{path}: damaged: its checksum does not match; make or copy it again.")
     return tensors, facts
 
 
 def _header(path: Path, size: int) -> dict[str, str]:
-    """Return a file's metadata, after checks that it is no larger than a file of the suite."""
+    """Return a file's metadata, after checking its size and that of its header."""
     with path.open("rb") as file:
         start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
@@ -115,11 +115,11 @@ def _header(path: Path, size: int) -> dict[str, str]:
 
 
 def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Check that tensors have the names, shapes and kinds of a model's, and are finite.
+    """Check that tensors have the names, shapes and types of a model's, and are finite.
 
     Raises:
-        UserError: names the first tensor that is missing, unexpected, of another shape, or not of
-            finite numbers.
+        UserError: a tensor is missing, unexpected, of another shape or type, or not finite; names
+            the first.
     """
     own = model.state_dict()
     if missing := sorted(own.keys() - tensors.keys()):

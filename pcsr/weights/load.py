@@ -22,7 +22,7 @@ LONGEST = 255  # characters of an experiment's name
 
 
 class Description(Facts):
-    """What every reader takes from the facts stored with weights, besides the model."""
+    """The facts stored with weights that every reader uses, besides the model."""
 
     experiment: str | None = Field(default=None, max_length=LONGEST)
     iterations: int | None = Field(default=None, ge=0, le=COUNT_LIMIT)
@@ -35,8 +35,8 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
         The method in eval mode on the CPU, and the facts stored with its weights.
 
     Raises:
-        UserError: the file is missing, damaged, of an unknown release, says of itself what cannot
-            be, or its weights do not fit the model that it describes.
+        UserError: the file is missing, damaged or of an unknown release, or its description is
+            invalid or does not fit its weights.
     """
     if path.suffix in (".pth", ".pt", ".ckpt", ".t7"):
         release = released.read(path)
@@ -51,7 +51,7 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
 def fill_network(method: Method, path: Path) -> None:
     """Give a method's network the weights of another method's, for training to start from.
 
-    A tail that the method has no use for is left out; all else stays as it is.
+    A tail that the method does not use is left out; the method's other weights stay as they are.
 
     Raises:
         UserError: see ``load_method``; or the networks differ, or a method has several.
@@ -74,15 +74,16 @@ def _network(method: Method) -> Backbone:
 
 
 def assemble(model: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Method:
-    """Build a method and load its weights; returns it in eval mode on the CPU.
+    """Build a method and load its weights; return it in eval mode on the CPU.
 
-    What the description asks for is first built without memory, and compared with what is there.
+    The method is first built without allocating its tensors and compared with those of the file, so
+    that a false description takes no memory.
 
     Raises:
         UserError: the description is invalid, or the weights do not fit it; begins with ``where``.
     """
     try:
-        # A constructor of another package may need values, which tensors without memory lack.
+        # Constructors in other packages may need values, which tensors on "meta" do not have.
         with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
             checkpoint.require_fit(registry.build(model, where), tensors, where)
         method = registry.build(model, where)

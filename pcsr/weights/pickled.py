@@ -1,6 +1,6 @@
 """Read other projects' ``torch.save`` files; nothing in them is executed, and memory is bounded.
 
-A file is looked through before PyTorch reads it: what it refers to, and how large it says to be.
+The names that a file refers to and its declared sizes are checked before PyTorch reads it.
 """
 
 import pickletools
@@ -22,7 +22,8 @@ STEPS = 500_000  # of unpickling, under a second; these networks take 10,000
 PICKLES = 5  # that a file of PyTorch before 1.6 begins with
 AGAIN = "copy or download it again."
 
-# What weights refer to. PyTorch allows more, some of which takes memory by the size in the file.
+# Names that weights refer to. PyTorch allows more, some of which allocate whatever size the file
+# declares.
 PLAIN = frozenset(
     (
         *("collections OrderedDict", "torch Size", "torch device"),
@@ -38,10 +39,10 @@ MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and s
 
 
 class Ignored:
-    """Stand-in for what is beside the weights and not needed, such as NumPy's numbers."""
+    """Stand-in for objects beside the weights that are not needed, such as NumPy numbers."""
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore the state, too."""
+        """Ignore the state as well."""
 
 
 def _ignore(*_: Any) -> Ignored:
@@ -63,14 +64,14 @@ class _Float64:
     """Stand-in for numpy's float64 in a pickled array."""
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore the state in the file: none of it matters here."""
+        """Ignore the state in the file, none of which is needed."""
 
 
 class Table:
-    """Stand-in for an array in a pickled file; reads nothing but float64 numbers.
+    """Stand-in for an array in a pickled file; reads only float64 numbers.
 
-    A file must not get to call numpy's own constructors: they can be made to build arrays of
-    pointers from its bytes.
+    A file must not call NumPy's own constructors, which could be made to build arrays of pointers
+    from its bytes.
     """
 
     values: np.ndarray
@@ -97,7 +98,7 @@ def _bytes(text: str, _: str) -> bytes:
     return text.encode("latin1")
 
 
-#: Stand-ins for arrays whose numbers are needed, as :class:`Table`.
+#: Stand-ins that read the arrays whose numbers are needed, see :class:`Table`.
 TABLES: tuple[Any, ...] = (
     *((_table, f"{core}._reconstruct") for core in MULTIARRAY),
     (_array_type, "numpy.dtype"),
@@ -113,12 +114,12 @@ def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
 
     Args:
         path: the file.
-        stand_ins: functions and classes in place of what else the file may refer to, as
-            ``torch.serialization.add_safe_globals`` takes them.
+        stand_ins: functions and classes to use for other names that the file may refer to, in the
+            form of ``torch.serialization.add_safe_globals``.
 
     Raises:
-        UserError: the file is missing, no file of ``torch.save``, damaged, larger inside than
-            outside, or more than weights.
+        UserError: the file is missing, was not made by ``torch.save``, is damaged, would expand
+            beyond its size, or is more than weights.
     """
     size = content.require_file(path, "weights file", "give the path of a published checkpoint.")
     if size > LARGEST:
@@ -146,7 +147,7 @@ def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
 
 
 def _name(stand_in: Any) -> str:
-    """Return ``module name`` of what a stand-in stands for."""
+    """Return the ``module name`` that a stand-in replaces."""
     if isinstance(stand_in, tuple):
         return " ".join(stand_in[1].rsplit(".", 1))
     return f"{stand_in.__module__} {stand_in.__name__}"
@@ -167,13 +168,13 @@ def _referred_to(path: Path, size: int) -> Iterator[str]:
 
 
 def _pickles(packed: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """Return an archive's pickles, after checks that it is whole and no larger inside."""
+    """Return an archive's pickles, after checking that it is undamaged and not compressed."""
     entries = packed.infolist()
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > size:
         raise ValueError("compressed, which PyTorch never does: it may fill the memory")
     if damaged := packed.testzip():  # PyTorch does not look at the checksums
-        raise ValueError(f"the checksum of {damaged} is another")
+        raise ValueError(f"the checksum of {damaged} does not match")
     if any("/code/" in entry.filename for entry in entries):
         raise UserError(
             f"{packed.filename}: is a TorchScript program, which would run; get plain weights."
@@ -185,7 +186,7 @@ def _pickles(packed: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
 
 
 def _names(file: IO[bytes]) -> Iterator[str]:
-    """Yield what a pickle refers to, without unpickling it."""
+    """Yield the names that a pickle refers to, without unpickling it."""
     strings = ["", "code"]
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if step > STEPS:
@@ -199,9 +200,10 @@ def _names(file: IO[bytes]) -> Iterator[str]:
 
 
 def require_bounded(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are larger than what the file holds of them.
+    """Refuse tensors that are larger than the file.
 
-    A tensor with a stride of 0 has any number of elements; each takes memory once it is used.
+    A tensor with a stride of 0 may declare any number of elements, each of which takes memory once
+    it is used.
 
     Raises:
         UserError: names the first such tensor.

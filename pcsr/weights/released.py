@@ -159,7 +159,7 @@ def read(path: Path) -> Released:
         *(TypeError, ValueError, AttributeError, LookupError),
         *(ArithmeticError, RuntimeError),
     ) as error:
-        # The file is untrusted: any part of it may be of any type.
+        # The file is untrusted, and its values may be of any type.
         raise UserError(
             f"{path}: not recognised: its contents are inconsistent ({one_line(error)})."
         ) from None
@@ -200,9 +200,9 @@ def _find_weights(content: Any) -> tuple[dict[str, Tensor], str]:
 
 
 def _weights(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of a state dictionary, or nothing if it is none.
+    """Return the tensors of a state dictionary; empty if ``content`` is not one.
 
-    Numbers beside the tensors, such as the iteration, do not matter. ``DataParallel`` puts
+    Numbers beside the tensors, such as the iteration, are ignored. ``DataParallel`` puts
     ``module.`` before every name.
     """
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):

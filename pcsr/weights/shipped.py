@@ -25,7 +25,7 @@ log = logging.getLogger("pcsr")
 
 
 class Provenance(Facts):
-    """The code that weights were made by."""
+    """The commit that made the weights."""
 
     commit: str | None
     modified: bool
@@ -38,7 +38,7 @@ class Trained(Facts):
 
 
 class Line(Facts):
-    """A line of a training log: every so many steps with a validation."""
+    """A line of a training log; some have a validation."""
 
     step: int = Field(ge=0)
     valid_psnr_rgb: float | None = Field(default=None, ge=0)
@@ -61,11 +61,11 @@ def ship(
 
 
 def copy_trained(study: Study, licence: str, folder: Path) -> list[Path]:
-    """Copy the final weights of every experiment that a study trained; returns the files.
+    """Copy the final weights of every experiment that a study trained; return the files.
 
-    A model card is written beside each. All other files of the folder are listed in its
-    ``SHA256SUMS``, which loading holds them to. Each description also gets the ``licence`` and the
-    validation ``curve`` of every stage: stage -> pairs of step and PSNR-RGB in dB.
+    A model card is written beside each. ``SHA256SUMS`` lists all other files of the folder, which
+    loading verifies by it. Each description also gets the ``licence`` and the validation ``curve``
+    of every stage: stage -> pairs of step and PSNR-RGB in dB.
 
     Raises:
         UserError: weights are missing, or were trained by uncommitted code. Nothing is copied then.

@@ -1,4 +1,4 @@
-"""A method that breaks a promise is found, whichever it is; nobody checks the checks otherwise."""
+"""The checks of the contract find a method that breaks a promise, whichever it is."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pcsr.training import contract
 
 
 def changed(method: Method, name: str, change: Callable[..., Any]) -> None:
-    """Let a function of a method give something else; ``change`` takes what it gave."""
+    """Change what a function of a method returns; ``change`` maps the original value."""
     own = getattr(method, name)
     object.__setattr__(method, name, lambda *arguments: change(own(*arguments), *arguments))
 

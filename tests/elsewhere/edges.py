@@ -1,4 +1,4 @@
-"""A package of somebody else's: a method that routes pixels, a backbone, and a metric."""
+"""An outside package: a method that routes pixels, a backbone, and a metric."""
 
 from collections.abc import Mapping
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Names that somebody could give, each of which means something to some reader; two readers."""
+"""Possible names, each with a special meaning to some program, and two parsers to find it."""
 
 import base64
 import hashlib

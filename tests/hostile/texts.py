@@ -1,4 +1,4 @@
-"""YAML that lies, and names that no file of the suite may hold."""
+"""Deceptive YAML, and names that no file of the suite may contain."""
 
 
 def laughs(first: str, wrap: str) -> str:

@@ -1,4 +1,4 @@
-"""What the PCSR release gives on an image, computed plainly, apart from the suite's packages."""
+"""The PCSR release's result for an image, computed plainly and independently of the suite."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What the suite holds of ARM's test logs and of the two Test8K curves is what was published."""
+"""The suite's copies of ARM's test logs and of the two Test8K curves are what was published."""
 
 from pathlib import Path
 

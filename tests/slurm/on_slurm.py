@@ -1,4 +1,4 @@
-"""The smoke suite as SLURM jobs: trainings that are cut end with the bits of a calm local run.
+"""The smoke suite as SLURM jobs: interrupted trainings end with the bits of a local run.
 
 ``make test-slurm`` runs this in a cluster of one node that ``run.sh`` starts. ``make test`` leaves
 it out: a file with this name is not collected.
@@ -34,7 +34,7 @@ def told(*command: str) -> str:
 
 
 def kill_training(job: str) -> None:
-    """As the kernel does it when memory runs out: the process, and nothing around it."""
+    """Kill only the process itself, as the kernel does when memory runs out."""
     pids = re.findall(r"^\s*(\d+)", told("scontrol", "listpids", job), re.MULTILINE)
     for process in map(psutil.Process, map(int, pids)):
         if "pcsr" in [Path(word).name for word in process.cmdline()[:2]]:
@@ -47,12 +47,12 @@ def cancel(job: str) -> None:
 
 
 def requeue(job: str) -> None:
-    """As preemption and a failed node do it: SLURM starts the job again under its number."""
+    """Requeue as after preemption or a node failure: SLURM restarts the job under its number."""
     told("scontrol", "requeue", job)
 
 
 class Cut(NamedTuple):
-    """What cuts a training, what SLURM calls its first job in the end, and when it is saved."""
+    """How a training is interrupted, the final state of its first job, and when it saves."""
 
     cut: Callable[[str], None]
     state: str
@@ -68,7 +68,7 @@ CUTS = {
 
 
 def prepared(folder: Path) -> Workspace:
-    """A copy of the checkout whose smoke suite trains longer what is to be cut."""
+    """A copy of the checkout whose smoke suite trains longer where it will be interrupted."""
     workspace = Workspace(folder)
     path = workspace.path(SUITE)
     values = yaml.safe_load(path.read_text())
@@ -99,7 +99,7 @@ def facts_of(job: str) -> dict[str, str]:
 
 @contextmanager
 def on_slurm(workspace: Workspace, output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The workflow, which ends with the test, as its jobs do with the cluster."""
+    """The running workflow, stopped at the end of the test; its jobs stop with the cluster."""
     with output.open("wb") as stream:
         run = subprocess.Popen(
             workspace.workflow(*ON_SLURM),

@@ -97,7 +97,7 @@ def test_another_file_of_that_name_is_refused_and_kept(mirror: Path, raw: Path) 
 
 
 def test_a_file_without_a_checksum_follows_the_mirror(mirror: Path, raw: Path) -> None:
-    """Or a bad copy would stay for ever."""
+    """Otherwise a bad copy would stay forever."""
     for body in (b"broken", BODY):
         for kind in ("pth", "state"):
             put(mirror / f"released/ARM/a.{kind}", body)

@@ -266,7 +266,7 @@ CLASSSR = "fsrcnn-classsr.yaml: stages"
         ),
         (
             {"calibration": {"experiment": "srresnet-original", "classes": 2}},
-            f"{CLASSSR}.hard.crop_class: 2 is no class of MINE's calibration, which has 0 to 1.",
+            f"{CLASSSR}.hard.crop_class: 2 is not a class of MINE's calibration, which has 0 to 1.",
         ),
         (
             {"calibration": {"experiment": "srresnet-original", "patch": 16}},
@@ -337,7 +337,7 @@ NOT_TRAINED = {"train_set": None, "valid_set": None, "experiments": ["span-origi
 
 
 def test_what_a_stage_freezes_belongs_to_its_identity_and_nothing_does_not() -> None:
-    """Runs that were begun before there was such a key resume."""
+    """Runs started before the key existed can be resumed."""
     stage = {"iterations": 10, "learning_rate": 1e-3}
     plain = StageConfig.model_validate(stage).identity()
     frozen = StageConfig.model_validate({**stage, "freeze": ["encoder"]}).identity()

@@ -1,4 +1,4 @@
-"""Three ways to make LR images of HR, by name; the default is what there was before."""
+"""Three named ways to make LR images from HR; the default is the one from before the names."""
 
 from pathlib import Path
 from typing import get_args

@@ -382,7 +382,7 @@ def test_a_phone_needs_no_sideways_scroll(made: Made, width: int) -> None:
 
 
 def test_nothing_is_logged_and_nothing_is_loaded(made: Made) -> None:
-    """Last, of all that the tests above did."""
+    """Runs last: covers everything that the tests above did."""
     assert made.page.run("document.title") == HOSTILE
     assert made.page.complaints() == []
     assert made.page.requests() <= {"file", "blob", "data"}

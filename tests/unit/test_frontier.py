@@ -1,4 +1,4 @@
-"""The static frontier: who is on it, what it gives between two networks, who lies above it."""
+"""The static frontier: who is on it, its PSNR between two networks, who lies above it."""
 
 import numpy as np
 import pandas as pd

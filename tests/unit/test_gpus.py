@@ -95,7 +95,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What this process became instead of itself."""
+    """The command that this process was replaced by."""
     programs: list[list[str]] = []
     monkeypatch.setattr(runtime.os, "execv", lambda _, arguments: programs.append(arguments))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,GPU-6,GPU-7")

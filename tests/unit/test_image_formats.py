@@ -264,7 +264,7 @@ def test_png_without_all_of_its_pixels_is_damaged(
 
 @contextmanager
 def little_memory(more: int) -> Iterator[None]:
-    """Let this process have only ``more`` bytes beyond what it has."""
+    """Limit this process to ``more`` bytes beyond what it uses."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + more, before[1]))
     try:

@@ -199,7 +199,7 @@ def test_list_images_sorts_naturally_and_names_the_rest(
     found = [path.name for path in images.list_images(tmp_path)]
     assert found == ["a.webp", "gone.jpe", "img_2.PNG", "img_10.png"]
     assert caplog.messages == [
-        f"{tmp_path}: left out 3 that are no images: folder.png/, notes.txt, pipe.png"
+        f"{tmp_path}: left out 3 that are not images: folder.png/, notes.txt, pipe.png"
     ]
     for number in range(20):
         (tmp_path / f"{number}.gif").touch()

@@ -1,4 +1,4 @@
-"""Servers that lie: one error, soon, and never more on the disk than the file should have."""
+"""Servers that lie: one prompt error, and never more on disk than the file should have."""
 
 import gzip
 import time

@@ -1,4 +1,4 @@
-"""Weights files that are not what they say: refused in one line, in a moment, in little memory."""
+"""Weights files that lie about their content: refused in one line, fast, in little memory."""
 
 import json
 import os
@@ -207,7 +207,7 @@ def test_other_files_are_called_what_they_are(tmp_path: Path) -> None:
     for path, problem in {
         folder: "is a folder",
         tmp_path / "none.pth": "no such weights file",
-        tmp_path / "pipe.pth": "is no regular file",
+        tmp_path / "pipe.pth": "is a special file",
         renamed / "below.safetensors": "Not a directory",
     }.items():
         assert problem in refusal(path)

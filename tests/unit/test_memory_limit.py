@@ -1,4 +1,4 @@
-"""A limit of memory keeps a margin, and a refusal names a limit that would do."""
+"""A memory limit keeps a margin, and a refusal names a limit that would suffice."""
 
 import re
 
@@ -44,7 +44,7 @@ def test_a_refusal_names_a_limit_that_would_do(
             for text in ("1KiB", "272.5MiB"):
                 with pytest.raises(UserError, match="MiB are left; give more memory") as refused:
                     super_resolve(fast, lr, 4, point, runtime.read_bytes(text))
-                (named,) = re.findall(r"--max-memory (\d+MiB) would do", str(refused.value))
+                (named,) = re.findall(r"--max-memory (\d+MiB) would be enough", str(refused.value))
                 limit = runtime.read_bytes(named)
                 done = super_resolve(fast, lr, 4, point, limit)
                 assert done.sr.shape == (96, 160, 3)

@@ -68,7 +68,7 @@ def test_notebooks_are_stored_as_they_ran(path):
 
 
 def test_the_notebook_holds_the_numbers_of_the_report():
-    """Its results are those that are in git beside it."""
+    """It shows the results that are committed beside it."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (shown,) = next(cell for cell in notebook.cells if cell.id == "summary").outputs
     stored = pd.read_csv(REPOSITORY / "reports" / "quick" / "operating_points.csv")

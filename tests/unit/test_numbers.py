@@ -33,7 +33,7 @@ def kind_of(hint: Any) -> type | None:
 
 
 def filler(argument: Argument) -> list[str]:
-    """Something for a required argument: a number here would have to be one."""
+    """A value for a required argument, which must not be a number."""
     positional = argument.index is not None
     return ["some"] if positional else [argument.name, "some"]
 
@@ -50,7 +50,7 @@ def numbers(command: App) -> Iterator[tuple[Argument, type, list[str]]]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_that_is_a_number_has_bounds(name: str) -> None:
-    """A new one without them fails here."""
+    """A new numeric option without bounds fails here."""
     app = cli.app(overview=False)
     for argument, kind, needed in numbers(app[name]):
         option = argument.name
@@ -125,7 +125,7 @@ def test_the_python_interface_refuses_the_same_numbers(
         ("classsr", {"budget": 0.5}, "does not support a budget"),
         ("arm", {"refine": True}, "nothing to refine"),
         ("arm", {"budget": 0.5}, "does not support a budget"),
-        ("arm", {"k": -0.5}, "give 0 or more"),  # it would prefer the lower PSNR
+        ("arm", {"k": -0.5}, "is below 0"),  # it would prefer the lower PSNR
         ("pcsr", {"k": 0.0, "adaptive": True}, "not several"),
         ("pcsr", {"k": 0.0, "budget": 0.5}, "not several"),
         ("pcsr", {"adaptive": True, "budget": 0.5}, "not several"),

@@ -1,4 +1,4 @@
-"""What is installed without extras does what users without a suite want, and waits for no more."""
+"""Without extras the package does what users of weights need, and imports nothing more."""
 
 import os
 import re

@@ -159,7 +159,7 @@ def test_the_leaderboard_fits_a_desk_without_scrolling(tab: Page) -> None:
 
 
 def test_nothing_is_logged_and_nothing_is_loaded(tab: Page) -> None:
-    """Last, of all that the tests above did."""
+    """Runs last: covers everything that the tests above did."""
     assert tab.complaints() == []
     assert tab.requests() <= {"file", "about"}
 

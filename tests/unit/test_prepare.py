@@ -411,7 +411,7 @@ def test_an_unreadable_image_is_named_and_the_rest_is_kept(
 def test_the_number_of_tiles_tells_whether_a_set_is_the_published_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The images have 1, 4, 0 and 8 tiles: what is left over beside whole tiles is none."""
+    """The images have 1, 4, 0 and 8 tiles: pixels beyond whole tiles make none."""
     for number, size in enumerate(((128, 128), (243, 240), (127, 999), (240, 464))):
         images.write(tmp_path / "hr" / f"{number}.png", np.zeros((*size, 3), np.uint8))
     here = folder(tmp_path / "hr", expected=4)

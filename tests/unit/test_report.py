@@ -277,9 +277,7 @@ def test_numbers_that_cannot_be_are_named_with_their_line(sweeps):
                     read()
                 assert "\n" not in str(error.value)
         tidy.write_csv(pd.concat([table, table.iloc[[1]]]), path)
-        with pytest.raises(
-            UserError, match=rf"line {len(table) + 2}: image: .* stands there twice"
-        ):
+        with pytest.raises(UserError, match=rf"line {len(table) + 2}: image: .* appears twice"):
             read()
         path.write_text(told)
     tidy.write_csv(sound.assign(main=False), results)

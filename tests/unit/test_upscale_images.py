@@ -302,7 +302,7 @@ def test_memory_is_found_before_an_image_is_decoded_or_a_result_made(
             upscale_files(method, [pair], 4, POINT, max_memory=2**30)
     patched = monkeypatch.setattr
     patched(module.np, "empty", lambda *_: pytest.fail("made"))
-    tiles = r"smallest tiles .* --max-memory \d+MiB would do"
+    tiles = r"smallest tiles .* --max-memory \d+MiB would be enough"
     alone = r"result of 12000 x 12000 pixels alone needs 824 MiB, and 601 MiB"
     arm = build("fsrcnn", "arm")
     for refusing, run_by, why in (

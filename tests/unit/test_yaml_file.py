@@ -99,7 +99,7 @@ def test_true_and_false_are_no_numbers(lie: bool) -> None:
         (HeadConfig, {"width": lie, "depth": 1}, "width"),
     ]
     for kind, values, key in lies:
-        with pytest.raises(UserError, match=f"{key} takes no true or false"):
+        with pytest.raises(UserError, match=f"{key} must not be true or false"):
             parse(kind, values, "my.yaml")
     assert parse(SuiteConfig, {**suite, "adaptive": lie}, "my.yaml").adaptive is lie
     options = {**model, "options": {"fast": lie}, "backbone_options": {"batch_norm": lie}}

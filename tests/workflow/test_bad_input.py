@@ -427,7 +427,7 @@ def test_what_never_ends_is_no_file(refuse: Any, weights: Path, tmp_path: Path) 
     page = ("--out", tmp_path / "page.md")
     image = write_image(tmp_path / "image.png", size=(64, 64))
     for endless in (pipe, Path("/dev/zero"), large):
-        said = "is larger than" if endless == large else "is no regular file"
+        said = "is larger than" if endless == large else "is not a regular file"
         for command in (
             *((name, endless, *page) for name in ("table", "fairness", "claims", "leaderboard")),
             ("summary", endless, "--out", tmp_path / "text.txt"),

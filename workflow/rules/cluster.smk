@@ -1,10 +1,10 @@
-# What the SLURM executor needs of a cluster, asked before the first job is submitted: without an
-# answer to how a job ended, it waits for ever.
+# Check before the first job that the cluster can tell how a job ended: the SLURM executor would
+# otherwise wait forever.
 import subprocess
 
 
 def answer_of(*command):
-    """What a command of SLURM prints; None where it fails or is not there."""
+    """Return what a SLURM command prints; None if it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -13,10 +13,10 @@ def answer_of(*command):
 
 
 def require_job_states(settings):
-    """Refuse a cluster that cannot say how jobs ended by what the executor asks it with.
+    """Refuse a cluster that cannot answer how jobs ended to the command that the executor uses.
 
-    `sacct` asks a database of jobs. `squeue` asks the controller, which forgets; where it does so
-    within three of the executor's intervals, the executor takes `sacct` all the same.
+    `sacct` asks a database of jobs. `squeue` asks the controller, which forgets; if it does so
+    within three of the executor's intervals, the executor uses `sacct` all the same.
     """
     if answer_of("sacct", "--noheader", "--allocations") is not None:
         return

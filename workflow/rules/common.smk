@@ -1,4 +1,4 @@
-# The checked configuration, and the lists of files that rules make of it. No torch here.
+# The checked configuration, and the lists of files that rules make from it. No torch here.
 import os
 import re
 from contextlib import ExitStack
@@ -21,8 +21,8 @@ min_version("9.14")
 report: "../report/workflow.rst"
 
 
-# The jobs read the suite from its file, so the file must be all there is to it. A workflow with a
-# configuration of its own, which uses this one as a module, names the file: `suite_file`.
+# The jobs read the suite from its file, so nothing else may configure it. A workflow that uses this
+# one as a module, with a configuration of its own, names the file: `suite_file`.
 # A Path, because Snakemake does not compare paths among parameters: a moved checkout reruns nothing.
 # Relative, because the command line is kept with the weights, wherever the checkout lies.
 if "suite_file" in config:
@@ -221,7 +221,7 @@ def times_option(wildcards):
 
 
 def measured_by_others(suffix):
-    """What others measured of a suite's test sets and weights, as pull requests bring it."""
+    """Results from others for this suite, contributed by pull request."""
     return sorted(map(str, Path("leaderboard", suite.suite).glob(f"*{suffix}")))
 
 
@@ -236,7 +236,7 @@ def leaderboard_options(wildcards):
 
 
 def claimed():
-    """Whether anything was published of what the suite measures."""
+    """Whether any published number belongs to what the suite measures."""
     return any(
         published.covers(setup.model.backbone, setup.model.method, test_set)
         for setup in experiments.values()
@@ -245,7 +245,7 @@ def claimed():
 
 
 def explored_weights():
-    """Weights whose images a suite's page holds: by backbone the first PCSR, and its original."""
+    """Weights to show on the suite's page: of each backbone the first PCSR, and its original."""
     first = {}
     for name in compared():
         model = experiments[name].model
@@ -281,15 +281,15 @@ def report_files():
 
 DEVICE = "cuda" if suite.gpus else "cpu"
 ONE_GPU = min(suite.gpus, 1)
-# All cores of this machine. A cluster has no such number; what is read here is read again by the
-# job, and has to be the same there.
+# All cores of this machine. On a cluster there is no such number, and the job, which reads this file
+# again, must get the same value.
 HERE = None if workflow.remote_exec else workflow.resource_settings.cores
 CORES = HERE or suite.threads
-# Lists of arguments, not texts with blanks: the rules quote each argument (`:q`), because names and
-# paths may hold what a shell would run.
+# Lists of arguments, not strings with spaces: the rules quote each argument (`:q`), because names and
+# paths may contain what a shell would run.
 PROTOCOL_OPTIONS = ["--lr", protocol.lr, "--crop", protocol.crop]
 PROTOCOL_OPTIONS += ["--refine" if protocol.refine else "--no-refine"]
-# Named only where it is not the default: other arguments would measure everything again.
+# Only if it is not the default, because changed arguments would measure everything again.
 if protocol.degradation != MATLAB:
     PROTOCOL_OPTIONS += ["--degradation", protocol.degradation]
 OTHER_PROTOCOLS = [

@@ -23,7 +23,7 @@ rule sweep:
         " {params.protocol:q} {params.also:q} --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"
 
 
-# Alone on the machine, all cases in turns: what counts are the ratios to the original.
+# Alone on the machine, all cases in turns: only the ratios to the original are meaningful.
 rule time:
     input:
         weights=[weights(experiment) for experiment in timed()],

@@ -1,4 +1,4 @@
-# Weights that the authors of the papers published take the place of training.
+# Weights published by the papers' authors, instead of training.
 rule released:
     output:
         "results/{suite}/{experiment}/released/weights.safetensors",

@@ -1,5 +1,5 @@
-# CSV -> tables, figures, claims. All of it is a function of the sweeps alone, but for the showcase,
-# which runs one photograph through the weights.
+# CSV -> tables, figures, claims. All of these depend only on the sweeps, except the showcase,
+# which runs the weights on one photograph.
 rule collect:
     input:
         sweeps(),

@@ -3,7 +3,7 @@
 rule train:
     input:
         train_set=manifest(suite.train_set),
-        # Weights do not depend on what they are validated on: a newer set trains nothing again.
+        # Weights do not depend on the validation set, so a newer one retrains nothing.
         valid_set=ancient(manifest(suite.valid_set)),
         init=stage_before,
         calibration=classes_of_crops,
@@ -25,7 +25,7 @@ rule train:
     shell:
         "pcsr train {wildcards.experiment:q} {wildcards.stage:q} --suite={params.suite_file:q}"
         " {params.init:q} {params.calibration:q} --device {params.device:q}"
-        # As many as there are, where the suite asks for more.
+        # If the suite asks for more than there are, as many as there are.
         " --processes {resources.gpu:q} --out {output:q} --log {log:q}"
 
 
@@ -52,7 +52,7 @@ rule classify_crops:
         " --device {params.device:q} --threads {threads:q} --out {output:q} --log {log:q}"
 
 
-# The table of a method that decides by one, from all validation images.
+# The table of a method that routes by one, from all validation images.
 rule tabulate:
     input:
         weights=trained_weights,

@@ -1,7 +1,7 @@
-"""What follows the first layer of heads on all pixels of a regular grid, for training on a CPU.
+"""Train heads on a CPU: the layers after the first, on all pixels of a regular grid.
 
-It is most of the work. It runs on a block of pixels at a time, so that hidden values stay in cache.
-The backward pass computes these again, which takes less time than to store and read them.
+They are most of the work. They run on a block of pixels at a time, so that hidden values stay in
+cache. The backward pass recomputes these, which takes less time than storing and reading them.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Convolutions that a CPU runs faster in another form: the same output but for float rounding."""
+"""Convolutions that a CPU runs faster in another form: same output, up to float rounding."""
 
 from itertools import pairwise
 
@@ -12,8 +12,8 @@ from pcsr.engine.cpu.products import in_onednn
 class Activated(nn.Module):
     """A convolution and its activation in one pass over memory, where oneDNN is used.
 
-    FSRCNN's convolutions of one pixel take half of the time of both steps. The values are those of
-    both steps to the bit in float32; in bfloat16 they are rounded once instead of twice.
+    For FSRCNN's 1x1 convolutions this takes half as long as two steps. In float32 not a bit changes;
+    in bfloat16 values are rounded once instead of twice.
 
     Args:
         convolution: of zero padding.
@@ -98,8 +98,8 @@ class Enlarging(nn.Module):
     """A transposed convolution to ``stride`` times the size, as a convolution of the LR pixels.
 
     The convolution computes the block of HR pixels of each LR pixel as its channels. It has a tap
-    wherever one of the block needs it, with zeros for the others. oneDNN still takes less than half
-    of the time of its transposed convolution (FSRCNN's tail, one core, 1680x1104: 84 ms, not 203).
+    wherever any of these needs one, with zeros for the others. oneDNN still takes less than half as
+    long as for the transposed convolution (FSRCNN's tail, one core, 1680x1104: 84 ms, not 203).
 
     Args:
         layer: of square kernel and stride, in one group; its output is ``stride`` times as large.

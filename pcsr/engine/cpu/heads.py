@@ -18,7 +18,7 @@ from pcsr.geometry import Axis
 from pcsr.methods.heads import Head, PlaceTerms
 from pcsr.routing import Rule
 
-# How much is processed at a time. On a GPU it is so much that launch overhead does not matter.
+# How much is processed at a time; on a GPU, enough that launch overhead does not matter.
 # HR pixels per strip; within a strip the pixels of the more expensive heads are gathered.
 STRIP = {"cpu": 1 << 19, "cuda": 1 << 22}
 # Values of a hidden layer that are computed at a time, few enough to stay in a CPU's cache.
@@ -32,7 +32,7 @@ FLOAT = 4  # bytes
 class Factored:
     """A head whose first layer is computed once per LR pixel, its weights laid out for products.
 
-    The last layer is in float32: its outputs decide, or are colours.
+    The last layer is in float32, because its outputs are colours or decide.
 
     Args:
         head: (n, C + 4) -> (n, outputs).
@@ -67,8 +67,8 @@ class Everywhere(Factored):
     """A head that runs on all pixels.
 
     Pixels are the columns of all matrices. A row of ones is appended to the hidden values and the
-    biases become a column of the weights, so that a product adds the biases as well. The weights
-    of all layers but the last also reproduce the ones for the next layer.
+    biases become a column of the weights, so that a product adds the biases as well. All layers but
+    the last also reproduce the row of ones for the next layer.
     """
 
     def __init__(self, head: Head, precision: torch.dtype) -> None:
@@ -115,8 +115,8 @@ class Gathered(Factored):
     """A head that runs on some pixels. Pixels are the rows of all matrices.
 
     The number of pixels differs on every call, and oneDNN would have to prepare for each new size
-    (``products``). So the pixels are split into chunks of four fixed sizes, each half of the one
-    before, and a remainder.
+    (``products``). So the pixels are split into chunks of four fixed sizes, each half the previous
+    one, and a remainder.
 
     Args:
         head, precision: see ``Factored``.

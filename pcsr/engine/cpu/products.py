@@ -1,7 +1,7 @@
-"""Matrix products by the fastest routine that the processor has.
+"""Matrix products by the fastest routine for the processor.
 
 For narrow matrices, as in networks of a few dozen channels, oneDNN on a CPU takes a third to a half
-of the time of ``torch.mm``. As for convolutions, it spends a millisecond on preparing for each size
+of the time of ``torch.mm``. As for convolutions, it spends a millisecond to prepare for each size
 that it has not seen before.
 """
 
@@ -65,10 +65,10 @@ def in_onednn(x: Tensor) -> bool:
 
 @cache
 def _usable(dtype: torch.dtype) -> bool:
-    """Tell whether torch has oneDNN's products as they are called here, and this processor can.
+    """Tell whether torch has oneDNN's products in the form used here, and this processor can.
 
-    They are not part of torch's public interface: a version without them, or with others, takes the
-    plain products.
+    They are not part of torch's public interface, so a version without them, or with others, uses
+    the plain products.
     """
     one = torch.ones(1, 1, dtype=dtype)
     try:

@@ -22,7 +22,7 @@ FLOAT = 4  # bytes
 
 
 class FusedHeads(Heads):
-    """See ``Heads``; Triton kernels, between which the device never waits for the host.
+    """See ``Heads``; by Triton kernels, between which the device never waits for the host.
 
     Hidden values stay in registers. Half precision applies to features, weights and hidden values;
     accumulators, places and outputs are float32.

@@ -1,1 +1,1 @@
-"""What an explorer page is made of: ``content`` of ``subject``s, which stand at ``stops``."""
+"""Data of an explorer page: its ``content``, each method (``subject``), the knob's ``stops``."""

@@ -47,9 +47,9 @@ def explore(
     title: Annotated[str, Parameter(help="heading of the page")] = "Turn the knob",
     results: Annotated[
         Path | None,
-        Parameter(help="results.csv of a suite to open with, instead of the images shown"),
+        Parameter(help="results.csv of a suite; the page opens with its curves"),
     ] = None,
-    test_set: Annotated[str, Parameter(help="test set of the results to open with")] = "",
+    test_set: Annotated[str, Parameter(help="test set of these results")] = "",
     megabytes: Annotated[
         float,
         Parameter(
@@ -60,7 +60,7 @@ def explore(
     side: Annotated[
         int,
         whole_number(SMALLEST_SIDE, LARGEST_SIDE),
-        Parameter(help="largest side of an image in HR pixels; the middle of a larger one is cut"),
+        Parameter(help="largest side of an image in HR pixels; larger ones are cropped centrally"),
     ] = 1024,
     lr: LR = "8bit",
     crop: Crop = "tiles",
@@ -69,10 +69,10 @@ def explore(
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> str:
-    """Write a page that shows images at every value of the knob; it needs no network.
+    """Write an offline page that shows images at every value of the knob.
 
-    Give the original's weights first: everything of its backbone is compared with it. With several
-    backbones the page has a chooser. The protocol is that of `pcsr sweep`, and so are its numbers.
+    Give the original's weights first: methods on its backbone are compared with it. With several
+    backbones the page has a menu of them. Protocol and numbers are those of `pcsr sweep`.
 
     Example: `pcsr explore photo.png --weights fsrcnn-original.safetensors fsrcnn-pcsr.safetensors
     --out photo.html`.
@@ -112,12 +112,12 @@ def _middle(image: TestImage, side: int) -> TestImage:
     if max(height, width) <= side:
         return image
     top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
-    # A ready-made LR image is no longer that of the part.
+    # A ready-made LR image no longer matches the cut image.
     return TestImage(image.name, image.hr[top : top + side, left : left + side].copy(), None)
 
 
 def _labels(methods: Sequence[Method], weights: Sequence[Path]) -> list[str]:
-    """Return a name for each method: its own, with the file's where a backbone has several."""
+    """Name each method, with its file's name if a backbone has several of that method."""
     names = [type(method).__name__ for method in methods]
     pairs = [(m.config.backbone, name) for m, name in zip(methods, names, strict=True)]
     stems = [escape.printable(path.stem) for path in weights]
@@ -141,7 +141,7 @@ def write(
 
     Args:
         pairs: images to show.
-        subjects: methods; those of a backbone are compared with its first one without a knob.
+        subjects: methods; those of a backbone are compared with the first of them without a knob.
         out: HTML file.
         title: heading of the page.
         note: on its images, or "".

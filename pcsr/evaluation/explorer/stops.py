@@ -1,10 +1,10 @@
 """Where along the knob each unit changes its branch, found through the method's own routing.
 
-A *stop* is a value of the knob at which an explorer page can stand. Stops are numbered from the
+A *stop* is a knob value that an explorer page can show. Stops are numbered from the
 most expensive operating point to the cheapest, so that as the number rises a unit only ever moves
 to cheaper branches. Its *rank* for branch i is then the number of stops at which it takes branch i
 or a more expensive one: at stop s it does if its rank is above s. Ranks are found by bisection over
-``Method.route`` itself, so that no rounding can part a page from the engine.
+``Method.route`` itself, so page and engine agree on every rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,13 +111,13 @@ def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ra
         method: that routes.
         scores: (1, M, units...), as ``Method.explore`` gives them.
         scale: HR size / LR size.
-        stops: where the page can stand.
+        stops: the stops of the page.
 
     Returns:
         M - 1 arrays (units...), each nowhere larger than the one before.
 
     Raises:
-        UserError: with a cheaper knob, units move to more expensive branches.
+        UserError: at a cheaper knob value some units take more expensive branches.
     """
     flat = scores.flatten(2)
 
@@ -165,8 +165,8 @@ def track(found: Sequence[Sequence[Ranks]], stops: Stops, steps: int) -> list[in
 
     Args:
         found: the ranks of each image.
-        stops: where the page can stand.
-        steps: at most how many.
+        stops: the stops of the page.
+        steps: the most stops to return.
     """
     changes = np.zeros(len(stops) + 1)
     for of_image in found:

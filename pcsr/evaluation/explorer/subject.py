@@ -1,4 +1,4 @@
-"""What an explorer page holds of a method: its branches' images, and where each unit changes."""
+"""A method on an explorer page: its branches' images, and where each unit changes its branch."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ CONVENTIONS = ("paper", "engine")
 
 
 class Subject:
-    """A method with what its images have in common.
+    """A method and what its images on a page have in common.
 
     Args:
         method: to show.

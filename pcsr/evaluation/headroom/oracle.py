@@ -1,8 +1,8 @@
-"""Decide with the HR image at hand, as no router can: an upper bound of what routing saves.
+"""An oracle that decides with the HR image: an upper bound of what routing can save.
 
-Each unit takes the branch with the least error and cost, weighed by a price. A router has to guess
-what the oracle sees. For tiles the bound is tight; for pixels it is loose, because the oracle also
-picks the branch that is better by chance.
+Each unit takes the branch with the least sum of error and price times cost. A router has to guess
+the error. For tiles the bound is tight; for pixels it is loose, because the oracle also picks a
+branch that is better by chance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from pcsr.methods.tiled import Tiled
 from pcsr.metrics import psnr_rgb, shave_for
 from pcsr.routing import OperatingPoint
 
-# dB that the whole cost has to gain, as ENAF's eta. The last takes the cheapest branch.
+# In dB per full cost, like ENAF's eta. The last takes the cheapest branch.
 PRICES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 1000.0)
 FULL, ROUTER, ORACLE = "full", "its router", "an oracle"
 
@@ -31,7 +31,7 @@ FULL, ROUTER, ORACLE = "full", "its router", "an oracle"
 class Choice(Tiled):
     """Bicubic interpolation or one of several originals for each tile, cheapest first.
 
-    There is no router: what the best one could save is what an oracle shows.
+    It has no router; an oracle shows what the best one could save.
     """
 
     points = (OperatingPoint(),)
@@ -71,8 +71,8 @@ class Choice(Tiled):
 def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
     """Return the squared error of every branch in every unit, (M, units), float64.
 
-    In levels of 8 bit, summed over a unit's pixels and channels; the border that PSNR leaves out
-    is no error. Where tiles overlap, a pixel belongs to the nearest one.
+    In 8-bit levels, summed over a unit's pixels and channels, without the border that PSNR leaves
+    out. Where tiles overlap, a pixel belongs to the nearest one.
     """
     scale, shave = method.config.scale, shave_for(method.config.scale)
     numbers = torch.arange(exploration.scores[:, 0].numel()).view_as(exploration.scores[:, 0])
@@ -91,13 +91,13 @@ def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
 def oracle(error: Tensor, cost: Sequence[float], price: float) -> Tensor:
     """Choose the branch of each unit by its true error: (M, units) -> (units,) int64.
 
-    Minimises the loss of PSNR in dB, to first order, plus ``price`` for the cost. Both are shares
-    of what the most expensive branch has everywhere. On ties the cheapest branch is taken.
+    Minimises, to first order, the loss of PSNR in dB plus ``price`` times the cost as a share of
+    the full computation's. Ties go to the cheapest branch.
 
     Args:
         error: squared error of every branch in every unit.
         cost: FLOPs of a unit in each branch, cheapest first.
-        price: dB for the whole cost.
+        price: dB that the full cost is worth.
     """
     whole = error[-1].sum().clamp_min(1.0)
     loss = 10 / np.log(10) * error / whole

@@ -29,7 +29,7 @@ from pcsr.weights.load import load_method
 
 LOSS = 0.05  # dB
 COUNTS = {"paper": "paper", "engine": "executed", "once": "executed, no pixel twice"}
-HEADS = "span-pcsr"  # experiment whose heads stand for those of backbones that no paper has any for
+HEADS = "span-pcsr"  # experiment whose heads are used for backbones without heads in a paper
 
 
 def headroom(
@@ -38,16 +38,16 @@ def headroom(
     images: HRImages,
     out: MarkdownOut,
     first: Annotated[
-        int | None, Count, Parameter(help="measure the first so many images alone")
+        int | None, Count, Parameter(help="measure only this many images, from the first")
     ] = None,
     device: Device = "auto",
     threads: Threads = CORES,
 ) -> None:
-    """Show where backbones spend their FLOPs, and what an oracle would save by a method's branches.
+    """Show where backbones spend their FLOPs, and what an oracle would save with their branches.
 
-    The first weights are the original that there is something to save on. Of methods on it, both
-    their router and an oracle decide. Of originals, an oracle takes one, or bicubic interpolation,
-    for each tile.
+    The first weights are the original to save on. Methods on its backbone are measured with their
+    own router and with an oracle. With further originals, an oracle chooses one of all originals,
+    or bicubic interpolation, for each tile.
 
     Example: `pcsr headroom --weights span.safetensors span-enaf.safetensors fsrcnn.safetensors
     --images data/prepared/kodak24 --out headroom.md`.
@@ -57,7 +57,7 @@ def headroom(
     runtime.set_up(0, threads)
     methods = [runtime.move(load_method(path)[0], picked) for path in weights]
     compared, scale, test = _compared(methods), methods[0].config.scale, open_images(images)
-    # First, because it reads an experiment, which may not be there.
+    # First, because it reads an experiment, which may be missing.
     page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
     rows: list[Row] = []
     count = min(first or len(test), len(test))
@@ -143,7 +143,7 @@ def _needed(curve: Curve, full: Curve, original: Curve) -> dict[str, str]:
 
 
 def shares(scale: float) -> pd.DataFrame:
-    """Return where the backbones spend their FLOPs, as originals, and what heads would leave."""
+    """Return what share of an original's FLOPs encoder, tail and PCSR's heads take, by backbone."""
     others = load_experiment(HEADS).model.options
     table = []
     for backbone, original in ORIGINALS.items():

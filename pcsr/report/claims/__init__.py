@@ -1,1 +1,1 @@
-"""Claims: what is ``published``, in tables, ``logs`` and a curve's knobs, and what was measured."""
+"""Claims: published numbers, in tables and test logs, beside what was measured."""

@@ -70,7 +70,7 @@ def by_protocol(
         original: of the original there.
         loss: published PSNR of the original minus that of the method, in dB.
         share: published FLOPs of the method over those of the original.
-        claims: the published table, which knows methods that have but one knob value.
+        claims: the published table, which knows the methods with only one knob value.
 
     Returns:
         As text, a row for the curve at ``share`` (``at``) and one for the adaptive decision:

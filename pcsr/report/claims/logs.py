@@ -1,7 +1,7 @@
 """Released weights at published knobs: the authors' test logs image by image, and their curves.
 
-A cell of the published table is compared with a curve; here the knob is published too, so that our
-point is the very one that its authors measured.
+A cell of the published table is compared with a curve. Here the knob is published as well, so our
+point is exactly the one that the authors measured.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ DECIMALS = {
 
 @dataclass(frozen=True)
 class Point:
-    """A published operating point: of a curve it has numbers, of a log tiles of each branch."""
+    """A published operating point: with numbers if from a curve, with tiles if from a log."""
 
     known: AtKnobs
     backbone: str
@@ -79,8 +79,8 @@ def sections(results: pd.DataFrame, claims: Claims) -> Iterator[str]:
 def read_lines(path: Path, backbone: str, knob: float) -> pd.DataFrame:
     """Read the lines of one run of a test log.
 
-    The CSV has a row per image, and three rows above them that say of each column the backbone, the
-    knob, and whether it is ``psnr_rgb`` or ``mflops_per_tile``.
+    The CSV has a row per image, below three rows that give each column's backbone, knob, and kind:
+    ``psnr_rgb`` or ``mflops_per_tile``.
 
     Returns:
         By ``image``: ``psnr_rgb`` in dB and ``mflops_per_tile``, as logged.
@@ -142,8 +142,8 @@ def _measured(
 ) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
     """Yield the rows per image of each experiment that has the point.
 
-    ``mflops`` are per tile, of the published costs where there are any: with the same choices they
-    are the published number, whatever else the suite counts.
+    ``mflops`` are per tile, by the published costs if there are any: equal decisions then give the
+    published number, whatever the suite itself counts.
     """
     near = (results["knob"] - point.knob).abs() < NEAR
     here = (results["backbone"] == point.backbone) & (results["test_set"] == point.test_set)

@@ -81,11 +81,11 @@ def claims(
 def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     """Put each published cell beside our curve at its FLOPs.
 
-    Where the original was measured, the curve is read at the published share of its FLOPs, so that
-    a subset of a test set has the same point as the whole, and interpolated between knob values
-    (``at``). Our point follows the cell's protocol, or the suite's own where that was not
-    measured. A set under another name (``test2k-from-div8k``) is another set. Several experiments
-    of one method give a row each.
+    If the original was measured, the curve is read at the published share of its FLOPs, so that a
+    subset of a test set has the same point as the whole set, and interpolated between knob values
+    (``at``). Our point follows the cell's protocol, or the suite's own if that was not measured.
+    A set under another name (``test2k-from-div8k``) is another set. Several experiments of one
+    method give a row each.
 
     Returns:
         Rows by test set, then as published: ``TEXT``, the columns of ``DECIMALS`` and

@@ -1,4 +1,4 @@
-"""Our points that stand for published cells: by the same protocol, at the same share of FLOPs."""
+"""Our points to compare with published cells: by the same protocol, at the same FLOPs."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from pcsr.report.tidy import knob_text
 
 
 def at(points: pd.DataFrame, gflops: float, claims: Claims) -> list[tuple[pd.Series, float]]:
-    """Return what stands for a method's cell: measured points with weights that add to 1.
+    """Return our counterpart of a method's cell: measured points with weights that add to 1.
 
-    They are the two points on either side of ``gflops``, so that the curve is linear in FLOPs
-    between them; one point where it has just these FLOPs, at the end of a curve that does not
-    reach them, or where it is that of the method's only knob value. The adaptive decision is
-    left out: it aims at no share.
+    They are the two points on either side of ``gflops``, which interpolates linearly in FLOPs. It
+    is a single point if that has exactly these FLOPs, if the curve ends before it reaches them, or
+    if the method has only one knob value. The adaptive decision, which aims at no share, is left
+    out.
 
     Args:
         points: of one method under one protocol, with ``knob`` and ``gflops_paper``.
-        gflops: what the cell comes to, per image.
-        claims: which methods have but one knob value.
+        gflops: the cell's GFLOPs per image.
+        claims: the published numbers, which know the methods with only one knob value.
     """
     points = points[~points["adaptive"]].sort_values("gflops_paper", kind="stable")
     only = claims.knobs.get(points["method"].iloc[0])
@@ -42,9 +42,9 @@ def knobs_text(parts: Sequence[tuple[pd.Series, float]]) -> str:
 
 
 def as_published(points: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """Keep what was measured as a method's cells were: the LR first, then crop and refinement.
+    """Keep the rows measured like a method's cells: first by LR, then by crop and refinement.
 
-    A choice that was not measured so stays as in the suite's own protocol.
+    A choice that was not measured that way stays as in the suite's own protocol.
     """
     if points.empty:
         return points

@@ -1,6 +1,6 @@
-"""What an explorer page opens with: the curve of each method, and its verdict on the original.
+"""The top of an explorer page: the curve of each method, and its verdict against the original.
 
-FLOPs are those that the engine executes: what a convention adds or leaves out saves no time.
+FLOPs are those that the engine executes, because only they relate to time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class Head:
         defaults: label -> knob value of the default point, for methods that have one.
         letters: label -> what the knob is called.
         source: what was measured, in a few words.
-        static: points of networks that decide nothing; those that another one beats are marked.
+        static: points of static networks; those that another one beats are marked.
     """
 
     swept: Mapping[str, Swept]
@@ -148,8 +148,8 @@ def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
 def _static(rows: pd.DataFrame, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the static networks beside a backbone's curves, cheapest first, if there are any.
 
-    They are the originals of all backbones on the same images; those are left out that cost far
-    more than the curves reach.
+    They are the originals of all backbones on the same images, except those that cost far more than
+    the curves reach.
     """
     same = rows["image"].isin(own["image"]) & (rows["scale"] == own["scale"].iloc[0])
     originals = rows[same & (rows["method"] == REFERENCE)]
@@ -187,7 +187,7 @@ def of_page(
     defaults: Mapping[str, float],
     letters: Mapping[str, str],
 ) -> Head:
-    """Return the head of a page that is about its own images, without those restored exactly."""
+    """Return the head for a page's own images, without those restored exactly."""
     kept = np.logical_and.reduce([metrics.comparable(curve.psnr) for _, curve in swept.values()])
     some = {
         label: (knobs, Curve(curve.psnr[kept], curve.gflops[kept]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pcsr.storage import files
 
 LEVEL = 7  # of compression: a third of the time of 9, and 0.6 % larger
-# In the order in which they run. The worker's are text to the page, which starts it with them.
+# In the order in which they run. The page holds the worker's scripts as text, to start it with.
 PAGE_SCRIPTS = ("state.js", "chart.js", "verdict.js", "stage.js", "panel.js", "explorer.js")
 WORKER_SCRIPTS = ("png.js", "bicubic.js", "compose.js", "maps.js", "worker.js")
 
@@ -34,7 +34,7 @@ class Planes:
 
     @property
     def megabytes(self) -> float:
-        """Size in the page of what is stored."""
+        """Size that the stored images take in the page."""
         return sum(map(len, self.encoded)) / 1e6
 
 
@@ -42,7 +42,7 @@ def write(content: Mapping[str, Any], planes: Planes, out: Path) -> float:
     """Write a page atomically.
 
     Args:
-        content: what the scripts show, as JSON can hold it; see ``evaluation.explorer.content``.
+        content: what the scripts show, as JSON values; see ``evaluation.explorer.content``.
         planes: its images.
         out: HTML file.
 
@@ -56,7 +56,7 @@ def write(content: Mapping[str, Any], planes: Planes, out: Path) -> float:
 
 def render(content: Mapping[str, Any], planes: Planes) -> str:
     """Return the page; names in ``content`` are shown as text, whatever they hold."""
-    # Trusted are the template and the files of web/ alone: values are escaped, and JSON has no "<".
+    # Only the template and the files of web/ are trusted: values are escaped, and JSON has no "<".
     environment = Environment(
         loader=PackageLoader("pcsr.report", "explorer"), autoescape=True, trim_blocks=True
     )

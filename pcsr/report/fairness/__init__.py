@@ -1,1 +1,1 @@
-"""Fair comparisons: of a suite's curves, ``choices`` of a protocol, and the static ``frontier``."""
+"""Fair comparisons: a suite's curves, ``choices`` of the protocol, and the static ``frontier``."""

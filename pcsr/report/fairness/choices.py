@@ -35,12 +35,12 @@ def section(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
 
 
 def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Measure what each choice of the protocol is worth, all else being the suite's own.
+    """Measure what each choice of the protocol is worth, with the suite's own for all else.
 
     Args:
         rows: all results of one place, every protocol.
         chosen: its selected points. The adaptive decision of each method is added, and all points
-            of curves that have but a few.
+            of curves that have only a few.
 
     Returns:
         One row per choice that was measured both ways and point: PSNR difference per image,

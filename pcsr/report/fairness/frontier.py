@@ -1,4 +1,4 @@
-"""The static frontier: what networks without a decision give at each cost, and who beats it."""
+"""The static frontier: the PSNR of networks without a decision at each cost, and who beats it."""
 
 from collections.abc import Iterator
 
@@ -31,14 +31,14 @@ of each bootstrap resample. *executed* FLOPs are those of the engine.
 
 
 def names(networks: pd.DataFrame) -> pd.Series:
-    """Name static networks by their backbone, with the experiment where a backbone has several."""
+    """Name static networks by their backbone, with the experiment if a backbone has several."""
     several = networks.groupby("backbone")["curve"].transform("nunique") > 1
     backbone = networks["backbone"]
     return backbone.where(~several, backbone + " (" + networks["experiment"] + ")")
 
 
 def undominated(networks: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Keep the networks that no other one beats in PSNR and ``cost``, a column; cheapest first."""
+    """Keep the networks that no other beats in PSNR and ``cost``, a column; cheapest first."""
     return networks.iloc[curves.undominated(*networks[[cost, "psnr_rgb"]].to_numpy().T)]
 
 
@@ -56,7 +56,7 @@ def psnr_at(static: Curve, gflops: Floats, images: NDArray[np.intp]) -> Floats:
 
 
 def without_lone(results: pd.DataFrame) -> pd.DataFrame:
-    """Leave out backbones that nothing adaptive was measured on, on sets that have some."""
+    """Leave out backbones without an adaptive method, on test sets where others have one."""
     adaptive = results["method"] != REFERENCE
     here, there = (
         adaptive.groupby([results[name] for name in place]).transform("any")
@@ -66,7 +66,7 @@ def without_lone(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(rows: pd.DataFrame, count: str) -> pd.DataFrame:
-    """Set every adaptive operating point against the frontier of the static networks.
+    """Compare every adaptive operating point with the frontier of the static networks.
 
     Args:
         rows: main rows of one test set and scale, all of the same images, with their ``curve``.

@@ -93,8 +93,8 @@ def _names(rows: pd.DataFrame) -> pd.Series:
 def selected(points: pd.DataFrame) -> pd.DataFrame:
     """Pick one operating point of every curve of one place, the original first.
 
-    It is the cheapest (paper convention) that loses at most ``LOSS_DB`` to the original, else the
-    one of highest PSNR. The column ``near`` tells which.
+    It is the cheapest (paper convention) that loses at most ``LOSS_DB`` to the original, otherwise
+    the one with the highest PSNR. The column ``near`` tells which.
     """
     least = points.loc[points["method"] == REFERENCE, "psnr_rgb"].iloc[0] - LOSS_DB
     picked = []
@@ -197,7 +197,7 @@ def _range(low: float, high: float) -> str:
 
 
 def _reach(curves_of: dict[str, Curve], original: Curve) -> Iterator[str]:
-    """Say how far every curve goes, against the original."""
+    """Yield a line on the range that each curve covers, relative to the original."""
     for name, curve in curves_of.items():
         rate, quality = curve.frontier(np.arange(len(original.psnr)))
         if not len(rate):
@@ -211,7 +211,7 @@ def _reach(curves_of: dict[str, Curve], original: Curve) -> Iterator[str]:
 
 
 def _conventions(table: pd.DataFrame, measure: str) -> list[tuple[str, str]]:
-    """Return the conventions and their names; one for both where they agree on every row."""
+    """Return the conventions and their names; one for both if they agree on every row."""
     columns = [table[f"{measure}_{convention}"] for convention in CONVENTIONS]
     if columns[0].equals(columns[1]):
         return [(CONVENTIONS[0], " and ".join(CONVENTIONS))]
@@ -242,7 +242,7 @@ def _flops(chosen: pd.DataFrame) -> str:
 
 
 def _reversals(table: pd.DataFrame) -> Iterator[str]:
-    """Say of every method that saves by one convention and costs more by the other that it does."""
+    """Yield a line for every method that saves by one convention and costs more by the other."""
     by_convention = table.pivot(index="Method", columns="Convention")
     gflops, saved = by_convention["GFLOPs"], by_convention["Saved in total (%)"]
     if not set(CONVENTIONS) <= set(gflops.columns):

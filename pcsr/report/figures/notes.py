@@ -1,4 +1,4 @@
-"""Texts beside the markers of a figure, each where it covers nothing."""
+"""Texts beside the markers of a figure, placed so that they cover as little as possible."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -28,10 +28,10 @@ def write_names(
     Args:
         panel: with its final scale.
         points: with their ``name``.
-        x: column of their costs.
+        x: column of costs.
         colour: of the texts.
         taken: boxes in pixels that are in use; those of the texts are added.
-        y: column of what they give.
+        y: column of the vertical axis.
     """
     unit = _unit(panel)
     for name, *at in points[["name", x, y]].itertuples(index=False):
@@ -65,7 +65,7 @@ def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: li
 
 
 def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
-    """Point down where a curve leaves the panel, with its lowest PSNR, as ``write_names``."""
+    """Mark where a curve leaves the panel by an arrow and its lowest PSNR; see ``write_names``."""
     unit = _unit(panel)
     places = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
     bottom = panel.bbox.y0
@@ -130,8 +130,7 @@ def _gap(place: np.ndarray, box: Bbox) -> float:
 def _knobs(panel: Axes, swept: pd.DataFrame, x: str, near: float) -> list[tuple[str, np.ndarray]]:
     """Return text and pixel position of each marker: the ends, then the shortest (roundest) values.
 
-    Knobs far out on either side route everything to one branch; their markers coincide and share
-    a text.
+    At extreme knob values everything goes to one branch; these markers coincide and share a text.
     """
     pixels = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
     texts = [knob_text(point) for _, point in swept.iterrows()]

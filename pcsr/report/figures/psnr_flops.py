@@ -95,9 +95,9 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     Where both conventions agree there is one panel. One curve per method, a marker per knob value;
     a star is the adaptive decision, a diamond with guide lines the original. Squares are the other
     static networks of the test set: originals of other backbones. A line joins those that no other
-    one beats, straight where the axis is logarithmic (``frontier``). What is more than ``SHOWN_DB``
-    below the original is cut, and said. Bands are 95 % intervals, over images, of the difference
-    from the original.
+    beats, straight on the logarithmic axis (``frontier``). Curves are cut, with a mark, at
+    ``SHOWN_DB`` below the original. Bands are 95 % intervals, over images, of the difference from
+    the original.
 
     Raises:
         UserError: nothing was measured for this test set or backbone.
@@ -179,7 +179,7 @@ def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counts(points: pd.DataFrame) -> tuple[str, ...]:
-    """Return the conventions to draw: the first alone where it says the same as the other."""
+    """Return the conventions to draw: only the first if both agree."""
     costs = [points[f"gflops_{count}"] for count in CONVENTIONS]
     same = np.allclose(costs[0], costs[1], rtol=AGREE, atol=0)
     return CONVENTIONS[:1] if same else CONVENTIONS
@@ -240,9 +240,9 @@ def _space_by_logarithm(panel: Axes, costs: pd.Series) -> None:
 def _fit(
     panels: dict[str, Axes], points: pd.DataFrame, curves: list[Drawn], static: pd.DataFrame
 ) -> None:
-    """Set the limits of the axes to what compares with the curves; PSNR has one axis.
+    """Set the limits of the axes to the range of the curves; all panels share the PSNR axis.
 
-    A sweep whose points coincide must look like one point, not like noise blown up.
+    A minimum span keeps a sweep whose points coincide from looking like magnified noise.
     """
     psnr = points["psnr_rgb"]
     originals = psnr[points["method"] == REFERENCE]
@@ -260,7 +260,7 @@ def _fit(
 
 
 def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
-    """Let an axis span all values, with a margin, and at least what lies between two, as drawn."""
+    """Let an axis span all values with a margin, and at least the given pair."""
     transform = (panel.xaxis if axis == "x" else panel.yaxis).get_transform()
     drawn = transform.transform(values.to_numpy(dtype=float))
     low, high = float(np.min(drawn)), float(np.max(drawn))
@@ -271,7 +271,7 @@ def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
 
 
 def _write(panel: Axes, curves: list[Drawn], static: pd.DataFrame, x: str) -> None:
-    """Write names, knob values, and how far down what is cut goes on."""
+    """Write names, knob values, and the lowest PSNR of curves that are cut."""
     taken = notes.drawn(panel)
     named = static.assign(name=static["name"].map(style.name))
     (left, right), (low, _) = panel.get_xlim(), panel.get_ylim()

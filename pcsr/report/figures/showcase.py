@@ -76,7 +76,7 @@ def detailed_box(image: NDArray[Any], side: int) -> Box:
 def comparison(
     panels: Sequence[tuple[str, Image]], box: Box | None = None, side: int = 96
 ) -> Figure:
-    """Draw the whole of the first image with a box, and the box of every image, enlarged.
+    """Draw the first image with a box, and every image's content of that box, enlarged.
 
     Args:
         panels: title and image; the first is the reference (HR). A smaller image, such as the
@@ -121,7 +121,7 @@ def gain_over(original: Image, sr: Image, hr: Image) -> NDArray[np.float64]:
         hr: the truth.
 
     Returns:
-        (H, W), the mean over the channels; negative where it is further off.
+        (H, W), the mean over the channels; negative where ``sr`` is further from HR.
     """
     errors = (np.abs(image.astype(float) - hr).mean(axis=2) for image in (original, sr))
     before, after = errors
@@ -131,8 +131,8 @@ def gain_over(original: Image, sr: Image, hr: Image) -> NDArray[np.float64]:
 def most_divided(rows: pd.DataFrame) -> tuple[str, float]:
     """Return the image and the knob value at which the branches share the work most evenly.
 
-    A map of an image that goes to one branch shows nothing. The measure is the entropy of the
-    shares; of equal ones the first by knob and image is taken.
+    If all units took one branch, a routing map would show nothing. The measure is the entropy of
+    the shares; ties go to the first by knob and image.
 
     Args:
         rows: of one method's sweep, with ``image``, ``knob`` and ``share_*``.

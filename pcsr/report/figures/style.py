@@ -1,4 +1,4 @@
-"""What methods, backbones and test sets are called in figures, and how methods look in all of them.
+"""Names of methods, backbones and test sets in figures, and the look of methods in all of them.
 
 Markers and lightness differ as well as hues, so that a figure can be read in grey.
 """
@@ -50,7 +50,7 @@ OTHERS = (Style("#d55e00", "X"), Style("#56b4e9", "d"), Style("#ca9161", "h"))
 
 
 def name(identifier: str) -> str:
-    """Return what a method, backbone or test set is called; others are called as in the suite."""
+    """Return the display name of a method, backbone or test set; by default the suite's own."""
     return NAMES.get(identifier, identifier)
 
 
@@ -66,7 +66,7 @@ def knob(method: str) -> str:
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """Return the style of each method; methods of other packages get what is left, in order."""
+    """Return the style of each method; methods of other packages take unused ones in order."""
     methods = sorted(set(methods))
     others = [method for method in methods if method not in KNOWN]
     left = {method: OTHERS[number % len(OTHERS)] for number, method in enumerate(others)}

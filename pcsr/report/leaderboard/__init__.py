@@ -1,1 +1,1 @@
-"""The leaderboard, with what others ``contributed`` and ``timings`` of devices."""
+"""The leaderboard, with results ``contributed`` by others and ``timings`` of devices."""

@@ -1,7 +1,7 @@
-"""Results that others measured: ``pcsr collect``'s CSV, checked before it stands beside a suite's.
+"""Results from others, a CSV of ``pcsr collect``, checked before they appear beside a suite's.
 
-A file comes by a pull request, so that nothing in it is taken for granted: columns and
-numbers are checked by ``tidy.load``, and here words, and that images are the suite's.
+A file comes by a pull request, so everything in it is checked: columns and numbers by
+``tidy.load``; names, and that the images are the suite's, here.
 """
 
 from pathlib import Path
@@ -18,17 +18,17 @@ IMAGE = ["test_set", "scale", "image", "crop"]
 
 
 def read(path: Path, results: pd.DataFrame) -> pd.DataFrame:
-    """Read results that others measured of models that the suite did not.
+    """Read results from others for models that the suite does not have.
 
     Args:
         path: CSV made by ``pcsr collect``.
         results: the suite's own.
 
     Returns:
-        Its rows by the protocol of the suite's main rows, of experiments that the suite has not.
+        Its rows by the protocol of the suite's main rows, of experiments that the suite lacks.
 
     Raises:
-        UserError: the file or a row of it cannot be right; names the row and the column.
+        UserError: the file is damaged or a row has an impossible value; names row and column.
     """
     rows = load(path)
     for column in ("experiment", "backbone", "method"):
@@ -45,7 +45,7 @@ def read(path: Path, results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resized(rows: pd.DataFrame, results: pd.DataFrame) -> pd.Series:
-    """Tell which rows are of an image that has the name, but not the size, of one of the suite."""
+    """Tell which rows are of an image with the name, but not the size, of one of the suite's."""
     size = ["lr_height", "lr_width"]
     known = results.drop_duplicates(IMAGE).set_index(IMAGE)[size]
     found = rows[IMAGE].join(known, on=IMAGE)[size]

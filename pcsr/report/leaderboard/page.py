@@ -55,14 +55,12 @@ def leaderboard(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html and .csv beside it")],
     gate: Annotated[
-        Sequence[float], options.PSNR, Parameter(help="PSNR-RGB in dB to match as well")
+        Sequence[float], options.PSNR, Parameter(help="further PSNR-RGB in dB to match")
     ] = (),
     times: Annotated[
         Sequence[Path], Parameter(help="JSON files that `pcsr bench` made with these weights")
     ] = (),
-    added: Annotated[
-        Sequence[Path], Parameter(help="results.csv files of models that others measured")
-    ] = (),
+    added: Annotated[Sequence[Path], Parameter(help="results.csv files from others")] = (),
 ) -> None:
     """Rank all models at matched PSNR: FLOPs by each count, activations, parameters, time, memory.
 
@@ -80,7 +78,7 @@ def leaderboard(
 
 
 class Models(NamedTuple):
-    """Operating points that can be compared, and a sentence on each model that cannot.
+    """Operating points that can be compared, and a sentence on each model left out.
 
     ``points`` are those of ``tidy.summarise`` with the columns ``model``, a name that no two
     models of a test set share, and ``own``, whether the suite measured it.
@@ -98,8 +96,8 @@ class Models(NamedTuple):
             added: CSV files that others measured (``contributed.read``).
 
         Raises:
-            UserError: a file of others is not what it should be, or no image was measured with all
-                models of the suite.
+            UserError: an added file is invalid, or no image was measured with all models of the
+                suite.
         """
         own = results[results["main"]]
         named = {"": own.assign(model=own["experiment"], own=True)}
@@ -149,8 +147,8 @@ class Gate(NamedTuple):
 def gates(points: pd.DataFrame, levels: Sequence[float] = ()) -> Iterator[Gate]:
     """Yield the gates of a test set: ``LOSS_DB`` below the original of each backbone, and levels.
 
-    A backbone that nothing adaptive was measured on has none where others have
-    (``frontier.without_lone``), and stands in the tables of those.
+    A backbone without an adaptive method has no gate of its own if others have one
+    (``frontier.without_lone``); its original is ranked at theirs.
     """
     originals = points[points["own"] & (points["method"] == REFERENCE)].sort_values("experiment")
     curved = frontier.without_lone(points[points["own"]])["backbone"]
@@ -231,7 +229,7 @@ def _within(points: pd.DataFrame, gate: Gate) -> pd.DataFrame:
 
 
 def _cheapest(points: pd.DataFrame, cost: str, of: list[str]) -> pd.DataFrame:
-    """Return the cheapest row of each group; of equally cheap ones that of the highest PSNR."""
+    """Return the cheapest row of each group; ties go to the highest PSNR."""
     ordered = points.dropna(subset=[cost]).sort_values([cost, "psnr_rgb"], ascending=[True, False])
     best = ordered.drop_duplicates(of)
     texts = [knob_text(point) for _, point in best.iterrows()]
@@ -241,9 +239,9 @@ def _cheapest(points: pd.DataFrame, cost: str, of: list[str]) -> pd.DataFrame:
 def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     """Return the points that were timed, a row for each device, with what was measured there.
 
-    A case is of a point if backbone, method and knob are the same, and the weights; where a file
-    does not tell those, it must be the suite's only model of its backbone and method. Several
-    images of a device count as one: time over pixels, and the highest peak.
+    A case belongs to a point if backbone, method, knob and weights are equal. If a file does not
+    name the weights, the suite must have only one model of that backbone and method. Several
+    images of a device are combined: total time over total pixels, and the highest peak.
     """
     own = points["model"].where(points["own"])
     alone = own.groupby([points["backbone"], points["method"]]).transform("nunique") == 1
@@ -317,7 +315,7 @@ def _ranks() -> list[str]:
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the standings as text; a knob is named where it is not the one of the first count."""
+    """Return the standings as text; a knob is named if it is not that of the first count."""
     table = pd.DataFrame({"Model": rows["model"]})
     for title, name in zip(_ranks(), COUNTS.values(), strict=True):
         table[title] = rows[f"rank_{name}"]

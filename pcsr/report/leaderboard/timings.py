@@ -1,4 +1,4 @@
-"""Times and peak memory as ``pcsr bench`` measured them, for pages that set them beside PSNR."""
+"""Times and peak memory measured by ``pcsr bench``, for pages that show them beside PSNR."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +70,9 @@ class Timings(Facts):
 def load(paths: Sequence[Path]) -> pd.DataFrame:
     """Read what ``pcsr bench`` measured at values of a knob, one row per case: ``COLUMNS``.
 
-    Left out are the reference implementation, runtimes, precisions beyond the first, budgets, which
-    no sweep measures, and what fresh weights decide, which is chance. ``experiment`` is None where
-    the file does not tell the weights; ``knob`` is NaN for a method without one.
+    Left out are the reference implementation, runtimes, precisions beyond the first, budgets (no
+    sweep has them) and fresh weights (their decisions are random). ``experiment`` is None if the
+    file does not name the weights; ``knob`` is NaN for a method without one.
 
     Raises:
         UserError: a file is missing, or was not made by ``pcsr bench``; names it and the key.

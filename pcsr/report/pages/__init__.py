@@ -1,4 +1,4 @@
-"""Pages of a report: Markdown, and the same as an HTML file that needs nothing from a network."""
+"""Pages of a report: Markdown, and the same as an offline HTML file."""
 
 from pcsr.report.pages.page import html, write, written
 

@@ -1,4 +1,4 @@
-"""A page of Markdown as an HTML file that needs nothing from a network."""
+"""A page of Markdown as an offline HTML file."""
 
 import base64
 import hashlib
@@ -15,10 +15,10 @@ from pcsr.storage import files
 def html(markdown: str) -> str:
     """Render Markdown, tables included, as one HTML page titled by its first heading.
 
-    What could load something or lead somewhere (HTML, images, links) stays text. Tables scroll by
-    themselves where they are wider than the page, and are sorted by a click on a heading.
+    HTML, images and links in it stay text, so that the page loads nothing and leads nowhere. Tables
+    wider than the page scroll on their own, and a click on a heading sorts them.
     """
-    # A page has names of other people's in it, which `escape.markdown` ought to have taken care of.
+    # A second defence: a page contains foreign names, which `escape.markdown` should have escaped.
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.disable(["image", "link", "autolink", "reference"]).parse(markdown)
     heading = next((token for token in tokens if token.type == "inline"), None)
@@ -45,7 +45,7 @@ def write(markdown: str, path: Path) -> None:
 
 
 def _policy(tokens: list[Token]) -> str:
-    """Forbid all that is not in the page, and every script but the one of this folder."""
+    """Forbid everything from outside the page, and every script but this folder's."""
     digest = hashlib.sha256(_source("tables.js").encode()).digest()
     script = f" script-src 'sha256-{base64.b64encode(digest).decode()}'" if _script(tokens) else ""
     policy = f"default-src 'none'; style-src 'unsafe-inline';{script}"
@@ -53,7 +53,7 @@ def _policy(tokens: list[Token]) -> str:
 
 
 def _script(tokens: list[Token]) -> str:
-    """Return the script of tables, where there are any."""
+    """Return the script of tables, if there are any."""
     there = any(token.type == "table_open" for token in tokens)
     return f"<script>{_source('tables.js')}</script>\n" if there else ""
 

@@ -1,4 +1,4 @@
-"""Tables of an HTML page: headings that say a unit once, colours of verdicts, boxes that scroll."""
+"""Tables of an HTML page: headings that share units, coloured differences, scrolling boxes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,10 @@ from markdown_it.common.utils import escapeHtml
 from markdown_it.token import Token
 
 GOOD, BAD, OPEN = "good", "bad", "open"  # classes of cells
-SHORT, LONGEST_SHORT = "short", 24  # class of cells of so many characters, which stay on one line
+SHORT, LONGEST_SHORT = "short", 24  # class of cells up to this many characters, kept on one line
 VERDICTS = {"reproduced": GOOD, "differs": BAD, "partial": OPEN, "not run": OPEN}
 VERDICT = "Verdict"  # heading of a column of words
-# Headings of differences begin with one of these, and 1 or -1 says whether more or less is better.
+# Headings of differences begin with one of these; 1 means that more is better, -1 less.
 SIGNS = {
     "vs original": 1,
     "Saved": 1,
@@ -61,9 +61,9 @@ def dressed(tokens: Sequence[Token]) -> list[Token]:
 
 
 def kind_of(heading: str, text: str) -> str:
-    """Return what a cell says of its row: ``GOOD``, ``BAD``, ``OPEN``, or nothing.
+    """Return the class of a cell that holds a difference: ``GOOD``, ``BAD``, ``OPEN``, or "".
 
-    A difference says something where it is not 0 and, if it has an interval, 0 is outside of it.
+    A difference is good or bad if it is not 0 and its interval, if it has one, excludes 0.
     """
     if heading == VERDICT:
         return next((kind for word, kind in VERDICTS.items() if text.startswith(word)), "")
@@ -103,7 +103,7 @@ def _with_heads(tokens: list[Token]) -> list[Token]:
 
 
 def _head(tokens: list[Token]) -> str:
-    """Return the rows of a head; neighbours that differ in brackets alone have the rest above."""
+    """Return the rows of a head; neighbours that differ only in brackets share the rest above."""
     cells = [
         (_text(inline), "right" if "right" in str(opening.attrs.get("style")) else "left")
         for opening, inline in pairwise(tokens)
@@ -131,7 +131,7 @@ def _cell(text: str, side: str, rows: int) -> str:
 
 
 def _groups(headings: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield what neighbours have in common, and what each has of its own; alone, its heading."""
+    """Yield what neighbours share and what is each one's own; a single one yields its heading."""
     numbered = [(SPLIT.match(heading), heading) for heading in headings]
     for stem, some in groupby(numbered, key=lambda one: one[0][1] if one[0] else one[1]):
         same = list(some)
