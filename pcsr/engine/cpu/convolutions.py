@@ -12,8 +12,8 @@ from pcsr.engine.cpu.products import in_onednn
 class Activated(nn.Module):
     """A convolution and its activation in one pass over memory, where oneDNN is used.
 
-    For FSRCNN's 1x1 convolutions this takes half as long as two steps. In float32 not a bit changes;
-    in bfloat16 values are rounded once instead of twice.
+    For FSRCNN's 1x1 convolutions this takes half as long as two steps. In float32 not a bit
+    changes; in bfloat16 values are rounded once instead of twice.
 
     Args:
         convolution: of zero padding.
