@@ -132,8 +132,10 @@ def bench(
     for method in methods if steps else ():
         lr = first_size(open_images(images[-1])[0].hr, method.config.scale).to(picked)
         growing += grow(method, lr, knob, precisions, steps, limit)
-    how = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds}
+    how: dict[str, Any] = {"threads": threads, "fresh": list(fresh), "rounds": plan.rounds}
     how["precision"] = precision[0]  # of the originals that ratios refer to
+    if picked.type == "cpu":
+        how["processor"] = runtime.processor()
     busy = {"others": round(others, 2), "cores": options.CORES}
     facts = provenance.record(device=runtime.describe(picked), load=busy, **how)
     files.write_json(out, {"cases": rows, "sizes": growing, "provenance": facts})

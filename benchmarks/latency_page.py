@@ -38,6 +38,7 @@ CASES = {
     "gflops_engine": "GFLOPs (engine)",
     "flops_ratio": "FLOP ratio",
     "time_ratio": "Time ratio",
+    "quartiles": "Its quartiles",
     "over": "Time / FLOP ratio",
     "speedup": "Speedup over the definition",
     "seconds": "Seconds",
@@ -60,6 +61,7 @@ CHOICES = {
     "precision": "Precision",
     "loss": "PSNR-RGB against the original (dB)",
     "time_ratio": "Time ratio",
+    "quartiles": "Its quartiles",
     "seconds": "Seconds",
 }
 DECIMALS = {
@@ -113,12 +115,20 @@ class Growth(Facts):
     seconds_per_megapixel: float = Field(gt=0)
 
 
+class Load(Facts):
+    """What others did to the machine meanwhile."""
+
+    others: float = Field(ge=0)
+    cores: int = Field(ge=1)
+
+
 class Run(Machine):
     """How the cases of a file were measured."""
 
     commit: str | None
     modified: bool
     rounds: int
+    load: Load | None = None  # of a file of version 0.1
 
 
 class Bench(Facts):
@@ -169,6 +179,9 @@ def cases(measured: Measured) -> pd.DataFrame:
     rows = rows.join(slow, on=point)
     rows["speedup"] = (rows["slow"] / rows["seconds"]).where(rows["path"] == "engine")
     rows["identical"] = 100 * rows["identical"]
+    rows["quartiles"] = [
+        "{:.3f} to {:.3f}".format(*both) if both else "-" for both in rows["time_ratio_quartiles"]
+    ]
     rows["loss"] = rows["psnr_rgb"] - _psnr_of_original(rows)
     rows["program"] = rows["path"].map(PROGRAMS)
     return rows
@@ -227,6 +240,8 @@ def _section(measured: Measured) -> str:
     facts = measured["provenance"]
     commit = f"{facts['commit'] or 'unknown'}{' (modified)' if facts['modified'] else ''}"
     text = [f"## {escape.markdown(_machine(measured))}\n", f"Commit {escape.markdown(commit)}.\n"]
+    if facts["load"]:
+        text.append("Other work took {others:g} of {cores} cores.\n".format(**facts["load"]))
     if facts["fresh"]:
         fresh = escape.markdown(", ".join(facts["fresh"]))
         text.append(f"Fresh weights, because none are published: {fresh}.\n")

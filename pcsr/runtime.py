@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import platform
 import stat
 import sys
 import tempfile
@@ -238,6 +239,15 @@ def size_text(count: float) -> str:
 def describe(device: torch.device) -> str:
     """Return the device's name for provenance, e.g. ``NVIDIA H200`` or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def processor() -> str:
+    """Return the name of this machine's processor, e.g. ``AMD EPYC``, for times measured on it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def set_up(seed: int, threads: int) -> None:

@@ -48,6 +48,7 @@ class Machine(Facts):
     """What the cases of a file ran on."""
 
     device: str
+    processor: str | None = None  # of a CPU; unknown to version 0.1
     threads: int
     machine: str
     precision: str
@@ -57,7 +58,7 @@ class Machine(Facts):
     def text(self) -> str:
         """Name the device so that equal names mean comparable times."""
         how = f"{self.threads} threads" if self.device == "cpu" else self.precision
-        return f"{self.device}, {how}, {self.machine}, torch {self.versions.get('torch')}"
+        return f"{self.processor or self.device}, {how}, {self.machine}, torch {self.versions.get('torch')}"
 
 
 class Timings(Facts):
