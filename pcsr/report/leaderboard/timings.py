@@ -58,7 +58,8 @@ class Machine(Facts):
     def text(self) -> str:
         """Name the device so that equal names mean comparable times."""
         how = f"{self.threads} threads" if self.device == "cpu" else self.precision
-        return f"{self.processor or self.device}, {how}, {self.machine}, torch {self.versions.get('torch')}"
+        name = self.processor or self.device
+        return f"{name}, {how}, {self.machine}, torch {self.versions.get('torch')}"
 
 
 class Timings(Facts):
