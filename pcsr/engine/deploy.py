@@ -18,8 +18,7 @@ from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade, EfficientResidual
 from pcsr.backbones.fsrcnn import FSRCNN
 from pcsr.backbones.srresnet import ResidualBlock
-from pcsr.engine.cpu.convolutions import Enlarging, Residual, fused
-from pcsr.engine.cpu.products import product, product_added
+from pcsr.engine.cpu.onednn import Enlarging, Residual, fused, product, product_added
 
 ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
 

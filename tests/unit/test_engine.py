@@ -12,9 +12,9 @@ from pcsr import registry
 from pcsr.backbones.base import Backbone
 from pcsr.benchmarks import reference_pcsr
 from pcsr.engine import memory, tiles
-from pcsr.engine.cpu import convolutions
 from pcsr.engine.cpu import heads as cpu
-from pcsr.engine.cpu.convolutions import Activated, Residual
+from pcsr.engine.cpu import onednn
+from pcsr.engine.cpu.onednn import Activated, Residual
 from pcsr.engine.deploy import deploy
 from pcsr.engine.runners import runner
 from pcsr.engine.tiles import Tile
@@ -172,7 +172,7 @@ def test_activations_and_sums_in_the_pass_of_a_convolution_change_no_bit(
     fast = deploy(network)
     passes = [m for m in fast.modules() if isinstance(m, Activated | Residual)]
     together = fast(lr)
-    monkeypatch.setattr(convolutions, "_fusible", lambda *_: False)
+    monkeypatch.setattr(onednn, "_fusible", lambda *_: False)
     apart = fast(lr)
     assert passes and torch.equal(together, apart)
 

@@ -1,5 +1,5 @@
 """What makes CPUs fast: heads in cache (``heads``, ``strips``), training them (``blockwise``).
 
-``products`` multiplies narrow matrices and ``convolutions`` lays out FSRCNN's layers; originals and
-encoders use both as well.
+``onednn`` multiplies narrow matrices and lets convolutions do what follows them; originals and
+encoders use it as well.
 """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pcsr.engine.cpu.products import in_onednn, product
+from pcsr.engine.cpu.onednn import in_onednn, product
 from pcsr.methods import heads
 from pcsr.methods.base import Method
 

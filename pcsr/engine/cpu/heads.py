@@ -10,7 +10,7 @@ from torch import Tensor
 from pcsr import routing
 from pcsr.engine.base import Heads
 from pcsr.engine.cpu import strips
-from pcsr.engine.cpu.products import plain_product, product
+from pcsr.engine.cpu.onednn import plain_product, product
 from pcsr.engine.cpu.strips import Strip
 from pcsr.engine.tiles import ImageGrid, TileGrid
 from pcsr.errors import UserError
@@ -115,7 +115,7 @@ class Gathered(Factored):
     """A head that runs on some pixels. Pixels are the rows of all matrices.
 
     The number of pixels differs on every call, and oneDNN would have to prepare for each new size
-    (``products``). So the pixels are split into chunks of four fixed sizes, each half the previous
+    (``onednn``). So the pixels are split into chunks of four fixed sizes, each half the previous
     one, and a remainder.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pcsr.engine.cpu import products
-from pcsr.engine.cpu.products import plain_product, product, product_added
+from pcsr.engine.cpu.onednn import plain_product, product, product_added
 
 
 def refuse(*_: Any) -> None:
