@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcsr.engine.cpu import products
+from pcsr.engine.cpu import onednn
 from pcsr.engine.cpu.onednn import plain_product, product, product_added
 
 
@@ -52,10 +52,10 @@ def test_without_onednns_products_torchs_are_taken(
     torch.manual_seed(0)
     left, right, onto = torch.randn(30, 8), torch.randn(8, 5), torch.randn(30, 5)
     monkeypatch.setattr(torch.ops, "mkldnn", other)
-    products._usable.cache_clear()
+    onednn._usable.cache_clear()
     try:
-        assert not products.in_onednn(left)
+        assert not onednn.in_onednn(left)
         assert torch.equal(product(left, right, relu=True), (left @ right).relu())
         assert torch.equal(product_added(left, right, onto.clone()), onto.addmm(left, right))
     finally:
-        products._usable.cache_clear()
+        onednn._usable.cache_clear()
