@@ -100,3 +100,24 @@ def test_learning_rate_is_a_cosine() -> None:
     assert rates[0] == 1e-3 and rates[4] == pytest.approx(1e-7)
     assert rates[2] == pytest.approx((1e-3 + 1e-7) / 2)
     assert rates[1] + rates[3] == pytest.approx(1e-3 + 1e-7)
+
+
+def test_branches_of_classsr_train_in_any_order(cat: Store) -> None:
+    """A branch has the same bits whatever the others hold: they may be trained side by side."""
+    methods = [runtime.move(build("carn", "classsr"), CPU) for _ in range(2)]
+    methods[1].load_state_dict(methods[0].state_dict())
+    with torch.no_grad():
+        for parameter in methods[1].networks[0].parameters():
+            parameter.mul_(0.5)
+    before = methods[1].networks[0].state_dict()
+    before = {name: values.clone() for name, values in before.items()}
+    for method in methods:
+        running = Loop(
+            method, stage_of(method, "medium"), stage(), Batches(cat, stage(), 4, 0, CPU)
+        )
+        for step in range(3):
+            running.step(step)
+    one, other = (method.networks[1].state_dict() for method in methods)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    after = methods[1].networks[0].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
