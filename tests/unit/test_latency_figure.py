@@ -87,7 +87,7 @@ def test_images_of_one_file_are_told_apart(two_images):
     assert together["loss"].tolist() == pytest.approx(apart["loss"].tolist())
     assert len(together) < len(both["cases"])
     text = latency_page.markdown([both])
-    assert "| Time ratio | Seconds | Image |" in text
+    assert "| Time ratio | Its quartiles | Seconds | Image |" in text
     assert "ratios as the median of 8 rounds or more" in text
 
 
