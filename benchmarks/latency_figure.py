@@ -38,22 +38,26 @@ def draw(of_images: Sequence[pd.DataFrame], machine: str) -> Figure:
         size = (3.9 * len(backbones) + 0.6, 3.9 * len(of_images) + 1.2)
         drawn = Figure(figsize=size, layout="constrained")
         grid = drawn.subplots(len(of_images), len(backbones), squeeze=False)
+    filled: list[tuple[Axes, pd.DataFrame]] = []
     for cases, panels in zip(of_images, grid, strict=True):
         for backbone, panel in zip(backbones, panels, strict=True):
-            _panel(panel, cases[cases["backbone"] == backbone], looks)
+            own = cases[cases["backbone"] == backbone]
+            if own.empty:
+                panel.remove()
+                continue
+            filled.append((panel, own))
+            _panel(panel, own, looks)
             _scale(panel, rows.loc[rows["backbone"] == backbone, RATIOS].to_numpy())
             title = f"{style.name(backbone)}, {cases['image'].iloc[0]}"
             panel.set_title(escape.mathtext(title), fontsize="medium")
+            panel.set_xlabel("FLOPs, relative to the original")
         panels[0].set_ylabel("time, relative to the original")
-    for panel in grid[-1]:
-        panel.set_xlabel("FLOPs, relative to the original")
     drawn.suptitle(escape.mathtext(machine), fontsize="small")
     handles = _handles(looks, rows)
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     drawn.draw_without_rendering()  # the texts need the final scale of the axes
-    for cases, panels in zip(of_images, grid, strict=True):
-        for backbone, panel in zip(backbones, panels, strict=True):
-            _write(panel, cases[cases["backbone"] == backbone], looks)
+    for panel, own in filled:
+        _write(panel, own, looks)
     return drawn
 
 
