@@ -427,6 +427,21 @@ def test_what_is_far_below_the_original_is_cut_and_said(tmp_path):
         assert f"\u2193 {PSNR - 3:.1f} dB" in texts and "50" not in texts
 
 
+def test_a_curve_below_the_panel_is_said_inside_it(tmp_path):
+    low = [row(i, "pcsr", k, False, k / 2, PSNR - 4 + k, 20) for k in (0.0, 1.0) for i in range(3)]
+    paths = [
+        write_sweep(tmp_path, "carn-pcsr", low),
+        write_sweep(tmp_path, "carn-original", original_rows()),
+    ]
+    drawn = psnr_flops(tidy.collect(paths), "urban100", "carn")
+    drawn.draw_without_rendering()
+    for panel in drawn.axes:
+        said = f"\u2193 {PSNR - 4:.1f} to {PSNR - 3:.1f} dB"
+        (text,) = [text for text in panel.texts if text.get_text() == said]
+        box = text.get_window_extent()
+        assert panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1
+
+
 def test_conventions_that_agree_share_a_panel(results):
     same = results.assign(flops_algorithmic=1.004 * results["flops_paper"])
     (panel,) = psnr_flops(same, "urban100", "carn").axes

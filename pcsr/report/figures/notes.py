@@ -65,18 +65,29 @@ def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: li
 
 
 def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
-    """Mark where a curve leaves the panel by an arrow and its lowest PSNR; see ``write_names``."""
-    unit = _unit(panel)
+    """Mark where a curve leaves the panel by an arrow and its lowest PSNR; see ``write_names``.
+
+    A curve that lies below the panel as a whole is marked under its best point, by its range.
+    """
+    unit, bounds = _unit(panel), panel.bbox
     places = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
-    bottom = panel.bbox.y0
-    for (start, height), (end, depth) in pairwise(places):
-        if (height - bottom) * (depth - bottom) < 0:
-            at = start + (end - start) * (height - bottom) / (height - depth)
-            text = f"↓ {swept['psnr_rgb'].min():.1f} dB"
-            box = next(_beside(np.array([at, bottom + 2 * TYPE_SIZE * unit]), text, unit))
-            _write(panel, box, text, colour)
-            taken.append(box)
-            return
+    lowest, highest = swept["psnr_rgb"].min(), swept["psnr_rgb"].max()
+    below = places[:, 1] < bounds.y0
+    if not below.any():
+        return
+    if below.all():
+        at = places[places[:, 1].argmax(), 0]
+        text = f"↓ {lowest:.1f} to {highest:.1f} dB"
+    else:
+        leaving = int(np.flatnonzero(below[1:] != below[:-1])[0])
+        (start, height), (end, depth) = places[leaving : leaving + 2]
+        at = start + (end - start) * (height - bounds.y0) / (height - depth)
+        text = f"↓ {lowest:.1f} dB"
+    at = min(max(at, bounds.x0), bounds.x1)  # where the axis ends before the curve does
+    boxes = list(_beside(np.array([at, bounds.y0 + 2 * TYPE_SIZE * unit]), text, unit))
+    box = next((one for one in boxes if _within(panel, one)), boxes[0])
+    _write(panel, box, text, colour)
+    taken.append(box)
 
 
 def drawn(panel: Axes) -> list[Bbox]:
