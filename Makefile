@@ -75,7 +75,7 @@ bench: $(IMAGES:data/raw/bench/%.png=$(LATENCY)/cpu-%.json) $(LATENCY)/cpu-sizes
 
 $(LATENCY)/cpu-%.json: data/raw/bench/%.png | $(STAMP)
 	$(BIN)/pcsr bench --weights $(RELEASED) $(FRESH) --images $< --knob 0 1 --budget 0.6 \
-	  --precision $(PRECISIONS) --peers $(PEERS) --rounds $(ROUNDS) --profile --out $@
+	  --precision $(PRECISIONS) $(if $(PEERS),--peers $(PEERS)) --rounds $(ROUNDS) --profile --out $@
 
 $(LATENCY)/cpu-sizes.json: | $(STAMP)
 	$(BIN)/pcsr bench --weights $(filter %-original/released/weights.safetensors \
