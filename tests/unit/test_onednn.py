@@ -1,4 +1,4 @@
-"""Products of matrices: oneDNN's are torch's."""
+"""Products by oneDNN are torch's, and without its operations torch's own are used."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,12 @@ def refuse(*_: Any) -> None:
     raise RuntimeError("another signature")
 
 
-#: What a version of torch may have in place of oneDNN's products.
-OTHERS = [SimpleNamespace(), SimpleNamespace(_linear_pointwise=refuse)]
+#: What a version of torch may have in place of oneDNN's operations.
+OTHERS = [
+    SimpleNamespace(),
+    SimpleNamespace(_linear_pointwise=refuse),
+    SimpleNamespace(_linear_pointwise=torch.ops.mkldnn._linear_pointwise),
+]
 
 
 @pytest.mark.parametrize("rows", [1, 11, 300])
@@ -45,7 +49,7 @@ def test_other_precisions() -> None:
     torch.testing.assert_close(product(left, right, relu=True), (left @ right).relu())
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=["missing", "changed"])
+@pytest.mark.parametrize("other", OTHERS, ids=["missing", "changed", "no convolutions"])
 def test_without_onednns_products_torchs_are_taken(
     other: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,15 +67,21 @@ def in_onednn(x: Tensor) -> bool:
 
 @cache
 def _usable(dtype: torch.dtype) -> bool:
-    """Tell whether torch has oneDNN's products in the form used here, and this processor can.
+    """Tell whether torch has oneDNN's operations in the form used here, and this processor can.
 
     They are not part of torch's public interface, so a version without them, or with others, uses
-    the plain products.
+    its own products and convolutions.
     """
-    one = torch.ones(1, 1, dtype=dtype)
+    one, weight = torch.ones(1, 1, dtype=dtype), torch.ones(8, 8, 1, 1, dtype=dtype)
+    # In the format that it runs in: in the other one torch adds by a routine that has no bfloat16.
+    image = torch.ones(1, 8, 2, 2).to(dtype, memory_format=torch.channels_last)
+    layer = (weight, None, [0, 0], [1, 1], [1, 1], 1)
+    onednn = torch.ops.mkldnn
     try:
-        torch.ops.mkldnn._linear_pointwise(one, one, None, "relu", [], "")
-        torch.ops.mkldnn._linear_pointwise.binary(one, one, one, None, "add")
+        onednn._linear_pointwise(one, one, None, "relu", [], "")
+        onednn._linear_pointwise.binary(one, one, one, None, "add")
+        onednn._convolution_pointwise(image, *layer, "relu", [], "")
+        onednn._convolution_pointwise.binary(image, image, *layer, "add", 1.0, "relu", [], None)
     except (AttributeError, RuntimeError):
         return False
     return True
