@@ -88,8 +88,8 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
 def test_the_suite_that_is_run_by_default(workspace: Workspace) -> None:
     output = succeed(workspace, "-n", "-p")
     counts = jobs(output)
-    # FSRCNN by four methods and CARN by three, with the weights that come with the suite.
-    assert counts["sweep"] == 7 and counts["figure"] == 2
+    # FSRCNN and CARN by four methods each, with the weights that come with the suite.
+    assert counts["sweep"] == 8 and counts["figure"] == 2
     assert counts["time"] == counts["summary"] == 1
     assert "pcsr sweep --weights weights/fsrcnn-arm.safetensors" in output
     assert not counts.keys() & {"train", "classify_crops", "tabulate"}
