@@ -1,4 +1,4 @@
-"""The packed store of a prepared data set, and the grid of training crops.
+"""The packed store of a prepared data set.
 
 A prepared data set is a folder of up to three files: ``hr.bin`` (the concatenated bytes of all HR
 images), ``lr.bin`` (ready-made LR images in the same order, if the set has them) and
@@ -20,9 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcsr import runtime
 from pcsr.errors import UserError, one_line
-from pcsr.geometry import crop_origins
 from pcsr.storage import content
 
 FORMAT = 1
@@ -219,90 +217,3 @@ class Store:
         if self._lr is None:
             return None
         return np.asarray(self._lr[at.lr_offset : at.lr_end]).reshape(at.lr_height, at.lr_width, 3)
-
-
-def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-    """Return the grid of training crops: int32 (n, 3), rows (image, y, x) of the top-left corner.
-
-    This is the protocol's grid for 128-pixel crops (step 64, and a crop at the border where more
-    than 48 pixels remain), scaled to crops of ``size`` HR pixels.
-
-    Args:
-        sizes: (height, width) of each image.
-        size: side of a crop in HR pixels.
-
-    Raises:
-        UserError: every image is smaller than a crop.
-    """
-    step, keep_over = size // 2, 48 * size // 128
-    parts = []
-    for i, (height, width) in enumerate(sizes):
-        ys = crop_origins(height, size, step, keep_over)
-        xs = crop_origins(width, size, step, keep_over)
-        grid = np.meshgrid(i, ys, xs, indexing="ij")
-        parts.append(np.stack(grid, axis=-1).reshape(-1, 3).astype(np.int32))
-    table = np.concatenate(parts) if parts else np.empty((0, 3), np.int32)
-    if not len(table):
-        raise UserError(
-            f"no image holds a crop of {size} x {size} pixels; use larger images, or a "
-            "smaller patch in the experiment."
-        )
-    return table
-
-
-class Crops:
-    """All training crops of a store, cut from its packed pixels a batch at a time.
-
-    The bytes of a crop are at ``start + row * down + column * right + channel``. Flips and
-    transposes only change the start and the steps, so augmentation is free.
-
-    Args:
-        store: prepared HR images.
-        size: side of a crop in HR pixels.
-        device: where the crops are needed. The store is copied there if it fits in half of the
-            free memory; otherwise it stays memory-mapped, and the crops are copied.
-    """
-
-    def __init__(self, store: Store, size: int, device: torch.device) -> None:
-        self.table = crop_table(store.sizes, size)
-        self.size = size
-        self.device = device
-        self._offsets = np.array([image.offset for image in store.images])
-        self._widths = np.array([image.width for image in store.images])
-        self._bytes = store.packed()
-        if device.type != "cpu" and len(self._bytes) < runtime.free_memory(device) / 2:
-            self._bytes = self._bytes.to(device)
-        self._along = torch.arange(size, device=self._bytes.device)
-        self._channels = torch.arange(3, device=self._bytes.device)[:, None, None]
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def places(self, index: np.ndarray, turns: np.ndarray | None = None) -> Tensor:
-        """Return where crops are in the packed bytes.
-
-        Args:
-            index: (B,) indices of crops.
-            turns: (B, 3) bool: flip rows, then flip columns, then transpose.
-
-        Returns:
-            int64 (3, B): start, and the steps to the next row and to the next column, in bytes.
-        """
-        image, y, x = self.table[index].T.astype(np.int64)
-        down, right = 3 * self._widths[image], np.full(len(index), 3)
-        start = self._offsets[image] + y * down + x * right
-        if turns is not None:
-            by_row, by_column, across = turns.T
-            last = self.size - 1
-            start = start + last * (down * by_row + right * by_column)
-            down, right = np.where(by_row, -down, down), np.where(by_column, -right, right)
-            down, right = np.where(across, right, down), np.where(across, down, right)
-        return torch.from_numpy(np.stack([start, down, right]))
-
-    def cut(self, places: Tensor) -> Tensor:
-        """Return the crops at ``places``, uint8 (B, 3, size, size), on the device."""
-        # Pinned, so that the copy does not wait for the device to finish its queue.
-        here = places.pin_memory() if self._along.is_cuda else places
-        start, down, right = here.to(self._along.device, non_blocking=True)[:, :, None, None, None]
-        inside = down * self._along[:, None] + right * self._along
-        return self._bytes[start + self._channels + inside].to(self.device)

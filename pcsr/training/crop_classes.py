@@ -14,8 +14,8 @@ from torch import Tensor
 from pcsr import geometry, metrics, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.options import CORES, Classes, Device, LogFile, Patch, Threads, WeightsFile
-from pcsr.data.batches import Degradation
-from pcsr.data.store import Crops, Store
+from pcsr.data.batches import Crops, Degradation
+from pcsr.data.store import Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.images.levels import levels

@@ -9,9 +9,11 @@ import torch
 from models import build, stage_of
 
 from pcsr.config.models import StageConfig
-from pcsr.data.batches import Batches
+from pcsr.data.batches import Batches, Crops, crop_table
 from pcsr.data.bicubic import degrade
-from pcsr.data.store import Crops, Store
+from pcsr.data.store import Store
+from pcsr.errors import UserError
+from pcsr.geometry import crop_origins
 from pcsr.training.run import Run
 
 CPU = torch.device("cpu")
@@ -120,3 +122,29 @@ def _turn(crop: torch.Tensor, v: bool, h: bool, t: bool) -> torch.Tensor:
     crop = crop.flip(-2) if v else crop
     crop = crop.flip(-1) if h else crop
     return crop.mT if t else crop
+
+
+def test_crop_table_is_the_product_of_the_origins() -> None:
+    sizes = [(128, 300), (100, 400), (241, 177), (128, 128)]
+    expected = [
+        (i, y, x)
+        for i, (height, width) in enumerate(sizes)
+        for y in crop_origins(height, 128, 64, 48)
+        for x in crop_origins(width, 128, 64, 48)
+    ]
+    table = crop_table(sizes, 128)
+    assert table.dtype == np.int32
+    assert [tuple(row) for row in table.tolist()] == expected
+    assert set(table[:, 0].tolist()) == {0, 2, 3}
+    # The border rule scales with the crop: 24 pixels at half the size.
+    assert len(crop_table([(64, 64 + 24)], 64)) == 1
+    assert len(crop_table([(64, 64 + 25)], 64)) == 2
+    # 2040 x 1356, the usual size in DIV2K: 31 x 20 crops
+    assert len(crop_table([(1356, 2040)], 128)) == 31 * 20
+
+
+def test_crops_larger_than_every_image_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no image holds a crop of 64 x 64 pixels"):
+        crop_table([(40, 30), (16, 50), (33, 33)], 64)
+    with pytest.raises(UserError, match="no image"):
+        crop_table([], 64)

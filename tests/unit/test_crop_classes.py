@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from pcsr import metrics
 from pcsr.config.load import fingerprint
 from pcsr.data import bicubic
-from pcsr.data.store import Crops, Store
+from pcsr.data.batches import Crops
+from pcsr.data.store import Store
 from pcsr.errors import UserError
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.base import Method

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pcsr.data import images
-from pcsr.data.store import Crops, Store, crop_table, sha256
+from pcsr.data.batches import Crops
+from pcsr.data.store import Store, sha256
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.geometry import crop_origins
@@ -135,32 +136,6 @@ def test_crop_count_and_cover_by_brute_force(size: int, step: int, keep_over: in
             assert len(origins) == len(set(origins)) == formula
             assert len(covered) == length if uncovered_before > keep_over else True
             assert length - len(covered) <= keep_over
-
-
-def test_crop_table_is_the_product_of_the_origins() -> None:
-    sizes = [(128, 300), (100, 400), (241, 177), (128, 128)]
-    expected = [
-        (i, y, x)
-        for i, (height, width) in enumerate(sizes)
-        for y in crop_origins(height, 128, 64, 48)
-        for x in crop_origins(width, 128, 64, 48)
-    ]
-    table = crop_table(sizes, 128)
-    assert table.dtype == np.int32
-    assert [tuple(row) for row in table.tolist()] == expected
-    assert set(table[:, 0].tolist()) == {0, 2, 3}
-    # The border rule scales with the crop: 24 pixels at half the size.
-    assert len(crop_table([(64, 64 + 24)], 64)) == 1
-    assert len(crop_table([(64, 64 + 25)], 64)) == 2
-    # 2040 x 1356, the usual size in DIV2K: 31 x 20 crops
-    assert len(crop_table([(1356, 2040)], 128)) == 31 * 20
-
-
-def test_crops_larger_than_every_image_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no image holds a crop of 64 x 64 pixels"):
-        crop_table(SIZES, 64)
-    with pytest.raises(UserError, match="no image"):
-        crop_table([], 64)
 
 
 def test_crops_are_cut_where_the_table_says(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from workspace import Workspace
 
 from pcsr import registry
 from pcsr.config.models import ModelConfig
-from pcsr.data.store import Crops, Store
+from pcsr.data.batches import Crops
+from pcsr.data.store import Store
 from pcsr.storage import files
 from pcsr.weights import checkpoint
 
