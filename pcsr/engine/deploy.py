@@ -18,9 +18,7 @@ from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade, EfficientResidual
 from pcsr.backbones.fsrcnn import FSRCNN
 from pcsr.backbones.srresnet import ResidualBlock
-from pcsr.engine.cpu.onednn import Enlarging, Residual, fused, product, product_added
-
-ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they stay in cache
+from pcsr.engine.cpu.onednn import Enlarging, Residual, Summed, fused
 
 
 def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbone:
@@ -35,7 +33,7 @@ def deploy(network: Backbone, precision: torch.dtype = torch.float32) -> Backbon
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     if isinstance(fast, CARN) and isinstance(fast.body, Cascade):
-        fast.body = Summed(fast.body)
+        fast.body = _summed(fast.body)
     if next(fast.parameters()).device.type == "cpu":
         _fuse(fast)
         if isinstance(fast, FSRCNN) and fast.scale is not None:
@@ -89,7 +87,10 @@ def widened(network: Backbone) -> Backbone:
             module.in_channels = sixteens(module.in_channels, network.width)
             module.weight = nn.Parameter(padded(module.weight, (module.in_channels,)))
         elif isinstance(module, Summed):
-            module.widen(sixteens(network.width, network.width))
+            width = sixteens(network.width, network.width)
+            for weights in module.steps:
+                for number, values in enumerate(weights):
+                    weights[number] = nn.Parameter(padded(values, (width,) * values.ndim))
     return wide
 
 
@@ -119,61 +120,10 @@ def _dense(weight: Tensor, groups: int) -> Tensor:
     return torch.stack(blocks, dim=2).unflatten(2, weight.shape[2:])
 
 
-class Summed(nn.Module):
-    """A cascade for inference: BatchNorm is folded, and nothing is concatenated.
-
-    A conv1 over a concatenation is the sum of one conv1 per part. Each of these is a matrix product
-    that accumulates into the same rows, so no concatenation is copied. On a CPU it runs on
-    ``ROWS`` pixels at a time.
-    """
-
-    def __init__(self, cascade: Cascade) -> None:
-        super().__init__()
-        self.units = nn.ModuleList(
-            Summed(unit) if isinstance(unit, Cascade) else unit for unit in cascade.units
-        )
-        self.steps: Sequence[nn.ParameterList] = nn.ModuleList(  # type: ignore[assignment]
-            nn.ParameterList(_folded(*fuse)) for fuse in cascade.fuse
-        )
-
-    def widen(self, width: int) -> None:
-        """Pad each part of the weights to ``width`` channels; the added ones are zero."""
-        for weights in self.steps:
-            for number, values in enumerate(weights):
-                weights[number] = nn.Parameter(padded(values, (width,) * values.ndim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See ``Cascade.forward``."""
-        seen = [_rows(x)]
-        fused = x
-        for step, (bias, *parts) in enumerate(self.steps):
-            seen.append(_rows(self.units[step % len(self.units)](fused)))
-            total = _fused(seen, bias, parts)
-            fused = total.view(len(x), *x.shape[-2:], -1).permute(0, 3, 1, 2)
-        return fused
-
-
-def _fused(seen: Sequence[Tensor], bias: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """Return ReLU(bias + sum_i seen[i] @ parts[i]), (pixels, width).
-
-    Args:
-        seen: (pixels, width) each.
-        bias: (width,).
-        parts: (width, width) each.
-    """
-    total = torch.empty_like(seen[0])
-    rows = ROWS if total.device.type == "cpu" else len(total)
-    for out, first, *others in zip(*(one.split(rows) for one in (total, *seen)), strict=True):
-        block_sum = product(first, parts[0], bias)
-        for other, part in zip(others, parts[1:], strict=True):
-            block_sum = product_added(other, part, block_sum)
-        torch.clamp_min(block_sum, 0, out=out)
-    return total
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Reshape (N, C, h, w) to (N * h * w, C); a view if channels are last in memory."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+def _summed(cascade: Cascade) -> Summed:
+    """Return a cascade for inference: BatchNorm is folded, and nothing is concatenated."""
+    units = [_summed(unit) if isinstance(unit, Cascade) else unit for unit in cascade.units]
+    return Summed(units, [_folded(*fuse) for fuse in cascade.fuse])
 
 
 def _folded(convolution: nn.Conv2d, *after: nn.Module) -> list[nn.Parameter]:
