@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcsr.engine.cpu.strips import place_terms
 from pcsr.engine.deploy import folded
 from pcsr.errors import UserError
 from pcsr.geometry import Axis, axis, hr_size
@@ -112,7 +113,7 @@ class Routed(nn.Module):
 def _everywhere(head: Head, features: Tensor, places: Places) -> Tensor:
     """Run a head on all HR pixels: features (N, h, w, C) -> (N, H, W, outputs)."""
     split = head.split()
-    terms = split.place_terms(*places)
+    terms = place_terms(split, *places)
     by_row = F.linear(features, split.of_feature).index_select(1, places.rows.nearest)
     wide = (by_row + terms.rows.T[:, None]).index_select(2, places.columns.nearest)
     return _rest(split.rest, wide + terms.columns.T)
@@ -122,7 +123,7 @@ def _at(pixels: Sequence[Tensor], head: Head, features: Tensor, places: Places) 
     """Run a head on n HR pixels, given as indices (n,) of image, row and column: (n, outputs)."""
     image, row, column = pixels
     split = head.split()
-    terms = split.place_terms(*places)
+    terms = place_terms(split, *places)
     by_feature = F.linear(features, split.of_feature)
     gathered = by_feature[image, places.rows.nearest[row], places.columns.nearest[column]]
     return _rest(split.rest, gathered + terms.rows.T[row] + terms.columns.T[column])

@@ -7,8 +7,6 @@ costs a sixteenth. Only ``Head.split`` does this; exploring, training and the en
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -32,23 +30,6 @@ def finish(layers: Sequence[nn.Linear], by_feature: Tensor, by_place: Tensor) ->
     return x
 
 
-@dataclass(frozen=True)
-class PlaceTerms:
-    """What the places of HR pixels add to a head's first layer, biases included.
-
-    Attributes:
-        rows, columns: (width, rows) and (width, columns); a pixel adds its row's and its column's.
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    @cached_property
-    def sums(self) -> Tensor:
-        """The sums for all pairs of a row and a column, (width, rows * columns)."""
-        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
-
-
 class Split(NamedTuple):
     """A head with its first layer split into a term per LR pixel and a term per place.
 
@@ -63,15 +44,6 @@ class Split(NamedTuple):
     of_place: Tensor
     bias: Tensor
     rest: list[nn.Linear]
-
-    def place_terms(self, rows: Axis, columns: Axis) -> PlaceTerms:
-        """Return what the places on these axes add to the first layer."""
-        by_row, by_column, row_cell, column_cell = self.of_place.unbind(dim=1)
-        constant = self.bias + row_cell * rows.cell + column_cell * columns.cell
-        return PlaceTerms(
-            constant[:, None] + by_row[:, None] * rows.offset,
-            by_column[:, None] * columns.offset,
-        )
 
 
 class Head(nn.Sequential):

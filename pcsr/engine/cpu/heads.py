@@ -11,11 +11,11 @@ from pcsr import routing
 from pcsr.engine.base import Heads
 from pcsr.engine.cpu import strips
 from pcsr.engine.cpu.onednn import plain_product, product
-from pcsr.engine.cpu.strips import Strip
+from pcsr.engine.cpu.strips import PlaceTerms, Strip
 from pcsr.engine.tiles import ImageGrid, TileGrid
 from pcsr.errors import UserError
 from pcsr.geometry import Axis
-from pcsr.methods.heads import Head, PlaceTerms
+from pcsr.methods.heads import Head
 from pcsr.routing import Rule
 
 # How much is processed at a time; on a GPU, enough that launch overhead does not matter.
@@ -47,14 +47,14 @@ class Factored:
         split = head.split()
         self.precision = precision
         self.feature = split.of_feature.detach().to(precision).contiguous()
-        self._place_terms = split.place_terms
+        self._split = split
         rest = [(layer.weight.detach(), layer.bias.detach()) for layer in split.rest]
         hidden = [(weight.to(precision), bias.to(precision)) for weight, bias in rest[:-1]]
         self.rest = [*hidden, *rest[-1:]]
 
     def place_terms(self, rows: Axis, columns: Axis) -> PlaceTerms:
         """Return what the places on these axes add to the first layer."""
-        terms = self._place_terms(rows, columns)
+        terms = strips.place_terms(self._split, rows, columns)
         return PlaceTerms(terms.rows.to(self.precision), terms.columns.to(self.precision))
 
     @property

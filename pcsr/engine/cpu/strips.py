@@ -8,12 +8,40 @@ row, block column, LR pixel, so that one broadcast addition gives the first laye
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pcsr.geometry import Axis
-from pcsr.methods.heads import PlaceTerms
+from pcsr.methods.heads import Split
+
+
+@dataclass(frozen=True)
+class PlaceTerms:
+    """What the places of HR pixels add to a head's first layer, biases included.
+
+    Attributes:
+        rows, columns: (width, rows) and (width, columns); a pixel adds its row's and its column's.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """The sums for all pairs of a row and a column, (width, rows * columns)."""
+        return (self.rows[:, :, None] + self.columns[:, None, :]).flatten(1)
+
+
+def place_terms(split: Split, rows: Axis, columns: Axis) -> PlaceTerms:
+    """Return what the places on these axes add to the first layer of a head."""
+    by_row, by_column, row_cell, column_cell = split.of_place.unbind(dim=1)
+    constant = split.bias + row_cell * rows.cell + column_cell * columns.cell
+    return PlaceTerms(
+        constant[:, None] + by_row[:, None] * rows.offset,
+        by_column[:, None] * columns.offset,
+    )
 
 
 @dataclass(frozen=True)
