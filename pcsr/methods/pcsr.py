@@ -6,6 +6,7 @@ one of M multilayer perceptrons. These read the nearest LR feature and the pixel
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,38 +139,34 @@ class PCSR(Method):
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: always encoder and classifier, then one head per HR pixel."""
-        encoder, classifier, heads = self._flops
-        per_lr, per_hr = executed_flops(self.classifier, self.heads)
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
-        encoded, first_layers = encoder(lr_size), per_lr * (lr_height * lr_width)
-        shared = encoded.run_as(encoded.engine + first_layers)
-        shared += classifier.run_as(0) * (height * width)
-        branches = zip(heads, per_hr, strict=True)
-        return Costs(shared, tuple(head.run_as(per_hr_pixel) for head, per_hr_pixel in branches))
+        shared = self._flops.encoder(lr_size) + self._flops.first_layers * (lr_height * lr_width)
+        return Costs(shared + self._flops.classifier * (height * width), self._flops.heads)
 
     def encoder_flops(self, lr_size: tuple[int, int]) -> Flops:
         """Return the FLOPs of the encoder alone for an LR image of a height and width."""
-        return self._flops[0](lr_size)
+        return self._flops.encoder(lr_size)
 
     def cost_shares(self, scale: float) -> list[float]:
         """Return c_j, the share of encoder and head j in the sum over all j (PCSR section 3.3)."""
-        costs = [self._encoder_cost + head.paper * scale**2 for head in self._flops[-1]]
+        costs = [self._encoder_cost + head.paper * scale**2 for head in self._flops.heads]
         return [cost / sum(costs) for cost in costs]
 
     @cached_property
     def _encoder_cost(self) -> float:
         """Paper FLOPs of the encoder per LR pixel of a tile."""
-        return self._flops[0]((TILE, TILE)).paper / TILE**2
+        return self._flops.encoder((TILE, TILE)).paper / TILE**2
 
     @cached_property
-    def _flops(self) -> tuple[Callable[[tuple[int, int]], Flops], Flops, list[Flops]]:
-        """FLOPs of the encoder for an LR size, and of the classifier and each head per HR pixel."""
+    def _flops(self) -> "_PartFlops":
         query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
-        per_pixel = [flops.count(head, query) for head in (self.classifier, *self.heads)]
-        return (
+        classifier, *heads = (flops.count(head, query) for head in (self.classifier, *self.heads))
+        per_lr, per_hr = executed_flops(self.classifier, self.heads)
+        return _PartFlops(
             flops.per_image(self.encoder, self.encoder.whole_image, folded=True),
-            per_pixel[0],
-            per_pixel[1:],
+            Flops(0, 0, per_lr, 0),
+            classifier.run_as(0),
+            tuple(head.run_as(executed) for head, executed in zip(heads, per_hr, strict=True)),
         )
 
     def _stage0(self, deploy: Deploy) -> Loss:
@@ -206,6 +203,22 @@ class PCSR(Method):
             return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
 
         return loss
+
+
+class _PartFlops(NamedTuple):
+    """What PCSR's parts cost, counted once.
+
+    Attributes:
+        encoder: FLOPs for an LR size (h, w).
+        first_layers: what the engine executes of all first layers, per LR pixel.
+        classifier: FLOPs per HR pixel; what the engine executes of it is among those of ``heads``.
+        heads: FLOPs per HR pixel of each branch, cheapest first.
+    """
+
+    encoder: Callable[[tuple[int, int]], Flops]
+    first_layers: Flops
+    classifier: Flops
+    heads: tuple[Flops, ...]
 
 
 def _imbalance(probability: Tensor) -> Tensor:
