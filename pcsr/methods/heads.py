@@ -105,7 +105,8 @@ class AllPixels:
         count, channels, height, width = features.shape
         self._shape = (count, *size)
         self._lr_size = (height, width)
-        self._features = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        # In float32 under autocast, too: a feature's gradient is a sum over its HR pixels.
+        self._features = features.float().permute(0, 2, 3, 1).reshape(-1, channels)
         self._rows = axis(height, size[0], features.device)
         self._columns = axis(width, size[1], features.device)
         self._block = block or count * size[0] * size[1]

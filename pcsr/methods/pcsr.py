@@ -98,7 +98,7 @@ class PCSR(Method):
         """
         lr_size = (lr.shape[-2], lr.shape[-1])
         size = geometry.hr_size(lr_size, scale)
-        run = AllPixels(self.encoder(lr), size, BLOCK)
+        run = AllPixels(self.encoder.features(lr), size, BLOCK)
         probabilities = run(self.classifier).softmax(dim=1)
         base = bilinear(lr, size)
         candidates = torch.stack([run(head) + base for head in self.heads])
@@ -174,7 +174,7 @@ class PCSR(Method):
 
         def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
             size = (hr.shape[-2], hr.shape[-1])
-            run = AllPixels(self.encoder(lr), size)
+            run = AllPixels(self.encoder.features(lr), size)
             return {"loss": F.l1_loss(run(self.heads[-1]) + bilinear(lr, size), hr)}
 
         return loss
@@ -190,7 +190,7 @@ class PCSR(Method):
             size = (hr.shape[-2], hr.shape[-1])
             base = bilinear(lr, size)
             with torch.no_grad():
-                run = AllPixels(encoder(lr), size)
+                run = AllPixels(encoder.features(lr), size)
                 heavy = run(self.heads[-1])
             probability = run(self.classifier).softmax(dim=1)
             outputs = [*(run(head) for head in self.heads[:-1]), heavy]
