@@ -25,6 +25,9 @@ STRIP = {"cpu": 1 << 19, "cuda": 1 << 22}
 SPREAD = {"cpu": 1 << 19, "cuda": 1 << 25}  # of a head that runs on all pixels
 GATHERED = {"cpu": 1 << 20, "cuda": 1 << 25}  # of a head that runs on some pixels
 HALF = {"cpu": torch.bfloat16, "cuda": None}
+# Width from which a head is faster in half precision: narrower products gain less than it costs to
+# convert their values.
+WIDE = 32
 HANDLED = 12  # values per HR pixel of a strip: RGB, logits, decisions and their intermediates
 FLOAT = 4  # bytes
 
@@ -32,25 +35,25 @@ FLOAT = 4  # bytes
 class Factored:
     """A head whose first layer is computed once per LR pixel, its weights laid out for products.
 
-    The last layer is in float32, because its outputs are colours or decide.
-
     Args:
         head: (n, C + 4) -> (n, outputs).
-        precision: data type of features and of hidden values.
+        features: data type of the features.
+        precision: data type of the values of all layers.
 
     Attributes:
         feature: (width, C), the first layer's weights for the feature.
         rest: weights and biases of the other layers.
     """
 
-    def __init__(self, head: Head, precision: torch.dtype) -> None:
+    def __init__(self, head: Head, features: torch.dtype, precision: torch.dtype) -> None:
         split = head.split()
         self.precision = precision
-        self.feature = split.of_feature.detach().to(precision).contiguous()
+        self.feature = split.of_feature.detach().to(features).contiguous()
         self._split = split
-        rest = [(layer.weight.detach(), layer.bias.detach()) for layer in split.rest]
-        hidden = [(weight.to(precision), bias.to(precision)) for weight, bias in rest[:-1]]
-        self.rest = [*hidden, *rest[-1:]]
+        self.rest = [
+            (layer.weight.detach().to(precision), layer.bias.detach().to(precision))
+            for layer in split.rest
+        ]
 
     def place_terms(self, rows: Axis, columns: Axis) -> PlaceTerms:
         """Return what the places on these axes add to the first layer."""
@@ -71,8 +74,8 @@ class Everywhere(Factored):
     the last also reproduce the row of ones for the next layer.
     """
 
-    def __init__(self, head: Head, precision: torch.dtype) -> None:
-        super().__init__(head, precision)
+    def __init__(self, head: Head, features: torch.dtype, precision: torch.dtype) -> None:
+        super().__init__(head, features, precision)
         self._columns = [torch.column_stack(layer) for layer in self.rest]
         for number, weight in enumerate(self._columns[:-1]):
             ones = torch.zeros_like(weight[:1])
@@ -89,7 +92,7 @@ class Everywhere(Factored):
 
         Its last row is ones. Reused for one strip after another, it stays in cache.
         """
-        values = self.feature.new_empty(self.width + 1, pixels)
+        values = self.feature.new_empty(self.width + 1, pixels, dtype=self.precision)
         values[-1] = 1.0
         return values
 
@@ -108,7 +111,7 @@ class Everywhere(Factored):
         *columns, last = self._columns
         for weight in columns:
             x = product(weight, x, relu=True)
-        return product(last, x.float())
+        return product(last, x).float()
 
 
 class Gathered(Factored):
@@ -119,12 +122,14 @@ class Gathered(Factored):
     one, and a remainder.
 
     Args:
-        head, precision: see ``Factored``.
+        head, features, precision: see ``Factored``.
         largest: largest number of first-layer outputs in one chunk.
     """
 
-    def __init__(self, head: Head, precision: torch.dtype, largest: int) -> None:
-        super().__init__(head, precision)
+    def __init__(
+        self, head: Head, features: torch.dtype, precision: torch.dtype, largest: int
+    ) -> None:
+        super().__init__(head, features, precision)
         self._sizes = [max(1, (largest // self.width) >> n) for n in range(4)]
 
     def split(self, pixels: Tensor) -> Iterator[Tensor]:
@@ -147,7 +152,7 @@ class Gathered(Factored):
         Returns:
             (n + p, width).
         """
-        return torch.cat([product(features, self.feature.T), places])
+        return torch.cat([product(features, self.feature.T).to(self.precision), places])
 
     def finish(self, x: Tensor) -> Tensor:
         """Run what follows the first layer.
@@ -166,7 +171,7 @@ class Gathered(Factored):
         for weight, bias in rest:
             x = run(x, weight.T, bias, relu=True)
         weight, bias = last
-        return run(x.float(), weight.T, bias)
+        return run(x, weight.T, bias).float()
 
 
 class Projection:
@@ -175,10 +180,17 @@ class Projection:
     def __init__(self, heads: Sequence[Factored]) -> None:
         self._weight = torch.cat([head.feature for head in heads])
         self._widths = [head.width for head in heads]
+        self._precisions = [head.precision for head in heads]
 
     def __call__(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Project features (n, C): return (width, n) for each head."""
-        return product(self._weight, features.T).split(self._widths)
+        """Project features (n, C): return (width, n) for each head, in its precision."""
+        parts = product(self._weight, features.T).split(self._widths)
+        return tuple(part.to(dtype) for part, dtype in zip(parts, self._precisions, strict=True))
+
+
+def _fastest(head: Head, features: torch.dtype) -> torch.dtype:
+    """Return the data type in which a head is fastest, given that of its features."""
+    return features if head.layers[0].out_features >= WIDE else torch.float32
 
 
 class StripHeads(Heads):
@@ -191,10 +203,12 @@ class StripHeads(Heads):
                 "half precision is bf16 on a CPU, and float16 on a GPU with triton; use float32."
             )
         self._strip, self._spread, self._gathered = STRIP[device], SPREAD[device], GATHERED[device]
-        self._classifier, self._cheapest = (
-            Everywhere(head, precision) for head in (classifier, heads[0])
-        )
-        self._others = [Gathered(head, precision, self._gathered) for head in heads[1:]]
+        self._classifier = Everywhere(classifier, precision, torch.float32)  # it decides
+        cheapest, *others = heads
+        self._cheapest = Everywhere(cheapest, precision, _fastest(cheapest, precision))
+        self._others = [
+            Gathered(head, precision, _fastest(head, precision), self._gathered) for head in others
+        ]
         self._project_classifier = Projection([self._classifier])
         self._project_cheapest = Projection([self._cheapest])
         self._project_both = Projection([self._classifier, self._cheapest])
