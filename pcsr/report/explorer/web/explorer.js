@@ -126,8 +126,7 @@ class Explorer {
 
   /** Show a frame; the state may have moved on since it was requested. */
   show(frame, stop, request) {
-    this.stage.update(frame.layers);
-    this.spare = Object.values(frame.layers).map((layer) => layer.buffer);
+    this.spare = this.stage.update(frame.layers);
     this.stage.caption("sr", `${frame.psnr.toFixed(2)} dB`);
     this.shown = { ...request, ...this.panel.show(frame, stop, this.psnr) };
     document.body.dataset.ready = "1";
