@@ -33,6 +33,39 @@ ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = """</script><img src=x onerror="document.title='hit'">&'"`{{ 7 * 7 }}"""
 PAIR = ("original", "pcsr")
 PROTOCOL = ProtocolConfig(lr="8bit", crop="none", refine=True)
+# Where the slider is moved to, as a share of its way, and whether the image is smoothed.
+MOVES = [
+    (0.4, True), (0.41, True), (1.0, True), (0.0, True), (0.0, False), (0.7, False), (0.72, True),
+    (0.3, True), (0.31, False), (0.9, True), (0.4, True),
+]  # fmt: skip
+# What composing after these moves differs in from composing anew, and all errors found.
+WANDER = """(async (moves) => {
+  const source = document.getElementById("worker").textContent;
+  const worker = new Function(`${source}; return { opened, routing: () => scene.routing };`)();
+  const planes = [...document.querySelectorAll("[id^=plane-]")].map((one) => one.textContent);
+  const { method } = state;
+  const { images: [image], shave } = content;
+  const opened = { image, method, planes, shave, reference: null };
+  const anew = () => worker.opened(opened).then(worker.routing);
+  const kept = await anew();
+  const { track } = knobs[method];
+  const wrong = [];
+  const errors = new Set();
+  for (const [share, refine] of moves) {
+    const stop = track[Math.round(share * (track.length - 1))];
+    const fresh = await anew();
+    const [got, wanted] = [kept, fresh].map((one) => one.compose(stop, refine));
+    const same = {
+      units: String(got.units) === String(wanted.units),
+      error: got.error === wanted.error && got.error === kept.frame.errorOf(kept.image),
+      image: kept.image.every((value, i) => value === fresh.image[i]),
+      labels: kept.labels.every((value, i) => value === fresh.labels[i]),
+    };
+    for (const name in same) if (!same[name]) wrong.push([share, refine, name]);
+    errors.add(got.error);
+  }
+  return { wrong, errors: errors.size };
+})"""
 TEN = {
     "PCSR": (-25.0, -0.137, -0.04, 0.0, 0.111, 0.3, 0.512, 0.9, 1.37, 25.0),
     "ClassSR": (-1000.0, -12.3, -5.0, -1.001, 0.0, 0.777, 2.0, 10.0, 55.5, 1000.0),
@@ -115,7 +148,8 @@ def test_the_command_opens_with_results_and_keeps_its_size(
     said = content.explore(
         images, weights=weights, out=out, megabytes=1, side=256, threads=1, **suite
     )
-    assert said.endswith("1.0 MB, 2 images of 3; the others do not fit"), said
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    assert said.endswith(f": {size}, 2 images of 3; the others do not fit"), said
     shown = json.loads(re.search(r'id="content">(.*?)</script>', out.read_text())[1])
     assert [image["width"] for image in shown["images"]] == [240, 240]
     (backbone,) = shown["backbones"]
@@ -239,6 +273,20 @@ def test_three_branches_are_laid_over_each_other(made: Made, tmp_path: Path) -> 
         got = shown(made.page, 0, 0, knob)
         assert got["psnr"] == pytest.approx(row["psnr_rgb"], abs=1e-6)
         assert got["flops"] == row["flops_paper"]
+    wander(made.page)
+
+
+def wander(tab: Page) -> None:
+    """Check that what is composed does not depend on what was composed before."""
+    found = tab.run(f"{WANDER}({json.dumps(MOVES)})")
+    assert found["wrong"] == []
+    assert found["errors"] >= 4  # the moves matter: there are as many tiles
+
+
+@pytest.mark.parametrize("method", ["PCSR", "ARM"])
+def test_every_order_of_moves_gives_the_same(made: Made, method: str) -> None:
+    made.page.open(made.path, f"#image=astronaut&method={method}")
+    wander(made.page)
 
 
 def test_what_decides_nothing_is_shown_as_it_is(made: Made) -> None:

@@ -156,7 +156,7 @@ class Chart {
     this.svg.querySelector(".halo")?.remove();
     if (!point) return;
     const [x, y] = this.at(point);
-    svg("path", { class: "halo", d: MARKERS.circle(x, y, 8) }, this.svg);
+    this.marker.before(svg("path", { class: "halo", d: MARKERS.circle(x, y, 8) }));
   }
 
   /** Put the marker of what is on show at a point. */
@@ -164,6 +164,5 @@ class Chart {
     const [x, y] = this.at({ x: point.x, y: Math.max(point.y, this.low.y) });
     this.marker.setAttribute("d", MARKERS.circle(x, y, 6));
     this.marker.setAttribute("visibility", Number.isFinite(y) ? "visible" : "hidden");
-    this.svg.append(this.marker);
   }
 }

@@ -1,8 +1,9 @@
 // Compose an image from its branches at a stop of the knob, smooth its seams, and measure it.
 //
 // A unit takes branch j or a more expensive one where its rank for j is above the stop; ranks fall
-// as j rises, so that branches can be laid over each other, cheapest first. Images are
-// RGBA in one 32-bit number per pixel, red in the lowest byte.
+// as j rises. A method keeps what it has composed, and at the next stop changes only what differs:
+// while the slider is dragged, that is little. Squared errors are whole numbers, so that their sum
+// can follow without rounding. Images are RGBA in one 32-bit number per pixel, red in the lowest byte.
 
 /** Return 32-bit pixels of {width, height, data}, 8-bit RGB. */
 function packed({ width, height, data }) {
@@ -27,28 +28,25 @@ class Frame {
     Object.assign(this, { hr, width, height, shave });
   }
 
-  /** Tell whether a pixel is measured. */
-  counts(i) {
-    const { width, height, shave } = this;
-    const x = i % width;
-    const y = (i - x) / width;
-    return x >= shave && x < width - shave && y >= shave && y < height - shave;
+  /** Tell whether a column, or a row, of an axis of this length is measured. */
+  counts(at, length) {
+    return at >= this.shave && at < length - this.shave;
   }
 
-  /** Return the squared error of each pixel; 0 in the border. */
-  errorsOf(image) {
-    const { hr, width, height, shave } = this;
-    const out = new Uint32Array(image.length);
-    for (let y = shave; y < height - shave; y++) {
-      const end = (y + 1) * width - shave;
-      for (let i = y * width + shave; i < end; i++) out[i] = squared(image[i], hr[i]);
+  /** Return the summed squared error of an image; of a part of it, if rows and columns are given. */
+  errorOf(image, rows = this.inner(this.height), columns = this.inner(this.width)) {
+    const { hr, width } = this;
+    let sum = 0;
+    for (let y = rows.start; y < rows.end; y++) {
+      const end = y * width + columns.end;
+      for (let i = y * width + columns.start; i < end; i++) sum += squared(image[i], hr[i]);
     }
-    return out;
+    return sum;
   }
 
-  /** Return the summed squared error of an image. */
-  errorOf(image) {
-    return this.errorsOf(image).reduce((sum, error) => sum + error, 0);
+  /** Return what is measured of an axis. */
+  inner(length) {
+    return { start: this.shave, end: length - this.shave };
   }
 
   /** Return the PSNR in dB of a summed squared error. */
@@ -85,9 +83,8 @@ class Whole {
     this.error = frame.errorOf(image);
   }
 
-  /** Write the image to `out`; return the number of units per branch and the squared error. */
-  compose(stop, refine, out) {
-    out.set(this.image);
+  /** Return the number of units per branch and the squared error. */
+  compose() {
     return { units: [1], error: this.error };
   }
 }
@@ -96,53 +93,73 @@ class Whole {
 class ByPixel {
   constructor(branches, ranks, frame) {
     const { width, height } = frame;
-    Object.assign(this, { branches, ranks, frame, width });
-    this.errors = branches.map((branch) => frame.errorsOf(branch));
-    this.error = frame.errorOf(branches[0]);
-    // By how much the squared error of each pixel rises with each step to a more expensive branch.
-    this.rises = ranks.map((_, j) => Int32Array.from(this.errors[j], (error, i) => this.errors[j + 1][i] - error));
+    Object.assign(this, { branches, ranks, frame });
     // The outermost ring of pixels is never smoothed: it reaches nothing.
     this.reach = ranks.map((plane) => withoutRing(largestAround(plane, width, height), width, height));
+    // At the cheapest stop, beyond all ranks, everything is as the cheapest branch has it.
+    this.stop = 65535;
+    this.refine = false;
+    this.image = branches[0].slice();
+    this.plain = branches[0].slice(); // before smoothing
     this.labels = new Uint8Array(width * height);
-    this.plain = new Uint32Array(width * height);
-    this.seams = new Uint32Array(width * height);
+    this.units = branches.map((_, j) => (j ? 0 : width * height));
+    this.error = frame.errorOf(this.image);
+    // Pixels to be drawn anew. With a margin on all sides: pixel i is at i + width + 1, and its
+    // upper left neighbour at i, so that neighbours need no test whether there are any.
+    this.stale = new Uint8Array(width * (height + 2) + 2);
   }
 
-  /** Write the image to `out`; return the number of units per branch and the squared error. */
-  compose(stop, refine, out) {
-    const { branches, labels, plain, seams } = this;
-    const units = [plain.length];
-    let { error } = this;
-    let count = 0;
-    labels.fill(0);
-    plain.set(branches[0]);
-    this.ranks.forEach((rank, j) => {
-      const [branch, reach, rise] = [branches[j + 1], this.reach[j], this.rises[j]];
-      let above = 0;
-      for (let i = 0; i < rank.length; i++) {
-        if (rank[i] > stop) {
-          plain[i] = branch[i];
-          labels[i] = j + 1;
-          error += rise[i];
-          above++;
-        } else if (reach[i] > stop && labels[i] === j) seams[count++] = i;
-      }
-      units[j] -= above;
-      units.push(above);
-    });
-    out.set(plain);
-    return { units, error: refine ? error + this.smooth(seams.subarray(0, count), out) : error };
+  /** Compose `image`; return the number of units per branch and the squared error. */
+  compose(stop, refine) {
+    if (refine !== this.refine) this.stale.fill(1);
+    this.ranks.forEach((rank, j) => this.turn(rank, j, stop));
+    Object.assign(this, { stop, refine });
+    this.draw();
+    return { units: [...this.units], error: this.error };
   }
 
-  /** Give pixels the mean around them, and return by how much the squared error rises. */
-  smooth(seams, out) {
-    const { labels, errors, plain, frame, width } = this;
-    let change = 0;
-    for (const i of seams) {
-      out[i] = meanAround(plain, i, width);
-      if (frame.counts(i)) change += squared(out[i], frame.hr[i]) - errors[labels[i]][i];
+  /** Move the pixels whose rank lies between the stops from branch j to the next one, or back. */
+  turn(rank, j, stop) {
+    const { branches, labels, plain, stale } = this;
+    const { width } = this.frame;
+    const low = Math.min(stop, this.stop);
+    const high = Math.max(stop, this.stop);
+    const by = stop < this.stop ? 1 : -1;
+    const between = high - low;
+    let moved = 0;
+    for (let i = 0; i < rank.length; i++) {
+      // Unless low < rank <= high. One comparison: processors would guess wrong which of two ends it.
+      if ((rank[i] - low - 1) >>> 0 >= between) continue;
+      moved++;
+      labels[i] += by;
+      plain[i] = branches[labels[i]][i];
+      stale[i] = stale[i + 1] = stale[i + 2] = 1;
+      stale[i + width] = stale[i + width + 1] = stale[i + width + 2] = 1;
+      stale[i + 2 * width] = stale[i + 2 * width + 1] = stale[i + 2 * width + 2] = 1;
     }
-    return change;
+    this.units[j] -= by * moved;
+    this.units[j + 1] += by * moved;
+  }
+
+  /** Draw stale pixels: smoothed, if a neighbour takes a more expensive branch. */
+  draw() {
+    const { image, plain, labels, reach, stale, stop, refine, frame } = this;
+    const { hr, width, height } = frame;
+    let rise = 0; // of the squared error
+    for (let y = 0, i = 0; y < height; y++) {
+      const row = frame.counts(y, height);
+      for (let x = 0; x < width; x++, i++) {
+        if (!stale[i + width + 1]) continue;
+        stale[i + width + 1] = 0;
+        const label = labels[i];
+        const seam = refine && label < reach.length && reach[label][i] > stop;
+        const value = seam ? meanAround(plain, i, width) : plain[i];
+        if (value === image[i]) continue;
+        if (row && frame.counts(x, width)) rise += squared(value, hr[i]) - squared(image[i], hr[i]);
+        image[i] = value;
+      }
+    }
+    this.error += rise;
   }
 }
 
@@ -152,20 +169,26 @@ function withoutRing(values, width, height) {
   return values;
 }
 
+// Means are looked up: row n has the rounded mean of n values by their sum. There are at most nine:
+// pixels around one, or tiles, of which no more than three lie over a row or a column of pixels.
+const MEANS = Array.from({ length: 10 }, (_, count) => Uint8Array.from({ length: 255 * count + 1 }, (_, sum) => Math.floor(sum / count + 0.5)));
+
+/** Return the mean of pixels: of their summed green, and their red and blue, summed as 16 bits each. */
+function mean(means, redBlue, green) {
+  return ((255 << 24) | (means[redBlue >>> 16] << 16) | (means[green] << 8) | means[redBlue & 65535]) >>> 0;
+}
+
 function meanAround(image, i, width) {
-  let red = 0;
+  let redBlue = 0;
   let green = 0;
-  let blue = 0;
-  for (let row = i - width; row <= i + width; row += width) {
-    for (let at = row - 1; at <= row + 1; at++) {
-      const value = image[at];
-      red += value & 255;
-      green += (value >> 8) & 255;
-      blue += (value >> 16) & 255;
-    }
+  for (let at = i - width; at <= i + width; at += width) {
+    const left = image[at - 1];
+    const middle = image[at];
+    const right = image[at + 1];
+    redBlue += (left & 0xff00ff) + (middle & 0xff00ff) + (right & 0xff00ff);
+    green += ((left & 0xff00) + (middle & 0xff00) + (right & 0xff00)) >> 8;
   }
-  const rounded = (sum) => Math.floor(sum / 9 + 0.5);
-  return (255 << 24) | (rounded(blue) << 16) | (rounded(green) << 8) | rounded(red);
+  return mean(MEANS[9], redBlue, green);
 }
 
 /** A method that decides for each tile; where tiles overlap, their values are averaged. */
@@ -173,59 +196,81 @@ class ByTile {
   /** `tiles` holds {side, rows, columns}: where tiles start, in pixels of the image. */
   constructor(branches, ranks, tiles, frame) {
     const { width, height } = frame;
-    Object.assign(this, { branches, ranks, tiles, frame, width, height });
+    Object.assign(this, { branches, ranks, tiles, frame });
+    this.image = new Uint32Array(width * height);
     this.labels = new Uint8Array(width * height);
-    this.sums = new Uint16Array(3 * width * height);
-    this.covered = new Uint8Array(width * height);
-    this.each((tile, i) => this.covered[i]++);
-    this.nearRows = this.nearest(tiles.rows, height);
-    this.nearColumns = this.nearest(tiles.columns, width);
+    this.error = 0;
+    const columns = this.stretches(tiles.columns, width);
+    this.cells = this.stretches(tiles.rows, height).flatMap((rows) => columns.map((columns) => this.cell(rows, columns)));
+    this.labelOf = null; // of each tile
   }
 
-  /** Write the image to `out`; return the number of units per branch and the squared error. */
-  compose(stop, refine, out) {
-    const labelOf = this.ranks[0].map((_, tile) => this.ranks.filter((plane) => plane[tile] > stop).length);
+  /** Cut an axis where other tiles cover it, another one is nearest, or what is measured begins or ends. */
+  stretches(origins, length) {
+    const { side } = this.tiles;
+    const out = [];
+    let before = null;
+    for (let at = 0; at < length; at++) {
+      const tiles = [...origins.keys()].filter((tile) => origins[tile] <= at && at < origins[tile] + side);
+      const distance = origins.map((origin) => Math.abs(at + 0.5 - origin - side / 2));
+      const made = { tiles, nearest: distance.indexOf(Math.min(...distance)), counts: this.frame.counts(at, length) };
+      const same = JSON.stringify(made);
+      if (same !== before) out.push({ ...made, start: at });
+      out.at(-1).end = at + 1;
+      before = same;
+    }
+    return out;
+  }
+
+  /** Return a part of the image that is composed as a whole: its tiles, and where it begins in each. */
+  cell(rows, columns) {
+    const { side, ...origins } = this.tiles;
+    const number = (row, column) => row * origins.columns.length + column;
+    const parts = rows.tiles.flatMap((row) =>
+      columns.tiles.map((column) => {
+        const tile = number(row, column);
+        return { tile, from: (tile * side + rows.start - origins.rows[row]) * side + columns.start - origins.columns[column] };
+      }),
+    );
+    return { rows, columns, parts, nearest: number(rows.nearest, columns.nearest), error: 0 };
+  }
+
+  /** Compose `image`; return the number of units per branch and the squared error. */
+  compose(stop) {
+    const before = this.labelOf;
+    const labelOf = (this.labelOf = this.ranks[0].map((_, tile) => this.ranks.filter((plane) => plane[tile] > stop).length));
+    for (const cell of this.cells) {
+      if (!before || cell.parts.some(({ tile }) => labelOf[tile] !== before[tile])) this.draw(cell);
+    }
     const units = new Array(this.branches.length).fill(0);
     for (const label of labelOf) units[label]++;
-    const { sums, covered, labels, width, height } = this;
-    sums.fill(0);
-    this.each((tile, i, from) => {
-      const value = this.branches[labelOf[tile]][from];
-      sums[3 * i] += value & 255;
-      sums[3 * i + 1] += (value >> 8) & 255;
-      sums[3 * i + 2] += (value >> 16) & 255;
-    });
-    for (let i = 0; i < out.length; i++) {
-      const mean = (channel) => Math.floor(sums[3 * i + channel] / covered[i] + 0.5);
-      out[i] = (255 << 24) | (mean(2) << 16) | (mean(1) << 8) | mean(0);
-    }
-    for (let y = 0, i = 0; y < height; y++) {
-      const line = this.nearRows[y] * this.tiles.columns.length;
-      for (let x = 0; x < width; x++, i++) labels[i] = labelOf[line + this.nearColumns[x]];
-    }
-    return { units, error: this.frame.errorOf(out) };
+    return { units, error: this.error };
   }
 
-  /** Call `work(tile, pixel of the image, pixel of the stacked tiles)` for all pixels of all tiles. */
-  each(work) {
-    const { side, rows, columns } = this.tiles;
-    rows.forEach((top, row) => {
-      columns.forEach((left, column) => {
-        const tile = row * columns.length + column;
-        for (let y = top; y < Math.min(top + side, this.height); y++) {
-          for (let x = left; x < Math.min(left + side, this.width); x++) {
-            work(tile, y * this.width + x, (tile * side + y - top) * side + x - left);
-          }
+  draw(cell) {
+    const { branches, labelOf, image, labels, frame } = this;
+    const { rows, columns, parts } = cell;
+    const sources = parts.map(({ tile }) => branches[labelOf[tile]]);
+    const means = MEANS[parts.length];
+    for (let y = rows.start; y < rows.end; y++) {
+      const first = y * frame.width + columns.start;
+      const last = y * frame.width + columns.end;
+      labels.fill(labelOf[cell.nearest], first, last);
+      const from = parts.map((part) => part.from + (y - rows.start) * this.tiles.side - first);
+      for (let i = first; i < last; i++) {
+        let redBlue = 0;
+        let green = 0;
+        for (let k = 0; k < sources.length; k++) {
+          const value = sources[k][from[k] + i];
+          redBlue += value & 0xff00ff;
+          green += (value >> 8) & 255;
         }
-      });
-    });
-  }
-
-  /** Return for each pixel of an axis the tile whose centre is nearest. */
-  nearest(origins, length) {
-    return Array.from({ length }, (_, pixel) => {
-      const distance = origins.map((origin) => Math.abs(pixel + 0.5 - origin - this.tiles.side / 2));
-      return distance.indexOf(Math.min(...distance));
-    });
+        image[i] = mean(means, redBlue, green);
+      }
+    }
+    if (!rows.counts || !columns.counts) return;
+    const error = frame.errorOf(image, rows, columns);
+    this.error += error - cell.error;
+    cell.error = error;
   }
 }

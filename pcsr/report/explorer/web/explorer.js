@@ -118,16 +118,17 @@ class Explorer {
     const stop = this.panel.stop();
     const frame = await this.composer.ask({ kind: "frame", stop, refine, layers: [left, right], spare }, spare);
     this.busy = false;
-    const { again } = this;
-    this.again = false;
+    // The worker composes the next frame while this one is drawn.
+    if (this.again) {
+      this.again = false;
+      this.changed();
+    }
     if (this.opening === opening) this.show(frame, stop, { image, method, k, refine });
-    if (again) this.changed();
   }
 
   /** Show a frame; the state may have moved on since it was requested. */
   show(frame, stop, request) {
-    this.stage.update(frame.layers);
-    this.spare = Object.values(frame.layers).map((layer) => layer.buffer);
+    this.spare = this.stage.update(frame.layers);
     this.stage.caption("sr", `${frame.psnr.toFixed(2)} dB`);
     this.shown = { ...request, ...this.panel.show(frame, stop, this.psnr) };
     document.body.dataset.ready = "1";

@@ -14,49 +14,50 @@ const BRANCHES = [[43, 108, 196], [240, 226, 170], [230, 85, 35]]; // cheapest t
 const ERRORS = [[8, 8, 16], [84, 18, 110], [203, 65, 73], [249, 160, 40], [252, 255, 190]];
 const GAINS = [[196, 60, 130], [60, 30, 50], [14, 16, 22], [14, 62, 60], [40, 205, 165]]; // loss to gain
 
-function table(stops) {
-  return Uint32Array.from({ length: 256 }, (_, i) => {
-    const [red, green, blue] = ramp(stops, i / 255).map(Math.round);
-    return (255 << 24) | (blue << 16) | (green << 8) | red;
-  });
+/** Return the 32-bit pixel of [r, g, b]. */
+function pixelOf(colour) {
+  const [red, green, blue] = colour.map(Math.round);
+  return (255 << 24) | (blue << 16) | (green << 8) | red;
 }
 
-const ERROR_COLOURS = table(ERRORS);
-const GAIN_COLOURS = table(GAINS);
+// What is mapped is a sum over the channels, a whole number: all colours are computed once, and looked up.
+const LARGEST_SUM = 3 * 255;
+const SUMS = Array.from({ length: LARGEST_SUM + 1 }, (_, sum) => sum);
+const ERROR_COLOURS = Uint32Array.from(SUMS, (sum) => pixelOf(ramp(ERRORS, sum / 3 / LARGEST_ERROR)));
+// From the largest loss to the largest gain: no change is in the middle.
+const GAIN_COLOURS = Uint32Array.from([...SUMS.slice(1).map((sum) => -sum).reverse(), ...SUMS], (sum) =>
+  pixelOf(ramp(GAINS, 0.5 + sum / 3 / LARGEST_GAIN / 2)),
+);
 
-/** Return the mean absolute difference of two pixels over the channels. */
+/** Return the absolute difference of two pixels, summed over the channels. */
 function difference(a, b) {
   return (
-    (Math.abs((a & 255) - (b & 255)) +
-      Math.abs(((a >> 8) & 255) - ((b >> 8) & 255)) +
-      Math.abs(((a >> 16) & 255) - ((b >> 16) & 255))) /
-    3
+    Math.abs((a & 255) - (b & 255)) +
+    Math.abs(((a >> 8) & 255) - ((b >> 8) & 255)) +
+    Math.abs(((a >> 16) & 255) - ((b >> 16) & 255))
   );
 }
 
 /** Colour each pixel by its branch, over the greyed image. */
 function drawRouting(image, labels, branches, out) {
-  const colours = Array.from({ length: branches }, (_, j) => ramp(BRANCHES, branches > 1 ? j / (branches - 1) : 1));
+  const tints = Array.from({ length: branches }, (_, j) => ramp(BRANCHES, branches > 1 ? j / (branches - 1) : 1));
+  const colours = Uint32Array.from(
+    tints.flatMap((tint) => SUMS.map((sum) => pixelOf(tint.map((value) => (0.45 * sum) / 3 + 0.55 * value)))),
+  );
   for (let i = 0; i < out.length; i++) {
     const value = image[i];
-    const grey = 0.45 * (((value & 255) + ((value >> 8) & 255) + ((value >> 16) & 255)) / 3);
-    const [red, green, blue] = colours[labels[i]];
-    out[i] = (255 << 24) | ((grey + 0.55 * blue) << 16) | ((grey + 0.55 * green) << 8) | (grey + 0.55 * red);
+    out[i] = colours[labels[i] * SUMS.length + (value & 255) + ((value >> 8) & 255) + ((value >> 16) & 255)];
   }
 }
 
-/** Draw the mean absolute error of each pixel. */
+/** Draw the absolute error of each pixel. */
 function drawError(image, hr, out) {
-  for (let i = 0; i < out.length; i++) {
-    const error = difference(image[i], hr[i]);
-    out[i] = ERROR_COLOURS[Math.min(255, (255 * error) / LARGEST_ERROR) | 0];
-  }
+  for (let i = 0; i < out.length; i++) out[i] = ERROR_COLOURS[difference(image[i], hr[i])];
 }
 
 /** Draw by how much the error of each pixel is smaller than the original's. */
 function drawGain(image, original, hr, out) {
   for (let i = 0; i < out.length; i++) {
-    const gain = difference(original[i], hr[i]) - difference(image[i], hr[i]);
-    out[i] = GAIN_COLOURS[Math.min(255, Math.max(0, 127.5 * (1 + gain / LARGEST_GAIN))) | 0];
+    out[i] = GAIN_COLOURS[LARGEST_SUM + difference(original[i], hr[i]) - difference(image[i], hr[i])];
   }
 }

@@ -13,7 +13,7 @@ class Stage {
     Object.assign(this, { root: find("stage"), target: find("target"), wipe: find("wipe"), zooms: find("zooms"), onMove });
     this.sides = { left: find("left"), right: find("right") };
     this.tags = { left: find("left-tag"), right: find("right-tag") };
-    this.layers = {}; // name -> canvas with its pixels
+    this.layers = {}; // name -> its pixels
     this.crops = {};
     this.listen();
   }
@@ -29,26 +29,34 @@ class Stage {
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     }
     this.makeCrops();
+    this.place();
   }
 
-  /** Store the pixels of layers, RGBA, and draw what shows them. */
+  /** Take over the pixels of layers, RGBA; draw what shows them, and return the buffers of those that they replace. */
   update(layers) {
-    for (const [name, pixels] of Object.entries(layers)) {
-      this.layers[name] ??= Object.assign(document.createElement("canvas"), { width: this.width, height: this.height });
-      this.layers[name].getContext("2d").putImageData(new ImageData(pixels, this.width, this.height), 0, 0);
-    }
-    this.draw();
+    const names = Object.keys(layers);
+    const replaced = names.filter((name) => this.layers[name]).map((name) => this.layers[name].data.buffer);
+    for (const name of names) this.layers[name] = new ImageData(layers[name], this.width, this.height);
+    this.drawSides(names);
+    this.drawCrops(names);
+    return replaced;
   }
 
   draw() {
-    for (const side of ["left", "right"]) {
-      const layer = this.layers[state[side]];
-      this.tags[side].textContent = nameOf(state[side]);
-      this.sides[side].setAttribute("aria-label", `${content.images[state.image].name}: ${nameOf(state[side])}`);
-      if (layer) this.sides[side].getContext("2d").drawImage(layer, 0, 0);
-    }
+    this.drawSides(LAYERS);
     this.place();
-    this.drawCrops();
+    this.drawCrops(LAYERS);
+  }
+
+  /** Draw the sides that show one of some layers. */
+  drawSides(names) {
+    for (const side of ["left", "right"]) {
+      const name = state[side];
+      if (!names.includes(name)) continue;
+      this.tags[side].textContent = nameOf(name);
+      this.sides[side].setAttribute("aria-label", `${content.images[state.image].name}: ${nameOf(name)}`);
+      if (this.layers[name]) this.sides[side].getContext("2d").putImageData(this.layers[name], 0, 0);
+    }
   }
 
   /** Put the wipe and the frame of the zoom where the state says. */
@@ -107,15 +115,14 @@ class Stage {
     return [clamp(state.x, this.width), clamp(state.y, this.height)];
   }
 
-  drawCrops() {
+  /** Draw the crops of some layers; the style sheet enlarges them. */
+  drawCrops(names) {
     const side = this.cropSide();
     const [left, top] = this.corner(side);
-    const pixels = side * Math.max(1, Math.round((256 / side) * Math.min(2, devicePixelRatio)));
-    for (const [name, { canvas }] of Object.entries(this.crops)) {
-      if (canvas.width !== pixels) canvas.width = canvas.height = pixels;
-      const context = canvas.getContext("2d");
-      context.imageSmoothingEnabled = false;
-      if (this.layers[name]) context.drawImage(this.layers[name], left, top, side, side, 0, 0, pixels, pixels);
+    for (const name of names.filter((name) => this.crops[name] && this.layers[name])) {
+      const { canvas } = this.crops[name];
+      if (canvas.width !== side) canvas.width = canvas.height = side;
+      canvas.getContext("2d").putImageData(this.layers[name], -left, -top, left, top, side, side);
     }
   }
 
@@ -163,7 +170,7 @@ class Stage {
     requestAnimationFrame(() => {
       this.waiting = false;
       this.place();
-      this.drawCrops();
+      this.drawCrops(LAYERS);
     });
   }
 }

@@ -40,8 +40,9 @@ function frame({ stop, refine, layers, spare }) {
   const size = 4 * measure.hr.length;
   const usable = spare.filter((buffer) => buffer.byteLength === size);
   const fresh = () => new Uint32Array(usable.pop() ?? new ArrayBuffer(size));
+  const { units, error } = method.compose(stop, refine);
   const sr = fresh();
-  const { units, error } = method.compose(stop, refine, sr);
+  sr.set(method.image);
   const drawn = { sr };
   if (layers.includes("routing")) drawRouting(sr, method.labels, units.length, (drawn.routing = fresh()));
   if (layers.includes("error")) drawError(sr, measure.hr, (drawn.error = fresh()));
