@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -35,10 +36,16 @@ def jobs(output: str) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in table if line.strip()}
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of finished child processes, which other work does not lengthen."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch/__init__.py").write_text("raise ImportError('a dry run needs no torch')")
-    started = time.monotonic()
+    started = cpu_seconds()
     done = subprocess.run(
         workspace.workflow("-n", "--configfile", "configs/suites/paper.yaml"),
         cwd=workspace.folder,
@@ -49,7 +56,7 @@ def test_paper_suite_lists_all_jobs_without_torch(workspace: Workspace, tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert time.monotonic() - started < 20
+    assert cpu_seconds() - started < 20
     counts = jobs(done.stdout)
     # 3 backbones x 4 methods and 2 x ENAF, on 4 test sets; DIV2K train and valid are prepared too.
     stages = {
