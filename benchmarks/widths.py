@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from cyclopts import Parameter, run
+from cyclopts import App, Parameter
 
 from pcsr import registry, runtime
 from pcsr.benchmarks.timing import seconds
@@ -71,4 +71,6 @@ def widths(
 
 
 if __name__ == "__main__":
-    run(widths)
+    app = App(default_parameter=Parameter(consume_multiple=True, negative_iterable=()))
+    app.default(widths)
+    app()

@@ -73,7 +73,9 @@ def test_fingerprints_change_with_values_alone() -> None:
     assert fingerprint([experiment]) == fingerprint([same])
 
 
-@pytest.mark.parametrize("suite", ["smoke", "quick", "train-quick", "weights", "paper", "modern"])
+@pytest.mark.parametrize(
+    "suite", ["smoke", "quick", "train-quick", "weights", "paper", "modern", "widths"]
+)
 def test_suites_of_the_repository(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = load_study(Path(f"configs/suites/{suite}.yaml"))

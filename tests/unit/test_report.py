@@ -498,6 +498,14 @@ def test_both_panels_show_every_point(results):
     assert names == ["PCSR (k)", "adaptive (ADM)", "original"]
 
 
+def test_a_legend_of_long_names_stays_inside_the_figure(tmp_path):
+    paths = [write_sweep(tmp_path, "carn-original", original_rows())]
+    paths += [write_sweep(tmp_path, f"carn-pcsr-{w * 9}", pcsr_rows()) for w in ("one", "two")]
+    figure = psnr_flops(tidy.collect(paths), "urban100", "carn")
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+
+
 def test_a_sweep_that_collapses_to_one_branch_is_one_labelled_point(tmp_path):
     paths = [
         write_sweep(tmp_path, "carn-pcsr", pcsr_rows((-25.0, -20.0, -15.0))),

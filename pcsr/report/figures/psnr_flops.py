@@ -123,12 +123,21 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
     handles = _handles(points, static, curves)
     most = 3 if len(counts) == 1 else 6
-    columns = ceil(len(handles) / ceil(len(handles) / most))  # rows of equal length
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    _legend(figure, handles, ceil(len(handles) / ceil(len(handles) / most)))  # equally long rows
     figure.draw_without_rendering()  # the texts need the final scale of the axes
     for x, panel in by_cost.items():
         _write(panel, curves, static, x)
     return figure
+
+
+def _legend(figure: Figure, handles: list[Artist], columns: int) -> None:
+    """Draw a legend below the panels, in fewer columns if names are too long for the figure."""
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False
+    )
+    if columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+        legend.remove()
+        _legend(figure, handles, columns - 1)
 
 
 def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
