@@ -11,7 +11,8 @@ INTERVAL = re.compile(r"\[-?[0-9.]+, -?[0-9.]+\]")
 
 @pytest.mark.parametrize("page", ["docs/findings.md", "README.md"])
 def test_every_interval_stands_in_a_report(page: str) -> None:
-    pages = [f"reports/{name}" for name in ("released", "weights", "degradation", "modern")]
+    suites = ("released", "weights", "degradation", "modern", "widths")
+    pages = [f"reports/{name}" for name in suites]
     reports = [path.read_text() for name in pages for path in (ROOT / name).glob("*.md")]
     quoted = INTERVAL.findall((ROOT / page).read_text())
     missing = [interval for interval in quoted if not any(interval in one for one in reports)]
