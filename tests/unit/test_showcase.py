@@ -1,15 +1,21 @@
-"""The showcase shows the image and the knob that the sweep says most of."""
+"""The showcase shows what the sweep says most of, and stays where nothing has changed."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from pcsr.data.images import write
 from pcsr.errors import UserError
 from pcsr.evaluation import show
 from pcsr.evaluation.sweep import sweep
-from pcsr.report.figures import showcase
+from pcsr.images.decoding import read_header
+from pcsr.report.figures import saving, showcase
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 PAIR = [WEIGHTS / f"fsrcnn-{name}.safetensors" for name in ("original", "pcsr")]
@@ -63,3 +69,41 @@ def test_a_sweep_of_other_images_and_two_choices_are_refused(
             show.showcase(sweep=path, **option, **given)
     with pytest.raises(UserError, match="none of these images"):
         show.showcase(sweep=path, lr="float", **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        (lambda values: values, True),
+        (lambda values: values ^ 1, True),
+        (lambda values: values ^ 2, False),
+        (lambda values: values[:-1], False),
+        (lambda values: values[..., :3], False),
+        (lambda values: values[..., 0], False),
+        (lambda values: values[..., 0].astype(np.uint16), False),
+    ],
+)
+def test_an_image_in_place_stays_if_it_agrees_to_one_grey_level(
+    change: Callable[[np.ndarray], np.ndarray], stays: bool, tmp_path: Path
+) -> None:
+    figure = Figure()
+    figure.suptitle("fsrcnn-pcsr, k = 1")
+    path = tmp_path / "comparison.png"
+    saving.save(figure, path)
+    drawn = path.read_bytes()
+    with Image.open(path) as image:
+        changed = np.ascontiguousarray(change(np.asarray(image)))
+    Image.fromarray(changed).save(path)
+    before = path.read_bytes()
+    os.utime(path, (0, 0))
+    saving.save(figure, path)
+    assert path.read_bytes() == (before if stays else drawn)
+    assert path.stat().st_mtime > 0  # either way it is as new as what it shows
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"not an image"])
+def test_what_is_no_image_is_replaced(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "routing.png"
+    path.write_bytes(content)
+    saving.save(Figure(), path)
+    assert read_header(path).size == (960, 720)

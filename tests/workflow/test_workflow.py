@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from workspace import ROOT, Workspace
 
@@ -225,6 +226,19 @@ def test_nothing_is_done_twice(workspace: Workspace, calm: Path) -> None:
         assert counts["claims"] == 1 and "sweep" not in counts
     finally:
         claims.write_text(text)
+
+
+def test_images_of_another_processor_stay(workspace: Workspace, calm: Path) -> None:
+    """The report is as it was, where an image agrees to one grey level."""
+    images = list(workspace.path("reports/calm").glob("*/fsrcnn-pcsr-*.png"))
+    assert len(images) == 2
+    for path in images:
+        with Image.open(path) as image:
+            changed = np.asarray(image) ^ 1
+        Image.fromarray(changed).save(path)
+    before = [path.read_bytes() for path in images]
+    succeed(workspace, "--forcerun", "showcase", "--configfile", calm)
+    assert [path.read_bytes() for path in images] == before
 
 
 def pretend(workspace: Workspace, path: Path) -> None:
