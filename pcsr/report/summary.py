@@ -20,6 +20,7 @@ from pcsr.report.tidy import (
     load,
     read_facts,
     summarise,
+    training_note,
 )
 from pcsr.storage import files
 
@@ -58,7 +59,9 @@ def summary(
     files.require_suffix(out, ".txt", "--out")
     files.check_outputs([results, *([times] if times else [])], [out])
     timed = read_facts(Times, times).cases if times else ()
-    files.write_text(out, "".join(f"{line}\n" for line in sentences(load(results), timed)))
+    measured = load(results)
+    lines = [*sentences(measured, timed), *training_note(measured)]
+    files.write_text(out, "".join(f"{line}\n" for line in lines))
 
 
 def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[str]:

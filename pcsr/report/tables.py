@@ -23,6 +23,7 @@ from pcsr.report.tidy import (
     load,
     other_metrics,
     summarise,
+    training_note,
     write_csv,
 )
 from pcsr.storage import files
@@ -58,8 +59,9 @@ def table(
     files.check_outputs([results], outputs)
     measured = load(results)
     points = operating_points(summarise(measured), other_metrics(measured))
+    notes = [*training_note(measured), *exact_images(measured)]
     for path in outputs:
-        write(points, path, list(exact_images(measured)))
+        write(points, path, notes)
 
 
 def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.DataFrame:

@@ -47,6 +47,7 @@ AGREEMENT = {
     "activations": (0, 1e-4),
 }
 
+RECIPES = 747_240, 2_500_000  # training steps of the papers: ENAF's, the shortest, and PCSR's
 REFERENCE = "original"  # the method that every other one is compared with
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
@@ -314,6 +315,30 @@ def protocol_text(summary: pd.DataFrame) -> str:
     columns = [summary[name] for name in PROTOCOL]
     protocols = zip(*columns, strict=True)
     return "; ".join(dict.fromkeys(words(*protocol) for protocol in protocols))
+
+
+def training_text(results: pd.DataFrame) -> str:
+    """Say in a few words who trained the weights of these rows, and for how long."""
+    steps = results.loc[~results["released"], "training"].dropna().astype(int)
+    texts = ["released by the papers' authors"] if results["released"].any() else []
+    if len(steps):
+        span = " to ".join(f"{count:,}" for count in sorted({steps.min(), steps.max()}))
+        texts.append(f"trained for {span} steps")
+    return ", or ".join(texts)
+
+
+def training_note(results: pd.DataFrame) -> Iterator[str]:
+    """Yield ``training_text`` as a sentence, if it is known, with a warning of short training."""
+    text = training_text(results)
+    if not text:
+        return
+    short = results.loc[~results["released"], "training"].lt(RECIPES[0]).any()
+    yield f"Weights: {text}." + (
+        f" That is short training: the papers' recipes have {RECIPES[0]:,} to {RECIPES[1]:,} "
+        "steps, and how methods compare depends on it."
+        if short
+        else ""
+    )
 
 
 def read_facts(model: type[ConfigT], path: Path) -> ConfigT:

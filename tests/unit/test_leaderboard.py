@@ -68,7 +68,7 @@ def test_every_count_takes_its_own_cheapest_point_in_the_gate():
     assert (arm["gflops_engine"], arm["knob_executed"]) == (50, "1")  # 29.94 dB is too little
     assert found["gate_psnr_rgb"].unique() == pytest.approx([29.95 + MEAN])
     row = next(line for line in page_of(found).splitlines() if line.startswith("| carn-pcsr"))
-    assert "| 3 | 31.850 | 30.00 | 80.00 at 2 | 80.00 at 2 | - | - | - |" in row
+    assert "| 3 | 31.850 | 30.00 | 80.00 at 2 | 80.00 at 2 | - | - |" in row
 
 
 def page_of(found, notes=()):

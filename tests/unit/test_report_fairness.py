@@ -183,11 +183,31 @@ def test_a_reversal_is_told_with_its_numbers():
     page = fairness.fairness_markdown(rows)
     assert (
         "**PCSR saves 20.0 % of the original's FLOPs in the paper convention (80.00 instead of "
-        "100.00 GFLOPs), but executes 8.00 times as many FLOPs as the original (80.00 instead of "
-        "10.00 GFLOPs, algorithmic convention).**" in page
+        "100.00 GFLOPs), but costs 8.00 times the original's in the algorithmic convention (80.00 "
+        "instead of 10.00 GFLOPs).**" in page
     )
     cheaper = table(original(flops_algorithmic=90e9), routed())
-    assert "executes" not in fairness.fairness_markdown(cheaper)
+    assert "but costs" not in fairness.fairness_markdown(cheaper)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, "Weights: trained for 10 steps. That is short training: the papers' recipes have "),
+        ({"training": 2_000_000}, "Weights: trained for 2,000,000 steps.\n"),
+        ({"training": pd.NA}, None),
+        ({"released": True, "training": pd.NA}, "Weights: released by the papers' authors.\n"),
+    ],
+)
+def test_the_page_tells_how_long_the_weights_were_trained(own, said):
+    page = fairness.fairness_markdown(table(original(**own), routed(**own)))
+    assert said in page if said else "Weights:" not in page
+
+
+def test_released_weights_and_short_training_are_told_apart():
+    rows = table(original(released=True), routed(training=9), routed("arm", training=60_000))
+    text = "released by the papers' authors, or trained for 9 to 60,000 steps"
+    assert tidy.training_text(rows) == text
 
 
 def test_the_adaptive_decision_is_in_the_protocol_and_in_no_curve():

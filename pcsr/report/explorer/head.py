@@ -35,6 +35,7 @@ class Head:
         defaults: label -> knob value of the default point, for methods that have one.
         letters: label -> what the knob is called.
         source: what was measured, in a few words.
+        training: who trained the weights, in a few words.
         static: points of static networks; those that another one beats are marked.
     """
 
@@ -44,6 +45,7 @@ class Head:
     letters: Mapping[str, str]
     source: str
     static: Sequence[Mapping[str, Any]] = ()
+    training: str = ""
 
     def content(self) -> dict[str, Any]:
         """Return what the page's scripts read."""
@@ -51,6 +53,7 @@ class Head:
         static = {"label": STATIC, "default": None, "letter": None, "verdict": None}
         return {
             "source": self.source,
+            "training": self.training,
             "base": None
             if base is None
             else {"psnr": float(base.psnr.mean()), "gflops": float(base.gflops.mean())},
@@ -142,7 +145,9 @@ def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
     reference = registry.resolve("method", REFERENCE).__name__
     source = f"{style.name(test_set)}, {own['image'].nunique()} images"
     known = reference if reference in swept else None
-    return Head(swept, known, defaults, letters, source, tuple(_static(rows, own)))
+    static = tuple(_static(rows, own))
+    training = f"weights {tidy.training_text(own)}" if tidy.training_text(own) else ""
+    return Head(swept, known, defaults, letters, source, static, training)
 
 
 def _static(rows: pd.DataFrame, own: pd.DataFrame) -> Iterator[dict[str, Any]]:

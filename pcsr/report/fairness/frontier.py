@@ -16,17 +16,17 @@ from pcsr.report.tidy import REFERENCE, knob_text, labels
 COUNTS = {"paper": "paper", "engine": "executed"}  # of FLOPs, and what the page calls them
 NETWORK = ["backbone", "curve"]
 POINT = [*NETWORK, "knob", "adaptive"]
-ABOVE, LEVEL, BELOW, CHEAPER = "above", "not told apart", "below", "cheaper than all static ones"
+ABOVE, LEVEL, BELOW, CHEAPER = "above", "indistinguishable", "below", "cheaper than all static ones"
 VERDICTS = (ABOVE, LEVEL, BELOW, CHEAPER)
 COUNTED = ("Points", *VERDICTS)  # columns of numbers
 LISTED = ("Knob", "GFLOPs", "PSNR-RGB (dB)", "Difference (dB)")
 RULE = """\
 The static networks are the originals of all backbones that were measured on the same images by the
 same protocol. The frontier joins those that no other one beats in PSNR and FLOPs; between two
-neighbours PSNR is interpolated linearly in log FLOPs, and beyond the most expensive one it stays.
-Left of the cheapest there is no frontier. An operating point is *above* (or *below*) it where the
-95 % interval of the difference in PSNR at its own FLOPs is. The frontier is made anew of the images
-of each bootstrap resample. *executed* FLOPs are those of the engine.
+neighbours PSNR is interpolated linearly in log FLOPs, and beyond the most expensive one it is
+constant. Left of the cheapest there is no frontier. An operating point is *above* (or *below*) it
+where the 95 % interval of the difference in PSNR at its own FLOPs is. The frontier is computed
+again for each bootstrap resample of the images. *executed* FLOPs are those of the engine.
 """
 
 

@@ -27,6 +27,7 @@ from pcsr.report.tidy import (
     load,
     protocol_text,
     summarise,
+    training_note,
 )
 from pcsr.storage import files
 
@@ -253,10 +254,10 @@ def _reversals(table: pd.DataFrame) -> Iterator[str]:
         yield (
             f"**{escape.markdown(name)} "
             f"saves {saved.loc[name, 'paper']:.1f} % of the original's FLOPs in the paper "
-            f"convention ({cost['paper']:.2f} instead of {whole['paper']:.2f} GFLOPs), but executes"
-            f" {cost['algorithmic'] / whole['algorithmic']:.2f} times as many FLOPs as the original"
-            f" ({cost['algorithmic']:.2f} instead of {whole['algorithmic']:.2f} GFLOPs, algorithmic"
-            " convention).**\n"
+            f"convention ({cost['paper']:.2f} instead of {whole['paper']:.2f} GFLOPs), but costs "
+            f"{cost['algorithmic'] / whole['algorithmic']:.2f} times the original's in the "
+            f"algorithmic convention ({cost['algorithmic']:.2f} instead of "
+            f"{whole['algorithmic']:.2f} GFLOPs).**\n"
         )
 
 
@@ -293,10 +294,11 @@ def _head(results: pd.DataFrame) -> str:
     too_few = (
         f"- No intervals on {sets}: fewer than {curves.LEAST_IMAGES} images.\n" if len(few) else ""
     )
+    trained = "".join(f"- {escape.markdown(note)}\n" for note in training_note(main))
     return f"""# Fair comparisons
 
 - Protocol, unless stated otherwise: {escape.markdown(protocol_text(main))}.
-- `value [low, high]` is a mean over images with its 95 % interval, taken from the percentiles of
+{trained}- `value [low, high]` is a mean over images with its 95 % interval, from the percentiles of
   {curves.RESAMPLES} bootstrap resamples of the images.
 {too_few}- Bold is the best of a column. The columns are explained at the end.
 """

@@ -22,6 +22,7 @@ from pcsr.report.tidy import (
     load,
     protocol_text,
     summarise,
+    training_note,
     write_csv,
 )
 from pcsr.storage import files
@@ -46,6 +47,7 @@ DECIMALS = {
     "Time (of original)": 2,
     "Peak memory (MiB)": 0,
 }
+TIMED = ("Time (s/MP)", "Time (of original)", "Peak memory (MiB)", "Device")  # by `pcsr bench`
 BETTER = dict.fromkeys(DECIMALS, -1) | {"PSNR-RGB (dB)": 1}
 
 
@@ -72,9 +74,8 @@ def leaderboard(
     models = Models.of(measured, added)
     found = standings(models.points, timings.load(times), gate)
     write_csv(found, table)
-    pages.write(
-        leaderboard_markdown(found, protocol_text(measured[measured["main"]]), models.notes), out
-    )
+    notes = [*training_note(measured), *models.notes]
+    pages.write(leaderboard_markdown(found, protocol_text(measured[measured["main"]]), notes), out)
 
 
 class Models(NamedTuple):
@@ -271,7 +272,7 @@ def leaderboard_markdown(found: pd.DataFrame, protocol: str, notes: Sequence[str
     Args:
         found: ``standings``.
         protocol: how everything was measured.
-        notes: sentences on what was left out.
+        notes: sentences on the weights, and on what was left out.
     """
     sections = ["# Leaderboard\n", f"Protocol: {escape.markdown(protocol)}.\n"]
     sections += [f"{escape.markdown(note)}\n" for note in notes]
@@ -303,7 +304,8 @@ def _section(rows: pd.DataFrame) -> str:
     text = []
     if len(reached):
         table = _table(reached)
-        text.append(markdown(table, [*DECIMALS, *_ranks()], best_cells(table, BETTER)))
+        better = {name: sign for name, sign in BETTER.items() if name in table}
+        text.append(markdown(table, [*DECIMALS, *_ranks()], best_cells(table, better)))
     if len(short):
         best = ", ".join(f"{r['model']} ({r['psnr_best']:.3f} dB)" for _, r in short.iterrows())
         text.append(f"Not reached by, with their highest PSNR: {escape.markdown(best)}.\n")
@@ -334,8 +336,11 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     table["Time (of original)"] = rows["time_ratio"]
     table["Peak memory (MiB)"] = rows["peak_bytes"] / 2**20
     table["Device"] = rows["device"]
-    text = rounded(table, DECIMALS)
+    untimed = [name for name in TIMED if table[name].isna().all()]
+    text = rounded(table, DECIMALS).drop(columns=untimed)
     for title, knob in knobs.items():
+        if title in untimed:
+            continue
         other = knob.notna() & (knob != rows[f"knob_{first}"])
         text.loc[other.to_numpy(), title] += (" at " + knob[other]).to_numpy()
     return text
@@ -353,19 +358,20 @@ column.
 
 | column | meaning |
 | :-- | :-- |
-| Model | experiment; of others, with the file they gave |
+| Model | experiment; contributed models also name their file |
 | Rank | 1 is the cheapest in the gate by that count |
 | Knob, PSNR-RGB | of the point that executes the fewest FLOPs; ADM is the adaptive decision |
 | GFLOPs (executed) | what the engine executes per image, mean over the images; sorts the table |
 | GFLOPs (paper) | of the definition, transposed convolutions on their output grid |
 | GFLOPs (algorithmic) | of the definition, transposed convolutions on their input grid, as fvcore |
 | Activations | elements of the outputs of convolutions and linear layers, mean per image |
-| Parameters | of the whole model, all its branches and what decides |
+| Parameters | of the whole model: all branches and the router |
 | Time (s/MP) | seconds per megapixel of SR of the fastest timed point in the gate |
-| Time (of original) | to the original whose PSNR is matched, on the same device |
+| Time (of original) | relative to the original whose PSNR is matched, on the same device |
 | Peak memory | of live tensors at that point, on top of the weights; grows with the image |
 | Device | what `pcsr bench` ran on, by number; a model has a row for each |
 
 Times and peaks are of the images that `pcsr bench` was given, not of the test set, at the same
-weights and knob value. On a shared CPU only their ratios count.
+weights and knob value. On a shared CPU only their ratios count. Where nothing was timed, these
+columns are left out.
 """

@@ -96,7 +96,7 @@ function showVerdict(onPick) {
   const { name, head } = backboneOf(state.method);
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
   const set = (id, text) => (document.getElementById(id).textContent = text);
-  set("subject", `${name} ×${scale} · ${lr} · ${head.source}`);
+  set("subject", [`${name} ×${scale}`, lr, head.source, head.training].filter(Boolean).join(" · "));
   set("overall-caption", `${head.source}: PSNR over executed FLOPs`);
   set("version", version);
   set("shave", shave);
