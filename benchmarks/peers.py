@@ -52,8 +52,8 @@ def peer(
     Raises:
         UserError: the method cannot be exported, or decides otherwise than by a knob.
     """
-    model, routed = exported(method, scale, point)
-    run = LOADERS[name](model, torch.get_num_threads())
+    _, routed = exported(method, scale, point)
+    run = _loaded(name, method, scale, point.refine, torch.get_num_threads())
     k = {"k": torch.tensor(float(point.knob or 0)).numpy()} if routed else {}
     return lambda lr: torch.from_numpy(run({"lr": lr.numpy()} | k))
 
@@ -69,6 +69,14 @@ def exported(method: Method, scale: float, point: OperatingPoint) -> tuple[bytes
 def _exported(method: Method, scale: float, refine: bool) -> tuple[bytes, bool]:
     made = graph(method, scale, refine)
     return onnx_bytes(made, {}), isinstance(made, Routed)
+
+
+@cache
+def _loaded(
+    name: RuntimeName, method: Method, scale: float, refine: bool, threads: int
+) -> Callable[[Feed], Any]:
+    """Load a model once for all values of k: a runtime keeps gigabytes for a 4K image."""
+    return LOADERS[name](_exported(method, scale, refine)[0], threads)
 
 
 def _onnxruntime(model: bytes, threads: int) -> Callable[[Feed], Any]:

@@ -123,7 +123,7 @@ MaxMemory = Annotated[
     str | None,
     Parameter(
         help="memory the process may use, e.g. 2GiB (on a GPU: GPU memory); larger images are "
-        "computed in strips, with the same result"
+        "computed in tiles, with the same result"
     ),
 ]
 LogFile = Annotated[Path | None, Parameter(name="--log", help="also log to this file")]

@@ -11,9 +11,10 @@ import torch
 from models import build, photograph_like
 from torch import Tensor
 
-from pcsr.benchmarks import latency, timing
+from pcsr.benchmarks import latency, peers, timing
 from pcsr.evaluation.measure import Pair
 from pcsr.flops import Flops
+from pcsr.routing import OperatingPoint
 
 
 def case(path: str) -> latency.Case:
@@ -54,6 +55,20 @@ def test_what_cannot_be_run_is_left_out_before_the_turns(caplog: pytest.LogCaptu
     said = "".join(caplog.messages)
     assert "fsrcnn-pcsr in float16: left out, because half precision is bf16 on a CPU" in said
     assert "safmnv3-original in onnxruntime: left out, because SAFMNv3 cannot be exported" in said
+
+
+@torch.no_grad()
+def test_a_runtime_loads_a_model_once_for_all_knobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each session keeps gigabytes for a 4K image."""
+    loaded = []
+    load = peers.LOADERS["onnxruntime"]
+    monkeypatch.setitem(
+        peers.LOADERS, "onnxruntime", lambda *given: loaded.append(given) or load(*given)
+    )
+    method, lr = build("fsrcnn", "pcsr"), photograph_like(16, 20)
+    low, high = (peers.peer("onnxruntime", method, 4, OperatingPoint(k))(lr) for k in (-25.0, 25.0))
+    assert len(loaded) == 1
+    assert not torch.equal(low, high)
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(1, 3), (3, 3), (5, 5)])
