@@ -1,6 +1,5 @@
 """The cases of the latency benchmark: methods by all paths, precisions and runtimes."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,14 +11,12 @@ from pcsr import flops, metrics
 from pcsr.benchmarks import reference_pcsr
 from pcsr.benchmarks.peers import PRECISIONS, RuntimeName, exported, peer
 from pcsr.engine.runners import runner
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import Pair
 from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.pcsr import PCSR
 from pcsr.routing import OperatingPoint
-
-log = logging.getLogger("pcsr")
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

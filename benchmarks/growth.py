@@ -1,6 +1,5 @@
 """How time grows with the size of an image."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,10 @@ from pcsr import geometry, metrics
 from pcsr.benchmarks.timing import seconds
 from pcsr.data import bicubic
 from pcsr.engine.runners import Runner, runner
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
-
-log = logging.getLogger("pcsr")
 
 
 def first_size(hr: metrics.Image, scale: float) -> Tensor:

@@ -4,7 +4,6 @@ On a shared CPU only ratios are meaningful, so all cases take turns. Outputs are
 definition's.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,7 @@ from pcsr.benchmarks.timing import peak, profiled, seconds
 from pcsr.config import options
 from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.data.test_images import open_images
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import original_flops
 from pcsr.images.levels import to_uint8
@@ -35,8 +34,6 @@ from pcsr.precision import dtype_of
 from pcsr.report.columns import COUNTS
 from pcsr.storage import files, provenance
 from pcsr.weights.load import load_method
-
-log = logging.getLogger("pcsr")
 
 LEAST = 3  # rounds: one says nothing of the spread
 MOST, PATIENCE = 3, 60.0  # times as many rounds, or seconds more, as long as ratios are unsteady

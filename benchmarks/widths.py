@@ -5,7 +5,6 @@ Weights are fresh, since the time hardly depends on them.
 Example: python -m pcsr.benchmarks.widths --out reports/latency/widths.json
 """
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,10 @@ from pcsr import registry, runtime
 from pcsr.benchmarks.timing import seconds
 from pcsr.config import options
 from pcsr.engine.deploy import deploy
+from pcsr.errors import log
 from pcsr.flops import per_lr_pixel
 from pcsr.precision import dtype_of
 from pcsr.storage import files, provenance
-
-log = logging.getLogger("pcsr")
 
 
 @torch.no_grad()

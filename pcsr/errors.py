@@ -1,7 +1,12 @@
-"""The one exception whose message is written for the user."""
+"""What is written for the user: the one exception, and the log."""
 
 import difflib
+import logging
 from collections.abc import Collection, Iterable
+
+# One logger for the suite; ``runtime.setup_logging`` says where it goes. It is here because every
+# layer may import this module, and this module needs neither torch nor the rest of the suite.
+log = logging.getLogger("pcsr")
 
 
 class UserError(Exception):

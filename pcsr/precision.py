@@ -1,15 +1,12 @@
 """Data types that networks run in, and whether they are faster on this machine."""
 
-import logging
 import time
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 
-from pcsr.errors import UserError
-
-log = logging.getLogger("pcsr")
+from pcsr.errors import UserError, log
 
 HALF = {"cpu": "bf16", "cuda": "float16"}  # what half precision is on each device
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}

@@ -23,11 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsr import escape
 from pcsr.config.options import CORES
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 
 T = TypeVar("T")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-log = logging.getLogger("pcsr")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -311,10 +310,9 @@ class _LogFile(logging.FileHandler):
 
 def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
     """Log to the terminal, and as plain lines to ``file`` if given; ``quiet``: warnings only."""
-    logger = logging.getLogger("pcsr")
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
         handler.close()
     plain = _OneLine("%(asctime)s %(levelname)s %(message)s")
     if sys.stderr.isatty():
@@ -322,15 +320,15 @@ def setup_logging(file: Path | None = None, quiet: bool = False) -> None:
         from rich.logging import RichHandler  # noqa: PLC0415
 
         reconfigure(stderr=True)  # log lines and progress bars must share rich's console
-        logger.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
-        logger.handlers[-1].setFormatter(_OneLine("%(message)s"))
+        log.addHandler(RichHandler(show_path=False, log_time_format="[%X]"))
+        log.handlers[-1].setFormatter(_OneLine("%(message)s"))
     else:  # not rich, which would wrap lines to a terminal that is not there
-        logger.addHandler(logging.StreamHandler())
-        logger.handlers[-1].setFormatter(plain)
+        log.addHandler(logging.StreamHandler())
+        log.handlers[-1].setFormatter(plain)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        logger.addHandler(_LogFile(file, encoding="utf-8"))
-        logger.handlers[-1].setFormatter(plain)
+        log.addHandler(_LogFile(file, encoding="utf-8"))
+        log.handlers[-1].setFormatter(plain)
 
 
 def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]:
@@ -338,7 +336,7 @@ def progress(steps: Sequence[T], description: str, done: int = 0) -> Iterable[T]
 
     Elsewhere nothing is shown, because log lines report the progress.
     """
-    if not (sys.stderr.isatty() and logging.getLogger("pcsr").isEnabledFor(logging.INFO)):
+    if not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):
         return steps
     from rich.progress import track  # noqa: PLC0415 - see setup_logging
 

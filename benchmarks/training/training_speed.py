@@ -1,6 +1,5 @@
 """Measure training speed: the suite's loop beside the reference loop, on the same batches."""
 
-import logging
 import math
 import statistics
 import time
@@ -28,12 +27,10 @@ from pcsr.config.models import StageConfig
 from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
-from pcsr.errors import UserError, require_name
+from pcsr.errors import UserError, log, require_name
 from pcsr.methods.base import Method
 from pcsr.storage import content, files, provenance
 from pcsr.training.loop import Loop
-
-log = logging.getLogger("pcsr")
 
 #: Ways to train, and what each changes in a stage.
 WAYS: Mapping[str, Mapping[str, Any] | None] = {

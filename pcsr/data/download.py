@@ -6,7 +6,6 @@ size that the file should have.
 
 import filecmp
 import json
-import logging
 import os
 import shutil
 import time
@@ -20,7 +19,7 @@ import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from pcsr.errors import UserError, one_line
+from pcsr.errors import UserError, log, one_line
 from pcsr.storage import content
 from pcsr.storage.files import locked, rename
 
@@ -33,8 +32,6 @@ REDIRECTS = 5
 LOG_EVERY = 30  # seconds
 MIRROR = "set PCSR_MIRROR to a folder laid out as data/README.md says"
 AGAIN = (408, 425, 429, 500, 502, 503, 504)  # transient HTTP statuses, worth a retry
-
-log = logging.getLogger("pcsr")
 
 
 def mirror_folder() -> Path | None:

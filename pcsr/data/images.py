@@ -3,7 +3,6 @@
 Images are rotated upright by their EXIF orientation; colour profiles are not applied.
 """
 
-import logging
 import os
 import re
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.images.decoding import Encoded, Pixels, read_header
 from pcsr.images.encoding import save
 from pcsr.images.header import Colour
@@ -23,8 +22,6 @@ EXTENSIONS = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 NAMED = 10  # files that are left out of a folder
-
-log = logging.getLogger("pcsr")
 
 
 def read(

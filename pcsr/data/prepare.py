@@ -6,7 +6,6 @@ only after the image's bytes are on disk. On a restart, everything after the las
 dropped, as is everything from the first image whose bytes have changed.
 """
 
-import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from pcsr.data import images
 from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, seal, sha256
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.geometry import Tiles, lr_size, tile_crop
 from pcsr.runtime import progress
 from pcsr.storage import files, provenance
@@ -35,8 +34,6 @@ from pcsr.storage.journal import Journal
 INDEX = "index.jsonl.part"
 LOG_EVERY = 25  # images
 TILES_SCALE = 4  # at which the tiles of published sets are counted
-
-log = logging.getLogger("pcsr")
 
 
 def prepare(

@@ -1,6 +1,5 @@
 """Find the raw images of a data set in installed packages, an archive, a folder or a mirror."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,9 +14,7 @@ from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, Wheel
 from pcsr.data import images
 from pcsr.data.archives import open_archive
 from pcsr.data.download import fetch, mirror_folder
-from pcsr.errors import UserError
-
-log = logging.getLogger("pcsr")
+from pcsr.errors import UserError, log
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ border there is no halo, and the network pads as it does for the whole image. A 
 the whole image gets it as one tile; in several, the halo only makes the difference small.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from pcsr.backbones.base import Backbone
 from pcsr.engine.cpu.strips import bilinear_by_pixel
-from pcsr.errors import MemoryLimitError
+from pcsr.errors import MemoryLimitError, log
 from pcsr.geometry import Axis, axis
 
 SMALLEST = 16  # side of a tile in LR pixels; below it, nearly all of the work is halo
-log = logging.getLogger("pcsr")
 
 
 @dataclass(frozen=True)

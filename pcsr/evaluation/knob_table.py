@@ -6,7 +6,6 @@ most expensive branch everywhere, which is always measured, whatever the knob va
 """
 
 import itertools
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import CORES, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.evaluation import measure as measuring
 from pcsr.methods.base import Method
 from pcsr.metrics import comparable, psnr_rgb
@@ -28,8 +27,6 @@ from pcsr.routing import OperatingPoint
 from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
-
-log = logging.getLogger("pcsr")
 
 
 def calibrate_knob(

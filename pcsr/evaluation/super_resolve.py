@@ -1,6 +1,5 @@
 """Super-resolve within a memory limit: files, or one image for the Python interface."""
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pcsr import runtime
 from pcsr.data import bicubic
 from pcsr.engine.base import Runner
 from pcsr.engine.runners import runner
-from pcsr.errors import MemoryLimitError, UserError
+from pcsr.errors import MemoryLimitError, UserError, log
 from pcsr.geometry import hr_size
 from pcsr.images import decoding, encoding
 from pcsr.images.decoding import FREE_SHARE, Encoded, Pixels
@@ -28,7 +27,6 @@ from pcsr.storage import files
 
 LIMIT_SHARE = 0.85  # of a memory limit to plan with; a process's use is not known more precisely
 ALPHA_ROWS = 256  # HR rows of transparency that are enlarged at a time
-log = logging.getLogger("pcsr")
 
 
 @dataclass(frozen=True)

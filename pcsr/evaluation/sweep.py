@@ -1,6 +1,5 @@
 """Sweeps: weights measured on every image, operating point and protocol; resumable, one CSV."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from pcsr.config.options import (
     WeightsFiles,
 )
 from pcsr.data.test_images import TestImage, TestImages, open_images
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import Row, make_pair, measure, points_of
 from pcsr.methods.base import Method
 from pcsr.metrics import Metric
@@ -37,7 +36,6 @@ from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
 ROWS = 5  # version of the rows; raised when those of an unfinished sweep become incompatible
-log = logging.getLogger("pcsr")
 
 
 def sweep(

@@ -23,7 +23,7 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from pcsr import runtime
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.images import header
 from pcsr.images.header import ADOBE_RGB, ADOBE_RGB_INDEX, Colour, of_png
 
@@ -33,7 +33,6 @@ DECODING = 20
 FREE_SHARE = 0.7  # of the free memory to use where no limit is given
 METADATA = 2**26  # bytes of a PNG's text or profile; Pillow stops at a sixty-fourth of it
 
-log = logging.getLogger("pcsr")
 _pillow = threading.Lock()
 
 

@@ -7,7 +7,6 @@ in the results, and is left out of every mean of its test set (``comparable``). 
 runs of the same code (time, commit) is not in the table but in the JSON beside it.
 """
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pcsr import escape, runtime
 from pcsr.config.base import Facts
 from pcsr.config.load import ConfigT, parse
 from pcsr.config.models import COUNT_LIMIT, ProtocolConfig
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.report.columns import (
     COUNTS,
     FACT_TYPES,
@@ -34,8 +33,6 @@ from pcsr.report.columns import (
     read_rows,
 )
 from pcsr.storage import content, files, provenance
-
-log = logging.getLogger("pcsr")
 
 # By how much results may differ and still be the same, absolutely and as a share: another kind of
 # processor changes 2e-5 dB, and sends a few pixels of a million another way.

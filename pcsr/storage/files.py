@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import logging
 import os
 import platform
 import sys
@@ -15,9 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pcsr.errors import UserError
-
-log = logging.getLogger("pcsr")
+from pcsr.errors import UserError, log
 
 TEMPORARY = ".pcsr-"  # how the names of temporary files begin
 ROOT = Path(__file__).resolve().parents[2]

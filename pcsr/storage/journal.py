@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pcsr.errors import log
 from pcsr.storage import files
-
-log = logging.getLogger("pcsr")
 
 
 class Journal:

@@ -1,6 +1,5 @@
 """Sort training crops into classes by the PSNR that a trained model reaches, for ClassSR."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,13 @@ from pcsr.config.options import CORES, Classes, Device, LogFile, Patch, Threads,
 from pcsr.data.batches import Crops, Degradation
 from pcsr.data.store import Store
 from pcsr.engine.runners import runner
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.images.levels import levels
 from pcsr.methods.base import Method
 from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
-
-log = logging.getLogger("pcsr")
 
 BATCH = 64  # crops per forward pass
 LINES = 20  # log lines over a whole run

@@ -7,7 +7,6 @@ CPU with the same number of threads.
 
 import hashlib
 import json
-import logging
 import math
 import signal
 import time
@@ -28,14 +27,13 @@ from pcsr.config.load import fingerprint
 from pcsr.config.models import StageConfig
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.methods.base import Method, Stage
 from pcsr.precision import warn_if_slower
 from pcsr.storage import files
 from pcsr.training.loop import Loop, Moments, learning_rate
 from pcsr.weights import checkpoint
 
-log = logging.getLogger("pcsr")
 Validate = Callable[[], Mapping[str, float]]
 
 CHECK_EVERY = 10  # steps; with several processes a reduction, so not at every step

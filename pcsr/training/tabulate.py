@@ -1,6 +1,5 @@
 """Fill the table that a method routes by, from validation images, after training."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +11,13 @@ from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import CORES, Device, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import open_images
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import make_pair
 from pcsr.images.levels import to_tensor
 from pcsr.methods.tiled import Tabulated
 from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
-
-log = logging.getLogger("pcsr")
 
 
 def tabulate(

@@ -1,6 +1,5 @@
 """Ship weights with the suite: copy them, with their description, from the study that trained."""
 
-import logging
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -14,14 +13,12 @@ from pcsr import runtime
 from pcsr.config.base import Facts
 from pcsr.config.load import Study, load_study, parse
 from pcsr.config.options import Suite
-from pcsr.errors import UserError, one_line
+from pcsr.errors import UserError, log, one_line
 from pcsr.storage import content, files
 from pcsr.weights import available, checkpoint
 from pcsr.weights.card import card
 
 LONGEST = 200  # characters of a licence's name
-
-log = logging.getLogger("pcsr")
 
 
 class Provenance(Facts):

@@ -1,6 +1,5 @@
 """Explorer pages: a few images with every knob value of every method, in one offline HTML file."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from pcsr.config.options import (
     whole_number,
 )
 from pcsr.data.test_images import TestImage, open_images
-from pcsr.errors import UserError
+from pcsr.errors import UserError, log
 from pcsr.evaluation.explorer.subject import Subject
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import usable_scale
@@ -37,7 +36,6 @@ from pcsr.storage import files
 from pcsr.weights.load import load_method
 
 SMALLEST_SIDE, LARGEST_SIDE = 128, 4096  # of an image in a page, in HR pixels
-log = logging.getLogger("pcsr")
 
 
 def explore(
