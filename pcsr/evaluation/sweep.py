@@ -8,23 +8,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pcsr import escape, registry, runtime
+from pcsr.config import options
 from pcsr.config.load import fingerprint, parse
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import (
-    CORES,
-    LR,
-    Adaptive,
-    Crop,
-    Degradation,
-    Device,
-    HRImages,
-    KnobValue,
-    LogFile,
-    Refine,
-    Scale,
-    Threads,
-    WeightsFiles,
-)
 from pcsr.data.test_images import TestImage, TestImages, open_images
 from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import Row, make_pair, measure, points_of
@@ -40,20 +26,20 @@ ROWS = 5  # version of the rows; raised when those of an unfinished sweep become
 
 def sweep(
     *,
-    weights: WeightsFiles,
-    images: HRImages,
+    weights: options.WeightsFiles,
+    images: options.HRImages,
     out: Annotated[Path, Parameter(help="CSV to write, one row per image and operating point")],
     lr_images: Annotated[Path | None, Parameter(help="folder of ready-made LR images")] = None,
     knob: Annotated[
         Sequence[float],
-        KnobValue,
+        options.KnobValue,
         Parameter(help="values of the knob; default: each method's own sweep"),
     ] = (),
-    adaptive: Adaptive = False,
-    lr: LR = "8bit",
-    degradation: Degradation = "matlab",
-    crop: Crop = "tiles",
-    refine: Refine = True,
+    adaptive: options.Adaptive = False,
+    lr: options.LR = "8bit",
+    degradation: options.Degradation = "matlab",
+    crop: options.Crop = "tiles",
+    refine: options.Refine = True,
     also: Annotated[
         Sequence[str],
         Parameter(
@@ -61,10 +47,10 @@ def sweep(
             "refine=false, lr=float,refine=false"
         ),
     ] = (),
-    scale: Scale = None,
-    device: Device = "auto",
-    threads: Threads = CORES,
-    log_file: LogFile = None,
+    scale: options.Scale = None,
+    device: options.Device = "auto",
+    threads: options.Threads = options.CORES,
+    log_file: options.LogFile = None,
 ) -> None:
     """Measure weights on images over knob values; one dense pass gives the whole curve.
 
@@ -83,7 +69,7 @@ def sweep(
         if other in protocols:
             raise UserError(f"--also {changes}: is measured already; drop it.")
         protocols.append(other)
-    options = SweepOptions(tuple(knob), adaptive, tuple(protocols), scale)
+    plan = SweepOptions(tuple(knob), adaptive, tuple(protocols), scale)
     if lr_images is not None and not protocol.takes_ready_lr:
         raise UserError(
             f"--lr-images {lr_images}: ready-made LR images are 8 bit, by a bicubic of their own; "
@@ -103,7 +89,7 @@ def sweep(
     test = open_images(images, lr_images, scale or subjects[0].method.config.scale)
     facts = provenance.record(
         protocol=protocol.model_dump(mode="json"),
-        other_protocols=[other.model_dump(mode="json") for other in options.protocols[1:]],
+        other_protocols=[other.model_dump(mode="json") for other in plan.protocols[1:]],
         weights=described,
         iterations=next(iter(described.values()))["iterations"],
         released=any(facts["released"] is not None for facts in described.values()),
@@ -113,7 +99,7 @@ def sweep(
         threads=threads,
     )
     with files.locked(out):
-        measure_all(subjects, test, options, registry.metrics(), out, facts)
+        measure_all(subjects, test, plan, registry.metrics(), out, facts)
 
 
 def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
@@ -161,7 +147,7 @@ class SweepOptions:
 def measure_all(
     subjects: Sequence[Subject],
     images: TestImages,
-    options: SweepOptions,
+    plan: SweepOptions,
     measures: Mapping[str, Metric],
     out: Path,
     facts: Mapping[str, Any],
@@ -179,8 +165,8 @@ def measure_all(
     identity = fingerprint(
         [(subject.name, subject.digest) for subject in subjects],
         [images.names, images.digest],
-        [options.knobs, options.adaptive, options.scale],
-        options.protocols,
+        [plan.knobs, plan.adaptive, plan.scale],
+        plan.protocols,
         sorted(measures),
         ROWS,
     )
@@ -191,7 +177,7 @@ def measure_all(
     journal.restart(saved)
     rows = [row for measured in saved for row in measured]
     done = {(row["weights"], row["image"]) for row in rows}
-    for measured in _measured(subjects, images, options, measures, done):
+    for measured in _measured(subjects, images, plan, measures, done):
         journal.append(measured)
         rows.extend(measured)
     rows = _in_order(rows, subjects, images)
@@ -204,7 +190,7 @@ def measure_all(
 def _measured(
     subjects: Sequence[Subject],
     images: TestImages,
-    options: SweepOptions,
+    plan: SweepOptions,
     measures: Mapping[str, Metric],
     done: set[tuple[str, str]],
 ) -> Iterator[list[Row]]:
@@ -214,7 +200,7 @@ def _measured(
         image = images[number] if waiting else None
         for subject in waiting:
             method = subject.method
-            rows = list(_measure_one(method, image, options, measures))  # type: ignore[arg-type]
+            rows = list(_measure_one(method, image, plan, measures))  # type: ignore[arg-type]
             log.info(
                 "%d/%d %s %s-%s: %.2f dB, %.2f s",
                 number + 1,
@@ -229,14 +215,14 @@ def _measured(
 
 
 def _measure_one(
-    method: Method, image: TestImage, options: SweepOptions, measures: Mapping[str, Metric]
+    method: Method, image: TestImage, plan: SweepOptions, measures: Mapping[str, Metric]
 ) -> Iterator[Row]:
     """Yield the rows of one method on one image, under every protocol that matters to it."""
-    scale = options.scale or method.config.scale
-    points = points_of(method, options.knobs, options.adaptive)
+    scale = plan.scale or method.config.scale
+    points = points_of(method, plan.knobs, plan.adaptive)
     sharing: dict[tuple[str, ...], list[ProtocolConfig]] = {}
-    own = options.protocols[0]
-    for protocol in options.protocols:
+    own = plan.protocols[0]
+    for protocol in plan.protocols:
         refinable = method.refines or protocol.refine == own.refine
         uncropped = method.unit != "tile" or protocol.crop == own.crop
         if refinable and uncropped:

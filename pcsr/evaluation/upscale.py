@@ -6,19 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pcsr import runtime
-from pcsr.config.options import (
-    CORES,
-    Adaptive,
-    Decibels,
-    Device,
-    Knob,
-    MaxMemory,
-    Precision,
-    Scale,
-    Share,
-    Threads,
-    WeightsFile,
-)
+from pcsr.config import options
 from pcsr.data import images
 from pcsr.errors import UserError
 from pcsr.evaluation import knob_table
@@ -37,17 +25,17 @@ def upscale(
     ],
     /,
     *,
-    weights: WeightsFile,
-    k: Knob = None,
-    adaptive: Adaptive = False,
+    weights: options.WeightsFile,
+    k: options.Knob = None,
+    adaptive: options.Adaptive = False,
     budget: Annotated[
         float | None,
-        Share,
+        options.Share,
         Parameter(help="share of the original's FLOPs to spend on each image, e.g. 0.5"),
     ] = None,
     psnr_drop: Annotated[
         float | None,
-        Decibels,
+        options.Decibels,
         Parameter(
             help="largest average PSNR loss in dB against the full computation, e.g. 0.02; needs "
             "weights from `pcsr calibrate-knob`"
@@ -60,11 +48,11 @@ def upscale(
     refine: Annotated[
         bool | None, Parameter(help="smooth light pixels next to heavy ones; default: on for pcsr")
     ] = None,
-    scale: Scale = None,
-    max_memory: MaxMemory = None,
-    precision: Precision = "float32",
-    device: Device = "auto",
-    threads: Threads = CORES,
+    scale: options.Scale = None,
+    max_memory: options.MaxMemory = None,
+    precision: options.Precision = "float32",
+    device: options.Device = "auto",
+    threads: options.Threads = options.CORES,
 ) -> None:
     """Super-resolve an image, or a folder of images, without HR.
 

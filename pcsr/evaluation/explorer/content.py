@@ -9,18 +9,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from pcsr import __version__, escape, metrics, runtime
+from pcsr.config import options
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import (
-    CORES,
-    LR,
-    Crop,
-    Device,
-    Refine,
-    Scale,
-    Threads,
-    WeightsFiles,
-    whole_number,
-)
 from pcsr.data.test_images import TestImage, open_images
 from pcsr.errors import UserError, log
 from pcsr.evaluation.explorer.subject import Subject
@@ -40,7 +30,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 128, 4096  # of an image in a page, in HR pixels
 
 def explore(
     *images: Annotated[Path, Parameter(help="HR images, folders of them, or packed stores")],
-    weights: WeightsFiles,
+    weights: options.WeightsFiles,
     out: Annotated[Path, Parameter(help="HTML page to write")],
     title: Annotated[str, Parameter(help="heading of the page")] = "Turn the knob",
     results: Annotated[
@@ -57,15 +47,15 @@ def explore(
     ] = 25.0,
     side: Annotated[
         int,
-        whole_number(SMALLEST_SIDE, LARGEST_SIDE),
+        options.whole_number(SMALLEST_SIDE, LARGEST_SIDE),
         Parameter(help="largest side of an image in HR pixels; larger ones are cropped centrally"),
     ] = 1024,
-    lr: LR = "8bit",
-    crop: Crop = "tiles",
-    refine: Refine = True,
-    scale: Scale = None,
-    device: Device = "auto",
-    threads: Threads = CORES,
+    lr: options.LR = "8bit",
+    crop: options.Crop = "tiles",
+    refine: options.Refine = True,
+    scale: options.Scale = None,
+    device: options.Device = "auto",
+    threads: options.Threads = options.CORES,
 ) -> str:
     """Write an offline page that shows images at every value of the knob.
 
