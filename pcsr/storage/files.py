@@ -1,4 +1,4 @@
-"""Paths of the suite's outputs, atomic writers and locks. Needs no torch or GPU."""
+"""Paths of data sets and weights, atomic writers and locks. Needs no torch or GPU."""
 
 import errno
 import fcntl
@@ -75,31 +75,6 @@ def project_above() -> Path | None:
         return None
     above = (folder for folder in Path.cwd().parents if (folder / PROJECT).is_file())
     return next(above, None)
-
-
-def calibration(suite: str) -> str:
-    """Return the file of training crop classes."""
-    return f"results/{suite}/calibration/classes.safetensors"
-
-
-def sweep(suite: str, experiment: str, test_set: str) -> str:
-    """Return the CSV of a sweep, one row per image and operating point."""
-    return f"results/{suite}/{experiment}/{test_set}/sweep.csv"
-
-
-def times(suite: str) -> str:
-    """Return the JSON of a suite's times."""
-    return f"results/{suite}/times.json"
-
-
-def summary(suite: str) -> str:
-    """Return the text that says a suite's result in sentences."""
-    return f"results/{suite}/summary.txt"
-
-
-def report(suite: str, name: str) -> str:
-    """Return a file of the suite's report: a table, a figure, the claims."""
-    return f"reports/{suite}/{name}"
 
 
 @contextmanager

@@ -112,8 +112,9 @@ def init_option(wildcards):
 
 def classes_of_crops(wildcards):
     stage = study.experiments[wildcards.experiment].stages[wildcards.stage]
-    one_class = stage.crop_class is not None
-    return [files.calibration(suite.suite)] if one_class else []
+    if stage.crop_class is None:
+        return []
+    return [f"results/{suite.suite}/calibration/classes.safetensors"]
 
 
 def calibration_option(wildcards):
@@ -165,7 +166,7 @@ def last_weights(wildcards):
 
 def sweeps():
     return [
-        files.sweep(suite.suite, experiment, test_set)
+        f"results/{suite.suite}/{experiment}/{test_set}/sweep.csv"
         for experiment in experiments
         for test_set in test_sets
     ]
@@ -213,7 +214,7 @@ def timed():
 
 
 def times():
-    return [files.times(suite.suite)] if timed() else []
+    return [f"results/{suite.suite}/times.json"] if timed() else []
 
 
 def times_option(wildcards):
@@ -275,8 +276,8 @@ def report_files():
         for kind in ("routing", "comparison")
     ]
     tables += ["index.html"] if explored_weights() else []
-    reports = [files.report(suite.suite, name) for name in (*tables, *figures, *images)]
-    return [*reports, files.summary(suite.suite)]
+    reports = [f"reports/{suite.suite}/{name}" for name in (*tables, *figures, *images)]
+    return [*reports, f"results/{suite.suite}/summary.txt"]
 
 
 DEVICE = "cuda" if suite.gpus else "cpu"
