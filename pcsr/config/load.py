@@ -145,31 +145,10 @@ def load_datasets() -> dict[str, DatasetConfig]:
     return {name: config for table in tables for name, config in table.datasets.items()}
 
 
-def find_dataset(
-    name: str, datasets: Mapping[str, DatasetConfig], where: str = ""
-) -> DatasetConfig:
-    """Return the data set called ``name``, or raise a UserError that lists the names."""
-    require_name("data set", name, datasets, where)
-    return datasets[name]
-
-
 def load_released() -> dict[str, ReleasedWeights]:
     """Read the tables of published weights, the suite's and the user's, which takes precedence."""
     tables = [parse(ReleasedConfig, read_yaml(p), str(p)) for p in files.find_all(RELEASED)]
     return {name: weights for table in tables for name, weights in table.released.items()}
-
-
-def find_released(
-    name: str, table: Mapping[str, ReleasedWeights], where: str = ""
-) -> ReleasedWeights:
-    """Return the published weights of an experiment, or raise a UserError that lists the names."""
-    require_name("experiment", name, table, where or str(RELEASED))
-    return table[name]
-
-
-def known_experiments() -> list[str]:
-    """Return the names of all experiments, the user's own and the suite's."""
-    return _names_in(EXPERIMENTS)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -196,7 +175,7 @@ def load_study(path: Path) -> Study:
     """
     path = files.find(path)
     suite = parse(SuiteConfig, read_yaml(path), str(path))
-    known = known_experiments()
+    known = _names_in(EXPERIMENTS)
     for name in suite.experiments:
         if name not in known:
             error = unknown_name("experiment", name, known, f"{path}: experiments")
@@ -209,7 +188,7 @@ def load_study(path: Path) -> Study:
     used = {key: (name,) for key, name in sets.items() if name is not None}
     for key, names in {**used, "test_sets": suite.test_sets}.items():
         for name in names:
-            find_dataset(name, table, f"{path}: {key}")
+            require_name("data set", name, table, f"{path}: {key}")
     experiments = {
         name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
         for name in suite.experiments
@@ -233,8 +212,9 @@ def _published(path: Path, suite: SuiteConfig) -> dict[str, ReleasedWeights]:
     for name in names:
         require_name("experiment", name, suite.experiments, f"{path}: {key}")
     releases = load_released() if names else {}
-    where = f"{path}: {key}: {RELEASED}"
-    return {name: find_released(name, releases, where) for name in names}
+    for name in names:
+        require_name("experiment", name, releases, f"{path}: {key}: {RELEASED}")
+    return {name: releases[name] for name in names}
 
 
 def _check_init(path: Path, experiments: Mapping[str, ExperimentConfig]) -> None:

@@ -18,14 +18,14 @@ import torch
 from cyclopts import Parameter
 
 from pcsr import escape, runtime
-from pcsr.config.load import find_dataset, fingerprint, load_datasets
+from pcsr.config.load import fingerprint, load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.config.options import LogFile
 from pcsr.data import images
 from pcsr.data.bicubic import resize
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, seal, sha256
-from pcsr.errors import UserError, log
+from pcsr.errors import UserError, log, require_name
 from pcsr.geometry import Tiles, lr_size, tile_crop
 from pcsr.runtime import progress
 from pcsr.storage import files, provenance
@@ -49,8 +49,9 @@ def prepare(
     Example: `pcsr prepare embedded-train`. Set `PCSR_MIRROR` to use a local folder for downloads.
     """
     runtime.setup_logging(log_file)
-    dataset = find_dataset(name, load_datasets(), "prepare")
-    make_store(name, dataset, out or Path(files.prepared(name)), raw)
+    datasets = load_datasets()
+    require_name("data set", name, datasets, "prepare")
+    make_store(name, datasets[name], out or Path(files.prepared(name)), raw)
 
 
 def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pcsr import runtime
-from pcsr.config.load import RELEASED, find_released, load_experiment, load_released
+from pcsr.config.load import RELEASED, load_experiment, load_released
 from pcsr.config.options import LogFile
-from pcsr.errors import UserError
+from pcsr.errors import UserError, require_name
 from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
 from pcsr.weights.load import assemble
@@ -51,7 +51,9 @@ def fetch_released(
     from pcsr.weights import available  # noqa: PLC0415 - downloads need the extra [suite]
 
     files.require_suffix(out, ".safetensors", "--out")
-    weights = find_released(experiment, load_released())
+    table = load_released()
+    require_name("experiment", experiment, table, str(RELEASED))
+    weights = table[experiment]
     outputs = (out, files.sidecar(out), log_file)
     files.check_outputs([raw / available.FOLDER / one.path for one in weights.files], outputs)
     runtime.setup_logging(log_file)

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pcsr.config.load import Study, find_released, load_released, load_study
+from pcsr.config.load import Study, load_released, load_study
 from pcsr.config.released import ReleasedFile, ReleasedWeights
 from pcsr.data import download
 from pcsr.errors import UserError
 from pcsr.weights import available
+from pcsr.weights.convert import fetch_released
 
 BODY = b"weights"
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -251,6 +252,6 @@ def test_suites_that_contradict_themselves(
 
 
 def test_an_experiment_without_published_weights(tmp_path: Path) -> None:
-    table = load_released()
-    with pytest.raises(UserError, match=r"unknown experiment 'carn-pcr'. Did you mean 'carn-pcsr'"):
-        find_released("carn-pcr", table)
+    message = r"^configs/released.yaml: unknown experiment 'carn-pcr'. Did you mean 'carn-pcsr'\?"
+    with pytest.raises(UserError, match=message):
+        fetch_released("carn-pcr", out=tmp_path / "weights.safetensors")
