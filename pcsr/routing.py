@@ -92,18 +92,6 @@ def difficulty(probabilities: Tensor) -> Tensor:
     return (probabilities.movedim(1, -1) * share).sum(dim=-1)
 
 
-def adaptive(probabilities: Tensor) -> Tensor:
-    """Choose branches without a knob: ADM (PCSR section 3.4); see ``Adaptive``.
-
-    Args:
-        probabilities: (N, M, ...) in [0, 1] of whole images: all pixels of a call decide together.
-
-    Returns:
-        (N, ...) int64 branch numbers.
-    """
-    return decide(Adaptive(probabilities.shape[1]), probabilities.log())
-
-
 def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
     """Apply a rule to one or more whole images: (N, M, ...) -> (N, ...) int64."""
     measured = rule.measure(log_probabilities.clamp_min(CERTAIN))
@@ -269,7 +257,8 @@ class Adaptive(Rule):
         rule = Nearest(low, span, _midpoints(centres))
         done = torch.zeros((), dtype=torch.bool, device=low.device)
         for _ in range(ROUNDS):
-            rule = rule.unless(done, _midpoints(centres))
+            borders = torch.where(done, rule.borders, _midpoints(centres))  # once done, they stay
+            rule = replace(rule, borders=borders)
             counts, sums = rule.clusters(measured, count, total)
             means = (sums / counts.clamp_min(1)).to(centres)
             updated = torch.where(counts > 0, means, centres)
@@ -313,10 +302,6 @@ class Nearest(Rule):
             ((values > border).to(torch.uint8) for border in self.borders),
             start=torch.zeros_like(values, dtype=torch.uint8),
         )[:, 0]
-
-    def unless(self, done: Tensor, borders: Tensor) -> "Nearest":
-        """Return the rule with other borders, or with its own where ``done`` is true."""
-        return replace(self, borders=torch.where(done, self.borders, borders))
 
     def clusters(
         self, measured: Sequence[Tensor], count: int, total: Tensor

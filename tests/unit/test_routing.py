@@ -59,11 +59,13 @@ def plain_kmeans(values: np.ndarray, branches: int) -> np.ndarray:
 def test_adaptive_is_plain_kmeans(branches: int, seed: int) -> None:
     p = probabilities(branches, seed)
     values = sum(p[:, j].double().numpy() * j / (branches - 1) for j in range(branches))
-    np.testing.assert_array_equal(routing.adaptive(p), plain_kmeans(values, branches))
+    labels = routing.decide(routing.Adaptive(branches), p.log())
+    np.testing.assert_array_equal(labels, plain_kmeans(values, branches))
 
 
 def test_adaptive_on_a_flat_image_is_all_light() -> None:
-    assert (routing.adaptive(torch.full((1, 2, 4, 4), 0.5)) == 0).all()
+    logs = torch.full((1, 2, 4, 4), 0.5).log()
+    assert (routing.decide(routing.Adaptive(2), logs) == 0).all()
 
 
 @pytest.mark.parametrize("branches", [2, 3])
@@ -109,7 +111,7 @@ def test_adaptive_decides_parts_as_the_whole(branches: int) -> None:
     split = [rule.measure(part) for part in logs.split(4, dim=2)]
     settled = rule.settle(split)
     labels = torch.cat([settled.decide(part) for part in split], dim=1)
-    assert torch.equal(labels.long(), routing.adaptive(logs.exp()))
+    assert torch.equal(labels.long(), routing.decide(rule, logs))
     with pytest.raises(ValueError, match="settle it first"):
         rule.decide(split[0])
 
