@@ -1,6 +1,6 @@
-"""Ship weights with the suite: copy them, with their description, from the study that trained."""
+"""Ship weights with the suite: copy them from the study that trained, with their model card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +14,12 @@ from pcsr.config.base import Facts
 from pcsr.config.load import Study, load_study, parse
 from pcsr.config.options import Suite
 from pcsr.errors import UserError, log, one_line
+from pcsr.escape import markdown
 from pcsr.storage import content, files
 from pcsr.weights import available, checkpoint
-from pcsr.weights.card import card
 
 LONGEST = 200  # characters of a licence's name
+STAGE_COLUMNS = ("Stage", "Steps", "Crops", "LR", "Learning rate", "PSNR (dB)")
 
 
 class Provenance(Facts):
@@ -125,3 +126,58 @@ def curve(folder: Path) -> list[tuple[int, float]]:
         for line in read
         if line.valid_psnr_rgb is not None
     ]
+
+
+def card(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """Return the model card of weights, as Markdown.
+
+    Args:
+        name: of the file, without its suffix.
+        tensors: the weights.
+        facts: their description, with ``licence`` and ``curve`` (``copy_trained``).
+    """
+    model, made = facts["model"], facts["provenance"]
+    numbers = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+    rows = [
+        ("Network", f"{model['backbone']}, method {model['method']}, x{model['scale']:g}"),
+        ("Parameters", f"{numbers:,}, with statistics and tables"),
+        ("Input", "LR images, RGB; trained on MATLAB's bicubic reduction, without noise"),
+        ("Trained on", ", ".join(made["data"])),
+        ("Licence", facts["licence"]),
+        ("Commit", f"{made['commit']}, seed {made['seed']}, {made['device']}"),
+    ]
+    lines = [
+        f"# {markdown(name)}",
+        "",
+        f"    pcsr upscale image.png image_x4.png --weights {name}",
+        "",
+        *_table(("", ""), rows),
+        "",
+        "## Training",
+        "",
+        *_table(STAGE_COLUMNS, [_stage(n, stage, facts) for n, stage in made["stages"].items()]),
+        "",
+        "PSNR is that of the validation images after the last step, on RGB.",
+    ]
+    if "table" in facts:
+        lines += ["", f"Its table was filled from {facts['table']['tiles']:,} validation tiles."]
+    lines += ["", "What to expect, and what not: [README.md](README.md)."]
+    return "\n".join(lines) + "\n"
+
+
+def _stage(name: str, stage: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str, ...]:
+    crops = f"{stage['batch']} of {stage['patch']}x{stage['patch']}"
+    psnr = facts["curve"].get(name)
+    return (
+        name,
+        f"{stage['iterations']:,}",
+        crops,
+        stage["lr"],
+        f"{stage['learning_rate']:g}",
+        f"{psnr[-1][1]:.2f}" if psnr else "-",
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *(list(map(markdown, row)) for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]

@@ -14,8 +14,7 @@ from pcsr.config.load import Study, load_study
 from pcsr.errors import UserError
 from pcsr.storage import files
 from pcsr.weights import checkpoint
-from pcsr.weights.card import card
-from pcsr.weights.shipped import copy_trained, ship
+from pcsr.weights.shipped import card, copy_trained, ship
 
 
 @pytest.fixture
