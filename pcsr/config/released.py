@@ -11,9 +11,7 @@ from pcsr.config.models import OTHER_URLS
 class ReleasedFile(Config):
     """A published file."""
 
-    path: Below = Field(
-        description="path below `released` in PCSR_MIRROR or data/raw",
-    )
+    path: Below = Field(description="path below `released` in PCSR_MIRROR or data/raw")
     url: str | None = Field(default=None, description="download address, if there is one")
     other_urls: tuple[str, ...] = Field(default=(), description=OTHER_URLS)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")

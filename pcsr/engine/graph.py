@@ -5,7 +5,6 @@ each head but the cheapest gathers the pixels that are routed to it, and scatter
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,13 +62,6 @@ class Whole(nn.Module):
         return self.backbone(lr).clamp(0, 1)
 
 
-class Places(NamedTuple):
-    """Where the HR pixels of an image lie on its LR pixels."""
-
-    rows: Axis
-    columns: Axis
-
-
 class Routed(nn.Module):
     """PCSR at one scale: LR (N, 3, h, w) in [0, 1] and k () -> SR (N, 3, H, W) in [0, 1].
 
@@ -98,34 +90,36 @@ class Routed(nn.Module):
         """Super-resolve; see ``routing.by_cost_ratio`` for k."""
         lr_size = (lr.shape[-2], lr.shape[-1])
         size = hr_size(lr_size, self.scale)
-        places = Places(axis(lr_size[0], size[0]), axis(lr_size[1], size[1]))
+        rows, columns = axis(lr_size[0], size[0]), axis(lr_size[1], size[1])
         features = self.backbone(lr).permute(0, 2, 3, 1)
-        values = _everywhere(self._classifier, features, places) - k * self.log_costs
+        values = _everywhere(self._classifier, features, rows, columns) - k * self.log_costs
         labels = values.argmax(dim=-1)  # of equal ones the first, which is the cheapest
-        colours = _everywhere(self._heads[0], features, places)
+        colours = _everywhere(self._heads[0], features, rows, columns)
         for branch, head in enumerate(self._heads[1:], start=1):
             pixels = (labels == branch).nonzero().unbind(dim=1)
-            colours = colours.index_put(pixels, _at(pixels, head, features, places))
+            colours = colours.index_put(pixels, _at(pixels, head, features, rows, columns))
         sr = colours.permute(0, 3, 1, 2) + bilinear(lr, size)
         return (_refined(sr, labels, size) if self._refine else sr).clamp(0, 1)
 
 
-def _everywhere(head: Head, features: Tensor, places: Places) -> Tensor:
+def _everywhere(head: Head, features: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """Run a head on all HR pixels: features (N, h, w, C) -> (N, H, W, outputs)."""
     split = head.split()
-    terms = place_terms(split, *places)
-    by_row = F.linear(features, split.of_feature).index_select(1, places.rows.nearest)
-    wide = (by_row + terms.rows.T[:, None]).index_select(2, places.columns.nearest)
+    terms = place_terms(split, rows, columns)
+    by_row = F.linear(features, split.of_feature).index_select(1, rows.nearest)
+    wide = (by_row + terms.rows.T[:, None]).index_select(2, columns.nearest)
     return _rest(split.rest, wide + terms.columns.T)
 
 
-def _at(pixels: Sequence[Tensor], head: Head, features: Tensor, places: Places) -> Tensor:
+def _at(
+    pixels: Sequence[Tensor], head: Head, features: Tensor, rows: Axis, columns: Axis
+) -> Tensor:
     """Run a head on n HR pixels, given as indices (n,) of image, row and column: (n, outputs)."""
     image, row, column = pixels
     split = head.split()
-    terms = place_terms(split, *places)
+    terms = place_terms(split, rows, columns)
     by_feature = F.linear(features, split.of_feature)
-    gathered = by_feature[image, places.rows.nearest[row], places.columns.nearest[column]]
+    gathered = by_feature[image, rows.nearest[row], columns.nearest[column]]
     return _rest(split.rest, gathered + terms.rows.T[row] + terms.columns.T[column])
 
 

@@ -150,7 +150,9 @@ def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
         for file in released.files:
             name = f"{FOLDER}/{file.path}"
             if not _can_be_had(name, raw / name, file.url):
-                absent[experiment] = f"{_nowhere(name, raw)}. {released.get}".strip()
+                both = mirror_folder() is not None
+                where = f"neither PCSR_MIRROR nor {raw} has" if both else f"{raw} does not have"
+                absent[experiment] = f"{where} {name}. {released.get}".strip()
                 break
     return absent
 
@@ -181,12 +183,6 @@ def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
     if Path(source.path).is_dir():
         return ""
     return f"{source.path} does not exist. {source.get}".strip()
-
-
-def _nowhere(name: str, raw: Path) -> str:
-    if mirror_folder() is None:
-        return f"{raw} does not have {name}"
-    return f"neither PCSR_MIRROR nor {raw} has {name}"
 
 
 def _can_be_had(name: str, own: Path, url: str | None) -> bool:

@@ -142,9 +142,7 @@ def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ra
     return [rank.view(scores.shape[2:]).numpy().astype(np.uint16) for rank in found]
 
 
-def _bisected(
-    labels: Callable[[Tensor, int], Tensor], branch: int, units: int, stops: int
-) -> Tensor:
+def _bisected(labels: Labels, branch: int, units: int, stops: int) -> Tensor:
     """Return the number of stops at which each unit takes ``branch`` or a more expensive one."""
     rank = torch.zeros(units, dtype=torch.long)
     waiting = [(torch.arange(units), 0, stops)]  # units whose rank lies from ... to ...
