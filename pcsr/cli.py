@@ -41,7 +41,7 @@ COMMANDS = {
     },
     "Measure": {
         "sweep": "pcsr.evaluation.sweep:sweep",
-        "headroom": "pcsr.evaluation.headroom.page:headroom",
+        "headroom": "pcsr.evaluation.headroom:headroom",
         "bench": "pcsr.benchmarks.latency:bench",
         "training-speed": "pcsr.benchmarks.training.training_speed:training_speed",
     },

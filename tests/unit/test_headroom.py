@@ -12,8 +12,8 @@ from workspace import ROOT
 
 from pcsr import metrics
 from pcsr.errors import UserError
-from pcsr.evaluation.headroom import page as headroom
-from pcsr.evaluation.headroom.oracle import Choice, decided, errors, oracle
+from pcsr.evaluation import headroom
+from pcsr.evaluation.headroom import Choice, decided, errors, oracle
 from pcsr.evaluation.measure import Pair, everywhere, explore
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.original import Original

@@ -1,1 +1,0 @@
-"""What is left to save (``page``), and what an ``oracle`` would save of it."""
