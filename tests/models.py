@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +23,7 @@ from pcsr.methods.base import Method, Stage
 from pcsr.methods.pcsr import PAPER
 from pcsr.routing import OperatingPoint
 from pcsr.training.contract import SEVERAL_TILES, photograph_like
+from pcsr.weights import checkpoint
 
 Knob = float | Literal["adaptive"] | None
 WIDTHS = (8, 16, 24)  # of tile methods: the paper's take seconds per image
@@ -94,6 +96,13 @@ def build(backbone: str, method: str, **options: Any) -> Method:
     if isinstance(built, ARM):
         fill_table(built)
     return built
+
+
+def saved(method: Method, path: Path, **facts: Any) -> Path:
+    """A weights file of a method, with more facts about it."""
+    model = method.config.model_dump(mode="json")
+    checkpoint.save_weights(path, method, {"model": model, **facts})
+    return path
 
 
 def _divide(classifier: Classifier) -> None:

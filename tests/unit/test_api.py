@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import build, photograph_like, restored
+from models import build, photograph_like, restored, saved
 from PIL import Image
 
 import pcsr
 from pcsr.errors import UserError
 from pcsr.evaluation.model import Model
 from pcsr.images.levels import to_uint8
-from pcsr.weights import checkpoint
 
 SIZE = (40, 56)
 
@@ -97,8 +96,7 @@ def test_three_lines_give_the_pixels_of_the_command_line(
     eight_bit: np.ndarray, tmp_path: Path
 ) -> None:
     weights, image, out = (tmp_path / name for name in ("w.safetensors", "i.png", "o.png"))
-    method = build("fsrcnn", "pcsr")
-    checkpoint.save_weights(weights, method, {"model": method.config.model_dump(mode="json")})
+    saved(build("fsrcnn", "pcsr"), weights)
     Image.fromarray(eight_bit).save(image)
     command = ("pcsr", "upscale", image, out, "--weights", weights, "--device", "cpu")
     subprocess.run([sys.executable, "-m", *map(str, command)], check=True)

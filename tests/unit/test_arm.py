@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import SEVERAL_TILES, at, build, photograph_like, restored, tiles_of
+from models import SEVERAL_TILES, at, build, photograph_like, restored, saved, tiles_of
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -19,7 +19,6 @@ from pcsr.evaluation import measure
 from pcsr.images.levels import levels, round_8bit
 from pcsr.training.loop import Step
 from pcsr.training.tabulate import tabulate
-from pcsr.weights import checkpoint
 
 
 @pytest.fixture
@@ -183,8 +182,6 @@ def test_no_table_and_no_knob_are_refused(arm: ARM) -> None:
 
 
 def test_other_methods_keep_no_table(tmp_path: Path) -> None:
-    path = tmp_path / "classsr.safetensors"
-    method = build("fsrcnn", "classsr")
-    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
+    path = saved(build("fsrcnn", "classsr"), tmp_path / "classsr.safetensors")
     with pytest.raises(UserError, match="classsr keeps no table; drop `table: true`"):
         tabulate(weights=path, images=path, out=tmp_path / "out.safetensors", device="cpu")

@@ -12,7 +12,7 @@ import openvino
 import pytest
 import torch
 from conftest import ROOT
-from models import at, build, photograph_like
+from models import at, build, photograph_like, saved
 
 from pcsr import registry
 from pcsr.backbones.fsrcnn import FSRCNN
@@ -24,7 +24,6 @@ from pcsr.evaluation import export as exporting
 from pcsr.evaluation.export import export
 from pcsr.methods.base import Method
 from pcsr.storage import content
-from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
 SIZES = ((24, 33), (17, 41), (1, 7))
@@ -71,13 +70,6 @@ def require_same(
         assert (apart > 0).float().mean() < 1e-3, (name, size, options)
 
 
-def saved(folder: Path, method: Method) -> Path:
-    """A weights file of a method."""
-    path = folder / f"{method.config.backbone}.safetensors"
-    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
-    return path
-
-
 def test_pcsr_routes_in_the_graph(tmp_path: Path) -> None:
     file = tmp_path / "pcsr.onnx"
     assert export(PCSR, file) == f"fsrcnn-pcsr, x4 -> {file}"
@@ -107,7 +99,7 @@ def test_pcsr_at_a_fractional_scale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backbone", ["fsrcnn", "carn", "srresnet", "efdn", "span"])
 def test_originals_take_images_of_any_size(tmp_path: Path, backbone: str) -> None:
     method = build(backbone, "original", width=8)
-    export(saved(tmp_path, method), tmp_path / "o.onnx")
+    export(saved(method, tmp_path / "original.safetensors"), tmp_path / "o.onnx")
     runs = in_runtimes(tmp_path / "o.onnx")
     for height, width in SIZES:
         least = method.network.least_side
@@ -128,10 +120,11 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
         weights = ROOT / f"weights/fsrcnn-{name}.safetensors"
         with pytest.raises(UserError, match=f"{weights}: {name} cannot be exported, because its"):
             export(weights, out)
-    enaf = saved(tmp_path, registry.build(ModelConfig(backbone="fsrcnn", method="enaf")))
+    method = registry.build(ModelConfig(backbone="fsrcnn", method="enaf"))
+    enaf = saved(method, tmp_path / "enaf.safetensors")
     with pytest.raises(UserError, match="enaf cannot be exported, because its"):
         export(enaf, out)
-    whole = saved(tmp_path, build("safmnv3", "original", width=10))
+    whole = saved(build("safmnv3", "original", width=10), tmp_path / "safmnv3.safetensors")
     with pytest.raises(UserError, match=r"SAFMNv3 cannot be exported .* any size: [^\n]*$"):
         export(whole, out)
     with pytest.raises(UserError, match="--scale 3: this fsrcnn-original was built for x4"):

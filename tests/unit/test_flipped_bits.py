@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import build
+from models import build, saved
 from torture.flips import store_of_three, trained
 from workspace import ROOT
 
@@ -85,10 +85,8 @@ def test_a_manifest_without_a_checksum_is_read(store: Path) -> None:
 
 
 def test_of_weights(tmp_path: Path) -> None:
-    file = tmp_path / "weights.safetensors"
     method = build("fsrcnn", "original", options={"width": 8})
-    facts = {"model": method.config.model_dump(mode="json"), "iterations": 7}
-    checkpoint.save_weights(file, method, facts)
+    file = saved(method, tmp_path / "weights.safetensors", iterations=7)
     all_are_noticed(file, lambda: load_method(file), flips=50)
     all_are_noticed(file, lambda: checkpoint.load(file), flips=400)
 

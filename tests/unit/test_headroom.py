@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from models import KNOBS, at, build, photograph_like
+from models import KNOBS, at, build, photograph_like, saved
 from PIL import Image
 from workspace import ROOT
 
@@ -17,7 +17,6 @@ from pcsr.evaluation.headroom import Choice, decided, errors, oracle
 from pcsr.evaluation.measure import Pair, everywhere, explore
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.original import Original
-from pcsr.weights import checkpoint
 
 COST = [0.0, 1.0, 4.0]
 
@@ -94,12 +93,11 @@ def test_shares_of_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for method in ("original", "enaf"):
-        made = build("fsrcnn", method)
-        facts = {"model": made.config.model_dump(mode="json")}
-        checkpoint.save_weights(tmp_path / f"{method}.safetensors", made, facts)
     Image.fromarray(pair().hr).save(tmp_path / "a.png")
-    weights = [tmp_path / f"{method}.safetensors" for method in ("original", "enaf")]
+    weights = [
+        saved(build("fsrcnn", method), tmp_path / f"{method}.safetensors")
+        for method in ("original", "enaf")
+    ]
     page = tmp_path / "headroom.md"
     headroom.headroom(weights=weights, images=tmp_path / "a.png", out=page, device="cpu", threads=1)
     text = page.read_text()

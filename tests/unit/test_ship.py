@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import build
+from models import build, saved
 from workspace import ROOT
 
 from pcsr.config.load import Study, load_study
@@ -30,12 +30,10 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def trained(stage: str, **provenance: Any) -> Path:
     path = Path(files.weights("weights", "fsrcnn-pcsr", stage))
     method = build("fsrcnn", "pcsr")
-    model = method.config.model_dump(mode="json")
     how = {"iterations": 1000, "batch": 4, "patch": 16, "lr": "float", "learning_rate": 5e-4}
     made = {"data": {"photos": "d" * 64}, "seed": 0, "device": "cpu", "stages": {stage: how}}
     provenance = {"commit": "c" * 40, "modified": False, **made, **provenance}
-    facts = {"model": model, "iterations": 7, "provenance": provenance}
-    checkpoint.save_weights(path, method, facts)
+    saved(method, path, iterations=7, provenance=provenance)
     lines = [{"step": 1, "loss": 0.5}, {"step": 2, "valid_psnr_rgb": 20.12345}]
     lines.append({"step": 4, "valid_psnr_rgb": 21 + len(stage)})
     path.with_name("train-new.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))

@@ -4,19 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import WIDTHS, build, stage_of
+from models import WIDTHS, build, saved, stage_of
 from torch import Tensor
 
 from pcsr.errors import UserError
 from pcsr.methods.base import Method
 from pcsr.training.loop import Step
-from pcsr.weights import checkpoint
 from pcsr.weights.load import fill_network
-
-
-def saved(method: Method, path: Path) -> Path:
-    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
-    return path
 
 
 def of(method: Method, prefix: str) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from models import saved
 from PIL import Image
 from workspace import ROOT, Runs, Workspace
 
@@ -57,11 +58,9 @@ def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh FSRCNN-PCSR."""
-    path = tmp_path_factory.mktemp("weights") / "fsrcnn-pcsr.safetensors"
     torch.manual_seed(0)
     method = registry.build(ModelConfig(backbone="fsrcnn", method="pcsr"))
-    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
-    return path
+    return saved(method, tmp_path_factory.mktemp("weights") / "fsrcnn-pcsr.safetensors")
 
 
 def write_image(path: Path, mode: str = "RGB", size: tuple[int, int] = (256, 256)) -> Path:
@@ -484,9 +483,8 @@ def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
     image, out = write_image(tmp_path / "image.png"), tmp_path / "w.safetensors"
     tabulate = ("tabulate", "--images", image, "--out", out, "--threads", "1", "--weights")
     assert "pcsr keeps no table; drop `table: true`" in refuse(*tabulate, weights)
-    arm = tmp_path / "arm.safetensors"
     method = registry.build(ModelConfig(backbone="fsrcnn", method="arm"))
-    checkpoint.save_weights(arm, method, {"model": method.config.model_dump(mode="json")})
+    arm = saved(method, tmp_path / "arm.safetensors")
     content = arm.read_bytes()
     same = ("tabulate", "--weights", arm, "--images", image, "--out", arm)
     assert "is an input and would be overwritten" in refuse(*same)
@@ -500,18 +498,16 @@ def test_tables(refuse: Any, weights: Path, tmp_path: Path) -> None:
 
 
 def test_an_original_at_another_scale(refuse: Any, tmp_path: Path) -> None:
-    path = tmp_path / "fsrcnn.safetensors"
     method = registry.build(ModelConfig(backbone="fsrcnn", method="original"))
-    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
+    path = saved(method, tmp_path / "fsrcnn.safetensors")
     image = write_image(tmp_path / "image.png", size=(252, 252))
     sweep = ("sweep", "--weights", path, "--images", image, "--out", tmp_path / "o.csv")
     assert "this fsrcnn-original was built for x4" in refuse(*sweep, "--scale", "3")
 
 
 def test_options_that_would_be_ignored(refuse: Any, weights: Path, tmp_path: Path) -> None:
-    original = tmp_path / "fsrcnn.safetensors"
     method = registry.build(ModelConfig(backbone="fsrcnn", method="original"))
-    checkpoint.save_weights(original, method, {"model": method.config.model_dump(mode="json")})
+    original = saved(method, tmp_path / "fsrcnn.safetensors")
     image = write_image(tmp_path / "image.png", size=(64, 64))
     commands = {
         "upscale": ("upscale", image, tmp_path / "sr.png"),

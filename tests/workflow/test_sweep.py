@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from models import build
+from models import build, saved
 from PIL import Image
 from workspace import Workspace
 
 from pcsr import registry
 from pcsr.config.models import HeadConfig, ModelConfig
 from pcsr.storage.journal import Journal
-from pcsr.weights import checkpoint
 
 COLUMNS = [
     *("image", "method", "backbone", "scale", "knob", "adaptive", "lr", "crop", "refine"),
@@ -29,8 +28,7 @@ COLUMNS = [
 def save(path: Path, **options: object) -> Path:
     torch.manual_seed(0)
     method = registry.build(ModelConfig.model_validate({"backbone": "fsrcnn", **options}))
-    checkpoint.save_weights(path, method, {"model": method.config.model_dump(mode="json")})
-    return path
+    return saved(method, path)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -92,11 +90,8 @@ def test_sweep(
 def tiled_weights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A fresh ClassSR, and an ARM with a table."""
     folder = tmp_path_factory.mktemp("tiled")
-    for name in ("classsr", "arm"):
-        method = build("fsrcnn", name)
-        facts = {"model": method.config.model_dump(mode="json")}
-        checkpoint.save_weights(folder / f"{name}.safetensors", method, facts)
-    return [folder / "classsr.safetensors", folder / "arm.safetensors"]
+    names = ("classsr", "arm")
+    return [saved(build("fsrcnn", name), folder / f"{name}.safetensors") for name in names]
 
 
 def test_methods_of_all_kinds_in_one_sweep_by_four_protocols(

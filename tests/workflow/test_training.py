@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import saved
 from safetensors.torch import load_file
 from workspace import Workspace
 
@@ -181,8 +182,7 @@ Options = dict[str, list[str | Path]]
 def options(workspace: Workspace, undisturbed: Path) -> Options:
     folder = workspace.path("given")
     networks = registry.build(ModelConfig(backbone="fsrcnn", method="classsr"))
-    hard = folder / "hard/weights.safetensors"
-    checkpoint.save_weights(hard, networks, {"model": networks.config.model_dump(mode="json")})
+    hard = saved(networks, folder / "hard/weights.safetensors")
     store = Store.open(workspace.path("data/prepared/embedded-smoke"))
     crops = torch.arange(len(Crops(store, 32, torch.device("cpu"))))
     facts = {"data": store.digest, "crop": 32}
@@ -284,9 +284,8 @@ def test_stages_follow_each_other(workspace: Workspace, undisturbed: Path) -> No
 def test_an_experiment_starts_from_the_network_of_another(workspace: Workspace) -> None:
     """And keeps what its stage freezes: SPAN's encoder, which comes without its tail."""
     suite = workspace.suite("init", experiments=["span-original", "span-pcsr"])
-    original = workspace.path("init/original.safetensors")
     network = registry.build(ModelConfig(backbone="span", method="original"))
-    checkpoint.save_weights(original, network, {"model": network.config.model_dump(mode="json")})
+    original = saved(network, workspace.path("init/original.safetensors"))
     out = workspace.path("init/weights.safetensors")
     stage0 = ("train", "span-pcsr", "stage0", "--device", "cpu", "--suite", suite, "--out", out)
     assert "starts from span-original: give its weights as --init" in workspace.refuse(*stage0)

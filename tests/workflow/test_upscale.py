@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import build, restored
+from models import build, restored, saved
 from PIL import Image
 from workspace import Workspace
 
@@ -23,12 +23,6 @@ from pcsr.weights import checkpoint
 from pcsr.weights.load import load_method
 
 
-def save(path: Path, backbone: str, method: str) -> Path:
-    model = build(backbone, method)
-    checkpoint.save_weights(path, model, {"model": model.config.model_dump(mode="json")})
-    return path
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Weights that send pixels both ways, and two photographs."""
@@ -36,7 +30,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("files")
     names = {"pcsr": ("carn", "pcsr"), "original": ("carn", "original"), "arm": ("fsrcnn", "arm")}
-    found = {name: save(folder / f"{name}.safetensors", *which) for name, which in names.items()}
+    found = {n: saved(build(*which), folder / f"{n}.safetensors") for n, which in names.items()}
     for name, image in (("cat", data.chelsea()), ("astronaut", data.astronaut())):
         found[name] = folder / f"{name}.png"
         Image.fromarray(image[:150, :200]).save(found[name])
