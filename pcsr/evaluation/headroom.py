@@ -46,6 +46,7 @@ HEADS = "span-pcsr"  # experiment whose heads are used for backbones without hea
 # In dB per full cost, like ENAF's eta. The last takes the cheapest branch.
 PRICES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 1000.0)
 FULL, ROUTER, ORACLE = "full", "its router", "an oracle"
+CONTENT, PLACE = "its router, per LR pixel", "its router, by place alone"
 
 
 def headroom(
@@ -165,6 +166,23 @@ def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
     return torch.stack(found)
 
 
+def routers(method: Method, exploration: Exploration) -> Iterator[tuple[str, Tensor]]:
+    """Yield a method's scores, and those of pixels with less to see, (N, M, ...) each.
+
+    At an integer scale the scores of the HR pixels of an LR pixel are averaged, which leaves the
+    content, and those of the pixels at one place within all LR pixels, which leaves the place.
+    """
+    scores = exploration.scores
+    yield ROUTER, scores
+    block = round(method.config.scale)
+    if method.unit != "pixel" or block != method.config.scale:
+        return
+    height, width = exploration.lr_size
+    split = scores.unflatten(-1, (width, block)).unflatten(-3, (height, block))
+    for by, alike in ((CONTENT, (-3, -1)), (PLACE, (-4, -2))):
+        yield by, split.mean(alike, keepdim=True).expand_as(split).reshape(scores.shape)
+
+
 def oracle(error: Tensor, cost: Sequence[float], price: float) -> Tensor:
     """Choose the branch of each unit by its true error: (M, units) -> (units,) int64.
 
@@ -189,9 +207,9 @@ def decided(method: Method, pair: Pair) -> Iterator[Row]:
     exploration, _ = explore(method, pair, scale)
     scores = exploration.scores
     decisions = {FULL: [(OperatingPoint(), everywhere(exploration, method.branches - 1))]}
-    if method.knobs:
-        points = [OperatingPoint(knob=k) for k in method.fine_knobs or method.knobs]
-        decisions[ROUTER] = [(point, method.route(scores, point, scale)) for point in points]
+    points = [OperatingPoint(knob=k) for k in method.fine_knobs or method.knobs]
+    for by, seen in routers(method, exploration) if points else ():
+        decisions[by] = [(point, method.route(seen, point, scale)) for point in points]
     if method.branches > 1:
         error = errors(method, pair, exploration)
         cost = [branch.engine for branch in method.costs(exploration.lr_size, scale).branch]
@@ -321,9 +339,11 @@ ORACLES = f"""
 
 The oracle sees HR. For each unit (a tile, an HR pixel) it takes the branch with the least error and
 cost; to first order no router can do better with the same branches. The bound is loose for pixels:
-the oracle also picks what is better by chance. All FLOPs are in percent of the original's on whole
-images, those of the method's scores included. *In full* is the most expensive branch everywhere,
-its PSNR beside the original's. The last columns are the least FLOPs for a PSNR {LOSS:g} dB below
-that of the full computation, and below the original's; a dash where the curve never has it.
-Brackets hold 95 % bootstrap intervals over the images. Nothing is refined; LR has 8 bit.
+the oracle also picks what is better by chance. *Per LR pixel*, the HR pixels of an LR pixel share
+the mean of their scores; *by place alone*, all pixels at one place within their LR pixels do. All
+FLOPs are in percent of the original's on whole images, those of the method's scores included. *In
+full* is the most expensive branch everywhere, its PSNR relative to the original's. The last columns
+are the least FLOPs for a PSNR {LOSS:g} dB below that of the full computation, and below the
+original's; a dash where the curve never has it. Brackets hold 95 % bootstrap intervals over the
+images. Nothing is refined; LR has 8 bit.
 """

@@ -1,5 +1,6 @@
 """What is left to save: the oracle's choices, what it saves, and where backbones spend FLOPs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from workspace import ROOT
 from pcsr import metrics
 from pcsr.errors import UserError
 from pcsr.evaluation import headroom
-from pcsr.evaluation.headroom import Choice, decided, errors, oracle
+from pcsr.evaluation.headroom import Choice, decided, errors, oracle, routers
 from pcsr.evaluation.measure import Pair, everywhere, explore
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.original import Original
@@ -61,8 +62,25 @@ def test_no_router_beats_the_oracle(method: str) -> None:
     assert free.loc[1000.0, "share_0"] == 1
     assert free["flops_engine"].is_monotonic_decreasing
     table = headroom.savings(rows)
-    assert list(table["Decided by"]) == ["its router", "an oracle"] * 3
+    less = ["its router, per LR pixel", "its router, by place alone"] if method == "pcsr" else []
+    assert list(table["Decided by"]) == ["its router", *less, "an oracle"] * 3
     assert set(table["FLOPs"]) == {"paper", "executed", "executed, no pixel twice"}
+
+
+@torch.no_grad()
+def test_a_router_that_sees_less() -> None:
+    """What LR pixels share, and what places share, is all that two patterns in one leave."""
+    made = build("fsrcnn", "pcsr")
+    exploration, _ = explore(made, pair(16), 4)
+    content, place = torch.rand(1, 2, 16, 16), torch.rand(1, 2, 4, 4)
+    spread = content.repeat_interleave(4, -2).repeat_interleave(4, -1)
+    both = replace(exploration, scores=spread + place.tile(1, 1, 16, 16))
+    seen = dict(routers(made, both))
+    assert torch.equal(seen.pop("its router"), both.scores)
+    per_lr_pixel, by_place = seen.values()
+    mean_place, mean_content = (part.mean((-2, -1), keepdim=True) for part in (place, content))
+    torch.testing.assert_close(per_lr_pixel, spread + mean_place)
+    torch.testing.assert_close(by_place, place.tile(1, 1, 16, 16) + mean_content)
 
 
 @torch.no_grad()
