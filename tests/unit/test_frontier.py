@@ -133,7 +133,13 @@ def test_every_figure_shows_the_static_networks(least):
         assert {"cheap", "bad"} <= texts and not {"carn", "far"} & texts
         drawn = [line.get_xydata() for line in panel.get_lines()]
         edge, squares = drawn[-2:]
-        assert edge[:, 0].tolist() == [5, 10, 1000]
+        assert edge[:-1, 0].tolist() == [5, 10, 1000]
+        # Beyond the last network it stays, as on the page of comparisons.
+        assert edge[-1].tolist() == [panel.get_xlim()[1], edge[-2, 1]]
+        (whole,) = [line for line in panel.get_lines() if line.get_marker() == "D"]
+        assert whole.get_markerfacecolor() == "white"  # a square on it would be seen
+        below = "" if least else ", linear below 50"
+        assert panel.get_xlabel() == f"GFLOPs per image (log scale{below})"
         assert sorted(squares[:, 0]) == [5, 10, 500]
         low, high = panel.get_xlim()
         assert low < least and high > 1000

@@ -18,7 +18,7 @@ from pcsr.errors import UserError
 from pcsr.report import inputs, tables, tidy
 from pcsr.report.claims import page as claim
 from pcsr.report.claims.published import at, knobs_text
-from pcsr.report.columns import BOUNDS, CONVENTIONS, SHARE, SWEEP_TYPES
+from pcsr.report.columns import BOUNDS, SHARE, SWEEP_TYPES
 from pcsr.report.figures import showcase, style
 from pcsr.report.figures.psnr_flops import psnr_flops
 from pcsr.report.figures.saving import SUFFIXES, save
@@ -427,8 +427,10 @@ def test_what_is_far_below_the_original_is_cut_and_said(tmp_path):
         assert f"\u2193 {PSNR - 3:.1f} dB" in texts and "50" not in texts
 
 
-def test_a_curve_below_the_panel_is_said_inside_it(tmp_path):
+@pytest.mark.parametrize("adaptive", [PSNR - 3, PSNR - 5])
+def test_a_curve_far_below_the_original_has_a_point_in_the_panel(tmp_path, adaptive):
     low = [row(i, "pcsr", k, False, k / 2, PSNR - 4 + k, 20) for k in (0.0, 1.0) for i in range(3)]
+    low += [row(i, "pcsr", None, True, 0.5, adaptive, 20) for i in range(3)]
     paths = [
         write_sweep(tmp_path, "carn-pcsr", low),
         write_sweep(tmp_path, "carn-original", original_rows()),
@@ -436,21 +438,89 @@ def test_a_curve_below_the_panel_is_said_inside_it(tmp_path):
     drawn = psnr_flops(tidy.collect(paths), "urban100", "carn")
     drawn.draw_without_rendering()
     for panel in drawn.axes:
-        said = f"\u2193 {PSNR - 4:.1f} to {PSNR - 3:.1f} dB"
-        (text,) = [text for text in panel.texts if text.get_text() == said]
-        box = text.get_window_extent()
-        assert panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1
+        bottom, _ = panel.get_ylim()
+        for marker in "o*D":
+            (line,) = [line for line in panel.get_lines() if line.get_marker() == marker]
+            assert (line.get_ydata() > bottom).any()
+        said = [text for text in panel.texts if "\u2193" in text.get_text()]
+        assert len(said) == (bottom > PSNR - 4)
+        for text in said:
+            assert text.get_text() == f"\u2193 {PSNR - 4:.1f} dB"
+            box = text.get_window_extent()
+            assert panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1
 
 
-def test_conventions_that_agree_share_a_panel(results):
-    same = results.assign(flops_algorithmic=1.004 * results["flops_paper"])
+def test_a_curve_that_leaves_by_the_side_is_marked_there(tmp_path):
+    """Far cheaper and far below: the axis of costs ends before the curve reaches the lower end."""
+    points = ((0.0, PSNR, 50.0), (1.0, PSNR - 0.01, 45.0), (2.0, PSNR - 3, 1.0))
+    rows = [row(i, "pcsr", k, False, 0.5, psnr, g) for k, psnr, g in points for i in range(3)]
+    paths = [
+        write_sweep(tmp_path, "carn-pcsr", rows),
+        write_sweep(tmp_path, "carn-original", original_rows()),
+    ]
+    drawn = psnr_flops(tidy.collect(paths), "urban100", "carn")
+    drawn.draw_without_rendering()
+    for panel in drawn.axes:
+        (text,) = [text for text in panel.texts if "\u2193" in text.get_text()]
+        (curve,) = [line for line in panel.get_lines() if line.get_marker() == "o"]
+        at = np.interp(panel.get_xlim()[0], *curve.get_xydata()[::-1].T)
+        assert abs(panel.transData.transform((0, at))[1] - text.get_window_extent().y0) < 40
+
+
+def test_counts_that_agree_share_a_panel(results):
+    paper = results["flops_paper"]
+    same = results.assign(flops_algorithmic=1.004 * paper, flops_engine=0.995 * paper)
     (panel,) = psnr_flops(same, "urban100", "carn").axes
-    assert "paper and the algorithmic convention agree" in panel.get_title()
+    assert panel.get_title() == "paper FLOPs (algorithmic and executed: the same)"
+    panels = psnr_flops(same.assign(flops_engine=0.9 * paper), "urban100", "carn").axes
+    titles = [panel.get_title() for panel in panels]
+    assert titles == ["paper FLOPs (algorithmic: the same)", "executed FLOPs"]
+    assert panels[1].get_lines()[2].get_xdata() == pytest.approx(0.9 * GFLOPS)
+
+
+def test_a_static_network_that_is_counted_differently_gets_no_panel_but_is_named(results):
+    fsrcnn = tidy.comparable(results[results["method"] == "original"]).assign(backbone="fsrcnn")
+    both = pd.concat([results, fsrcnn]).assign(flops_engine=0.9 * results["flops_paper"].mean())
+    both["flops_algorithmic"] = both["flops_paper"].where(both["backbone"] == "carn", 1e9)
+    panel, _ = psnr_flops(both, "urban100", "carn").axes
+    assert panel.get_title() == "paper FLOPs (algorithmic: the same but for FSRCNN)"
+
+
+def test_markers_that_lie_on_each_other_have_no_text(tmp_path):
+    paths = [write_sweep(tmp_path, "carn-original", original_rows())]
+    for method, offset in (("arm", 0.0), ("pcsr", 0.002)):
+        points = ((0.0, PSNR - 0.2, 40.0), (7.0, PSNR - 0.6, 30.0 if offset else 20.0))
+        rows = [
+            row(i, method, k, False, 0.5, p + offset, g) for k, p, g in points for i in range(3)
+        ]
+        paths.append(write_sweep(tmp_path, f"carn-{method}", rows))
+    for panel in psnr_flops(tidy.collect(paths), "urban100", "carn").axes:
+        assert [text.get_text() for text in panel.texts] == ["7", "7"]
+
+
+def test_texts_neither_cover_nor_touch_each_other(tmp_path):
+    paths = [write_sweep(tmp_path, "carn-original", original_rows())]
+    for method, lower in (("arm", 0.03), ("pcsr", 0), ("classsr", 0.06)):
+        rows = [
+            one | {"method": method, "psnr_rgb": one["psnr_rgb"] - lower} for one in pcsr_rows()
+        ]
+        paths.append(write_sweep(tmp_path, f"carn-{method}", rows))
+    figure = psnr_flops(tidy.collect(paths), "urban100", "carn")
+    figure.draw_without_rendering()
+    for panel in figure.axes:
+        boxes = [text.get_window_extent() for text in panel.texts]
+        assert len(boxes) >= 3
+        for number, box in enumerate(boxes):
+            others = boxes[:number] + boxes[number + 1 :]
+            assert not box.padded(2 * figure.dpi / 72, 0).count_overlaps(others)
 
 
 def test_methods_look_the_same_wherever_they_are_drawn():
     one, other = style.styles(["pcsr", "mine"]), style.styles(["arm", "mine", "original", "pcsr"])
     assert one["pcsr"] == other["pcsr"] == style.KNOWN["pcsr"] and one["mine"] == other["mine"]
+    assert (
+        len({look.knob_and_unit for look in style.KNOWN.values()}) == 3
+    )  # k twice, two kinds of η
     looks = [*style.KNOWN.values(), *style.OTHERS]
     assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == 7
     assert style.curve("pcsr (carn-pcsr-wide)") == "PCSR (carn-pcsr-wide)"
@@ -480,11 +550,15 @@ def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
         )
 
 
-def test_both_panels_show_every_point(results):
+def test_every_panel_shows_every_point(results):
     figure = psnr_flops(results, "urban100", "carn")
-    assert len(figure.axes) == 2
-    for panel, convention in zip(figure.axes, CONVENTIONS, strict=True):
-        assert convention in panel.get_title()
+    assert [panel.get_title() for panel in figure.axes] == [
+        "paper FLOPs",
+        "algorithmic FLOPs",
+        "executed FLOPs",
+    ]
+    for panel in figure.axes:
+        assert panel.get_xlabel() == "GFLOPs per image"
         drawn = [line.get_xydata() for line in panel.get_lines()]
         curve, star = drawn[3], drawn[4]
         assert len(curve) == len(KNOBS)
@@ -495,7 +569,22 @@ def test_both_panels_show_every_point(results):
         assert {"0", "8 to 25"} <= texts
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["PCSR (k)", "adaptive (ADM)", "original"]
+    assert names == ["PCSR (k)", "value of the knob", "adaptive (ADM)", "original"]
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()  # in the cell of a fourth panel
+    assert not box.count_overlaps([panel.get_tightbbox() for panel in figure.axes])
+
+
+def test_experiments_of_one_method_are_told_apart_by_line_and_face(sweeps, tmp_path):
+    more = write_sweep(tmp_path, "carn-pcsr-m3", pcsr_rows())
+    figure = psnr_flops(tidy.collect([*sweeps, more]), "urban100", "carn")
+    kinds = {
+        (line.get_color(), line.get_marker(), line.get_linestyle(), line.get_markerfacecolor())
+        for line in (*figure.axes[0].get_lines(), *figure.legends[0].get_lines())
+        if line.get_marker() == "o"
+    }
+    green = style.KNOWN["pcsr"].colour
+    assert kinds == {(green, "o", "-", green), (green, "o", "--", "white")}
 
 
 def test_a_legend_of_long_names_stays_inside_the_figure(tmp_path):

@@ -13,6 +13,8 @@ from pcsr import escape
 from pcsr.report.tidy import knob_text
 
 TYPE_SIZE = 7.5  # of what is written beside the markers
+APART = 4  # points between two texts of one line, so that they do not read as one
+CLEARER = 1.3  # times as far as a text's own marker has to be any other one
 
 
 def write_names(
@@ -33,61 +35,58 @@ def write_names(
         taken: boxes in pixels that are in use; those of the texts are added.
         y: column of the vertical axis.
     """
-    unit = _unit(panel)
     for name, *at in points[["name", x, y]].itertuples(index=False):
-        boxes = list(_beside(panel.transData.transform(at), name, unit))
-        inside = [box for box in boxes if _within(panel, box)] or boxes
-        box = min(inside, key=lambda one: one.count_overlaps(taken))
-        _write(panel, box, name, colour)
-        taken.append(box)
+        _write_beside(panel, panel.transData.transform(at), name, colour, taken)
 
 
 def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
-    """Write a few knob values of one curve, each nearest to its own marker, as ``write_names``."""
+    """Write a few knob values of one curve, each nearest to its own marker, as ``write_names``.
+
+    Where a marker of something else lies on a curve's own, no text could say which one it means.
+    """
     unit = _unit(panel)
-    near, apart = 2 * unit, 26 * unit  # markers that look like one; least way between two texts
-    markers = [line.get_transform().transform(_ends(line)) for line in panel.get_lines()]
-    others = np.concatenate(markers)
+    near, apart = 3 * unit, 26 * unit  # markers that look like one; least way between two texts
+    curve = swept[[x, "psnr_rgb"]].to_numpy(dtype=float)
+    own = panel.transData.transform(curve)
+    marked = [line for line in panel.get_lines() if line.get_marker() != "None"]
+    rest = [line for line in marked if not np.array_equal(_ends(line), curve)]
+    foreign = np.concatenate([np.empty((0, 2)), *map(_pixels, rest)])
+
+    def clear(place: np.ndarray) -> bool:
+        far_from = [(foreign, 1.5 * near), (np.reshape(written, (-1, 2)), apart)]
+        inside = panel.bbox.contains(*place)
+        return inside and all((_distances(those, place) > way).all() for those, way in far_from)
 
     def fits(box: Bbox, place: np.ndarray) -> bool:
-        own = _gap(place, box) - near <= min(_gap(marker, box) for marker in others)
-        return _within(panel, box) and own and not box.count_overlaps(taken)
+        others = np.concatenate([foreign, own[_distances(own, place) > near]])
+        next_one = min((_gap(marker, box) for marker in others), default=np.inf)
+        nearest = CLEARER * _gap(place, box) < next_one
+        return _within(panel, box) and nearest and not box.count_overlaps(taken)
 
     written: list[np.ndarray] = []
-    for text, place in _knobs(panel, swept, x, near):
-        if any(np.hypot(*(place - other)) < apart for other in written):
-            continue
-        box = next((box for box in _beside(place, text, unit) if fits(box, place)), None)
+    for text, place in _knobs(swept, own, near):
+        boxes = _beside(place, text, unit) if clear(place) else ()
+        box = next((box for box in boxes if fits(box, place)), None)
         if box:
-            _write(panel, box, text, colour)
-            taken.append(box)
+            _write(panel, box, text, colour, taken)
             written.append(place)
 
 
 def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
-    """Mark where a curve leaves the panel by an arrow and its lowest PSNR; see ``write_names``.
-
-    A curve that lies below the panel as a whole is marked under its best point, by its range.
-    """
-    unit, bounds = _unit(panel), panel.bbox
+    """Mark where a curve leaves the panel below by an arrow and its lowest PSNR."""
+    corner = np.array([panel.bbox.x0, panel.bbox.y0])
     places = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
-    lowest, highest = swept["psnr_rgb"].min(), swept["psnr_rgb"].max()
-    below = places[:, 1] < bounds.y0
+    below = places[:, 1] < corner[1]
     if not below.any():
         return
-    if below.all():
-        at = places[places[:, 1].argmax(), 0]
-        text = f"↓ {lowest:.1f} to {highest:.1f} dB"
-    else:
-        leaving = int(np.flatnonzero(below[1:] != below[:-1])[0])
-        (start, height), (end, depth) = places[leaving : leaving + 2]
-        at = start + (end - start) * (height - bounds.y0) / (height - depth)
-        text = f"↓ {lowest:.1f} dB"
-    at = min(max(at, bounds.x0), bounds.x1)  # where the axis ends before the curve does
-    boxes = list(_beside(np.array([at, bounds.y0 + 2 * TYPE_SIZE * unit]), text, unit))
-    box = next((one for one in boxes if _within(panel, one)), boxes[0])
-    _write(panel, box, text, colour)
-    taken.append(box)
+    leaving = int(np.flatnonzero(below[1:] != below[:-1])[0])
+    inside, outside = sorted(places[leaving : leaving + 2], key=lambda place: -place[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ways = (corner - inside) / (outside - inside)  # to the left end and to the lower one
+    at = inside + min(way for way in ways if way >= 0) * (outside - inside)
+    at = np.clip(at, corner, panel.bbox.max)
+    text = f"↓ {swept['psnr_rgb'].min():.1f} dB"
+    _write_beside(panel, at, text, colour, taken)
 
 
 def drawn(panel: Axes) -> list[Bbox]:
@@ -95,7 +94,7 @@ def drawn(panel: Axes) -> list[Bbox]:
     unit = _unit(panel)
     boxes = []
     for line in panel.get_lines():
-        ends = line.get_transform().transform(_ends(line))
+        ends = _pixels(line)
         half = (7 if line.get_marker() == "*" else 4 if line.get_marker() != "None" else 1) * unit
         boxes += [Bbox.from_extents(*(end - half), *(end + half)) for end in ends]
         if line.get_linestyle() != "None":
@@ -115,22 +114,43 @@ def _ends(line: Any) -> np.ndarray:
     return np.column_stack(line.get_data()).astype(float)
 
 
+def _pixels(line: Any) -> np.ndarray:
+    pixels: np.ndarray = line.get_transform().transform(_ends(line))
+    return pixels
+
+
 def _within(panel: Axes, box: Bbox) -> bool:
     return panel.bbox.count_contains([box.min, box.max]) == 2
 
 
-def _write(panel: Axes, box: Bbox, text: str, colour: str) -> None:
+def _write_beside(
+    panel: Axes, place: np.ndarray, text: str, colour: str, taken: list[Bbox]
+) -> None:
+    """Write a text beside a pixel, where it covers least."""
+    boxes = list(_beside(place, text, _unit(panel)))
+    inside = [box for box in boxes if _within(panel, box)] or boxes
+    box = min(inside, key=lambda one: one.count_overlaps(taken))
+    _write(panel, box, text, colour, taken)
+
+
+def _write(panel: Axes, box: Bbox, text: str, colour: str, taken: list[Bbox]) -> None:
     at = panel.transData.inverted().transform(box.min)
     font: dict[str, Any] = {"fontsize": TYPE_SIZE, "color": colour}
+    font["bbox"] = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.3}
     panel.text(at[0], at[1], escape.mathtext(text), va="bottom", zorder=6, **font)
+    taken.append(box.padded(APART * _unit(panel), 0))
 
 
 def _beside(place: np.ndarray, text: str, unit: float) -> Iterator[Bbox]:
-    """Yield the boxes, in pixels, that a text could fill at the four corners of a marker."""
+    """Yield the boxes, in pixels, that a text could fill around a marker."""
     width, height = 0.6 * TYPE_SIZE * len(text) * unit, TYPE_SIZE * unit
     right, left = place[0] + 5 * unit, place[0] - 5 * unit - width
     above, below = place[1] + 4 * unit, place[1] - 4 * unit - height
-    for corner in ((right, below), (left, above), (right, above), (left, below)):
+    centre, middle = place - [width / 2, height / 2]
+    corners = [(right, below), (left, above), (right, above), (left, below)]
+    sides = [(right + unit, middle), (left - unit, middle)]
+    sides += [(centre, above + 2 * unit), (centre, below - 2 * unit)]
+    for corner in corners + sides:
         yield Bbox.from_bounds(*corner, width, height)
 
 
@@ -138,12 +158,15 @@ def _gap(place: np.ndarray, box: Bbox) -> float:
     return float(np.hypot(*(place - np.clip(place, box.min, box.max))))
 
 
-def _knobs(panel: Axes, swept: pd.DataFrame, x: str, near: float) -> list[tuple[str, np.ndarray]]:
+def _distances(places: np.ndarray, place: np.ndarray) -> np.ndarray:
+    return np.hypot(*(places - place).T)
+
+
+def _knobs(swept: pd.DataFrame, pixels: np.ndarray, near: float) -> list[tuple[str, np.ndarray]]:
     """Return text and pixel position of each marker: the ends, then the shortest (roundest) values.
 
     At extreme knob values everything goes to one branch; these markers coincide and share a text.
     """
-    pixels = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
     texts = [knob_text(point) for _, point in swept.iterrows()]
     groups: list[tuple[list[str], np.ndarray]] = []
     for text, place in zip(texts, pixels, strict=True):

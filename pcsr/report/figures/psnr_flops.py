@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,15 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
-from pcsr.report.columns import CONVENTIONS
+from pcsr.report.columns import COUNTS
 from pcsr.report.curves import Curve, Floats, estimates
 from pcsr.report.fairness import frontier
-from pcsr.report.figures import notes, style
+from pcsr.report.figures import axes, notes, style
 from pcsr.report.figures.saving import SUFFIXES, save
 from pcsr.report.figures.style import Style
 from pcsr.report.tidy import (
@@ -39,16 +37,13 @@ from pcsr.storage import files
 
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
 DARK = "0.25"  # of the original
+WHOLE: dict[str, Any] = {"marker": "D", "markersize": 8, "markerfacecolor": "white"}
 GUIDE: dict[str, Any] = {"color": DARK, "linestyle": (0, (5, 4)), "linewidth": 0.8}
 STATIC: dict[str, Any] = {"marker": "s", "color": "0.35", "markersize": 5}
 FRONTIER: dict[str, Any] = {"color": "0.35", "linestyle": "-", "linewidth": 1.3}
-TICKS = (1.0, 2.0, 3.0, 5.0, 7.0)  # in each decade of a logarithmic axis
 BAND: dict[str, Any] = {"alpha": 0.13, "linewidth": 0}
-SPREAD = 3  # times the original's FLOPs from which on an axis is logarithmic
-LINEAR = 0.05  # of the largest FLOPs, up to which an axis with a cost of 0 is linear
-SHOWN_DB = 1.0  # below the original, where the axis ends
-SHOWN_COST = 4  # times more or less than the curves cost, where the axis ends
-AGREE = 0.01  # relative difference of two counts that one panel can stand for
+AGREE = 0.01  # relative difference of two counts that one panel can stand for: a line's width
+MOST = 2  # panels in a row
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,7 @@ class Drawn:
     """A curve: its means, and how it is drawn.
 
     Attributes:
+        number: among the experiments of its method, which share a colour and a marker.
         points: rows of the summary, by knob; the adaptive decision among them.
         band: PSNR in dB, (2, knob values), between which the mean lies with 95 % confidence as far
             as it depends on the difference from the original; None where there is no interval.
@@ -63,7 +59,7 @@ class Drawn:
 
     name: str
     style: Style
-    line: str
+    number: int
     points: pd.DataFrame
     band: Floats | None
 
@@ -71,6 +67,12 @@ class Drawn:
     def swept(self) -> pd.DataFrame:
         """The points of the knob."""
         return self.points[~self.points["adaptive"]]
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Colours, marker and line; every second experiment of a method has hollow markers."""
+        line = {"marker": self.style.marker, "linestyle": LINES[self.number % len(LINES)]}
+        return line | self.style.face(hollow=self.number % 2 == 1)
 
 
 def figure(
@@ -81,7 +83,7 @@ def figure(
     backbone: Annotated[str, Parameter(help="backbone")],
     out: Annotated[Path, Parameter(help="PNG to write; an SVG and a PDF are written beside it")],
 ) -> None:
-    """Draw PSNR over GFLOPs in both conventions: one curve per method."""
+    """Draw PSNR over GFLOPs by every count of FLOPs: one curve per method."""
     outputs = [out.with_suffix(suffix) for suffix in SUFFIXES]
     files.check_outputs([results], outputs)
     drawn = psnr_flops(load(results), test_set, backbone)
@@ -90,14 +92,14 @@ def figure(
 
 
 def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
-    """Draw PSNR-RGB (dB) against GFLOPs per image, once per FLOP convention.
+    """Draw PSNR-RGB (dB) against GFLOPs per image, once per count of FLOPs.
 
-    Where both conventions agree there is one panel. One curve per method, a marker per knob value;
+    Counts that agree on this backbone share a panel. One curve per method, a marker per knob value;
     a star is the adaptive decision, a diamond with guide lines the original. Squares are the other
     static networks of the test set: originals of other backbones. A line joins those that no other
-    beats, straight on the logarithmic axis (``frontier``). Curves are cut, with a mark, at
-    ``SHOWN_DB`` below the original. Bands are 95 % intervals, over images, of the difference from
-    the original.
+    beats, straight on the logarithmic axis, and goes on beyond the last (``frontier``). Curves are
+    cut, with a mark, at the end of the axis (``axes.fit``). Bands are 95 % intervals, over images,
+    of the difference from the original.
 
     Raises:
         UserError: nothing was measured for this test set or backbone.
@@ -107,37 +109,57 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     points = points.assign(curve=labels(points))
     curves = list(_curves(points, results, style.styles(summary["method"])))
     static = _static(summary, points)
-    counts = _counts(pd.concat([points, static]))
-    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
-        size = (11, 5.2) if len(counts) > 1 else (7.5, 5.2)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
-    by_cost = {f"gflops_{count}": panel for count, panel in zip(counts, panels, strict=True)}
-    for count, (x, panel) in zip(counts, by_cost.items(), strict=True):
-        _draw(panel, points, curves, static, x)
-        panel.set_title(_convention(count, counts), fontsize="small")
-        panel.set_xlabel("GFLOPs per image")
+    titles = _titles(points, static)
+    figure, panels = _grid(len(titles))
+    by_cost = {f"gflops_{count}": panel for count, panel in zip(titles, panels, strict=True)}
+    for title, (x, panel) in zip(titles.values(), by_cost.items(), strict=True):
+        axes.scale(panel, points, static, x)
+        _draw(panel, points, curves, x)
+        panel.set_title(escape.mathtext(title), fontsize="small")
         sns.despine(ax=panel)
-    panels[0].set_ylabel("PSNR-RGB (dB)")
-    _fit(by_cost, points, curves, static)
+    tops = np.array([curve.band[1].max() for curve in curves if curve.band is not None])
+    axes.fit(by_cost, points, static, tops)
+    for x, panel in by_cost.items():
+        axes.name(panel)
+        if len(static):
+            _draw_static(panel, pd.concat([points[points["method"] == REFERENCE], static]), x)
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
-    handles = _handles(points, static, curves)
-    most = 3 if len(counts) == 1 else 6
-    _legend(figure, handles, ceil(len(handles) / ceil(len(handles) / most)))  # equally long rows
+    _legend(figure, _handles(points, static, curves), len(panels))
     figure.draw_without_rendering()  # the texts need the final scale of the axes
     for x, panel in by_cost.items():
         _write(panel, curves, static, x)
     return figure
 
 
-def _legend(figure: Figure, handles: list[Artist], columns: int) -> None:
-    """Draw a legend below the panels, in fewer columns if names are too long for the figure."""
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False
-    )
-    if columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, in rows; all share the PSNR axis."""
+    columns = style.columns(count, MOST)
+    rows = -(-count // columns)
+    size = (11 if columns > 1 else 7.5, 1 + 4.2 * rows)
+    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
+        figure = Figure(figsize=size, layout="constrained")
+        cells = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for cell in cells.flat[count:]:
+        cell.remove()
+    for cell in cells[:, 0]:
+        cell.set_ylabel("PSNR-RGB (dB)")
+    return figure, list(cells.flat[:count])
+
+
+def _legend(figure: Figure, handles: list[Artist], panels: int) -> None:
+    """Draw the legend in the cell without a panel, or below, in columns that fit the figure."""
+    if panels % style.columns(panels, MOST):
+        place: dict[str, Any] = {"loc": "center", "bbox_to_anchor": (0.5, 0, 0.5, 0.5)}
+        figure.legend(handles=handles, frameon=False, **place)
+        return
+    for most in range(3 * panels, 0, -1):
+        columns = style.columns(len(handles), most)
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
         legend.remove()
-        _legend(figure, handles, columns - 1)
 
 
 def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
@@ -160,7 +182,7 @@ def _curves(
             yield Drawn(
                 style.curve(str(curve)),
                 styles[str(method)],
-                LINES[number % len(LINES)],
+                number,
                 of_curve.sort_values("knob", kind="stable"),
                 _band(rows[rows["curve"] == curve], rows[rows["method"] == REFERENCE]),
             )
@@ -187,96 +209,59 @@ def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     return originals[~originals["backbone"].isin(points["backbone"])]
 
 
-def _counts(points: pd.DataFrame) -> tuple[str, ...]:
-    """Return the conventions to draw: only the first if both agree."""
-    costs = [points[f"gflops_{count}"] for count in CONVENTIONS]
-    same = np.allclose(costs[0], costs[1], rtol=AGREE, atol=0)
-    return CONVENTIONS[:1] if same else CONVENTIONS
+def _titles(points: pd.DataFrame, static: pd.DataFrame) -> dict[str, str]:
+    """Return the counts of FLOPs to draw, with the titles of their panels.
+
+    A count that agrees with an earlier one on all points of the backbone has no panel of its own;
+    the title names static networks that it counts differently.
+    """
+    groups: dict[str, list[str]] = {}
+    for count in COUNTS:
+        agreed = (first for first in groups if not _apart(points, [first, count]).any())
+        groups.setdefault(next(agreed, count), []).append(count)
+    return {first: _title_of(first, others, static) for first, *others in groups.values()}
 
 
-def _convention(count: str, counts: tuple[str, ...]) -> str:
-    if len(counts) == 1:
-        return f"FLOPs: the {' and the '.join(CONVENTIONS)} convention agree"
-    return f"FLOPs counted by the {count} convention"
+def _title_of(count: str, others: list[str], static: pd.DataFrame) -> str:
+    called = {count: frontier.COUNTS.get(count, count) for count in COUNTS}
+    title = f"{called[count]} FLOPs"
+    if not others:
+        return title
+    differing = static.loc[_apart(static, [count, *others]), "name"].map(style.name)
+    but = f" but for {', '.join(differing)}" if len(differing) else ""
+    return f"{title} ({' and '.join(called[other] for other in others)}: the same{but})"
 
 
-def _draw(
-    panel: Axes, points: pd.DataFrame, curves: list[Drawn], static: pd.DataFrame, x: str
-) -> None:
-    """Draw originals, curves and static networks, and set the limits of both axes."""
-    originals = points[points["method"] == REFERENCE]
-    if len(static) or points[x].max() > SPREAD * originals[x].max():
-        _space_by_logarithm(panel, points[x])
-    for _, original in originals.iterrows():
+def _apart(points: pd.DataFrame, counts: list[str]) -> pd.Series:
+    """Tell which points cost differently by several counts."""
+    costs = points[[f"gflops_{count}" for count in counts]]
+    first = costs.iloc[:, 0]
+    return costs.sub(first, axis="index").abs().gt(AGREE * first, axis="index").any(axis="columns")
+
+
+def _draw(panel: Axes, points: pd.DataFrame, curves: list[Drawn], x: str) -> None:
+    """Draw originals and curves."""
+    for _, original in points[points["method"] == REFERENCE].iterrows():
         panel.axhline(original["psnr_rgb"], zorder=1, **GUIDE)
         panel.axvline(original[x], zorder=1, **GUIDE)
-        panel.plot(original[x], original["psnr_rgb"], "D", color=DARK, zorder=4)
+        panel.plot(original[x], original["psnr_rgb"], color=DARK, zorder=4, **WHOLE)
     for curve in curves:
-        look: dict[str, Any] = {"color": curve.style.colour, "markeredgecolor": "white"}
         swept, adaptive = curve.swept, curve.points[curve.points["adaptive"]]
-        line = look | {"marker": curve.style.marker, "linestyle": curve.line, "markersize": 7}
-        panel.plot(swept[x], swept["psnr_rgb"], zorder=3, **line)
-        star: dict[str, Any] = {
-            "marker": "*",
-            "markersize": 17,
-            "markeredgewidth": 1.2,
-            "linestyle": "",
-        }
-        panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **look, **star)
+        panel.plot(swept[x], swept["psnr_rgb"], zorder=3, markersize=7, **curve.look)
+        star: dict[str, Any] = {"marker": "*", "markersize": 17, "linestyle": ""}
+        star |= {"markeredgewidth": 1.2}
+        panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **curve.look | star)
         if curve.band is not None:
             panel.fill_between(swept[x], *curve.band, color=curve.style.colour, zorder=1, **BAND)
-    if len(static):
-        edge = frontier.undominated(pd.concat([originals, static]), x)
-        panel.plot(edge[x], edge["psnr_rgb"], zorder=2, **FRONTIER)
-        panel.plot(static[x], static["psnr_rgb"], linestyle="", zorder=4, **STATIC)
 
 
-def _space_by_logarithm(panel: Axes, costs: pd.Series) -> None:
-    """Make the axis of costs logarithmic; a cost of 0 (bicubic everywhere) stands at its left."""
-    if (costs > 0).all():
-        panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(subs=TICKS))
-    else:
-        linear = LINEAR * costs.max()
-        panel.set_xscale("symlog", linthresh=linear, linscale=0.3)
-        decades = 10.0 ** np.arange(np.floor(np.log10(linear)), np.ceil(np.log10(costs.max())) + 1)
-        ticks = np.outer(decades, TICKS).ravel()
-        panel.xaxis.set_major_locator(FixedLocator([0, *ticks[ticks >= linear]]))
-    panel.xaxis.set_major_formatter("{x:g}")
-    panel.xaxis.set_minor_locator(NullLocator())
-
-
-def _fit(
-    panels: dict[str, Axes], points: pd.DataFrame, curves: list[Drawn], static: pd.DataFrame
-) -> None:
-    """Set the limits of the axes to the range of the curves; all panels share the PSNR axis.
-
-    A minimum span keeps a sweep whose points coincide from looking like magnified noise.
-    """
-    psnr = points["psnr_rgb"]
-    originals = psnr[points["method"] == REFERENCE]
-    lowest = originals.min() - SHOWN_DB if len(originals) else psnr.min()
-    heights = [curve.band[1].max() for curve in curves if curve.band is not None]
-    for x, panel in panels.items():
-        cost = points[x]
-        near = static[x].between(cost.min() / SHOWN_COST, cost.max() * SHOWN_COST)
-        shown = pd.concat([points, static[near]])
-        shown = shown[shown["psnr_rgb"] >= lowest]
-        least = 2 if panel.get_xscale() != "linear" else 1.1
-        _widen(panel, "x", shown[x], cost.max() * np.array([1, least]))
-        heights += shown["psnr_rgb"].tolist()
-    _widen(panel, "y", pd.Series(heights), np.array([0, 0.1]))
-
-
-def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
-    """Let an axis span all values with a margin, and at least the given pair."""
-    transform = (panel.xaxis if axis == "x" else panel.yaxis).get_transform()
-    drawn = transform.transform(values.to_numpy(dtype=float))
-    low, high = float(np.min(drawn)), float(np.max(drawn))
-    middle, span = (low + high) / 2, max(high - low, float(np.ptp(transform.transform(least))))
-    ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
-    set_limits = panel.set_xlim if axis == "x" else panel.set_ylim
-    set_limits(*transform.inverted().transform(ends))
+def _draw_static(panel: Axes, networks: pd.DataFrame, x: str) -> None:
+    """Draw the static networks, and their frontier to the end of the axis, which is set."""
+    edge = frontier.undominated(networks, x)[[x, "psnr_rgb"]].to_numpy()
+    beyond = [[max(edge[-1, 0], panel.get_xlim()[1]), edge[-1, 1]]]
+    panel.plot(*np.concatenate([edge, beyond]).T, zorder=2, **FRONTIER)
+    static = networks[networks["name"].notna()]
+    panel.plot(static[x], static["psnr_rgb"], linestyle="", zorder=4, **STATIC)
 
 
 def _write(panel: Axes, curves: list[Drawn], static: pd.DataFrame, x: str) -> None:
@@ -309,15 +294,17 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
 def _handles(points: pd.DataFrame, static: pd.DataFrame, curves: list[Drawn]) -> list[Artist]:
     handles: list[Artist] = []
     for curve in curves:
-        knob = f" ({curve.style.knob})" if curve.swept["knob"].notna().any() else ""
-        look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker}
-        look["linestyle"] = curve.line
-        handles.append(Line2D([], [], label=escape.mathtext(curve.name + knob), **look))
+        knob = f" ({curve.style.knob_and_unit})" if curve.swept["knob"].notna().any() else ""
+        handles.append(Line2D([], [], label=escape.mathtext(curve.name + knob), **curve.look))
+    if any(curve.swept["knob"].notna().any() for curve in curves):
+        sample: dict[str, Any] = {"marker": "$1.5$", "markersize": 16, "markeredgewidth": 0}
+        sample["color"] = "0.4"
+        handles.append(Line2D([], [], linestyle="", label="value of the knob", **sample))
     if points["adaptive"].any():
         mark: dict[str, Any] = {"linestyle": "none", "color": "0.6"}
         handles.append(Line2D([], [], marker="*", markersize=14, label="adaptive (ADM)", **mark))
     if (points["method"] == REFERENCE).any():
-        handles.append(Line2D([], [], marker="D", label=REFERENCE, **GUIDE))
+        handles.append(Line2D([], [], label=REFERENCE, **GUIDE, **WHOLE))
     if len(static):
         handles.append(Line2D([], [], linestyle="", label="other static network", **STATIC))
         handles.append(Line2D([], [], label="static frontier", **FRONTIER))

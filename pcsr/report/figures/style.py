@@ -5,6 +5,8 @@ Markers and lightness differ as well as hues, so that a figure can be read in gr
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
+from typing import Any
 
 NAMES = {
     "arm": "ARM",
@@ -33,18 +35,33 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Style:
-    """How the curves of a method are drawn, and what its knob is called."""
+    """How the curves of a method are drawn, and what its knob is called.
+
+    Attributes:
+        unit: of the knob, where methods mean different things by one letter.
+    """
 
     colour: str
     marker: str
     knob: str = "knob"
+    unit: str = ""
+
+    @property
+    def knob_and_unit(self) -> str:
+        """What legends call the knob."""
+        return f"{self.knob}, {self.unit}" if self.unit else self.knob
+
+    def face(self, hollow: bool) -> dict[str, Any]:
+        """Return the colours of a marker, filled or hollow."""
+        inside, edge = ("white", self.colour) if hollow else (self.colour, "white")
+        return {"color": self.colour, "markerfacecolor": inside, "markeredgecolor": edge}
 
 
 KNOWN = {
     "pcsr": Style("#029e73", "o", "k"),
     "classsr": Style("#de8f05", "^", "k"),
-    "arm": Style("#0173b2", "v", "η"),
-    "enaf": Style("#cc78bc", "P", "η"),
+    "arm": Style("#0173b2", "v", "η", "cost per dB"),
+    "enaf": Style("#cc78bc", "P", "η", "dB per cost"),
 }
 OTHERS = (Style("#d55e00", "X"), Style("#56b4e9", "d"), Style("#ca9161", "h"))
 
@@ -63,6 +80,11 @@ def curve(label: str) -> str:
 def knob(method: str) -> str:
     """Return what the knob of a method is called."""
     return KNOWN[method].knob if method in KNOWN else Style.knob
+
+
+def columns(cells: int, most: int) -> int:
+    """Return in how many columns cells fill equally long rows, at most ``most``."""
+    return ceil(cells / ceil(cells / most))
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
