@@ -31,7 +31,7 @@ class Plan:
         knobs: operating points, as values of the knob.
         budgets: operating points, as shares of the original's FLOPs.
         rounds: how many times each case is run at least.
-        precisions: of the networks, by name; the definition always runs in float32.
+        precisions: of the networks, by name; reference PCSR always runs in float32.
         peers: runtimes in which originals and PCSR are also run.
         profiled: whether to profile which operations take the time.
         names: the experiments of the weights, if recorded in them.
@@ -63,8 +63,8 @@ class Case:
     Attributes:
         backbone, method: of the model.
         weights: their experiment, if recorded in them.
-        path: "original", "definition" or "engine"; "tiles" for tile methods, as published; or the
-            name of a runtime.
+        path: "original" or "engine"; "definition" for reference PCSR; "tiles" for tile methods, as
+            defined; or the name of a runtime.
         precision: of the networks.
         knob: operating point, as text.
         ready: lays out the weights and returns a function LR (1, 3, h, w) -> SR (1, 3, H, W).

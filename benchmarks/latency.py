@@ -1,7 +1,7 @@
-"""Measure latency side by side in one run: the original, the definition and the engine.
+"""Measure latency side by side in one run: the original, reference PCSR and the engine.
 
 On a shared CPU only ratios are meaningful, so all cases take turns. Outputs are compared with the
-definition's.
+method's by its definition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def bench(
     device: options.Device = "auto",
     threads: options.Threads = options.CORES,
 ) -> None:
-    """Time originals, PCSR (as published and by the engine) and tile methods in one run.
+    """Time originals, reference PCSR, PCSR by the engine, and tile methods in one run.
 
     PCSR runs at the given operating points, tile methods at their default. With `--peers`,
     originals and PCSR are also exported and run in inference runtimes. Nothing else should run on
@@ -182,8 +182,7 @@ def time_all(
     """Run all cases in turns, in both memory formats; report the faster format.
 
     There are at least ``plan.rounds`` rounds, and more until the ratios to the original are steady
-    (``MOST``, ``PATIENCE``). The definition runs in the contiguous format only, as published, and
-    so do runtimes.
+    (``MOST``, ``PATIENCE``). Reference PCSR and runtimes run in the contiguous format only.
     """
     runs: dict[str, list[tuple[int, Run]]] = {}
     for name in FORMATS:

@@ -18,67 +18,71 @@ TICKS = (0.25, 0.5, 1, 2, 4, 8, 16)
 LINE: dict[str, Any] = {"color": "0.3", "linewidth": 1}
 RATIOS = ["flops_ratio", "time_ratio"]
 NEAR = 0.04  # decades: markers that look like one
+MOST = 3  # panels in a row
+RUN = {"definition": "reference {}", "tiles": "{}, as defined"}  # what the legend calls a path
 
 
 def draw(of_images: Sequence[pd.DataFrame], machine: str) -> Figure:
-    """Plot time ratio over FLOP ratio: a row of panels per image, a column per backbone.
+    """Plot time ratio over FLOP ratio: a panel per backbone and image.
 
-    Methods look as they do in all figures; hollow markers are definitions, run as published. The
-    panels of a backbone have the same axes.
+    Methods look as they do in all figures; hollow markers are reference PCSR. The panels of a
+    backbone stand together and have the same axes.
 
     Args:
         of_images: the cases of each image but the originals, with ``backbone``, ``method``,
-            ``path``, ``knob``, ``flops_ratio`` and ``time_ratio``.
+            ``path``, ``knob``, ``flops_ratio``, ``time_ratio``, ``lr_height``, ``lr_width`` and
+            ``fresh``.
         machine: what they ran on.
     """
     rows = pd.concat(of_images, ignore_index=True)
-    backbones = list(dict.fromkeys(rows["backbone"]))
     looks = style.styles(rows["method"])
+    shown = [
+        own
+        for backbone in dict.fromkeys(rows["backbone"])
+        for cases in of_images
+        if len(own := cases[cases["backbone"] == backbone])
+    ]
+    columns = style.columns(len(shown), MOST)
+    lines = -(-len(shown) // columns)
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "0.92"}):
-        size = (3.9 * len(backbones) + 0.6, 3.9 * len(of_images) + 1.2)
-        drawn = Figure(figsize=size, layout="constrained")
-        grid = drawn.subplots(len(of_images), len(backbones), squeeze=False)
-    filled: list[tuple[Axes, pd.DataFrame]] = []
-    for cases, panels in zip(of_images, grid, strict=True):
-        for backbone, panel in zip(backbones, panels, strict=True):
-            own = cases[cases["backbone"] == backbone]
-            if own.empty:
-                panel.remove()
-                continue
-            filled.append((panel, own))
-            _panel(panel, own, looks)
-            _scale(panel, rows.loc[rows["backbone"] == backbone, RATIOS].to_numpy())
-            title = f"{style.name(backbone)}, {cases['image'].iloc[0]}"
-            panel.set_title(escape.mathtext(title), fontsize="medium")
-            panel.set_xlabel("FLOPs, relative to the original")
-        panels[0].set_ylabel("time, relative to the original")
+        drawn = Figure(figsize=(4.4 * columns + 0.6, 4.5 * lines + 1), layout="constrained")
+        cells = drawn.subplots(lines, columns, squeeze=False).ravel()
+    for cell in cells[len(shown) :]:
+        cell.remove()
+    for panel, own in zip(cells, shown, strict=False):
+        _panel(panel, own, looks)
+        backbone = own["backbone"].iloc[0]
+        _scale(panel, rows.loc[rows["backbone"] == backbone, RATIOS].to_numpy())
+        panel.set_title(escape.mathtext(_title(own.iloc[0])), fontsize="medium")
+        panel.set_xlabel("algorithmic FLOPs, relative to the original")
+        panel.set_ylabel("time, relative to the original")
     drawn.suptitle(escape.mathtext(machine), fontsize="small")
     handles = _handles(looks, rows)
-    drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    each = style.columns(len(handles), 2 * columns)
+    drawn.legend(handles=handles, loc="outside lower center", ncols=each, frameon=False)
     drawn.draw_without_rendering()  # the texts need the final scale of the axes
-    for panel, own in filled:
+    for panel, own in zip(cells, shown, strict=False):
         _write(panel, own, looks)
     return drawn
+
+
+def _title(case: pd.Series) -> str:
+    weights = ", fresh weights" if case["fresh"] else ""
+    image = f"image {case['image']} (LR {case['lr_width']}x{case['lr_height']})"
+    return f"{style.name(case['backbone'])}{weights}: {image}"
 
 
 def _panel(panel: Axes, cases: pd.DataFrame, looks: dict[str, style.Style]) -> None:
     panel.axhline(1, color="0.7", linewidth=1)
     for _, case in cases.iterrows():
-        look, hollow = looks[case["method"]], case["path"] == "definition"
-        faces = ("white", look.colour) if hollow else (look.colour, "white")
-        panel.plot(
-            *case[RATIOS],
-            look.marker,
-            color=look.colour,
-            markersize=9,
-            markerfacecolor=faces[0],
-            markeredgecolor=faces[1],
-        )
+        look = looks[case["method"]]
+        face = look.face(hollow=case["path"] == "definition")
+        panel.plot(*case[RATIOS], look.marker, markersize=9, **face)
 
 
 def _scale(panel: Axes, ratios: np.ndarray) -> None:
     """Set equal logarithmic axes that hold all of a backbone, and draw time = FLOPs."""
-    ends = (min(0.8 * ratios.min(), 0.45), max(1.5 * ratios.max(), 2))
+    ends = (min(0.55 * ratios.min(), 0.45), max(1.5 * ratios.max(), 2))
     for factor, line in ((1, "-"), (ALLOWED, ":")):
         panel.plot(ends, [factor * end for end in ends], linestyle=line, zorder=1, **LINE)
     panel.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
@@ -117,12 +121,16 @@ def _texts(cases: pd.DataFrame, letter: str) -> Iterator[tuple[str, float, float
 
 def _handles(looks: dict[str, style.Style], rows: pd.DataFrame) -> list[Line2D]:
     handles = [
-        Line2D([], [], linestyle="", marker=look.marker, color=look.colour, label=style.name(name))
-        for name, look in looks.items()
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=looks[method].marker,
+            label=escape.mathtext(RUN.get(path, "{}").format(style.name(method))),
+            **looks[method].face(hollow=path == "definition"),
+        )
+        for method, path in dict.fromkeys(zip(rows["method"], rows["path"], strict=True))
     ]
-    if (rows["path"] == "definition").any():
-        look: dict[str, Any] = {"marker": "o", "color": "0.4", "markerfacecolor": "white"}
-        handles.append(Line2D([], [], linestyle="", label="definition, as published", **look))
     handles.append(Line2D([], [], label="time = FLOPs", **LINE))
     handles.append(Line2D([], [], linestyle=":", label=f"{ALLOWED:g} times the FLOPs", **LINE))
     return handles

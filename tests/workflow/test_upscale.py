@@ -191,7 +191,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     here.succeed("latency", out, grown, "--out", page)
     text = page.read_text()
     assert "What takes the time" in text and "mkldnn_convolution" in text
-    assert "| carn-pcsr | definition | float32 |" in text and "How time grows" in text
+    assert "| carn-pcsr | reference PCSR | float32 |" in text and "How time grows" in text
     assert text.index("What a user could run") < text.index("| ONNX Runtime | float32 |")
     assert all(page.with_suffix(suffix).exists() for suffix in (".png", ".svg", ".html"))
     older = tmp_path / "older.json"
