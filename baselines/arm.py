@@ -74,6 +74,7 @@ class ARM(Tiled, Tabulated):
         nn.Module.__init__(self)
         options, self.config = complete(WidthsOptions, config, PAPER)
         self.branches = 1 + len(options.widths)
+        self.branch_names = ("bicubic", *(f"width {width}" for width in options.widths))
         self.network = Slimmable(make_backbone, options.widths, config.scale)
         self.stages = (
             # Validated at full width, because there is no table until training ends.

@@ -29,7 +29,7 @@ PAPER = {
     "carn": {"widths": (36, 52, 64)},
     "srresnet": {"widths": (36, 52, 64)},
 }
-BRANCHES = ("simple", "medium", "hard")  # the stages that train them
+BRANCHES = ("simple", "medium", "hard")  # and the stages that train them
 # Terms of the loss of the joint stage (docs/protocol.md, section 4).
 L1_WEIGHT = 1000.0
 CLASS_WEIGHT = 0.5
@@ -63,6 +63,7 @@ class ClassSR(Tiled):
 
     Options = WidthsOptions
     points = tuple(OperatingPoint(knob=k) for k in (0.0, 0.5, 1.0))
+    branch_names = BRANCHES
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
         nn.Module.__init__(self)

@@ -67,6 +67,7 @@ class ENAF(Tiled):
     free_per_unit = EDGE_FLOPS
     points = tuple(OperatingPoint(knob=k) for k in (0.5, 0.0, 0.15, 0.3, 0.75, 1.0, 1.5, 2.0, 5.0))
     branches = BRANCHES
+    branch_names = ("bicubic", *(f"exit {number + 1}" for number in range(EXITS)), "full network")
 
     def __init__(self, config: ModelConfig, make_backbone: MakeBackbone) -> None:
         nn.Module.__init__(self)

@@ -65,7 +65,7 @@ def demo(
     --out demo`.
     """
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    methods = _load(weights, device, threads)
+    methods = [method for method, _ in _load(weights, device, threads)]
     files.check_outputs((image, *weights), demo_files(methods, out))
     scale = usable_scale(methods[0], scale)
     pair = make_pair(open_images(image)[0], scale, protocol)
@@ -114,24 +114,27 @@ def showcase(
         raise UserError("--sweep chooses the image and the knob: drop it, or --image and --k.")
     files.check_outputs((images, *weights, sweep), (routing, comparison))
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    original, method = _load(weights, "cpu", threads)
-    scale = method.config.scale
-    test = open_images(images)
-    if sweep and method.knobs:
-        image, k = _telling(sweep, protocol, test.names)
+    loaded = _load(weights, "cpu", threads)
+    methods = [method for method, _ in loaded]
+    scale = methods[1].config.scale
+    test, test_set = open_images(images), None
+    if sweep and methods[1].knobs:
+        image, k, test_set = _telling(sweep, protocol, test.names)
     image = image or 0
     if not 0 <= image < len(test):
         raise UserError(f"--image {image}: {images} has images 0 to {len(test) - 1}.")
     pair = make_pair(test[image], scale, protocol)
-    points = points_for_all([original, method], OperatingPoint(knob=k, refine=refine))
+    points = points_for_all(methods, OperatingPoint(knob=k, refine=refine))
     first, shown = (
-        show(m, pair, scale, at) for m, at in zip((original, method), points, strict=True)
+        show(method, pair, scale, at, experiment)
+        for (method, experiment), at in zip(loaded, points, strict=True)
     )
-    draw(pair, first, shown, routing, comparison)
+    where = f"image {pair.name}" + (f" of {style.name(test_set)}" if test_set else "")
+    draw(pair, first, shown, where, routing, comparison)
 
 
-def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tuple[int, float]:
-    """Return the index of the image to show, and the knob, chosen from a sweep."""
+def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tuple[int, float, str]:
+    """Return the index of the image to show, and the knob, chosen from a sweep; its test set."""
     from pcsr.report import tidy  # noqa: PLC0415 - heavy, and upscaling does not draw
     from pcsr.report.figures.showcase import most_divided  # noqa: PLC0415 - as above
 
@@ -142,13 +145,15 @@ def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tup
     if rows.empty:
         raise UserError(f"--sweep {sweep}: has none of these images by this protocol.")
     name, knob = most_divided(rows)
-    return list(names).index(name), knob
+    return list(names).index(name), knob, str(rows["test_set"].iloc[0])
 
 
-def _load(weights: Sequence[Path], device: str, threads: int) -> list[Method]:
+def _load(weights: Sequence[Path], device: str, threads: int) -> list[tuple[Method, str | None]]:
+    """Return the method of each file of weights, and their experiment if they name one."""
     picked = runtime.pick_device(device)
     runtime.set_up(0, threads)
-    return [runtime.move(load_method(path)[0], picked) for path in weights]
+    loaded = [load_method(path) for path in weights]
+    return [(runtime.move(method, picked), facts.get("experiment")) for method, facts in loaded]
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,7 @@ class Shown:
         psnr_rgb: in dB.
         gflops: GFLOPs of the image by the paper's convention.
         knob: value of the knob that it was routed by; None without one.
+        experiment: of the weights, if they name one.
     """
 
     method: Method
@@ -171,12 +177,13 @@ class Shown:
     psnr_rgb: float
     gflops: float
     knob: float | None
+    experiment: str | None = None
 
     @property
     def name(self) -> str:
-        """What figures call it: backbone, method, and the value of its knob."""
+        """What figures call it: backbone, method, experiment, and the value of its knob."""
         config = self.method.config
-        called = f"{style.name(config.backbone)}-{style.name(config.method)}"
+        called = style.model(config.backbone, config.method, self.experiment)
         letter = style.knob(config.method)
         return called if self.knob is None else f"{called}, {letter} = {self.knob:g}"
 
@@ -191,7 +198,13 @@ def _titles(methods: Sequence[Method]) -> list[str]:
 
 
 @torch.no_grad()
-def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Shown:
+def show(
+    method: Method,
+    pair: Pair,
+    scale: float,
+    point: OperatingPoint,
+    experiment: str | None = None,
+) -> Shown:
     """Super-resolve a test image, running only the routed work, and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
     used = usable_point(method, point)
@@ -207,6 +220,7 @@ def show(method: Method, pair: Pair, scale: float, point: OperatingPoint) -> Sho
         metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
         method.costs(lr_size, scale).total(units).paper / 1e9,
         used.knob,
+        experiment,
     )
 
 
@@ -246,26 +260,42 @@ def bicubic_enlarged(pair: Pair) -> metrics.Image:
     return to_uint8(bicubic.resize(pair.lr.double(), (height, width)))
 
 
-def draw(pair: Pair, original: Shown, method: Shown, routing: Path, comparison: Path) -> None:
-    """Write the report's two images: the routing map, and crops side by side."""
+def draw(
+    pair: Pair, original: Shown, shown: Shown, where: str, routing: Path, comparison: Path
+) -> None:
+    """Write the report's two images: the routing map, and crops side by side.
+
+    Args:
+        pair: the image.
+        original: of the backbone.
+        shown: what is compared with it.
+        where: what figures call the image.
+        routing, comparison: files to write.
+    """
     from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
 
-    gained = method.psnr_rgb - original.psnr_rgb
-    percent = 100 * method.gflops / original.gflops
+    gained = shown.psnr_rgb - original.psnr_rgb
+    percent = 100 * shown.gflops / original.gflops
     title = (
-        f"{method.name}, on {pair.name}: {method.psnr_rgb:.2f} dB ({gained:+.2f} dB), "
-        f"{method.gflops:.2f} GFLOPs ({percent:.0f} % of the original's)"
+        f"{shown.name}, {where}: {shown.psnr_rgb:.2f} dB ({gained:+.2f} dB), "
+        f"{shown.gflops:.2f} paper GFLOPs ({percent:.0f} % of the original's)"
     )
-    gain = showcase.gain_over(original.sr, method.sr, pair.hr)
-    routed = (method.sr, method.labels, method.method.branches, gain)
-    saving.save(showcase.routing_figure(*routed, title), routing)
+    gain = showcase.gain_over(original.sr, shown.sr, pair.hr)
+    method = shown.method
+    routed = showcase.routing_figure(
+        *(shown.sr, shown.labels, method.branches, gain, title),
+        names=method.branch_names,
+        unit=method.unit,
+    )
+    saving.save(routed, routing)
     enlarged = bicubic_enlarged(pair)
     panels = [
         ("HR", pair.hr),
         ("LR", to_uint8(pair.lr)),
         ("bicubic", enlarged),
         (original.name, original.sr),
-        (method.name, method.sr),
+        (shown.name, shown.sr),
     ]
     lost = pair.hr.astype(float) - enlarged  # the detail that super-resolution has to restore
-    saving.save(showcase.comparison(panels, showcase.detailed_box(lost, side=96)), comparison)
+    box = showcase.detailed_box(lost, side=96)
+    saving.save(showcase.comparison(panels, box, title=where), comparison)

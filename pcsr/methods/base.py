@@ -43,8 +43,7 @@ class Exploration:
     """The output of every branch for images of one size, before any decision.
 
     Attributes:
-        candidates: the outputs of the branches, first axis M; the method's ``compose`` defines the
-            other axes.
+        candidates: the outputs of the branches, first axis M; ``compose`` defines the other axes.
         scores: (N, M, units...), what the router decides by.
         lr_size: height and width of the LR images.
     """
@@ -63,8 +62,7 @@ class Stage:
         modules: the modules that train; all others stay frozen, BatchNorm statistics included.
         loss: builds the loss function, after the stage's initial weights are in place, so that
             frozen networks can be deployed first.
-        branch: the branch that every unit takes during validation. None routes at the method's
-            first operating point.
+        branch: that every unit takes in validation; None routes at the first operating point.
         draw: draws a step's random choice (ARM's width) from the generator passed to it, the only
             source of randomness that a stage may use.
     """
@@ -88,6 +86,7 @@ class Method(nn.Module, ABC):
         free_per_unit: FLOPs executed for a unit's scores that are not counted, because they are not
             a network's (an edge filter).
         branches: M.
+        branch_names: what figures call the branches, cheapest first; by default, their numbers.
         stages: training stages in order.
         config: the complete configuration, as ``checks.complete`` returns it. It is stored with
             the weights and rebuilds the method.
@@ -99,6 +98,7 @@ class Method(nn.Module, ABC):
     fine_knobs: ClassVar[Sequence[float]] = ()
     free_per_unit: ClassVar[float] = 0
     branches: int
+    branch_names: Sequence[str] = ()
     stages: Sequence[Stage]
     config: ModelConfig
 

@@ -76,6 +76,8 @@ class PCSR(Method):
         nn.Module.__init__(self)
         options, self.config = complete(PCSROptions, config, PAPER)
         self.branches = len(options.heads)
+        between = (f"head {number}" for number in range(1, self.branches - 1))
+        self.branch_names = ("light head", *between, "heavy head")
         self.encoder = make_backbone(width=options.width, scale=None)
         self.heads: Sequence[Head] = nn.ModuleList(  # type: ignore[assignment]
             Head(self.encoder.width, head, 3) for head in options.heads

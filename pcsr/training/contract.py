@@ -122,6 +122,7 @@ def shapes(method: Method) -> None:
     size = (lr.shape[-2], lr.shape[-1])
     explored = method.explore(lr, scale)
     branches = method.branches
+    require(len(method.branch_names) in (0, branches), f"branch_names: {branches}, or none")
     require(len(explored.candidates) == branches, f"candidates: first axis of {branches} branches")
     require(explored.scores.shape[:2] == (1, branches), f"scores: (N, {branches}, units...)")
     for point in method.points:

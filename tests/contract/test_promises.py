@@ -27,6 +27,10 @@ def labels_beyond_the_branches(method: Method) -> None:
     changed(method, "route", lambda labels, *_: labels + 1)
 
 
+def one_branch_has_no_name(method: Method) -> None:
+    object.__setattr__(method, "branch_names", ("light head",))
+
+
 def one_candidate_too_few(method: Method) -> None:
     changed(method, "explore", lambda found, *_: replace(found, candidates=found.candidates[:1]))
 
@@ -81,6 +85,7 @@ def an_option_is_not_stored(method: Method) -> None:
 BREAKS: dict[Callable[[Method], None], str] = {
     labels_as_floats: "explore, route and compose have the contract's shapes",
     labels_beyond_the_branches: "explore, route and compose have the contract's shapes",
+    one_branch_has_no_name: "explore, route and compose have the contract's shapes",
     one_candidate_too_few: "explore, route and compose have the contract's shapes",
     an_image_of_another_size_is_composed: "explore, route and compose have the contract's shapes",
     another_image_is_composed: "the runner gives the composed image",

@@ -527,6 +527,12 @@ def test_methods_look_the_same_wherever_they_are_drawn():
     assert style.curve("mine") == "mine"
 
 
+def test_a_model_has_the_name_of_its_experiment_where_that_tells_more():
+    called = [style.model("carn", "pcsr", one) for one in (None, "carn-pcsr", "carn-pcsr-wide")]
+    assert called == ["CARN-PCSR", "CARN-PCSR", "CARN-PCSR-wide"]
+    assert style.model("carn", "pcsr", "mine") == "CARN-PCSR (mine)"
+
+
 def test_bands_are_intervals_of_the_difference_from_the_original(tmp_path):
     def many(rows):
         return [
@@ -897,14 +903,15 @@ def test_comparison_titles_carry_the_psnr_of_the_crop():
     worse = hr.copy()
     worse[:16, :16] ^= 16  # within the box only
     panels = [("HR", hr), ("LR", hr[::4, ::4]), ("original", worse)]
-    figure = showcase.comparison(panels, box=(0, 0, 16, 16))
+    figure = showcase.comparison(panels, box=(0, 0, 16, 16), title="image 21 of Kodak24")
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == [
         "HR, whole image",
         "HR",
         "LR",
-        f"original, {20 * np.log10(255 / 16):.2f} dB",
+        f"original\ncrop: {20 * np.log10(255 / 16):.2f} dB",
     ]
+    assert figure.get_suptitle() == "image 21 of Kodak24"
     assert figure.axes[2].get_xlim() == (-0.5, 15.5)
 
 
@@ -928,10 +935,21 @@ def test_routing_figure_tells_shares_and_gains(tmp_path):
     figure = showcase.routing_figure(better, labels, 3, gain, "CARN-ClassSR, k = 0")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == [
-        "branch 0 (cheapest): 75.0 %, +0.00 levels",
+        "branch 0 (cheapest): 75.0 %, +0.00",
         "branch 1: 0.0 %",
-        "branch 2 (most expensive): 25.0 %, +5.00 levels",
+        "branch 2 (most expensive): 25.0 %, +5.00",
     ]
+    means = "share of the pixels, mean error reduction in grey levels of 255"
+    assert figure.legends[0].get_title().get_text() == means
+    titles = ["SR", "branch of each pixel", "error reduction against the original"]
+    *panels, bar = figure.axes
+    assert [panel.get_title() for panel in panels] == titles
+    assert bar.get_ylabel() == "grey levels of 255"
+    names = ("simple", "medium", "hard")
+    of_tiles = showcase.routing_figure(better, labels, 3, gain, "", names=names, unit="tile")
+    assert of_tiles.axes[1].get_title() == "branch of each tile"
+    first, *_ = of_tiles.legends[0].get_texts()
+    assert first.get_text() == "simple: 75.0 %, +0.00"
     save(figure, tmp_path / "routing.png")
     assert (tmp_path / "routing.png").stat().st_size > 0
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pcsr.baselines.enaf import ENAF
 from pcsr.data.images import write
 from pcsr.errors import UserError
 from pcsr.evaluation import show
 from pcsr.evaluation.sweep import sweep
 from pcsr.images.decoding import read_header
 from pcsr.report.figures import saving, showcase
+from pcsr.weights.load import load_method
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 PAIR = [WEIGHTS / f"fsrcnn-{name}.safetensors" for name in ("original", "pcsr")]
@@ -44,19 +47,55 @@ def test_image_and_knob_are_the_most_divided_of_the_sweep(
     measured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, path = measured
-    titles = []
-    draw = showcase.routing_figure
-    monkeypatch.setattr(
-        showcase, "routing_figure", lambda *given: titles.append(given[-1]) or draw(*given)
-    )
+    titles, names, images_shown = [], [], []
+    draw, compare = showcase.routing_figure, showcase.comparison
+
+    def drawn(*given: Any, **more: Any) -> Figure:
+        titles.append(given[-1])
+        names.append((more["names"], more["unit"]))
+        return draw(*given, **more)
+
+    def compared(*given: Any, title: str) -> Figure:
+        images_shown.append(title)
+        return compare(*given, title=title)
+
+    monkeypatch.setattr(showcase, "routing_figure", drawn)
+    monkeypatch.setattr(showcase, "comparison", compared)
     show.showcase(images=images, weights=PAIR, sweep=path, threads=1, **outputs(tmp_path))
     rows = pd.read_csv(path).query("not adaptive")
     share = rows["share_1"]
     best = rows.loc[(share - 0.5).abs().idxmin()]  # of two branches, the nearest to one half
-    assert titles[0].startswith(f"FSRCNN-PCSR, k = {best['knob']:g}, on {best['image']}: ")
+    shown = f"image {best['image']} of photos"
+    assert titles[0].startswith(f"FSRCNN-PCSR, k = {best['knob']:g}, {shown}: ")
     assert f"{best['psnr_rgb']:.2f} dB (" in titles[0]
+    paper = best["flops_paper"] / 1e9
+    assert f", {paper:.2f} paper GFLOPs (" in titles[0]
     assert titles[0].endswith(" % of the original's)")
+    assert names == [(("light head", "heavy head"), "pixel")] and images_shown == [shown]
     assert all(path.stat().st_size > 10_000 for path in outputs(tmp_path).values())
+
+
+def test_without_a_sweep_an_image_has_its_name_alone(
+    measured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    monkeypatch.setattr(show, "draw", lambda *given: places.append(given[3]))
+    show.showcase(images=measured[0], weights=PAIR, k=0.0, threads=1, **outputs(tmp_path))
+    assert places == ["image busy"]
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("fsrcnn-arm", ("bicubic", "width 16", "width 36", "width 56")),
+        ("fsrcnn-classsr", ("simple", "medium", "hard")),
+        ("fsrcnn-original", ()),
+    ],
+)
+def test_branches_have_names(model: str, names: tuple[str, ...]) -> None:
+    method, _ = load_method(WEIGHTS / f"{model}.safetensors")
+    assert method.branch_names == names
+    assert ENAF.branch_names == ("bicubic", "exit 1", "exit 2", "full network")
 
 
 def test_a_sweep_of_other_images_and_two_choices_are_refused(

@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 Box = tuple[int, int, int, int]  # top, left, height, width in HR pixels
 
-LARGEST_GAIN = 16  # levels of 8 bits at which the map of gains saturates
+LARGEST_GAIN = 16  # grey levels at which the map of gains saturates
 # Loss to gain, as in explorer pages.
 GAINS = ("#c43c82", "#3c1e32", "#0e1016", "#0e3e3c", "#28cda5")
 BOX_COLOUR = "#ffb000"  # visible on dark and light images, and to colour-blind readers
@@ -74,24 +74,26 @@ def detailed_box(image: NDArray[Any], side: int) -> Box:
 
 
 def comparison(
-    panels: Sequence[tuple[str, Image]], box: Box | None = None, side: int = 96
+    panels: Sequence[tuple[str, Image]], box: Box | None = None, side: int = 96, title: str = ""
 ) -> Figure:
     """Draw the first image with a box, and every image's content of that box, enlarged.
 
     Args:
         panels: title and image; the first is the reference (HR). A smaller image, such as the
-            LR one, is shown with its own pixels over the same area of the scene; the others are
-            titled with their PSNR over the crop.
+            LR one, is shown with its own pixels over the same area of the scene; below the title
+            of the others is their PSNR over the crop.
         box: what is enlarged, in pixels of the reference; by default its most detailed square.
         side: side of that square.
+        title: name of the image; put over the figure.
     """
-    panels = [(escape.mathtext(title), image) for title, image in panels]
+    panels = [(escape.mathtext(name), image) for name, image in panels]
     name, reference = panels[0]
     top, left, height, width = box or detailed_box(reference, side)
     rows = 1 if len(panels) < 4 else 2
     columns = -(-(1 + len(panels)) // rows)
-    size = (2.8 * columns, (2.7 * height / width + 0.4) * rows)
+    size = (2.8 * columns, (2.7 * height / width + 0.5) * rows + 0.3)
     figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(escape.mathtext(title))
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for cell in cells:
         cell.set_axis_off()
@@ -102,18 +104,19 @@ def comparison(
     cells[0].add_patch(frame)
     crop = np.s_[top : top + height, left : left + width]
     whole = (-0.5, reference.shape[1] - 0.5, reference.shape[0] - 0.5, -0.5)
-    for cell, (title, image) in zip(cells[1:], panels, strict=False):
+    for cell, (name, image) in zip(cells[1:], panels, strict=False):
         compared = image.shape == reference.shape and image is not reference
-        db = f", {metrics.psnr_rgb(image[crop], reference[crop], 0):.2f} dB" if compared else ""
+        psnr = metrics.psnr_rgb(image[crop], reference[crop], 0) if compared else None
+        db = f"\ncrop: {psnr:.2f} dB" if compared else ""
         cell.imshow(image, interpolation="nearest", extent=whole)
         cell.set_xlim(left - 0.5, left + width - 0.5)
         cell.set_ylim(top + height - 0.5, top - 0.5)
-        cell.set_title(title + db, fontsize="medium")
+        cell.set_title(name + db, fontsize="medium")
     return figure
 
 
 def gain_over(original: Image, sr: Image, hr: Image) -> NDArray[np.float64]:
-    """Return by how many levels each pixel of ``sr`` is nearer to HR than that of ``original``.
+    """Return by how many grey levels ``sr`` is nearer to HR at each pixel than ``original``.
 
     Args:
         original: (H, W, 3), as are the others.
@@ -148,18 +151,27 @@ def most_divided(rows: pd.DataFrame) -> tuple[str, float]:
 
 
 def routing_figure(
-    sr: Image, labels: Labels, branches: int, gain: NDArray[np.float64], title: str
+    sr: Image,
+    labels: Labels,
+    branches: int,
+    gain: NDArray[np.float64],
+    title: str,
+    *,
+    names: Sequence[str] = (),
+    unit: str = "pixel",
 ) -> Figure:
-    """Draw SR, the routing over it, and the gain over the original.
+    """Draw SR, the routing over it, and by how much its error is less than the original's.
 
-    The legend gives each branch's share of the pixels, and their mean gain.
+    The legend gives each branch's share of the pixels, and their mean error reduction.
 
     Args:
         sr: (H, W, 3).
         labels: (H, W) branch of each pixel, 0 the cheapest.
         branches: how many there are.
-        gain: (H, W) in levels (``gain_over``).
+        gain: (H, W) in grey levels (``gain_over``).
         title: method, knob, image, PSNR and FLOPs; put over the figure.
+        names: of the branches; by default, their numbers.
+        unit: what is routed.
 
     Raises:
         ValueError: the sizes differ, or a label is not one of the branches.
@@ -173,19 +185,26 @@ def routing_figure(
     panels[0].imshow(sr, interpolation="antialiased")
     panels[0].set_title("SR", fontsize="medium")
     panels[1].imshow(routed, interpolation="antialiased")
-    panels[1].set_title("branch of each pixel", fontsize="medium")
+    panels[1].set_title(f"branch of each {unit}", fontsize="medium")
     colours = LinearSegmentedColormap.from_list("gain", GAINS)
     limits = {"vmin": -LARGEST_GAIN, "vmax": LARGEST_GAIN}
     drawn = panels[2].imshow(gain, cmap=colours, interpolation="antialiased", **limits)
-    panels[2].set_title("levels nearer to HR than the original", fontsize="medium")
-    figure.colorbar(drawn, ax=panels[2], shrink=0.8, extend="both")
-    ends = {0: " (cheapest)", branches - 1: " (most expensive)"} if branches > 1 else {}
+    panels[2].set_title("error reduction against the original", fontsize="medium")
+    bar = figure.colorbar(drawn, ax=panels[2], shrink=0.8, extend="both")
+    bar.set_label("grey levels of 255")
     handles = []
-    for j, colour in enumerate(branch_colours(branches)):
+    for j, name in enumerate(names or _numbers(branches)):
         here = labels == j
-        mean = f", {gain[here].mean():+z.2f} levels" if here.any() else ""
-        label = f"branch {j}{ends.get(j, '')}: {100 * here.mean():.1f} %{mean}"
-        handles.append(Patch(facecolor=colour, label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=branches, frameon=False)
+        mean = f", {gain[here].mean():+z.2f}" if here.any() else ""
+        label = escape.mathtext(f"{name}: {100 * here.mean():.1f} %{mean}")
+        handles.append(Patch(facecolor=branch_colours(branches)[j], label=label))
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": branches, "frameon": False}
+    meaning = "share of the pixels, mean error reduction in grey levels of 255"
+    figure.legend(handles=handles, title=meaning, **place)
     figure.suptitle(escape.mathtext(title))
     return figure
+
+
+def _numbers(branches: int) -> list[str]:
+    ends = {0: " (cheapest)", branches - 1: " (most expensive)"} if branches > 1 else {}
+    return [f"branch {j}{ends.get(j, '')}" for j in range(branches)]

@@ -77,6 +77,15 @@ def curve(label: str) -> str:
     return name(method) + separator + experiment
 
 
+def model(backbone: str, method: str, experiment: str | None = None) -> str:
+    """Return what a model is called, with its experiment where that tells more."""
+    called, plain = f"{name(backbone)}-{name(method)}", f"{backbone}-{method}"
+    if experiment is None or experiment == plain:
+        return called
+    variant = experiment.removeprefix(plain + "-")
+    return f"{called} ({experiment})" if variant == experiment else f"{called}-{variant}"
+
+
 def knob(method: str) -> str:
     """Return what the knob of a method is called."""
     return KNOWN[method].knob if method in KNOWN else Style.knob
