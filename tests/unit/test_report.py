@@ -452,10 +452,14 @@ def test_a_curve_far_below_the_original_has_a_point_in_the_panel(tmp_path, adapt
 
 def test_a_curve_that_leaves_by_the_side_is_marked_there(tmp_path):
     """Far cheaper and far below: the axis of costs ends before the curve reaches the lower end."""
-    points = ((0.0, PSNR, 50.0), (1.0, PSNR - 0.01, 45.0), (2.0, PSNR - 3, 1.0))
+    # The last but one is high enough for the margin of the axis, and too cheap as well.
+    points = ((0.0, PSNR, 50.0), (1.0, PSNR - 0.01, 45.0), (2.0, PSNR - 1.03, 2.0))
+    points += ((3.0, PSNR - 3, 1.0),)
+    low = [row(i, "arm", 1.0, False, 0.5, PSNR - 0.99, 45.0) for i in range(3)]
     rows = [row(i, "pcsr", k, False, 0.5, psnr, g) for k, psnr, g in points for i in range(3)]
     paths = [
         write_sweep(tmp_path, "carn-pcsr", rows),
+        write_sweep(tmp_path, "carn-arm", low),
         write_sweep(tmp_path, "carn-original", original_rows()),
     ]
     drawn = psnr_flops(tidy.collect(paths), "urban100", "carn")

@@ -14,7 +14,7 @@ from pcsr.report.tidy import knob_text
 
 TYPE_SIZE = 7.5  # of what is written beside the markers
 APART = 4  # points between two texts of one line, so that they do not read as one
-CLEARER = 1.3  # times as far as a text's own marker has to be any other one
+CLEARER = 1.4  # times as far as a text's own marker has to be any other one
 
 
 def write_names(
@@ -73,14 +73,15 @@ def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: li
 
 
 def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
-    """Mark where a curve leaves the panel below by an arrow and its lowest PSNR."""
+    """Mark where a curve leaves the panel, if it ends below, by an arrow and its lowest PSNR."""
     corner = np.array([panel.bbox.x0, panel.bbox.y0])
     places = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
-    below = places[:, 1] < corner[1]
-    if not below.any():
+    beyond = places < corner
+    if not beyond[:, 1].any():
         return
-    leaving = int(np.flatnonzero(below[1:] != below[:-1])[0])
-    inside, outside = sorted(places[leaving : leaving + 2], key=lambda place: -place[1])
+    out = beyond.any(axis=1)
+    leaving = int(np.flatnonzero(out[1:] != out[:-1])[0])
+    inside, outside = places[[leaving, leaving + 1] if out[leaving + 1] else [leaving + 1, leaving]]
     with np.errstate(divide="ignore", invalid="ignore"):
         ways = (corner - inside) / (outside - inside)  # to the left end and to the lower one
     at = inside + min(way for way in ways if way >= 0) * (outside - inside)
