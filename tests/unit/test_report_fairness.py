@@ -108,6 +108,7 @@ def test_points_between_the_measured_ones():
     page = fairness.fairness_markdown(table(original(), routed(), routed("classsr", costlier=1.25)))
     _, percent, gflops, psnr_75, change_75, psnr_50, change_50 = cells(page, "| PCSR | 77.0")
     assert percent == "77.0 [77.0, 77.0]" and gflops == "77.00 [77.00, 77.00]"
+    assert "| PCSR | **77.0 [77.0, 77.0]** |" in page and "| ClassSR | 96.2 [" in page
     assert psnr_75.startswith("31.27 [") and psnr_50.startswith("30.85 [")  # 1.35 + 29.92, 29.5
     assert change_75 == "-0.083 [-0.083, -0.083]" and change_50 == "-0.500 [-0.500, -0.500]"
     _, _, common_psnr, flops, common_gflops, _ = cells(page, "| PCSR | ClassSR")
