@@ -129,6 +129,11 @@ class Workspace:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def lines_of(folder: Path) -> int:
+    """How many lines the training logs in a folder have."""
+    return sum(path.read_text().count("\n") for path in folder.glob("train-*.jsonl"))
+
+
 class Runs:
     """Pickles to something that would run a command when it is loaded."""
 

@@ -168,10 +168,6 @@ def test_labels_of_units_become_labels_of_pixels(name: str) -> None:
     assert method.lr_pixels(SEVERAL_TILES) == (12 * 32 * 32 if name in TILED else 64 * 92)
 
 
-def weights_and_statistics(method: Method) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
-
-
 @all_models
 def test_each_stage_trains_its_part_and_no_other(backbone: str, name: str) -> None:
     contract.stages(build(backbone, name))
@@ -182,7 +178,7 @@ def test_statistics_of_frozen_networks_stay_and_of_trained_ones_move() -> None:
     method = build("carn", "classsr")
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
     for number, stage in enumerate(method.stages):
-        before = weights_and_statistics(method)
+        before = contract._state(method)
         Step(method, stage)(lr, hr, None)
         moved = {key for key, value in method.state_dict().items() if not value.equal(before[key])}
         assert all(key.startswith(f"networks.{number}.") for key in moved)

@@ -20,6 +20,10 @@ def noise(planes: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(made)
 
 
+def photo(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
 def by_pillow(image: Image.Image, form: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from workspace import Workspace
+from workspace import Workspace, lines_of
 
 SUITE = "configs/suites/smoke.yaml"
 # As in the profile, but for a cluster without a database of jobs, and asked more often.
@@ -78,10 +78,6 @@ def prepared(folder: Path) -> Workspace:
         values["overrides"][experiment] = {"stages": {stage: longer}}
     path.write_text(yaml.safe_dump(values))
     return workspace
-
-
-def lines_of(folder: Path) -> int:
-    return sum(path.read_text().count("\n") for path in folder.glob("train-*.jsonl"))
 
 
 def running_job(training: str) -> str | None:

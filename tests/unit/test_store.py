@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile.images import photo
 
 from pcsr.data import images
 from pcsr.data.batches import Crops
@@ -15,10 +16,6 @@ from pcsr.errors import UserError
 from pcsr.geometry import crop_origins
 
 SIZES = [(40, 30), (16, 50), (33, 33)]
-
-
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def make_store(folder: Path, with_lr: bool = False) -> tuple[list[np.ndarray], list[np.ndarray]]:

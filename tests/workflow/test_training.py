@@ -14,7 +14,7 @@ import pytest
 import torch
 from models import saved
 from safetensors.torch import load_file
-from workspace import Workspace
+from workspace import Workspace, lines_of
 
 from pcsr import registry
 from pcsr.config.models import ModelConfig
@@ -48,8 +48,7 @@ def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed:
     # Steps at which the run is killed, other ones each time: each is a line of the log.
     for lines in sorted(random.sample(range(6, 26), 3)):
         run = workspace.start(command)
-        while run.poll() is None and lines_of(out.parent) < lines:
-            time.sleep(0.005)
+        wait_for_lines(run, out, lines)
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
         kills += run.returncode == -signal.SIGKILL
@@ -66,8 +65,10 @@ def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed:
     assert not list(out.parent.glob(".*"))
 
 
-def lines_of(folder: Path) -> int:
-    return sum(path.read_text().count("\n") for path in folder.glob("train-*.jsonl"))
+def wait_for_lines(run: subprocess.Popen[str], out: Path, lines: int) -> None:
+    """Wait until a training has logged so many lines, or has ended."""
+    while run.poll() is None and lines_of(out.parent) < lines:
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,7 @@ def test_a_stopped_run_saves_and_resumes(
     suite = workspace.suite("stopped")
     out = workspace.path(f"stopped/{number}/weights.safetensors")
     run = workspace.start(workspace.command(*STAGE0, "--suite", suite, "--out", out))
-    while run.poll() is None and lines_of(out.parent) < 12:
-        time.sleep(0.005)
+    wait_for_lines(run, out, 12)
     run.send_signal(number)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == status
@@ -98,36 +98,40 @@ def test_a_stopped_run_saves_and_resumes(
     assert same_weights(out, undisturbed)
 
 
-def test_processes_that_are_stopped_save_together(workspace: Workspace) -> None:
-    """As SLURM and terminals do it: all get the signal, and once more from torchrun."""
-    stage = {"iterations": 2000, "batch": 2, "patch": 8, "log_every": 25, "save_every": 2000}
-    suite = workspace.suite("stopped-two", overrides={"*": {"stages": {"*": stage}}})
-    out = workspace.path("stopped-two/weights.safetensors")
+def two_processes(
+    workspace: Workspace, name: str, steps: int
+) -> tuple[subprocess.Popen[str], Path]:
+    """A training by two processes that has logged step 50, and its weights file."""
+    stage = {"iterations": steps, "batch": 2, "patch": 8, "log_every": 25, "save_every": steps}
+    suite = workspace.suite(name, overrides={"*": {"stages": {"*": stage}}})
+    out = workspace.path(f"{name}/weights.safetensors")
     command = workspace.command(*STAGE0, "--suite", suite, "--out", out, "--processes", "2")
     run = workspace.start(command, OMP_NUM_THREADS="1")
-    while run.poll() is None and lines_of(out.parent) < 2:
-        time.sleep(0.005)
+    wait_for_lines(run, out, 2)
+    return run, out
+
+
+def require_saved(output: str, out: Path) -> None:
+    """Both processes stopped at the same step, that of the only state."""
+    (stopped,) = set(re.findall(r"stopped at step (\d+)", output))
+    (state,) = out.parent.glob("state-*.safetensors")
+    assert checkpoint.load(state)[1]["step"] == int(stopped) >= 50
+
+
+def test_processes_that_are_stopped_save_together(workspace: Workspace) -> None:
+    """As SLURM and terminals do it: all get the signal, and once more from torchrun."""
+    run, out = two_processes(workspace, "stopped-two", 2000)
     os.killpg(run.pid, signal.SIGINT)
     output, _ = run.communicate(timeout=100)  # less than torchrun waits before it kills
     assert run.returncode == 130 and "Traceback" not in output
-    (stopped,) = set(re.findall(r"stopped at step (\d+)", output))
-    (state,) = out.parent.glob("state-*.safetensors")
-    assert checkpoint.load(state)[1]["step"] == int(stopped) >= 50
+    require_saved(output, out)
 
 
 def test_processes_whose_launcher_is_killed_save_and_end(workspace: Workspace) -> None:
-    stage = {"iterations": 20_000, "batch": 2, "patch": 8, "log_every": 25, "save_every": 20_000}
-    suite = workspace.suite("orphans-two", overrides={"*": {"stages": {"*": stage}}})
-    out = workspace.path("orphans-two/weights.safetensors")
-    command = workspace.command(*STAGE0, "--suite", suite, "--out", out, "--processes", "2")
-    run = workspace.start(command, OMP_NUM_THREADS="1")
-    while run.poll() is None and lines_of(out.parent) < 2:
-        time.sleep(0.005)
+    run, out = two_processes(workspace, "orphans-two", 20_000)
     run.kill()
     output, _ = run.communicate(timeout=60)  # to the end of the processes, which share its output
-    (stopped,) = set(re.findall(r"stopped at step (\d+)", output))
-    (state,) = out.parent.glob("state-*.safetensors")
-    assert checkpoint.load(state)[1]["step"] == int(stopped) >= 50
+    require_saved(output, out)
     with files.locked(out, wait=False):
         pass
 
@@ -135,26 +139,18 @@ def test_processes_whose_launcher_is_killed_save_and_end(workspace: Workspace) -
 def test_a_finished_run_only_writes_its_weights_again(
     workspace: Workspace, undisturbed: Path
 ) -> None:
-    before = undisturbed.stat().st_mtime_ns
+    """Whether they are still there or not."""
     copy = undisturbed.with_name("copy")
     copy.write_bytes(undisturbed.read_bytes())
     suite = workspace.suite("undisturbed")
-    output = workspace.succeed(*STAGE0, "--suite", suite, "--out", undisturbed)
-    assert "steps 30 to 30" in output
-    assert undisturbed.stat().st_mtime_ns > before
-    assert same_weights(undisturbed, copy)
-
-
-def test_removed_weights_are_written_again_without_training(
-    workspace: Workspace, undisturbed: Path
-) -> None:
-    kept = undisturbed.read_bytes()
-    undisturbed.unlink()
-    suite = workspace.suite("undisturbed")
-    assert "steps 30 to 30" in workspace.succeed(*STAGE0, "--suite", suite, "--out", undisturbed)
-    copy = undisturbed.with_name("kept")
-    copy.write_bytes(kept)
-    assert same_weights(undisturbed, copy)
+    for removed in (False, True):
+        before = undisturbed.stat().st_mtime_ns
+        if removed:
+            undisturbed.unlink()
+        output = workspace.succeed(*STAGE0, "--suite", suite, "--out", undisturbed)
+        assert "steps 30 to 30" in output
+        assert undisturbed.stat().st_mtime_ns > before
+        assert same_weights(undisturbed, copy)
 
 
 def test_an_old_state_is_not_resumed_from_other_initial_weights(
@@ -222,8 +218,7 @@ def test_stages_of_all_kinds_resume_to_the_bit(
         verb = ("train", experiment, stage, "--device", "cpu", "--suite", suite, "--out", out)
         if name == "cut":
             run = workspace.start(workspace.command(*verb, *options[stage]))
-            while run.poll() is None and lines_of(out.parent) < 12:
-                time.sleep(0.005)
+            wait_for_lines(run, out, 12)
             os.killpg(run.pid, signal.SIGKILL)
             run.communicate()
             assert not out.exists()
