@@ -76,7 +76,7 @@ def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[
     """Mark where a curve leaves the panel, if it ends below, by an arrow and its lowest PSNR."""
     corner = np.array([panel.bbox.x0, panel.bbox.y0])
     places = panel.transData.transform(swept[[x, "psnr_rgb"]].to_numpy(dtype=float))
-    beyond = places < corner
+    beyond = np.less(places, corner)  # by axis
     if not beyond[:, 1].any():
         return
     out = beyond.any(axis=1)
