@@ -81,7 +81,8 @@ def headroom(
     for number in runtime.progress(range(count), "headroom"):
         pair = make_pair(test[number], scale, ProtocolConfig(refine=False))
         rows += [row for method in compared for row in decided(method, pair)]
-    whole = f"{len(test)} of {escape.markdown(images.name)}"
+    name = images.parent.name if images.name == "HR" else images.name
+    whole = f"{len(test)} of {escape.markdown(name)}"
     page.append(
         f"Images: {whole if count == len(test) else f'the first {count} of the {whole}'}.\n"
     )
