@@ -32,6 +32,7 @@ from pcsr.report.tidy import (
     load,
     protocol_text,
     summarise,
+    training_text,
 )
 from pcsr.storage import files
 
@@ -284,10 +285,12 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     part = "" if points["complete"].all() else ", a subset of the published set"
     if exact := points["exact"].max():
         part += f", without {exact} restored exactly"
-    lines = (
+    lines = [
         f"{style.name(backbone)} on {style.name(test_set)}, {scales}",
         f"mean of {images} images{part}; {protocol_text(points)}",
-    )
+    ]
+    if trained := training_text(points):
+        lines.append(f"weights {trained}")
     return "\n".join(map(escape.mathtext, lines))
 
 
