@@ -103,8 +103,8 @@ def showcase(
 ) -> None:
     """Draw the routing map, and crops of HR, LR, bicubic, original and method.
 
-    `--weights` takes the original's file first, then the method's. A PNG in place that differs by
-    at most one grey level stays.
+    `--weights` takes the original's file first, then the method's. A PNG in place stays if it
+    differs as little as from one kind of processor to another.
     """
     if len(weights) != 2:
         raise UserError(

@@ -110,11 +110,21 @@ def test_a_sweep_of_other_images_and_two_choices_are_refused(
         show.showcase(sweep=path, lr="float", **given)
 
 
+def moved(values: np.ndarray, levels: int, rows: slice = slice(1)) -> np.ndarray:
+    """Darken a corner by some levels."""
+    changed = values.copy()
+    changed[rows, :8, 0] -= levels
+    return changed
+
+
 @pytest.mark.parametrize(
     ("change", "stays"),
     [
         (lambda values: values, True),
         (lambda values: values ^ 1, True),
+        (lambda values: moved(values, 12), True),
+        (lambda values: moved(values, 13), False),
+        (lambda values: moved(values, 2, slice(100)), False),
         (lambda values: values ^ 2, False),
         (lambda values: values[:-1], False),
         (lambda values: values[..., :3], False),
@@ -122,7 +132,7 @@ def test_a_sweep_of_other_images_and_two_choices_are_refused(
         (lambda values: values[..., 0].astype(np.uint16), False),
     ],
 )
-def test_an_image_in_place_stays_if_it_agrees_to_one_grey_level(
+def test_an_image_in_place_stays_if_it_is_the_same_but_for_the_processor(
     change: Callable[[np.ndarray], np.ndarray], stays: bool, tmp_path: Path
 ) -> None:
     figure = Figure()

@@ -169,7 +169,7 @@ rule showcase:
         test_set=manifest("{test_set}"),
     output:
         routing=report(
-            # An image in place that agrees to one grey level stays, as results do.
+            # An image in place that agrees stays, as results do.
             update("reports/{suite}/{test_set}/{experiment}-routing.png"),
             caption="../report/routing.rst",
             category="Images",
