@@ -64,7 +64,7 @@ class Workspace:
             env=self.served(**environment),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
