@@ -63,7 +63,8 @@ def headroom(
     """Show where backbones spend their FLOPs, and what an oracle would save with their branches.
 
     The first weights are the original to save on. Methods on its backbone are measured with their
-    own router and with an oracle. With further originals, an oracle chooses one of all originals,
+    own router and with an oracle, PCSR also with one decision per LR pixel, and by the place of a
+    pixel within its LR pixel alone. With further originals, an oracle chooses one of all originals,
     or bicubic interpolation, for each tile.
 
     Example: `pcsr headroom --weights span.safetensors span-enaf.safetensors fsrcnn.safetensors
