@@ -33,10 +33,10 @@ def test_a_file_that_lies_is_refused_in_one_line(
     assert len(cases) > 40
     for text, said in cases:
         path.write_text(text)
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(UserError) as error:
             read_yaml(path)
-        assert time.perf_counter() - started < (1 if parser == "CSafeLoader" else 10), text[:40]
+        assert time.process_time() - started < (1 if parser == "CSafeLoader" else 10), text[:40]
         message = str(error.value)
         assert message.startswith(f"{path}: "), message
         assert "\n" not in message and len(message) < 1500

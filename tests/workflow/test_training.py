@@ -46,7 +46,7 @@ def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed:
     command = workspace.command(*STAGE0, "--suite", suite, "--out", out)
     kills = 0
     # Steps at which the run is killed, other ones each time: each is a line of the log.
-    for lines in sorted(random.sample(range(6, 26), 3)):
+    for lines in sorted(random.sample(range(6, 21), 3)):
         run = workspace.start(command)
         wait_for_lines(run, out, lines)
         os.killpg(run.pid, signal.SIGKILL)
@@ -54,7 +54,8 @@ def test_a_killed_run_ends_with_the_same_bits(workspace: Workspace, undisturbed:
         kills += run.returncode == -signal.SIGKILL
     assert kills == 3
     assert not out.exists()
-    assert list(out.parent.glob("state-*.safetensors"))
+    # Killed while it wrote a state, the run has only the one before.
+    assert list(out.parent.glob("state-*")) or list(out.parent.glob("previous-*"))
     output = workspace.succeed(*STAGE0, "--suite", suite, "--out", out)
     assert "resuming from step" in output
     assert same_weights(out, undisturbed)
