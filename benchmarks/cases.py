@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcsr import flops, metrics
 from pcsr.benchmarks import reference_pcsr
-from pcsr.benchmarks.peers import PRECISIONS, RuntimeName, exported, peer
+from pcsr.benchmarks.peers import PRECISIONS, RuntimeName, Runtimes
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import Pair
@@ -99,13 +99,13 @@ def cases(
 
     Tile methods have knobs with other meanings, so they run at their default.
     """
-    points = plan.points(original_flops)
+    points, runtimes = plan.points(original_flops), Runtimes()
     for method in methods:
         explored = method.explore(pair.lr, scale)
         own = {"default" if method.knobs else "": method.points[0]}
         for text, point in (points if method.unit == "pixel" else own).items():
             try:
-                yield from _cases(method, pair, explored, scale, text, point, plan)
+                yield from _cases(method, pair, explored, scale, text, point, plan, runtimes)
             except UserError as error:  # an unsupported budget
                 log.info("%s at %s: left out, because %s", method.config.method, text, error)
 
@@ -118,6 +118,7 @@ def _cases(
     text: str,
     point: OperatingPoint,
     plan: Plan,
+    runtimes: Runtimes,
 ) -> Iterator[Case]:
     restored = runner(method).run(pair.lr, scale, point)
     units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
@@ -147,8 +148,8 @@ def _cases(
         yield Case(*names, "definition", "float32", text, slow, *what, once)
     if method.unit != "tile" and point.budget is None:
         for program in plan.peers:
-            load = partial(peer, program, method, scale, point)
-            if _possible(f"{model} in {program}", partial(exported, method, scale, point)):
+            load = partial(runtimes.load, program, method, scale, point)
+            if _possible(f"{model} in {program}", partial(runtimes.exported, method, scale, point)):
                 yield Case(*names, program, PRECISIONS[program], text, load, *what, once)
 
 

@@ -35,48 +35,55 @@ def require(names: list[RuntimeName]) -> None:
             raise UserError(f"--peers: needs the package {package}; run `pip install {package}`.")
 
 
-def peer(
-    name: RuntimeName, method: Method, scale: float, point: OperatingPoint
-) -> Callable[[Tensor], Tensor]:
-    """Load a method into a runtime, with as many threads as torch has.
+class Runtimes:
+    """Methods in inference runtimes; each is exported and loaded once, for all values of k.
 
-    Args:
-        name: of the runtime, and of the precision that is asked of it.
-        method: an original, or PCSR with its routing in the graph.
-        scale: HR size / LR size.
-        point: operating point, by its knob.
-
-    Returns:
-        LR (1, 3, h, w) -> SR (1, 3, H, W) in [0, 1].
-
-    Raises:
-        UserError: the method cannot be exported, or decides otherwise than by a knob.
+    A runtime keeps gigabytes for a 4K image, so let go of this before the next image.
     """
-    _, routed = exported(method, scale, point)
-    run = _loaded(name, method, scale, point.refine, torch.get_num_threads())
-    k = {"k": torch.tensor(float(point.knob or 0)).numpy()} if routed else {}
-    return lambda lr: torch.from_numpy(run({"lr": lr.numpy()} | k))
+
+    def __init__(self) -> None:
+        self._export, self._load = cache(_export), cache(_load)
+
+    def exported(self, method: Method, scale: float, point: OperatingPoint) -> tuple[bytes, bool]:
+        """Return a method as an ONNX file, and whether k is one of its inputs.
+
+        Raises:
+            UserError: the method cannot be exported, or decides otherwise than by a knob.
+        """
+        if point.knob is None and method.knobs:
+            raise UserError("an exported model is given its k alone.")
+        return self._export(method, scale, point.refine)
+
+    def load(
+        self, name: RuntimeName, method: Method, scale: float, point: OperatingPoint
+    ) -> Callable[[Tensor], Tensor]:
+        """Load a method into a runtime, with as many threads as torch has.
+
+        Args:
+            name: of the runtime, and of the precision that is asked of it.
+            method: an original, or PCSR with its routing in the graph.
+            scale: HR size / LR size.
+            point: operating point, by its knob.
+
+        Returns:
+            LR (1, 3, h, w) -> SR (1, 3, H, W) in [0, 1].
+
+        Raises:
+            UserError: see ``exported``.
+        """
+        model, routed = self.exported(method, scale, point)
+        run = self._load(name, model, torch.get_num_threads())
+        k = {"k": torch.tensor(float(point.knob or 0)).numpy()} if routed else {}
+        return lambda lr: torch.from_numpy(run({"lr": lr.numpy()} | k))
 
 
-def exported(method: Method, scale: float, point: OperatingPoint) -> tuple[bytes, bool]:
-    """Return a method as an ONNX file, and whether k is one of its inputs; raises as ``peer``."""
-    if point.knob is None and method.knobs:
-        raise UserError("an exported model is given its k alone.")
-    return _exported(method, scale, point.refine)
-
-
-@cache
-def _exported(method: Method, scale: float, refine: bool) -> tuple[bytes, bool]:
+def _export(method: Method, scale: float, refine: bool) -> tuple[bytes, bool]:
     made = graph(method, scale, refine)
     return onnx_bytes(made, {}), isinstance(made, Routed)
 
 
-@cache
-def _loaded(
-    name: RuntimeName, method: Method, scale: float, refine: bool, threads: int
-) -> Callable[[Feed], Any]:
-    """Load a model once for all values of k: a runtime keeps gigabytes for a 4K image."""
-    return LOADERS[name](_exported(method, scale, refine)[0], threads)
+def _load(name: RuntimeName, model: bytes, threads: int) -> Callable[[Feed], Any]:
+    return LOADERS[name](model, threads)
 
 
 def _onnxruntime(model: bytes, threads: int) -> Callable[[Feed], Any]:

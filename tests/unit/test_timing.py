@@ -1,6 +1,7 @@
 """Times are believed with their spread, after several rounds, and noise is named."""
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from types import SimpleNamespace
@@ -59,16 +60,24 @@ def test_what_cannot_be_run_is_left_out_before_the_turns(caplog: pytest.LogCaptu
 
 @torch.no_grad()
 def test_a_runtime_loads_a_model_once_for_all_knobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each session keeps gigabytes for a 4K image."""
+    """Each session keeps gigabytes for a 4K image, so none outlives the cases of its image."""
     loaded = []
     load = peers.LOADERS["onnxruntime"]
-    monkeypatch.setitem(
-        peers.LOADERS, "onnxruntime", lambda *given: loaded.append(given) or load(*given)
-    )
+
+    def counted(model: bytes, threads: int) -> Callable[[peers.Feed], np.ndarray]:
+        loaded.append(weakref.ref(run := load(model, threads)))
+        return run
+
+    monkeypatch.setitem(peers.LOADERS, "onnxruntime", counted)
     method, lr = build("fsrcnn", "pcsr"), photograph_like(16, 20)
-    low, high = (peers.peer("onnxruntime", method, 4, OperatingPoint(k))(lr) for k in (-25.0, 25.0))
+    runtimes = peers.Runtimes()
+    runs = [runtimes.load("onnxruntime", method, 4, OperatingPoint(k)) for k in (-25.0, 25.0)]
+    low, high = (run(lr) for run in runs)
     assert len(loaded) == 1
     assert not torch.equal(low, high)
+    (session,) = loaded
+    del runtimes, runs
+    assert session() is None
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(1, 3), (3, 3), (5, 5)])
