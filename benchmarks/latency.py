@@ -83,7 +83,7 @@ def bench(
         Parameter(help="runtimes in which to time originals and PCSR as well, on a CPU"),
     ] = (),
     device: options.Device = "auto",
-    threads: options.Threads = options.CORES,
+    threads: options.Threads = options.THREADS,
 ) -> None:
     """Time originals, reference PCSR, PCSR by the engine, and tile methods in one run.
 

@@ -34,7 +34,7 @@ def widths(
         "float32",
     ),
     rounds: Annotated[int, options.CountOrNone, Parameter(help="times to run every encoder")] = 6,
-    threads: options.Threads = options.CORES,
+    threads: options.Threads = options.THREADS,
 ) -> None:
     """Time deployed encoders on a CPU, all in turns; the fastest round counts."""
     runtime.setup_logging()

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsr import escape
+from pcsr.config.models import THREADS_LIMIT
 from pcsr.config.options import CORES
 from pcsr.errors import UserError, log
 
@@ -30,7 +31,6 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-MOST_THREADS = 1024  # starting many times as many fails and ends the process
 # Share of a memory limit that stays unused: an image of 8192 x 8192 took up to 2.5 % above 1 GiB.
 MEMORY_MARGIN = 0.06
 GPU_WAIT = 5.0  # seconds between attempts to claim a GPU
@@ -257,11 +257,11 @@ def set_up(seed: int, threads: int) -> None:
     with the process (``keep_memory``).
 
     Raises:
-        UserError: ``threads`` is above ``MOST_THREADS``.
+        UserError: ``threads`` is above ``THREADS_LIMIT``.
     """
-    if threads > MOST_THREADS:
+    if threads > THREADS_LIMIT:
         raise UserError(
-            f"{threads} CPU threads: at most {MOST_THREADS} are supported, and this process has "
+            f"{threads} CPU threads: at most {THREADS_LIMIT} are supported, and this process has "
             f"{CORES} cores; give a lower --threads, or `threads` in the suite."
         )
     if threads > CORES:

@@ -24,7 +24,7 @@ from pcsr.benchmarks.training.reference_loop import ReferenceLoop
 from pcsr.benchmarks.training.training_speed_page import markdown
 from pcsr.config.load import load_study
 from pcsr.config.models import StageConfig
-from pcsr.config.options import CORES, Count, Device, Processes, Seconds, Suite, Threads
+from pcsr.config.options import CORES, THREADS, Count, Device, Processes, Seconds, Suite, Threads
 from pcsr.data.batches import Batches
 from pcsr.data.store import Store
 from pcsr.errors import UserError, log, require_name
@@ -71,7 +71,7 @@ def training_speed(
         int, Processes, Parameter(help="processes that make the reference loop's batches")
     ] = min(CORES, 8),
     device: Device = "auto",
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
 ) -> None:
     """Measure training speed beside a reference loop, and project the suite's recipes.
 

@@ -24,6 +24,7 @@ WIDEST, DEEPEST, MOST_BRANCHES = 1024, 32, 16
 KNOB_LIMIT = 1000.0
 SCALE_LIMIT = 64.0
 PATCH_LIMIT = 4096
+THREADS_LIMIT = 1024  # starting many times as many fails and ends the process
 COUNT_LIMIT = 10**9
 
 LRBits = Literal["8bit", "float"]
@@ -275,7 +276,7 @@ class SuiteConfig(Config):
     calibration: CalibrationConfig | None = Field(
         default=None, description="classes of training crops, for stages with a crop_class"
     )
-    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of one job")
+    threads: int = Field(default=1, ge=1, le=THREADS_LIMIT, description="CPU threads of one job")
     gpus: int = Field(
         default=0,
         ge=0,

@@ -13,7 +13,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-from pcsr.config.models import COUNT_LIMIT, KNOB_LIMIT, PATCH_LIMIT, SCALE_LIMIT, Bicubic
+from pcsr.config.models import (
+    COUNT_LIMIT,
+    KNOB_LIMIT,
+    PATCH_LIMIT,
+    SCALE_LIMIT,
+    THREADS_LIMIT,
+    Bicubic,
+)
 from pcsr.storage import files
 
 
@@ -27,7 +34,16 @@ def _usable_cores() -> int:
     return cores
 
 
+def default_threads() -> int:
+    """Return how many CPU threads a command takes: as OMP_NUM_THREADS says, else one per core."""
+    said = 0
+    with suppress(ValueError):  # not a number
+        said = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])
+    return said if 0 < said <= THREADS_LIMIT else CORES
+
+
 CORES = _usable_cores()
+THREADS = default_threads()
 
 BUDGET_LIMIT = 10.0  # times the original; FSRCNN-PCSR executes up to 7.4 times FSRCNN's FLOPs
 DROP_LIMIT = 10.0  # dB; bicubic interpolation loses less
@@ -110,7 +126,11 @@ Scale = Annotated[
 ]
 
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
-Threads = Annotated[int, whole_number(1, 1024), Parameter(help="CPU threads")]
+Threads = Annotated[
+    int,
+    whole_number(1, THREADS_LIMIT),
+    Parameter(help="CPU threads; OMP_NUM_THREADS sets the default, which is else one per core"),
+]
 PrecisionName = Literal["float32", "bf16", "float16"]
 Precision = Annotated[
     PrecisionName,

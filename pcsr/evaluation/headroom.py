@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pcsr import escape, registry, runtime
 from pcsr.config.load import load_experiment
 from pcsr.config.models import ModelConfig, ProtocolConfig
-from pcsr.config.options import CORES, Count, Device, HRImages, MarkdownOut, Threads, WeightsFiles
+from pcsr.config.options import THREADS, Count, Device, HRImages, MarkdownOut, Threads, WeightsFiles
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, Row, everywhere, explore, make_pair, rows_of
@@ -58,7 +58,7 @@ def headroom(
         int | None, Count, Parameter(help="measure only this many images, from the first")
     ] = None,
     device: Device = "auto",
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
 ) -> None:
     """Show where backbones spend their FLOPs, and what an oracle would save with their branches.
 

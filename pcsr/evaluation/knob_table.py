@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import CORES, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
+from pcsr.config.options import THREADS, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError, log
 from pcsr.evaluation import measure as measuring
@@ -40,7 +40,7 @@ def calibrate_knob(
         Parameter(help="values of the knob; default: a range that suits it"),
     ] = (),
     device: Device = "auto",
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
     log_file: LogFile = None,
 ) -> list[str]:
     """Measure what the knob costs in PSNR, for `upscale --psnr-drop`.

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from pcsr import metrics, runtime
 from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import (
-    CORES,
     LR,
+    THREADS,
     Adaptive,
     CountOrNone,
     Crop,
@@ -55,7 +55,7 @@ def demo(
     crop: Crop = "none",
     scale: Scale = None,
     device: Device = "auto",
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
 ) -> list[str]:
     """Write HR, LR, SR and coloured routing images of one photograph, with PSNR and GFLOPs.
 
@@ -99,7 +99,7 @@ def showcase(
     degradation: Degradation = "matlab",
     crop: Crop = "tiles",
     refine: Refine = True,
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
 ) -> None:
     """Draw the routing map, and crops of HR, LR, bicubic, original and method.
 

@@ -49,7 +49,7 @@ def sweep(
     ] = (),
     scale: options.Scale = None,
     device: options.Device = "auto",
-    threads: options.Threads = options.CORES,
+    threads: options.Threads = options.THREADS,
     log_file: options.LogFile = None,
 ) -> None:
     """Measure weights on images over knob values; one dense pass gives the whole curve.

@@ -52,7 +52,7 @@ def upscale(
     max_memory: options.MaxMemory = None,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
-    threads: options.Threads = options.CORES,
+    threads: options.Threads = options.THREADS,
 ) -> None:
     """Super-resolve an image, or a folder of images, without HR.
 

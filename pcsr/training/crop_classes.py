@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcsr import geometry, metrics, runtime
 from pcsr.config.load import fingerprint
-from pcsr.config.options import CORES, Classes, Device, LogFile, Patch, Threads, WeightsFile
+from pcsr.config.options import THREADS, Classes, Device, LogFile, Patch, Threads, WeightsFile
 from pcsr.data.batches import Crops, Degradation
 from pcsr.data.store import Store
 from pcsr.engine.runners import runner
@@ -36,7 +36,7 @@ def classify_crops(
     patch: Annotated[int, Patch, Parameter(help="side of a crop in LR pixels")] = 32,
     classes: Annotated[int, Classes, Parameter(help="classes of equal size")] = 3,
     device: Device = "auto",
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
     log_file: LogFile = None,
 ) -> None:
     """Sort all training crops into classes by the PSNR that a trained model reaches on them.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcsr import runtime
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import CORES, Device, LogFile, Threads, WeightsFile
+from pcsr.config.options import THREADS, Device, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError, log
 from pcsr.evaluation.measure import make_pair
@@ -26,7 +26,7 @@ def tabulate(
     images: Annotated[Path, Parameter(help="validation images (HR)")],
     out: Annotated[Path, Parameter(help="weights file to write")],
     device: Device = "auto",
-    threads: Threads = CORES,
+    threads: Threads = THREADS,
     log_file: LogFile = None,
 ) -> None:
     """Fill the table that ARM routes by: PSNR of every width against a tile's edge score.

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from models import build, photograph_like
 
 from pcsr import cli, runtime
-from pcsr.config import models
+from pcsr.config import models, options
 from pcsr.config.load import parse, schemas
 from pcsr.config.published import Claims
 from pcsr.errors import UserError
@@ -201,3 +201,13 @@ def test_numbers_of_a_suite_that_are_none(number: float) -> None:
     parse(models.SuiteConfig, suite | {"knobs": {"arm": [0.5, 2]}}, "here")
     with pytest.raises(UserError, match=r"knobs\.arm\.1"):
         parse(models.SuiteConfig, suite | {"knobs": {"arm": [0.5, number]}}, "here")
+
+
+def test_threads_are_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP's variable may be a list, one number for each level of nesting."""
+    for said, expected in {"3": 3, "3,2": 3, "1024": 1024}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert options.default_threads() == expected
+    for said in ("", "0", "-1", "1025", "some", "9" * 5000):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert options.default_threads() == options.CORES

@@ -43,7 +43,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def upscaled(here: Workspace, out: Path, *arguments: str | Path, **env: str) -> np.ndarray:
-    here.succeed("upscale", *arguments, "--threads", "2", **env)
+    here.succeed("upscale", *arguments, **env)
     return read(out)
 
 
@@ -88,7 +88,7 @@ def test_a_psnr_drop_is_looked_up(here: Workspace, files: dict[str, Path], tmp_p
     calibrated, out = tmp_path / "calibrated.safetensors", tmp_path / "sr.png"
     said = here.succeed(
         *("calibrate-knob", "--weights", files["pcsr"], "--images", files["astronaut"]),
-        *("--knob", "25", "-25", "0", "--out", calibrated, "--threads", "2"),
+        *("--knob", "25", "-25", "0", "--out", calibrated),
     )
     assert "25: " in said and "% of the FLOPs" in said
     _, facts = checkpoint.load(calibrated)
@@ -128,9 +128,9 @@ def test_memory_stays_below_its_limit(
     name: str, room: int, here: Workspace, files: dict[str, Path], tmp_path: Path
 ) -> None:
     large, out = tmp_path / "large.png", tmp_path / "sr.png"
-    Image.open(files["cat"]).resize((1100, 700)).save(large)
+    Image.open(files["cat"]).resize((900, 600)).save(large)
     adaptive = ("--adaptive",) if name == "pcsr" else ()
-    how = (out, "--weights", files[name], *adaptive, "--threads", "2")
+    how = (out, "--weights", files[name], *adaptive)
     # What an unlimited run takes varies by a fifth with the load of the machine, so it is no base.
     limit = peak(here, "upscale", files["cat"], *how) + room * 2**20
     here.succeed("upscale", large, *how)
@@ -148,7 +148,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
     here.succeed(
         *("bench", "--fresh", "fsrcnn", "--weights", files["pcsr"], files["original"]),
         *("--images", files["astronaut"], "--knob", "1", "--budget", "0.3", "0.9"),
-        *("--rounds", "1", "--profile", "--out", out, "--threads", "2"),
+        *("--rounds", "1", "--profile", "--out", out),
         *("--precision", "float32", "bf16", "--peers", "onnxruntime", "openvino"),
     )
     measured = json.loads(out.read_text())
@@ -183,7 +183,7 @@ def test_bench_and_its_page(here: Workspace, files: dict[str, Path], tmp_path: P
         assert row["seconds"] > 0 and row["peak_bytes"] > 12 * 4 * row["lr_height"]
     here.succeed(
         *("bench", "--weights", files["pcsr"], files["original"], "--images", large),
-        *("--knob", "1", "--steps", "2", "--rounds", "0", "--out", grown, "--threads", "2"),
+        *("--knob", "1", "--steps", "2", "--rounds", "0", "--out", grown),
     )
     assert "no file has cases of a method" in here.refuse("latency", grown, "--out", page)
     sizes = json.loads(grown.read_text())["sizes"]

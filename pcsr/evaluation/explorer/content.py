@@ -55,7 +55,7 @@ def explore(
     refine: options.Refine = True,
     scale: options.Scale = None,
     device: options.Device = "auto",
-    threads: options.Threads = options.CORES,
+    threads: options.Threads = options.THREADS,
 ) -> str:
     """Write an offline page that shows images at every value of the knob.
 
