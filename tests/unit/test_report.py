@@ -171,6 +171,22 @@ def test_results_that_agree_leave_the_table_in_place(sweeps, tmp_path, column, c
     assert ((tmp_path / "results.json").read_bytes() == facts) is stays
 
 
+@pytest.mark.parametrize(
+    ("rows", "change", "stays"),
+    [(1, 1e-3, True), (1, 0.01, True), (1, 0.06, False), (2, 1e-3, False)],
+)
+def test_one_row_in_a_thousand_may_differ_by_more(tmp_path, rows, change, stays):
+    out = tmp_path / "results.csv"
+    for moved in (0.0, change):
+        table = pd.DataFrame(original_rows()[:1] * 1500)
+        table["image"] = [f"{number:04}" for number in range(1500)]
+        table.loc[: rows - 1, "psnr_rgb"] += moved
+        sweep = write_sweep(tmp_path, "carn-original", table)
+        before = out.read_bytes() if moved else b""
+        tidy.write_results(sweeps=[sweep], out=out)
+    assert (out.read_bytes() == before) is stays
+
+
 def test_a_table_edited_by_hand_is_made_again(sweeps, tmp_path):
     out = tmp_path / "results.csv"
     tidy.write_results(sweeps=sweeps, out=out)
