@@ -120,7 +120,7 @@ def test_images_of_one_file_are_told_apart(two_images):
     assert len(together) < len(both["cases"])
     text = latency_page.markdown([both])
     assert "| Time ratio | Its quartiles | Seconds | Image |" in text
-    assert "ratios as the median of 3 rounds or more" in text
+    assert f"ratios as the median of {both['provenance']['rounds']} rounds or more" in text
     assert "| carn-pcsr | reference PCSR | float32 |" in text
     assert "| carn-arm | as defined | float32 |" in text and "| definition |" not in text
 

@@ -18,6 +18,7 @@ from workspace import Workspace, lines_of
 
 from pcsr import registry
 from pcsr.config.models import ModelConfig
+from pcsr.config.options import THREADS
 from pcsr.data.batches import Crops
 from pcsr.data.store import Store
 from pcsr.storage import files
@@ -328,7 +329,7 @@ def test_training_speed_is_measured_once(workspace: Workspace) -> None:
     ]
     assert "| fsrcnn-pcsr | stage1 |" in out.with_suffix(".md").read_text()
     assert "unknown way 'suit'" in workspace.refuse(*command, "--way", "suit")
-    message = workspace.refuse(*command, "--threads", "1")
+    message = workspace.refuse(*command, "--threads", str(THREADS + 1))
     assert "was measured with threads" in message and "another file as --out" in message
     out = workspace.path("speed/script.json")
     script = Path(__file__).parents[2] / "benchmarks/gpu/training.py"
