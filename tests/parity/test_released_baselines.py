@@ -145,13 +145,11 @@ def test_folded_mean_shifts_are_the_published_layers(shared: Path, j: int) -> No
     torch.testing.assert_close(folded, expected, rtol=0, atol=1e-5)
 
 
-def test_images_of_every_size_can_be_measured(shared: Path) -> None:
+def test_all_urban100_images_can_be_measured(shared: Path) -> None:
     methods = [classsr(shared, "fsrcnn"), arm(shared, "fsrcnn")]
     images = open_images(shared / "mirror/Urban100/HR")
     assert len(images) == 25
-    one_each = {image.hr.shape: image for image in images}.values()
-    assert len(one_each) == 15
-    pairs = (measure.make_pair(image, 4, PROTOCOL) for image in one_each)
+    pairs = (measure.make_pair(image, 4, PROTOCOL) for image in images)
     shown = [[show.show(one, pair, 4, at()) for one in methods] for pair in pairs]
     for of_method in zip(*shown, strict=True):
         psnr = np.mean([one.psnr_rgb for one in of_method])
