@@ -47,7 +47,7 @@ def bench(
     out: Annotated[Path, Parameter(help="JSON to write")],
     fresh: Annotated[
         Sequence[str],
-        Parameter(help="backbones to time with fresh weights, as an original and a pcsr"),
+        Parameter(help="backbones to time with untrained weights, as an original and a pcsr"),
     ] = (),
     knob: Annotated[Sequence[float], options.KnobValue, Parameter(help="values of PCSR's knob")] = (
         0.0,

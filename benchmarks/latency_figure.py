@@ -67,7 +67,7 @@ def draw(of_images: Sequence[pd.DataFrame], machine: str) -> Figure:
 
 
 def _title(case: pd.Series) -> str:
-    weights = ", fresh weights" if case["fresh"] else ""
+    weights = ", untrained weights" if case["fresh"] else ""
     image = f"image {case['image']} (LR {case['lr_width']}x{case['lr_height']})"
     return f"{style.name(case['backbone'])}{weights}: {image}"
 

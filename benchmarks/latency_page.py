@@ -202,7 +202,7 @@ def _psnr_of_original(rows: pd.DataFrame) -> pd.Series:
 def figure(results: Sequence[Measured]) -> Figure:
     """Plot time ratio over FLOP ratio in float32: a panel per backbone and image.
 
-    Of fresh weights, only budgets are shown: their decisions at a value of the knob mean nothing.
+    Of untrained weights only budgets are shown: their decisions at a knob value mean nothing.
 
     Raises:
         UserError: no file has cases of a method in float32.
@@ -254,8 +254,8 @@ def _section(measured: Measured) -> str:
     if facts["fresh"]:
         fresh = escape.markdown(", ".join(facts["fresh"]))
         text.append(
-            f"Fresh weights, because none are published: {fresh}. Their decisions at a value of "
-            "the knob mean nothing, so the figure shows only their budgets.\n"
+            f"Untrained weights, because none are published: {fresh}. Their decisions at a value "
+            "of the knob mean nothing, so the figure shows only their budgets.\n"
         )
     if measured["cases"]:
         rows = cases(measured)
@@ -282,7 +282,7 @@ def _how(rows: pd.DataFrame, rounds: int) -> str:
 def _choices(rows: pd.DataFrame, fresh: Sequence[str]) -> str:
     """Rank programs, precisions and operating points by time, those with the original's PSNR first.
 
-    Fresh weights have no PSNR to compare.
+    Untrained weights have no PSNR to compare.
     """
     rows = rows[rows["program"].notna() & ~rows["backbone"].isin(fresh)]
     order = ["image", "backbone", "less", "seconds"]

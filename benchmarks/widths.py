@@ -1,6 +1,6 @@
 """Time encoders of different widths in turns: does time follow FLOPs?
 
-Weights are fresh, since the time hardly depends on them.
+Weights are untrained, since the time hardly depends on them.
 
 Example: python -m pcsr.benchmarks.widths --out reports/latency/widths.json
 """

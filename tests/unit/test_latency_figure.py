@@ -24,7 +24,7 @@ def test_there_is_a_panel_for_each_backbone_and_image(drawn):
         "CARN: image 1232 (LR 420x276)",
         "CARN: image lake-4k (LR 960x540)",
         "FSRCNN: image 1232 (LR 420x276)",
-        "SRResNet, fresh weights: image 1232 (LR 420x276)",
+        "SRResNet, untrained weights: image 1232 (LR 420x276)",
     ]
     assert {panel.get_subplotspec().get_geometry()[:2] for panel in drawn.axes} == {(2, 2)}
     for panel in drawn.axes:
