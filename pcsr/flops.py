@@ -16,10 +16,11 @@ attention, have none.
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,20 +72,10 @@ class Flops:
     activations: float = 0.0  # of the definition
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            self.paper + other.paper,
-            self.algorithmic + other.algorithmic,
-            self.engine + other.engine,
-            self.activations + other.activations,
-        )
+        return Flops(*map(operator.add, astuple(self), astuple(other)))
 
     def __mul__(self, times: float) -> Flops:
-        return Flops(
-            self.paper * times,
-            self.algorithmic * times,
-            self.engine * times,
-            self.activations * times,
-        )
+        return Flops(*(number * times for number in astuple(self)))
 
     def run_as(self, engine: float) -> Flops:
         """Return the same counts with other FLOPs for the engine."""
@@ -254,11 +245,10 @@ def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
         UserError: the FLOPs are not proportional to the size, as with attention over the whole
             image; or see ``count``.
     """
-    sides = (8, 16)
     parameter = next(network.parameters())
     small, large = (
         count(network, parameter.new_zeros(1, 3, side, side), folded=folded) * (1 / side**2)
-        for side in sides
+        for side in (8, 16)
     )
     if small != large:
         raise UserError(
@@ -283,13 +273,7 @@ def per_image(
         UserError: see ``per_lr_pixel`` and ``count``.
     """
     if not whole_image:
-        return partial(_proportional, per_lr_pixel(network, folded))
-    return partial(_at_size, copy.deepcopy(network).to("meta"), folded)  # nothing is computed
-
-
-def _proportional(each: Flops, lr_size: tuple[int, int]) -> Flops:
-    return each * (lr_size[0] * lr_size[1])
-
-
-def _at_size(network: nn.Module, folded: bool, lr_size: tuple[int, int]) -> Flops:
-    return count(network, torch.empty(1, 3, *lr_size, device="meta"), folded=folded)
+        each = per_lr_pixel(network, folded)
+        return lambda lr_size: each * (lr_size[0] * lr_size[1])
+    plain = copy.deepcopy(network).to("meta")  # nothing is computed
+    return lambda size: count(plain, torch.empty(1, 3, *size, device="meta"), folded=folded)
