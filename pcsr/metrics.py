@@ -44,7 +44,11 @@ def psnr_rgb(sr: Image, hr: Image, shave: int) -> float:
         ValueError: the images differ in shape.
     """
     sr, hr = _shaved(sr, hr, shave)
-    error = np.square(sr.astype(np.float64) - hr.astype(np.float64)).mean()
+    return _psnr(sr.astype(np.float64), hr.astype(np.float64))
+
+
+def _psnr(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
+    error = np.square(sr - hr).mean()
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
@@ -82,12 +86,8 @@ def psnr_y(sr: Image, hr: Image, shave: int) -> float:
     Raises:
         ValueError: the images differ in shape.
     """
-    from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415 - training does not need it
-
     sr, hr = _shaved(sr, hr, shave)
-    if np.array_equal(sr, hr):
-        return float("inf")
-    return float(peak_signal_noise_ratio(_luma(hr), _luma(sr), data_range=255))
+    return _psnr(_luma(sr), _luma(hr))
 
 
 def ssim(sr: Image, hr: Image, shave: int) -> float:
@@ -101,12 +101,5 @@ def ssim(sr: Image, hr: Image, shave: int) -> float:
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - training does not need it
 
     sr, hr = _shaved(sr, hr, shave)
-    value = structural_similarity(
-        _luma(hr),
-        _luma(sr),
-        data_range=255,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-    )
-    return float(value)
+    kernel = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(_luma(hr), _luma(sr), data_range=255, **kernel))
