@@ -92,14 +92,9 @@ def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
 
 
 class Rule(ABC):
-    """A decision rule that can be applied to an image in tiles or strips.
+    """A decision rule that can be applied to an image in tiles or strips: measure, settle, decide.
 
-    ``measure`` reduces each pixel's log-probabilities to the values that its decision depends on.
-    ``settle`` takes these values for the whole image and returns the rule to decide with.
-    ``decide`` turns them into branch numbers.
-
-    Log-probabilities are (N, M, ...), measured values (N, K, ...) and branch numbers (N, ...)
-    uint8. K depends on the rule.
+    Log-probabilities are (N, M, ...), measured values (N, K, ...), where K depends on the rule.
     """
 
     #: Whether decisions depend on the whole image, so that ``settle`` must precede ``decide``.
@@ -142,16 +137,13 @@ class CostRatio(Rule):
     def measure(self, log_probabilities: Tensor) -> Tensor:
         """Return the thresholds b_1 >= ... >= b_(M-1), (N, M - 1, ...)."""
         logs = log_probabilities.unbind(dim=1)
-        thresholds = [
-            reduce(
-                torch.maximum,
-                (
-                    reduce(torch.minimum, (self._tie(logs, h, j) for h in range(i)))
-                    for j in range(i, len(logs))
-                ),
+        thresholds = []
+        for i in range(1, len(logs)):
+            least = (
+                reduce(torch.minimum, (self._tie(logs, h, j) for h in range(i)))
+                for j in range(i, len(logs))
             )
-            for i in range(1, len(logs))
-        ]
+            thresholds.append(reduce(torch.maximum, least))
         return thresholds[0][:, None] if len(thresholds) == 1 else torch.stack(thresholds, dim=1)
 
     def _tie(self, logs: Sequence[Tensor], cheap: int, expensive: int) -> Tensor:
@@ -191,9 +183,9 @@ class WithinBudget(CostRatio):
                 "GFLOPs; increase it."
             )
         steps = [expensive - cheap for cheap, expensive in pairwise(self.flops)]
-        lowest, highest = measured[0].new_tensor([-math.inf, math.inf])
-        low, high = _rank(lowest), _rank(highest)
-        for _ in range(32):  # 2^32 bit patterns: 32 halvings leave one
+        # Ranks of -inf and inf. 2^32 bit patterns: 32 halvings leave one.
+        low, high = torch.tensor([-0x7F800001, 0x7F800000], device=measured[0].device)
+        for _ in range(32):
             middle = (low + high) >> 1
             k = _ranked(middle)
             spent = [
@@ -207,27 +199,14 @@ class WithinBudget(CostRatio):
         return CostRatio(self.costs, _ranked(high))
 
 
-def _rank(value: Tensor) -> Tensor:
-    """Return a float32's position in the order of all of them, int64; ``_ranked`` inverts it."""
-    bits = value.view(torch.int32)
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-
-
 def _ranked(rank: Tensor) -> Tensor:
+    """Return the float32 with this position, int64, in the order of all of them; 0 is 0."""
     bits = rank.int()
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
 
 
-class _ByDifficulty(Rule):
-    """Base of the rules that depend on the difficulty alone."""
-
-    def measure(self, log_probabilities: Tensor) -> Tensor:
-        """Return the difficulty (N, 1, ...)."""
-        return difficulty(log_probabilities.softmax(dim=1))[:, None]
-
-
 @dataclass(frozen=True)
-class Adaptive(_ByDifficulty):
+class Adaptive(Rule):
     """ADM: 1-D k-means over the difficulty, without a knob (PCSR section 3.4).
 
     The difficulty is min-max normalised over the call. The M centres start evenly spaced from 0 to
@@ -237,13 +216,20 @@ class Adaptive(_ByDifficulty):
 
     Attributes:
         branches: M.
+        clusters: once settled, low, span and borders: difficulties are normalised to
+            (difficulty - low) / span, and clusters meet at the borders, (M - 1,).
     """
 
     whole: ClassVar[bool] = True
     branches: int
+    clusters: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def settle(self, measured: Sequence[Tensor]) -> "Nearest":
-        """Return the clusters as a rule, without waiting for a GPU."""
+    def measure(self, log_probabilities: Tensor) -> Tensor:
+        """Return the difficulty (N, 1, ...)."""
+        return difficulty(log_probabilities.softmax(dim=1))[:, None]
+
+    def settle(self, measured: Sequence[Tensor]) -> "Adaptive":
+        """Find the clusters, without waiting for a GPU."""
         low = torch.stack([part.min() for part in measured]).min()
         high = torch.stack([part.max() for part in measured]).max()
         span = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
@@ -263,36 +249,20 @@ class Adaptive(_ByDifficulty):
             centres = updated
             if low.device.type == "cpu" and done:
                 break
-        return Nearest(low, span, borders)
+        return Adaptive(self.branches, (low, span, borders))
 
     def decide(self, measured: Tensor) -> Tensor:
-        """Refuse, because the clusters are not known yet.
+        """See ``Rule.decide``.
 
         Raises:
-            ValueError: always. Decide with the rule that ``settle`` returns.
+            ValueError: the rule is not settled.
         """
-        raise ValueError("ADM depends on the whole image: settle it first")
-
-
-@dataclass(frozen=True)
-class Nearest(_ByDifficulty):
-    """Assign each pixel to the nearest of M sorted centres.
-
-    Attributes:
-        low, span: the difficulty is normalised to (difficulty - low) / span.
-        borders: (M - 1,) midpoints between neighbouring centres.
-    """
-
-    whole: ClassVar[bool] = False
-    low: Tensor
-    span: Tensor
-    borders: Tensor
-
-    def decide(self, measured: Tensor) -> Tensor:
-        """See ``Rule.decide``."""
-        values = (measured - self.low) / self.span
+        if self.clusters is None:
+            raise ValueError("ADM depends on the whole image: settle it first")
+        low, span, borders = self.clusters
+        values = (measured - low) / span
         return sum(
-            ((values > border).to(torch.uint8) for border in self.borders),
+            ((values > border).to(torch.uint8) for border in borders),
             start=torch.zeros_like(values, dtype=torch.uint8),
         )[:, 0]
 
@@ -325,14 +295,7 @@ def refine(sr: Tensor, labels: Tensor) -> Tensor:
     """Smooth pixels of a cheaper branch that touch a more expensive one (PCSR section 3.5).
 
     Such a pixel takes the mean of its 3x3 neighbourhood. The outermost ring of pixels is left
-    unchanged.
-
-    Args:
-        sr: (N, 3, H, W).
-        labels: (N, H, W) branch numbers; 0 is the cheapest.
-
-    Returns:
-        (N, 3, H, W), a new tensor.
+    unchanged. SR (N, 3, H, W) and branch numbers (N, H, W) -> a new tensor (N, 3, H, W).
     """
     return refine_(sr.clone(), labels)
 
