@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 
 from pcsr.config.models import (
     COUNT_LIMIT,
+    DEGRADATIONS,
     KNOB_LIMIT,
     PATCH_LIMIT,
     SCALE_LIMIT,
@@ -96,13 +97,7 @@ MarkdownOut = Annotated[Path, Parameter(help="Markdown to write, with .html besi
 Suite = Annotated[Path, Parameter(help="suite file, e.g. configs/suites/quick.yaml")]
 
 LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or leave it in float")]
-Degradation = Annotated[
-    Bicubic,
-    Parameter(
-        help="bicubic from HR to LR: matlab rounds at the end only, matlab-uint8 also between the "
-        "passes, selfexsr like matlab-uint8 with border pixels replicated instead of mirrored"
-    ),
-]
+Degradation = Annotated[Bicubic, Parameter(help=DEGRADATIONS)]
 Crop = Annotated[
     Literal["tiles", "none"], Parameter(help="crop LR to whole 32x32 tiles, or keep all of it")
 ]
