@@ -77,14 +77,10 @@ def require_file(path: Path, kind: str, fix: str) -> int:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Return the content of an untrusted file; pipes and devices, which may never end, are refused.
-
-    Args:
-        path: the file.
-        most: bytes that it may have.
+    """Return the content of an untrusted file of at most ``most`` bytes.
 
     Raises:
-        OSError: it is missing, not a regular file, or larger.
+        OSError: it is missing, larger, or no regular file, such as a pipe, which may never end.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
