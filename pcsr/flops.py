@@ -95,22 +95,17 @@ class Costs:
 
 
 def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flops:
-    """Count the FLOPs of ``module(*inputs)`` in eval mode by running it once.
+    """Count the FLOPs of ``module(*inputs)``, as defined, in eval mode by running it once.
 
-    Args:
-        module: as defined.
-        inputs: of its forward pass.
-        folded: whether it runs with BatchNorm folded into its convolutions (``engine`` alone).
+    Those of the ``engine`` are without BatchNorm if it runs ``folded`` into the convolutions.
 
     Raises:
         UserError: it runs an operation that is neither counted nor known to be free.
     """
     training = module.training
     try:
-        with torch.no_grad(), _undisguised(), ModuleTracker() as modules:
-            meter = _Meter(modules)
-            with meter:
-                module.eval()(*inputs)
+        with torch.no_grad(), _undisguised(), ModuleTracker() as modules, _Meter(modules) as meter:
+            module.eval()(*inputs)
     finally:
         module.train(training)
     counted = meter.counted
@@ -146,13 +141,7 @@ class _Meter(DispatchMode):
         self.counted: Counter[str] = Counter()
         self._modules = modules
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = str(func.overloadpacket), kwargs or {}
         if name in RULES:
             result = func(*args, **kwargs)
@@ -237,10 +226,6 @@ def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
 
     They are if all layers keep or multiply the size of their input, as convolutions do.
 
-    Args:
-        network: as defined.
-        folded: whether it runs with BatchNorm folded, as the engine runs it.
-
     Raises:
         UserError: the FLOPs are not proportional to the size, as with attention over the whole
             image; or see ``count``.
@@ -263,11 +248,8 @@ def per_image(
 ) -> Callable[[tuple[int, int]], Flops]:
     """Return a function that gives a network's FLOPs for one LR image of a height and width.
 
-    Args:
-        network: as defined.
-        whole_image: whether it sees the whole image, so that its FLOPs need not be proportional to
-            the image's size; they are then counted at the size.
-        folded: whether it runs with BatchNorm folded, as the engine runs it.
+    If a network sees the ``whole_image``, its FLOPs need not be proportional to the image's size;
+    they are then counted at the size.
 
     Raises:
         UserError: see ``per_lr_pixel`` and ``count``.
