@@ -96,7 +96,7 @@ class Costs:
 def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flops:
     """Count the FLOPs of ``module(*inputs)``, as defined, in eval mode by running it once.
 
-    Those of the ``engine`` are without BatchNorm if it runs ``folded`` into the convolutions.
+    With ``folded``, the engine runs it with BatchNorm folded into its convolutions.
 
     Raises:
         UserError: it runs an operation that is neither counted nor known to be free.

@@ -132,11 +132,9 @@ def sha256(path: Path) -> str:
 def digest(path: Path, kind: str) -> str:
     """Return a checksum of a file's content in hex digits.
 
-    Args:
-        path: the file.
-        kind: a name that ``hashlib`` knows, or ``git_blob`` for the SHA-1 by which git names it.
-            SHA-1 is weaker than SHA-256: two files with the same id can be made on purpose, but not
-            a second file with the id of a published one.
+    ``kind`` is a name that ``hashlib`` knows, or ``git_blob`` for the SHA-1 by which git names it.
+    SHA-1 is weaker than SHA-256: two files with the same id can be made on purpose, but not a
+    second file with the id of a published one.
     """
     total = hashlib.new("sha1" if kind == GIT_BLOB else kind)
     with path.open("rb") as file:
