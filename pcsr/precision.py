@@ -47,8 +47,7 @@ def times_as_long(dtype: torch.dtype) -> float:
     time on one processor and 1.4 times as long on another; where bf16 is emulated, networks take
     five times as long. So a layer as wide as CARN's is timed (0.1 s).
     """
-    reference, half = (_seconds(kind) for kind in (torch.float32, dtype))
-    return half / reference
+    return _seconds(dtype) / _seconds(torch.float32)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from pcsr.config.models import (
     SCALE_LIMIT,
     THREADS_LIMIT,
     Bicubic,
+    LRBits,
 )
 from pcsr.storage import files
 
@@ -96,7 +97,7 @@ Results = Annotated[Path, Parameter(help="results.csv, made by `pcsr collect`")]
 MarkdownOut = Annotated[Path, Parameter(help="Markdown to write, with .html beside it")]
 Suite = Annotated[Path, Parameter(help="suite file, e.g. configs/suites/quick.yaml")]
 
-LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or leave it in float")]
+LR = Annotated[LRBits, Parameter(help="round LR to 8 bit, or leave it in float")]
 Degradation = Annotated[Bicubic, Parameter(help=DEGRADATIONS)]
 Crop = Annotated[
     Literal["tiles", "none"], Parameter(help="crop LR to whole 32x32 tiles, or keep all of it")
