@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -122,9 +123,8 @@ def _summary(function: str) -> str:
     if found is None or found.origin is None:
         return ""
     tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
-    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-    docstring = next((ast.get_docstring(node) for node in functions if node.name == name), None)
-    return (docstring or "").partition("\n")[0]
+    docstrings = {f.name: ast.get_docstring(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
+    return (docstrings.get(name) or "").partition("\n")[0]
 
 
 def _failed_thread(arguments: threading.ExceptHookArgs) -> None:
@@ -152,12 +152,10 @@ def _extra(error: ImportError) -> str:
 def _require_paths(arguments: list[str]) -> None:
     """Refuse arguments that no path can contain: using them would raise a ValueError."""
     for argument in arguments:
-        try:
-            possible = b"\0" not in os.fsencode(argument)
-        except UnicodeEncodeError:
-            possible = False
-        if not possible:
-            raise UserError(f"'{argument}': has a character that no path can have; give another.")
+        with suppress(UnicodeEncodeError):
+            if b"\0" not in os.fsencode(argument):
+                continue
+        raise UserError(f"'{argument}': has a character that no path can have; give another.")
 
 
 def main() -> None:
@@ -189,11 +187,8 @@ def main() -> None:
         _fail(f"pcsr {arguments[0]}: {needed}", 2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(
-            f"{where}{error.strerror or error}; check the disk's free space and the permissions "
-            f"there, then run again.{_hint()}",
-            1,
-        )
+        fix = "check the disk's free space and the permissions there, then run again."
+        _fail(f"{where}{error.strerror or error}; {fix}{_hint()}", 1)
     except KeyboardInterrupt as stop:
         what = f"interrupted: {stop}" if stop.args else "interrupted"
         print(f"{escape.printable(what)}; run the same command to resume", file=sys.stderr)

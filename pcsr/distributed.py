@@ -102,7 +102,7 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     except (ValueError, RuntimeError) as error:
         settings = " ".join(f"{name}={os.environ[name]}" for name in LAUNCHER)
         raise UserError(f"{settings}: no group of processes to join ({error}).") from None
-    _end_with(os.getppid())
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         yield dist.get_rank(), world
     except BaseException as error:
@@ -117,15 +117,11 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
 
 def _end_with(launcher: int) -> None:
     """Stop this process when its launcher ends; it would otherwise train on and keep its locks."""
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)  # training then saves and stops
-        time.sleep(GRACE)
-        os.kill(os.getpid(), signal.SIGKILL)  # it waits for a process that is no longer there
-
-    threading.Thread(target=watch, daemon=True).start()
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)  # training then saves and stops
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)  # it waits for a process that is no longer there
 
 
 def place() -> tuple[int, int]:
@@ -144,9 +140,7 @@ def any_process(flag: bool) -> bool:
     if not dist.is_initialized():
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    flags = torch.tensor(int(flag), device=device)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags)
+    return bool(sum_over_processes(torch.tensor(float(flag), device=device)))
 
 
 def mean(x: Tensor) -> Tensor:

@@ -57,13 +57,9 @@ def require_name(kind: str, name: str, available: Collection[str], where: str = 
 
 
 def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> UserError:
-    """Return the error for an unknown name, e.g. of a backbone.
+    """Return the error for a name that is not of a ``kind``, e.g. ``"backbone"``.
 
-    Args:
-        kind: what the name should be, e.g. ``"backbone"``.
-        name: the name that was given.
-        available: the valid names.
-        where: the file or key that holds the name; the message begins with it.
+    The message begins with ``where``, the file or key that holds the name.
     """
     prefix = f"{where}: " if where else ""
     return UserError(f"{prefix}unknown {kind} '{name}'. {did_you_mean(name, available)}")

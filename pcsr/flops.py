@@ -16,10 +16,10 @@ attention, have none.
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,20 +71,10 @@ class Flops:
     activations: float = 0.0  # of the definition
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            self.paper + other.paper,
-            self.algorithmic + other.algorithmic,
-            self.engine + other.engine,
-            self.activations + other.activations,
-        )
+        return Flops(*map(operator.add, astuple(self), astuple(other)))
 
     def __mul__(self, times: float) -> Flops:
-        return Flops(
-            self.paper * times,
-            self.algorithmic * times,
-            self.engine * times,
-            self.activations * times,
-        )
+        return Flops(*(number * times for number in astuple(self)))
 
     def run_as(self, engine: float) -> Flops:
         """Return the same counts with other FLOPs for the engine."""
@@ -104,27 +94,20 @@ class Costs:
 
 
 def count(module: nn.Module, *inputs: Tensor | int, folded: bool = False) -> Flops:
-    """Count the FLOPs of ``module(*inputs)`` in eval mode by running it once.
+    """Count the FLOPs of ``module(*inputs)``, as defined, in eval mode by running it once.
 
-    Args:
-        module: as defined.
-        inputs: of its forward pass.
-        folded: whether it runs with BatchNorm folded into its convolutions (``engine`` alone).
+    With ``folded``, the engine runs it with BatchNorm folded into its convolutions.
 
     Raises:
         UserError: it runs an operation that is neither counted nor known to be free.
     """
     training = module.training
     try:
-        with torch.no_grad(), _undisguised(), ModuleTracker() as modules:
-            meter = _Meter(modules)
-            with meter:
-                module.eval()(*inputs)
+        with torch.no_grad(), _undisguised(), ModuleTracker() as modules, _Meter(modules) as meter:
+            module.eval()(*inputs)
     finally:
         module.train(training)
-    counted = meter.counted
-    engine = counted["algorithmic"] - (counted["batch_norm"] if folded else 0)
-    return Flops(counted["paper"], counted["algorithmic"], engine, counted["activations"])
+    return meter.counted if folded else meter.counted.run_as(meter.counted.algorithmic)
 
 
 @contextmanager
@@ -148,24 +131,18 @@ def _undisguised() -> Iterator[None]:
 
 
 class _Meter(DispatchMode):
-    """Count every operation that torch executes; refuse those it cannot count."""
+    """Count every operation that torch executes, folded; refuse those it cannot count."""
 
     def __init__(self, modules: ModuleTracker) -> None:
         super().__init__()
-        self.counted: Counter[str] = Counter()
+        self.counted = Flops(0, 0, 0, 0)
         self._modules = modules
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = str(func.overloadpacket), kwargs or {}
         if name in RULES:
             result = func(*args, **kwargs)
-            self.counted.update(RULES[name](args, result))
+            self.counted += RULES[name](args, result)
             return result
         if name in FREE or func.is_view or torch.Tag.pointwise in func.tags:
             return func(*args, **kwargs)
@@ -180,65 +157,56 @@ class _Meter(DispatchMode):
         return result
 
 
-def _both(flops: int) -> Counter[str]:
-    return Counter(paper=flops, algorithmic=flops)
-
-
-def _convolution(args: Sequence[Any], result: Tensor) -> Counter[str]:
+def _convolution(args: Sequence[Any], result: Tensor) -> Flops:
     source, kernel, transposed = args[0], args[1], args[6]
     each = 2 * len(source) * kernel.numel()  # per position of the grid
     # Not torch.utils.flop_counter, whose import takes a tenth as long as torch's.
-    return Counter(
-        paper=each * result[0, 0].numel(),
-        algorithmic=each * (source if transposed else result)[0, 0].numel(),
-        activations=result.numel(),
-    )
+    paper = each * result[0, 0].numel()
+    algorithmic = each * (source if transposed else result)[0, 0].numel()
+    return Flops(paper, algorithmic, algorithmic, result.numel())
 
 
-def _product(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
+def _product(first: int, args: Sequence[Any], result: Tensor) -> Flops:
     """Count a product of two matrices, or a matrix and a vector: arguments ``first`` and next."""
     left, right = args[first : first + 2]
-    return _both(2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
+    flops = 2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1)
+    return Flops(flops, flops, flops, 0)
 
 
-def _linear(first: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
+def _linear(first: int, args: Sequence[Any], result: Tensor) -> Flops:
     """Count a linear layer, which torch runs as a product of two matrices (attention: batched)."""
-    return _product(first, args, result) + Counter(activations=result.numel())
+    return _product(first, args, result) + Flops(0, 0, 0, result.numel())
 
 
-def _elementwise(each: int, args: Sequence[Any], result: Tensor) -> Counter[str]:
-    return _both(each * result.numel())
+def _elementwise(each: int, args: Sequence[Any], result: Tensor) -> Flops:
+    flops = each * result.numel()
+    return Flops(flops, flops, flops, 0)
 
 
-def _norm(weight: int, args: Sequence[Any], results: Sequence[Tensor]) -> Counter[str]:
+def _norm(weight: int, args: Sequence[Any], results: Sequence[Tensor]) -> Flops:
     """Count a norm that takes its statistics from its input; argument ``weight`` scales it."""
     return _elementwise(4 + (args[weight] is not None), args, results[0])
 
 
-def _batch_norm(args: Sequence[Any], results: Sequence[Tensor]) -> Counter[str]:
+def _batch_norm(args: Sequence[Any], results: Sequence[Tensor]) -> Flops:
     if args[5]:  # an instance norm: statistics of its input
         return _norm(1, args, results)
-    flops = _elementwise(2, args, results[0])
-    return flops + Counter(batch_norm=flops["paper"])
+    return _elementwise(2, args, results[0]).run_as(0)  # folded
 
 
-#: Operation -> its FLOPs, given its arguments and its result.
-RULES: Mapping[str, Callable[[Sequence[Any], Any], Counter[str]]] = {
-    "aten.convolution": _convolution,
-    **dict.fromkeys(("aten.mm", "aten.mv"), partial(_linear, 0)),
-    **dict.fromkeys(("aten.bmm", "aten.dot"), partial(_product, 0)),
-    **{
-        f"aten.{name}{end}": partial(rule, 1)
-        for rule, names in ((_linear, ("addmm", "addmv")), (_product, ("addbmm", "baddbmm")))
-        for name in names
-        for end in ("", "_")
-    },
-    "aten._prelu_kernel": partial(_elementwise, 1),
-    "aten.native_batch_norm": _batch_norm,
-    "aten.cudnn_batch_norm": _batch_norm,
-    "aten.native_layer_norm": partial(_norm, 2),
-    "aten.native_group_norm": partial(_norm, 1),
+#: Operations -> their FLOPs, given the arguments and the result of one.
+_COUNTED: Mapping[str, Callable[[Sequence[Any], Any], Flops]] = {
+    "convolution": _convolution,
+    "mm mv": partial(_linear, 0),
+    "bmm dot": partial(_product, 0),
+    "addmm addmm_ addmv addmv_": partial(_linear, 1),
+    "addbmm addbmm_ baddbmm baddbmm_": partial(_product, 1),
+    "_prelu_kernel": partial(_elementwise, 1),
+    "native_batch_norm cudnn_batch_norm": _batch_norm,
+    "native_layer_norm": partial(_norm, 2),
+    "native_group_norm": partial(_norm, 1),
 }
+RULES = {f"aten.{name}": rule for names, rule in _COUNTED.items() for name in names.split()}
 
 
 def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
@@ -246,19 +214,14 @@ def per_lr_pixel(network: nn.Module, folded: bool = False) -> Flops:
 
     They are if all layers keep or multiply the size of their input, as convolutions do.
 
-    Args:
-        network: as defined.
-        folded: whether it runs with BatchNorm folded, as the engine runs it.
-
     Raises:
         UserError: the FLOPs are not proportional to the size, as with attention over the whole
             image; or see ``count``.
     """
-    sides = (8, 16)
     parameter = next(network.parameters())
     small, large = (
         count(network, parameter.new_zeros(1, 3, side, side), folded=folded) * (1 / side**2)
-        for side in sides
+        for side in (8, 16)
     )
     if small != large:
         raise UserError(
@@ -273,23 +236,14 @@ def per_image(
 ) -> Callable[[tuple[int, int]], Flops]:
     """Return a function that gives a network's FLOPs for one LR image of a height and width.
 
-    Args:
-        network: as defined.
-        whole_image: whether it sees the whole image, so that its FLOPs need not be proportional to
-            the image's size; they are then counted at the size.
-        folded: whether it runs with BatchNorm folded, as the engine runs it.
+    If a network sees the ``whole_image``, its FLOPs need not be proportional to the image's size;
+    they are then counted at the size.
 
     Raises:
         UserError: see ``per_lr_pixel`` and ``count``.
     """
     if not whole_image:
-        return partial(_proportional, per_lr_pixel(network, folded))
-    return partial(_at_size, copy.deepcopy(network).to("meta"), folded)  # nothing is computed
-
-
-def _proportional(each: Flops, lr_size: tuple[int, int]) -> Flops:
-    return each * (lr_size[0] * lr_size[1])
-
-
-def _at_size(network: nn.Module, folded: bool, lr_size: tuple[int, int]) -> Flops:
-    return count(network, torch.empty(1, 3, *lr_size, device="meta"), folded=folded)
+        each = per_lr_pixel(network, folded)
+        return lambda lr_size: each * (lr_size[0] * lr_size[1])
+    plain = copy.deepcopy(network).to("meta")  # nothing is computed
+    return lambda size: count(plain, torch.empty(1, 3, *size, device="meta"), folded=folded)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -81,14 +82,10 @@ class Tiles:
 
     The tiles cover every image: if the steps leave a remainder, one more tile ends at the border,
     and a side shorter than a tile is extended by repeating its last pixel.
-
-    Attributes:
-        count: number of images.
-        lr_size: their height and width in LR pixels.
     """
 
-    count: int
-    lr_size: tuple[int, int]
+    count: int  # images
+    lr_size: tuple[int, int]  # height and width of each, in LR pixels
 
     @cached_property
     def rows(self) -> list[int]:
@@ -106,7 +103,7 @@ class Tiles:
         return self.count, len(self.rows), len(self.columns)
 
     def __len__(self) -> int:
-        return self.count * len(self.rows) * len(self.columns)
+        return prod(self.shape)
 
     def place(self, number: int) -> tuple[int, int, int]:
         """Return the image, LR row and LR column at which the tile with this number starts."""
@@ -115,15 +112,9 @@ class Tiles:
         return image, self.rows[row], self.columns[column]
 
     def cut(self, images: Tensor, numbers: Tensor, scale: int = 1) -> Tensor:
-        """Cut the tiles with the given numbers out of images.
+        """Cut the tiles with the given numbers, (n,) int64, out of LR or HR images.
 
-        Args:
-            images: (N, C, h * scale, w * scale).
-            numbers: (n,) int64.
-            scale: 1 for LR images, HR size / LR size for their HR images.
-
-        Returns:
-            (n, C, 32 * scale, 32 * scale).
+        (N, C, h * scale, w * scale) -> (n, C, 32 * scale, 32 * scale), with scale 1 for LR images.
         """
         places = torch.tensor([self.place(number) for number in numbers.tolist()])
         image, row, column = places.to(images.device).view(-1, 3).T
@@ -136,10 +127,7 @@ class Tiles:
     def nearest(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the tile row of each HR row, (H,), and the tile column of each HR column, (W,).
 
-        Where tiles overlap, the tile with the nearest centre counts.
-
-        Args:
-            size: H and W of the HR images.
+        Where tiles overlap, the tile with the nearest centre counts. HR images have the ``size``.
         """
         indices = []
         for origins, lr_length, length in zip(
@@ -152,15 +140,10 @@ class Tiles:
 
 
 class Mosaic:
-    """SR images assembled from their tiles; overlapping values are averaged.
+    """SR images assembled on a device from their tiles; overlapping values are averaged.
 
     Tiles are given as 8-bit levels, so that sums are exact and the order of tiles does not matter.
     A row of tiles is summed when its strip is requested, and a tile is kept no longer than that.
-
-    Args:
-        tiles: where the tiles lie.
-        scale: HR size / LR size.
-        device: where the images are assembled.
     """
 
     def __init__(self, tiles: Tiles, scale: int, device: torch.device) -> None:
@@ -170,10 +153,8 @@ class Mosaic:
         height, width = (side * scale for side in tiles.lr_size)
         # At most 9 tiles cover a pixel (3 per axis next to an added last tile): 9 * 255 fits.
         self._sums = torch.zeros(3, TILE * scale, width, dtype=torch.int16, device=device)
-        self._rows, self._columns = (
-            self._covered(tiles.rows, height),
-            self._covered(tiles.columns, width),
-        )
+        self._rows = self._covered(tiles.rows, height)
+        self._columns = self._covered(tiles.columns, width)
 
     def add(self, numbers: Tensor, sr: Tensor) -> None:
         """Add the tiles with the given numbers (n,): uint8 (n, 3, 32 * scale, 32 * scale)."""

@@ -1,6 +1,6 @@
 """Data types that networks run in, and whether they are faster on this machine."""
 
-import time
+import timeit
 from functools import cache
 
 import torch
@@ -47,17 +47,12 @@ def times_as_long(dtype: torch.dtype) -> float:
     time on one processor and 1.4 times as long on another; where bf16 is emulated, networks take
     five times as long. So a layer as wide as CARN's is timed (0.1 s).
     """
-    reference, half = (_seconds(kind) for kind in (torch.float32, dtype))
-    return half / reference
+    return _seconds(dtype) / _seconds(torch.float32)
 
 
 @torch.no_grad()
 def _seconds(dtype: torch.dtype) -> float:
     image = torch.ones(1, 64, 64, 96).to(dtype, memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3).to(dtype, memory_format=torch.channels_last)
-    times = []
-    for _ in range(1 + TRIALS):  # the first is a warm-up: oneDNN prepares
-        began = time.perf_counter()
-        F.conv2d(image, weight, padding=1)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    times = timeit.repeat(lambda: F.conv2d(image, weight, padding=1), number=1, repeat=1 + TRIALS)
+    return min(times[1:])  # the first is a warm-up: oneDNN prepares

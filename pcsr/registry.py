@@ -44,6 +44,7 @@ METRICS = {
     "psnr_y": "pcsr.metrics:psnr_y",
     "ssim": "pcsr.metrics:ssim",
 }
+OWN = {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}
 
 
 def table(kind: str) -> dict[str, str]:
@@ -59,11 +60,7 @@ def table(kind: str) -> dict[str, str]:
                 f"{kind} '{name}' of another package: give it a name of at most 64 letters, "
                 "digits, _, - and ., of which the first is a letter or digit."
             )
-    return {**outside, **_own(kind)}
-
-
-def _own(kind: str) -> dict[str, str]:
-    return {"backbone": BACKBONES, "method": METHODS, "metric": METRICS}[kind]
+    return {**outside, **OWN[kind]}
 
 
 def resolve(kind: str, name: str, where: str = "") -> Any:
@@ -72,9 +69,7 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
     Raises:
         UserError: the name is not registered; lists the available names and a close one.
     """
-    names = _own(kind)
-    if name not in names:
-        names = table(kind)  # looks through all installed packages
+    names = OWN[kind] if name in OWN[kind] else table(kind)  # looks through installed packages
     require_name(kind, name, names, where)
     module, _, attribute = names[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

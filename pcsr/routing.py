@@ -7,7 +7,7 @@ have the shape (N, M, ...): batch, branch, then the units of one image.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from typing import ClassVar
@@ -61,19 +61,12 @@ def by_cost_ratio(log_probabilities: Tensor, costs: Sequence[float], k: float) -
             branch everywhere, -25 the most expensive.
 
     Returns:
-        (N, ...) int64 branch numbers.
+        (N, ...) int64 branch numbers; on ties the cheapest.
     """
     log_cost = torch.tensor(costs, dtype=torch.float64).log().to(log_probabilities)
     shape = (1, -1) + (1,) * (log_probabilities.ndim - 2)
     values = log_probabilities - k * log_cost.view(shape)
-    return first_largest(values)
-
-
-def first_largest(values: Tensor) -> Tensor:
-    """Return the branch of the largest value, on ties the cheapest: (N, M, ...) -> (N, ...) int64.
-
-    With few branches this is ten times as fast on a CPU as ``argmax``, which reads with strides.
-    """
+    # With few branches this is ten times as fast on a CPU as argmax, which reads with strides.
     best = values[:, 0]
     labels = torch.zeros_like(best, dtype=torch.long)
     for branch in range(1, values.shape[1]):
@@ -99,14 +92,9 @@ def decide(rule: "Rule", log_probabilities: Tensor) -> Tensor:
 
 
 class Rule(ABC):
-    """A decision rule that can be applied to an image in tiles or strips.
+    """A decision rule that can be applied to an image in tiles or strips: measure, settle, decide.
 
-    ``measure`` reduces each pixel's log-probabilities to the values that its decision depends on.
-    ``settle`` takes these values for the whole image and returns the rule to decide with.
-    ``decide`` turns them into branch numbers.
-
-    Log-probabilities are (N, M, ...), measured values (N, K, ...) and branch numbers (N, ...)
-    uint8. K depends on the rule.
+    Log-probabilities are (N, M, ...), measured values (N, K, ...), where K depends on the rule.
     """
 
     #: Whether decisions depend on the whole image, so that ``settle`` must precede ``decide``.
@@ -149,16 +137,13 @@ class CostRatio(Rule):
     def measure(self, log_probabilities: Tensor) -> Tensor:
         """Return the thresholds b_1 >= ... >= b_(M-1), (N, M - 1, ...)."""
         logs = log_probabilities.unbind(dim=1)
-        thresholds = [
-            reduce(
-                torch.maximum,
-                (
-                    reduce(torch.minimum, (self._tie(logs, h, j) for h in range(i)))
-                    for j in range(i, len(logs))
-                ),
+        thresholds = []
+        for i in range(1, len(logs)):
+            least = (
+                reduce(torch.minimum, (self._tie(logs, h, j) for h in range(i)))
+                for j in range(i, len(logs))
             )
-            for i in range(1, len(logs))
-        ]
+            thresholds.append(reduce(torch.maximum, least))
         return thresholds[0][:, None] if len(thresholds) == 1 else torch.stack(thresholds, dim=1)
 
     def _tie(self, logs: Sequence[Tensor], cheap: int, expensive: int) -> Tensor:
@@ -198,9 +183,9 @@ class WithinBudget(CostRatio):
                 "GFLOPs; increase it."
             )
         steps = [expensive - cheap for cheap, expensive in pairwise(self.flops)]
-        lowest, highest = measured[0].new_tensor([-math.inf, math.inf])
-        low, high = _rank(lowest), _rank(highest)
-        for _ in range(32):  # 2^32 bit patterns: 32 halvings leave one
+        # Ranks of -inf and inf. 2^32 bit patterns: 32 halvings leave one.
+        low, high = torch.tensor([-0x7F800001, 0x7F800000], device=measured[0].device)
+        for _ in range(32):
             middle = (low + high) >> 1
             k = _ranked(middle)
             spent = [
@@ -214,13 +199,8 @@ class WithinBudget(CostRatio):
         return CostRatio(self.costs, _ranked(high))
 
 
-def _rank(value: Tensor) -> Tensor:
-    """Return a float32's position in the order of all of them, int64; ``_ranked`` inverts it."""
-    bits = value.view(torch.int32)
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-
-
 def _ranked(rank: Tensor) -> Tensor:
+    """Return the float32 with this position, int64, in the order of all of them; 0 is 0."""
     bits = rank.int()
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
 
@@ -236,98 +216,71 @@ class Adaptive(Rule):
 
     Attributes:
         branches: M.
+        clusters: once settled, low, span and borders: difficulties are normalised to
+            (difficulty - low) / span, and clusters meet at the borders, (M - 1,).
     """
 
     whole: ClassVar[bool] = True
     branches: int
+    clusters: tuple[Tensor, Tensor, Tensor] | None = None
 
     def measure(self, log_probabilities: Tensor) -> Tensor:
         """Return the difficulty (N, 1, ...)."""
         return difficulty(log_probabilities.softmax(dim=1))[:, None]
 
-    def settle(self, measured: Sequence[Tensor]) -> "Nearest":
-        """Return the clusters as a rule, without waiting for a GPU."""
+    def settle(self, measured: Sequence[Tensor]) -> "Adaptive":
+        """Find the clusters, without waiting for a GPU."""
         low = torch.stack([part.min() for part in measured]).min()
         high = torch.stack([part.max() for part in measured]).max()
         span = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
-        count = sum(part.numel() for part in measured)
-        total = _sum((part - low) / span for part in measured)
+        values = [(part - low) / span for part in measured]
         start = torch.linspace(0, 1, self.branches, device=low.device, dtype=torch.float64)
+        total = _sum(values)
+        count = torch.full_like(total, sum(part.numel() for part in values))
         centres = (start * (total / count)).to(low)
-        rule = Nearest(low, span, _midpoints(centres))
+        borders = _midpoints(centres)
         done = torch.zeros((), dtype=torch.bool, device=low.device)
         for _ in range(ROUNDS):
-            borders = torch.where(done, rule.borders, _midpoints(centres))  # once done, they stay
-            rule = replace(rule, borders=borders)
-            counts, sums = rule.clusters(measured, count, total)
+            borders = torch.where(done, borders, _midpoints(centres))  # once done, they stay
+            counts, sums = _clusters(values, borders, (count, total))
             means = (sums / counts.clamp_min(1)).to(centres)
             updated = torch.where(counts > 0, means, centres)
             done = done | ((updated - centres).square().sum() <= MOVED_AT_MOST)
             centres = updated
             if low.device.type == "cpu" and done:
                 break
-        return rule
+        return Adaptive(self.branches, (low, span, borders))
 
     def decide(self, measured: Tensor) -> Tensor:
-        """Refuse, because the clusters are not known yet.
+        """See ``Rule.decide``.
 
         Raises:
-            ValueError: always. Decide with the rule that ``settle`` returns.
+            ValueError: the rule is not settled.
         """
-        raise ValueError("ADM depends on the whole image: settle it first")
-
-
-@dataclass(frozen=True)
-class Nearest(Rule):
-    """Assign each pixel to the nearest of M sorted centres.
-
-    Attributes:
-        low, span: the difficulty is normalised to (difficulty - low) / span.
-        borders: (M - 1,) midpoints between neighbouring centres.
-    """
-
-    whole: ClassVar[bool] = False
-    low: Tensor
-    span: Tensor
-    borders: Tensor
-
-    def measure(self, log_probabilities: Tensor) -> Tensor:
-        """Return the difficulty (N, 1, ...)."""
-        return difficulty(log_probabilities.softmax(dim=1))[:, None]
-
-    def decide(self, measured: Tensor) -> Tensor:
-        """See ``Rule.decide``."""
-        values = (measured - self.low) / self.span
+        if self.clusters is None:
+            raise ValueError("ADM depends on the whole image: settle it first")
+        low, span, borders = self.clusters
+        values = (measured - low) / span
         return sum(
-            ((values > border).to(torch.uint8) for border in self.borders),
+            ((values > border).to(torch.uint8) for border in borders),
             start=torch.zeros_like(values, dtype=torch.uint8),
         )[:, 0]
 
-    def clusters(
-        self, measured: Sequence[Tensor], count: int, total: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the size of each cluster and the sum of its values, cheapest first.
 
-        Args:
-            measured: the difficulty of the whole image, not normalised.
-            count: number of values in it.
-            total: sum of the normalised values, float64.
+def _clusters(
+    values: Sequence[Tensor], borders: Tensor, whole: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the number of values between the borders and their sum, (M,) float64 each.
 
-        Returns:
-            Sizes (M,) and sums (M,) of normalised values, both float64.
-        """
-        above = [(torch.full_like(total, count), total)]
-        for border in self.borders:
-            pairs = [((part - self.low) / self.span, border) for part in measured]
-            above.append(
-                (
-                    sum((values > b).sum() for values, b in pairs).double(),
-                    _sum(values * (values > b) for values, b in pairs),
-                )
-            )
-        counts, sums = (torch.stack(column) for column in zip(*above, strict=True))
-        zero = torch.zeros_like(total)[None]
-        return counts - torch.cat([counts[1:], zero]), sums - torch.cat([sums[1:], zero])
+    ``whole`` is the number and the sum of all values, float64.
+    """
+    above = [whole]
+    for border in borders:
+        count = sum((part > border).sum() for part in values).double()
+        above.append((count, _sum(part * (part > border) for part in values)))
+    zero = torch.zeros_like(whole[0])
+    counts, sums = (torch.stack([*column, zero]) for column in zip(*above, strict=True))
+    return counts[:-1] - counts[1:], sums[:-1] - sums[1:]
 
 
 def _midpoints(centres: Tensor) -> Tensor:
@@ -342,14 +295,7 @@ def refine(sr: Tensor, labels: Tensor) -> Tensor:
     """Smooth pixels of a cheaper branch that touch a more expensive one (PCSR section 3.5).
 
     Such a pixel takes the mean of its 3x3 neighbourhood. The outermost ring of pixels is left
-    unchanged.
-
-    Args:
-        sr: (N, 3, H, W).
-        labels: (N, H, W) branch numbers; 0 is the cheapest.
-
-    Returns:
-        (N, 3, H, W), a new tensor.
+    unchanged. SR (N, 3, H, W) and branch numbers (N, H, W) -> a new tensor (N, 3, H, W).
     """
     return refine_(sr.clone(), labels)
 
@@ -366,17 +312,13 @@ def refine_(sr: Tensor, labels: Tensor) -> Tensor:
         seam = _three_by_three(torch.maximum, around) > around[..., 1:-1, 1:-1]
         smooth = _three_by_three(torch.add, sr[..., top - 1 : bottom + 1, :]).div_(9)
         pending.append((sr[..., top:bottom, 1:-1], smooth, seam.to(sr.dtype)))
-        if len(pending) > 1:  # no later block reads the rows of the oldest
-            _mix(*pending.pop(0))
+        # No later block reads the rows of the one before. With a weight of 0 or 1, lerp returns one
+        # operand bit for bit; it is four times as fast as torch.where.
+        if len(pending) > 1:
+            Tensor.lerp_(*pending.pop(0))
     for block in pending:
-        _mix(*block)
+        Tensor.lerp_(*block)
     return sr
-
-
-def _mix(values: Tensor, smooth: Tensor, seam: Tensor) -> None:
-    # With a weight of 0 or 1, lerp returns one operand bit for bit; it is four times as fast as
-    # torch.where.
-    values.lerp_(smooth, seam)
 
 
 def _three_by_three(combine: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:

@@ -116,8 +116,7 @@ def claim(names: Sequence[str], count: int = 1) -> list[int]:
 
     Args:
         names: identifiers of the GPUs, unique on this machine and independent of which GPUs a
-            process can see.
-        count: number of GPUs to claim, at most ``len(names)``.
+            process can see; at least ``count``.
 
     Returns:
         The positions of the claimed GPUs in ``names``.
@@ -205,14 +204,9 @@ def used_memory(device: torch.device) -> float:
     """Return the bytes this process uses; on a CPU, freed memory is released first."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device))
-    give_back_memory()
-    return float(psutil.Process().memory_info().rss)
-
-
-def give_back_memory() -> None:
-    """Release freed memory, including gaps between blocks in use, to the system."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        ctypes.CDLL(None).malloc_trim(0)  # including gaps between blocks in use
+    return float(psutil.Process().memory_info().rss)
 
 
 def read_bytes(text: str | None) -> int | None:

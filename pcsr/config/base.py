@@ -36,15 +36,10 @@ class Facts(Config):
 
 
 def _has_bool(value: Any) -> bool:
-    """Tell whether a value is or contains a bool; not recursive, because files may nest deeply."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, bool):
-            return True
-        if isinstance(one, (dict, list, tuple)):
-            waiting += one.values() if isinstance(one, dict) else one
-    return False
+    """Tell whether a value is or contains a bool; whatever reads files limits their nesting."""
+    if isinstance(value, (dict, list, tuple)):
+        return any(map(_has_bool, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)
 
 
 def _takes_bool(annotation: Any) -> bool:

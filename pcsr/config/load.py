@@ -184,11 +184,10 @@ def load_study(path: Path) -> Study:
         if name != "*":
             require_name("experiment", name, suite.experiments, f"{path}: overrides")
     table = load_datasets()
-    sets = {"train_set": suite.train_set, "valid_set": suite.valid_set}
-    used = {key: (name,) for key, name in sets.items() if name is not None}
-    for key, names in {**used, "test_sets": suite.test_sets}.items():
-        for name in names:
-            require_name("data set", name, table, f"{path}: {key}")
+    test_sets = [("test_sets", test_set) for test_set in suite.test_sets]
+    for key, used in [("train_set", suite.train_set), ("valid_set", suite.valid_set), *test_sets]:
+        if used is not None:
+            require_name("data set", used, table, f"{path}: {key}")
     experiments = {
         name: load_experiment(name, [suite.overrides.get(key, {}) for key in ("*", name)])
         for name in suite.experiments
@@ -272,11 +271,7 @@ def _check_calibration(
 
 def fingerprint(*parts: Any) -> str:
     """Return 12 hex digits that change if and only if the given configuration changes."""
-
-    def plain(part: Config) -> dict[str, Any]:
-        return part.model_dump(mode="json")
-
-    text = json.dumps(parts, sort_keys=True, default=plain)
+    text = json.dumps(parts, sort_keys=True, default=lambda part: part.model_dump(mode="json"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

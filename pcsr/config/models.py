@@ -13,8 +13,11 @@ from pydantic import Field, field_validator, model_validator
 from pcsr.config.base import Below, Config, Local, Name
 
 TABLE = "table"  # the step after the training stages, for methods with a table
-# Options that version 0.1 stored beside the names of backbone and method.
-FLAT = ("width", "widths", "heads", "classifier", "batch_norm")
+# Options that version 0.1 stored beside the names of backbone and method -> where they are now.
+FLAT = {
+    **dict.fromkeys(("classifier", "heads", "width", "widths"), "options"),
+    "batch_norm": "backbone_options",
+}
 PUBLISHED = "released"  # the step that replaces training
 # Far beyond these networks, so that the description in a weights file cannot exhaust the memory.
 WIDEST, DEEPEST, MOST_BRANCHES = 1024, 32, 16
@@ -30,10 +33,17 @@ COUNT_LIMIT = 10**9
 LRBits = Literal["8bit", "float"]
 Crop = Literal["tiles", "none"]
 Bicubic = Literal["matlab", "matlab-uint8", "selfexsr"]
+DEGRADATIONS = (
+    "bicubic from HR to LR: matlab rounds at the end only, matlab-uint8 also between the passes, "
+    "selfexsr like matlab-uint8 with border pixels replicated instead of mirrored"
+)
 MATLAB: Bicubic = "matlab"  # the default; omitted from results, stores and hashes, which predate it
 Registered = Annotated[str, Field(pattern=r"^[\w.+:/-]{1,64}$")]  # errors print an unknown name
 Knob = Annotated[float, Field(ge=-KNOB_LIMIT, le=KNOB_LIMIT)]
 Count = Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
+Patch = Annotated[
+    int, Field(ge=8, le=PATCH_LIMIT, description="side of a training crop in LR pixels")
+]
 LearningRate = Annotated[float, Field(le=1e30)]  # a loss that is not finite ends the run
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -98,17 +108,13 @@ class ModelConfig(Config):
         if not isinstance(values, dict):
             return values
         nested = {key: value for key, value in values.items() if key not in FLAT}
-        flat = {key: values[key] for key in FLAT if values.get(key) is not None}
-        norm = flat.pop("batch_norm", None)
-        older = {
-            "options": flat,
-            "backbone_options": {} if norm in (None, True) else {"batch_norm": norm},
-        }
-        for group, options in older.items():
-            if options and isinstance(given := values.get(group, {}), dict):
-                if twice := sorted(options.keys() & given.keys()):
-                    raise ValueError(f"'{twice[0]}' is given twice: also under '{group}'")
-                nested[group] = {**options, **given}
+        for key, group in FLAT.items():
+            value, given = values.get(key), nested.get(group, {})
+            if value is None or (key, value) == ("batch_norm", True) or not isinstance(given, dict):
+                continue
+            if key in given:
+                raise ValueError(f"'{key}' is given twice: also under '{group}'")
+            nested[group] = {**given, key: value}
         return nested
 
 
@@ -120,9 +126,7 @@ class StageConfig(Config):
     learning_rate_end: LearningRate = Field(default=1e-7, ge=0)
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.99), description="Adam")
     batch: Count = Field(default=16, description="crops per step, over all processes")
-    patch: int = Field(
-        default=32, ge=8, le=PATCH_LIMIT, description="side of a training crop in LR pixels"
-    )
+    patch: Patch = 32
     lr: LRBits = Field(default="8bit", description="LR crops rounded to 8 bit, or left in float")
     crop_class: int | None = Field(
         default=None,
@@ -182,9 +186,8 @@ class ExperimentConfig(Config):
 
     def stage_before(self, stage: str) -> str | None:
         """Return the stage that ``stage`` starts from, or None for the first."""
-        names = list(self.stages)
-        position = names.index(stage)
-        return names[position - 1] if position else None
+        names = [None, *self.stages]
+        return names[names.index(stage) - 1]
 
     def iterations_up_to(self, stage: str) -> int:
         """Return the total iterations of all stages up to and including ``stage``."""
@@ -197,11 +200,7 @@ class ProtocolConfig(Config):
 
     lr: LRBits = "8bit"
     degradation: Bicubic = Field(
-        default=MATLAB,
-        description="bicubic from HR to LR: matlab rounds at the end only, matlab-uint8 also "
-        "between the passes, selfexsr like matlab-uint8 with border pixels replicated instead of "
-        "mirrored",
-        exclude_if=lambda name: name == MATLAB,
+        default=MATLAB, description=DEGRADATIONS, exclude_if=lambda name: name == MATLAB
     )
     crop: Crop = Field(default="tiles", description="crop LR to a whole number of 32x32 tiles")
     refine: bool = Field(default=True, description="smooth light pixels next to heavy ones")
@@ -227,9 +226,7 @@ class CalibrationConfig(Config):
     classes: int = Field(
         default=3, ge=2, le=255, description="classes of equal size, 0 the easiest"
     )
-    patch: int = Field(
-        default=32, ge=8, le=PATCH_LIMIT, description="side of a training crop in LR pixels"
-    )
+    patch: Patch = 32
 
 
 class SuiteConfig(Config):

@@ -15,11 +15,13 @@ from cyclopts.validators import Number
 
 from pcsr.config.models import (
     COUNT_LIMIT,
+    DEGRADATIONS,
     KNOB_LIMIT,
     PATCH_LIMIT,
     SCALE_LIMIT,
     THREADS_LIMIT,
     Bicubic,
+    LRBits,
 )
 from pcsr.storage import files
 
@@ -95,14 +97,8 @@ Results = Annotated[Path, Parameter(help="results.csv, made by `pcsr collect`")]
 MarkdownOut = Annotated[Path, Parameter(help="Markdown to write, with .html beside it")]
 Suite = Annotated[Path, Parameter(help="suite file, e.g. configs/suites/quick.yaml")]
 
-LR = Annotated[Literal["8bit", "float"], Parameter(help="round LR to 8 bit, or leave it in float")]
-Degradation = Annotated[
-    Bicubic,
-    Parameter(
-        help="bicubic from HR to LR: matlab rounds at the end only, matlab-uint8 also between the "
-        "passes, selfexsr like matlab-uint8 with border pixels replicated instead of mirrored"
-    ),
-]
+LR = Annotated[LRBits, Parameter(help="round LR to 8 bit, or leave it in float")]
+Degradation = Annotated[Bicubic, Parameter(help=DEGRADATIONS)]
 Crop = Annotated[
     Literal["tiles", "none"], Parameter(help="crop LR to whole 32x32 tiles, or keep all of it")
 ]

@@ -135,14 +135,11 @@ class Claims(Config):
 
     def covers(self, backbone: str, method: str, test_set: str) -> bool:
         """Tell whether anything was published of a model on a test set."""
-        here = any(
-            (row.backbone, row.method) == (backbone, method) and test_set in row.cells
-            for row in self.models
-        )
-        known = [known for known in self.at_knobs if known.method == method]
-        logs = {(log.backbone, log.test_set) for one in known for log in one.logs}
-        curves = {(curve.backbone, curve.test_set) for one in known for curve in one.curves}
-        return here or (backbone, test_set) in logs | curves
+        found = {(row.backbone, row.method, name) for row in self.models for name in row.cells}
+        for known in self.at_knobs:
+            found |= {(log.backbone, known.method, log.test_set) for log in known.logs}
+            found |= {(curve.backbone, known.method, curve.test_set) for curve in known.curves}
+        return (backbone, method, test_set) in found
 
     def original(self, backbone: str, test_set: str) -> tuple[float, float] | None:
         """Return the published cell of a backbone's original, or None."""

@@ -6,7 +6,6 @@ repetition.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -56,23 +55,12 @@ class _Loader(Composer, SafeConstructor, Resolver):
         Composer.__init__(self)
         SafeConstructor.__init__(self)
         Resolver.__init__(self)
-        parser = yaml.SafeLoader if "\t" in text else _PARSER
-        self._events: Iterator[Any] = yaml.parse(text, Loader=parser)
-        self._next: Any = None
+        parser = (yaml.SafeLoader if "\t" in text else _PARSER)(text)
+        self.peek_event, self.get_event = parser.peek_event, parser.get_event
+        self.check_event = parser.check_event
         self._path: list[Any] = []  # of the node at hand: keys, and places in sequences
         self._count = 0
         self._sizes: dict[int, int] = {}  # nodes that are finished, by identity -> values in them
-
-    def peek_event(self) -> Any:
-        self._next = self._next or next(self._events, None)
-        return self._next
-
-    def get_event(self) -> Any:
-        event, self._next = self.peek_event(), None
-        return event
-
-    def check_event(self, *kinds: type) -> bool:
-        return isinstance(self.peek_event(), kinds or yaml.Event)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node within the limits; an alias counts as many values as it repeats."""

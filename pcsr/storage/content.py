@@ -77,14 +77,10 @@ def require_file(path: Path, kind: str, fix: str) -> int:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Return the content of an untrusted file; pipes and devices, which may never end, are refused.
-
-    Args:
-        path: the file.
-        most: bytes that it may have.
+    """Return the content of an untrusted file of at most ``most`` bytes.
 
     Raises:
-        OSError: it is missing, not a regular file, or larger.
+        OSError: it is missing, larger, or no regular file, such as a pipe, which may never end.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -136,11 +132,9 @@ def sha256(path: Path) -> str:
 def digest(path: Path, kind: str) -> str:
     """Return a checksum of a file's content in hex digits.
 
-    Args:
-        path: the file.
-        kind: a name that ``hashlib`` knows, or ``git_blob`` for the SHA-1 by which git names it.
-            SHA-1 is weaker than SHA-256: two files with the same id can be made on purpose, but not
-            a second file with the id of a published one.
+    ``kind`` is a name that ``hashlib`` knows, or ``git_blob`` for the SHA-1 by which git names it.
+    SHA-1 is weaker than SHA-256: two files with the same id can be made on purpose, but not a
+    second file with the id of a published one.
     """
     total = hashlib.new("sha1" if kind == GIT_BLOB else kind)
     with path.open("rb") as file:

@@ -209,16 +209,12 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
             in its folder; names the first.
     """
     read = {
-        key
-        for path in inputs
-        if path is not None
+        _identity(file)
+        for path in filter(None, inputs)
         for file in (path.iterdir() if path.is_dir() else (path, sidecar(path)))
-        if (key := _identity(file)) is not None
-    }
+    } - {None}
     places: set[str] = set()
-    for path in outputs:
-        if path is None:
-            continue
+    for path in filter(None, outputs):
         if _identity(path) in read:
             raise UserError(f"{path}: is an input and would be overwritten; give another output.")
         place = os.path.realpath(path)

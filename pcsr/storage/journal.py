@@ -14,11 +14,7 @@ class Journal:
     """Values in a text file: the job's identity, then per value a checksum and its JSON.
 
     A checksum also covers the lines before it, so reading stops at a line that was changed,
-    removed, repeated or moved.
-
-    Args:
-        path: the file.
-        identity: one line; values of a job with another identity are not read.
+    removed, repeated or moved. Values of a job with another identity, a line, are not read.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
