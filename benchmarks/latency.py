@@ -67,7 +67,7 @@ def bench(
         options.CountOrNone,
         Parameter(
             help="times to run every case: at least 3, and for up to a minute more while "
-            "ratios are unsteady; 0: only the growing image"
+            "ratios are unsteady; 0: only the sizes of --steps"
         ),
     ] = 3,
     max_memory: options.MaxMemory = None,

@@ -31,9 +31,12 @@ COMMANDS = {
         "import-released": "pcsr.weights.convert:import_released",
         "fetch-released": "pcsr.weights.convert:fetch_released",
     },
-    "Train": {
+    "Set up": {
         "where": "pcsr.shipped:where",
         "check": "pcsr.training.check:check",
+        "schema": "pcsr.config.load:write_schemas",
+    },
+    "Train": {
         "prepare": "pcsr.data.prepare:prepare",
         "train": "pcsr.training.train:train",
         "classify-crops": "pcsr.training.crop_classes:classify_crops",
@@ -57,7 +60,6 @@ COMMANDS = {
         "summary": "pcsr.report.summary:summary",
         "showcase": "pcsr.evaluation.show:showcase",
         "latency": "pcsr.benchmarks.latency_page:latency",
-        "schema": "pcsr.config.load:write_schemas",
     },
 }
 # Old command or option -> what to write instead, for one release.
@@ -91,7 +93,9 @@ def app(overview: bool, importable: bool = False) -> App:
         help="Train, measure and use adaptive-compute super-resolution: PCSR, ClassSR, ARM, ENAF.",
         help_format="markdown",
         # Several values after one option (--knob 0 1 2), and no --empty-knob.
-        default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+        default_parameter=Parameter(
+            consume_multiple=True, negative_iterable=(), show_default=_as_typed
+        ),
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # cyclopts would exit without a message
     )
@@ -106,6 +110,13 @@ def app(overview: bool, importable: bool = False) -> App:
         COMPLETION, help="Install completion of commands and options for this shell."
     )
     return built
+
+
+def _as_typed(default: object) -> str | None:
+    """Return a default as one would type it; switches and empty values show none."""
+    if isinstance(default, tuple | list):
+        return " ".join(map(str, default)) or None
+    return None if default is None or default is False or default == "" else str(default)
 
 
 def _can_import(function: str) -> bool:

@@ -99,7 +99,7 @@ def test_a_psnr_drop_is_looked_up(here: Workspace, files: dict[str, Path], tmp_p
     highest = max(point.drop for point in points) + 1
     weights = ("--weights", calibrated)
     by_drop = upscaled(here, out, files["cat"], out, *weights, "--psnr-drop", str(highest))
-    by_k = upscaled(here, out, files["cat"], out, *weights, "--k", "25")
+    by_k = upscaled(here, out, files["cat"], out, *weights, "--knob", "25")
     assert np.array_equal(by_drop, by_k)
 
 
