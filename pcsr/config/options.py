@@ -110,7 +110,7 @@ Knob = Annotated[
         name=("--k", "--knob"),
         help="value of the method's knob. PCSR and ClassSR: k; 0 takes the most likely branch, "
         "higher values save more. ARM: eta over the full cost; lower values save more. ENAF: eta "
-        "in dB; higher values save more. Default: the method's own"
+        "in dB; higher values save more. Default: the method's own",
     ),
 ]
 Adaptive = Annotated[bool, Flag, Parameter(help="adaptive decision (ADM) instead of a knob")]
