@@ -323,7 +323,7 @@ class _TileCache:
     """What is computed or allocated once for a tile and shared by all of its strips."""
 
     def __init__(self, tile: TileGrid, spread: int) -> None:
-        self._distinct = strips.distinct(tile.rows), strips.distinct(tile.columns)
+        self._distinct = strips.distinct(tile.rows, tile.columns)
         self._spread = spread
         self._places: dict[Factored, PlaceTerms] = {}
         self._hidden: dict[tuple[Factored, int], Tensor] = {}

@@ -227,9 +227,11 @@ class AnyStrip(Strip):
         return self.shaped(values)[:, thinner.hr_rows]
 
 
-def distinct(along: Axis) -> Axis:
-    """Return the part of a tile's axis with distinct places: one block if all are alike."""
-    return along.cut(0, along.block) if along.block else along
+def distinct(rows: Axis, columns: Axis) -> tuple[Axis, Axis]:
+    """Return the parts of a tile's axes with distinct places: one block if all are alike."""
+    if not (rows.block and columns.block):
+        return rows, columns
+    return rows.cut(0, rows.block), columns.cut(0, columns.block)
 
 
 def cut(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> list[Strip]:
