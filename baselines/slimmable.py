@@ -46,8 +46,7 @@ class Slimmable(nn.Module):
             name: tensors[name][tuple(slice(length) for length in target.shape)]
             for name, target in (*shape.named_parameters(), *shape.named_buffers())
         }
-        output: Tensor = functional_call(shape, leading, (lr,))
-        return output
+        return functional_call(shape, leading, (lr,))
 
     @torch.no_grad()
     def costs(self) -> list[Flops]:
