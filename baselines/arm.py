@@ -128,16 +128,10 @@ class ARM(Tiled, Tabulated):
 
     @torch.no_grad()
     def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
-        """Build the table: mean PSNR of each branch over the tiles in each bin of edge scores.
+        """See ``Tabulated.tabulate``: mean PSNR of each branch over the tiles in each bin.
 
-        The 30 bins divide the range from 0 to the largest score evenly. A bin without tiles is
-        interpolated linearly from its neighbours.
-
-        Args:
-            images: validation images, LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
-
-        Returns:
-            The number of tiles, in total and per bin.
+        The 30 bins divide the range from 0 to the largest edge score evenly. A bin without tiles is
+        interpolated linearly from its neighbours. Recorded are the numbers of tiles.
         """
         scale, shave = int(self.config.scale), metrics.shave_for(self.config.scale)
         scores: list[Tensor] = []

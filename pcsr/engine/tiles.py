@@ -166,7 +166,6 @@ class ImageGrid:
         lr: the images.
         lr_size: h and w.
         rows, columns: axes of all HR rows and columns.
-        regular: whether every LR pixel has the same block of HR pixels.
         lr_pixels, hr_pixels: number of pixels in all images.
     """
 
@@ -176,7 +175,6 @@ class ImageGrid:
         self.rows, self.columns = (
             axis(*lengths, lr.device) for lengths in zip(self.lr_size, size, strict=True)
         )
-        self.regular = bool(self.rows.block and self.columns.block)
         self.lr_pixels = len(lr) * self.lr_size[0] * self.lr_size[1]
         self.hr_pixels = len(lr) * size[0] * size[1]
 
@@ -229,10 +227,9 @@ class TileGrid:
 
     def bilinear(self) -> Tensor:
         """Return the bilinear image, (3, H, W)."""
-        around = self.around()
-        if not self._images.regular:
+        around, down, across = self.around(), self.rows.block, self.columns.block
+        if not (down and across):
             return bilinear_by_pixel(around, self.rows, self.columns)
-        down, across = self.rows.block, self.columns.block
         size = around.shape[1] * down, around.shape[2] * across
         enlarged = F.interpolate(around[None], size, mode="bilinear")
         return enlarged[0, :, down:-down, across:-across]
