@@ -5,7 +5,6 @@ tile takes the width with the best trade-off of PSNR and cost. Branch 0 is bicub
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,28 +98,23 @@ class ARM(Tiled, Tabulated):
         """See ``Method.route``: argmax_j(eta PSNR_j - cost_j), in paper FLOPs.
 
         Raises:
-            UserError: there is no knob value, or no table yet.
+            UserError: the knob is missing or negative, or there is no table yet.
         """
         knob = knob_of(point, "arm", "eta, as a multiple of the full width's cost", least=0)
         if not self.psnr.any():
             raise UserError(
                 "arm: these weights have no PSNR table yet; build it with `pcsr tabulate`."
             )
-        costs = scores.new_tensor([cost.paper for cost in self.tile_costs()[1]])
+        costs = scores.new_tensor(self.branch_costs)
         return (knob * scores - (costs / costs[-1]).view(1, -1, 1, 1)).argmax(dim=1)
 
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
         """See ``Tiled.tile_costs``: edge score and bicubic interpolation count as free."""
-        return Flops(), (Flops(), *(cost * TILE**2 for cost in self._flops))
-
-    @cached_property
-    def _flops(self) -> list[Flops]:
-        """FLOPs per LR pixel of each width."""
-        return self.network.costs()
+        return Flops(), (Flops(), *(cost * TILE**2 for cost in self.network.costs()))
 
     def _draw(self, random: np.random.Generator) -> int:
         """Draw a width, with probability proportional to its squared cost."""
-        weight = np.array([cost.paper for cost in self._flops]) ** 2
+        weight = np.array(self.branch_costs[1:]) ** 2
         return int(random.choice(len(weight), p=weight / weight.sum()))
 
     def _loss(self, deploy: Deploy) -> Loss:
@@ -134,44 +128,32 @@ class ARM(Tiled, Tabulated):
 
     @torch.no_grad()
     def tabulate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Any]:
-        """Build the table: mean PSNR of each branch over the tiles in each bin of edge scores.
+        """See ``Tabulated.tabulate``: mean PSNR of each branch over the tiles in each bin.
 
-        The 30 bins divide the range from 0 to the largest score evenly. A bin without tiles is
-        interpolated linearly from its neighbours.
-
-        Args:
-            images: validation images, LR (1, 3, h, w) and HR (1, 3, H, W) in [0, 1].
-
-        Returns:
-            The number of tiles, in total and per bin.
+        The 30 bins divide the range from 0 to the largest edge score evenly. A bin without tiles is
+        interpolated linearly from its neighbours. Recorded are the numbers of tiles.
         """
-        scale = int(self.config.scale)
-        psnrs: list[Tensor] = []
+        scale, shave = int(self.config.scale), metrics.shave_for(self.config.scale)
         scores: list[Tensor] = []
+        psnrs: list[Tensor] = []
         for lr, hr in images:
             tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
-            for numbers in batches(torch.arange(len(tiles)), lr.device):
+            for numbers in batches(tiles, lr.device):
                 cut, target = tiles.cut(lr, numbers), levels(tiles.cut(hr, numbers, scale))
                 scores.append(edge_score(cut))
-                psnrs.append(self._psnr_of_branches(cut, target))
+                each = [
+                    metrics.psnr_rgb_each(levels(sr), target, shave) for sr in self.outputs(cut)
+                ]
+                psnrs.append(torch.stack(each, dim=1).clamp_max(PSNR_OF_EQUAL))
         edges, psnr = torch.cat(scores).cpu().numpy(), torch.cat(psnrs).cpu().numpy()
         width = max(edges.max(), 1.0) / BINS
         centres = (np.arange(BINS) + 0.5) * width
         bins = np.minimum((edges / width).astype(int), BINS - 1)
         counts = np.bincount(bins, minlength=BINS)
         used = counts > 0
-        for branch in range(self.branches):
-            sums = np.bincount(bins, psnr[:, branch], minlength=BINS)
+        for branch, values in enumerate(psnr.T):
+            sums = np.bincount(bins, values, minlength=BINS)
             means = np.interp(centres, centres[used], sums[used] / counts[used])
             self.psnr[branch] = torch.from_numpy(means)
         self.edges.copy_(torch.from_numpy(centres))
         return {"tiles": len(edges), "tiles_per_bin": counts.tolist()}
-
-    def _psnr_of_branches(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """Return the PSNR-RGB in dB (n, M) of LR tiles, given 8-bit levels of their HR tiles."""
-        shave = metrics.shave_for(self.config.scale)
-        psnrs = [
-            metrics.psnr_rgb_each(levels(self.upscale(branch, lr)), hr, shave)
-            for branch in range(self.branches)
-        ]
-        return torch.stack(psnrs, dim=1).clamp_max(PSNR_OF_EQUAL)

@@ -5,7 +5,6 @@ The classifier is trained afterwards, with the networks frozen.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from itertools import combinations
 
 import torch
@@ -50,8 +49,7 @@ class Classifier(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Return the logits of images of any size; each side needs at least 4 pixels."""
-        logits: Tensor = self.last(self.layers(lr).mean(dim=(2, 3)))
-        return logits
+        return self.last(self.layers(lr).mean(dim=(2, 3)))
 
 
 class ClassSR(Tiled):
@@ -90,25 +88,16 @@ class ClassSR(Tiled):
 
     def upscale(self, branch: int, lr: Tensor) -> Tensor:
         """See ``Tiled.upscale``."""
-        sr: Tensor = self.networks[branch](lr)
-        return sr
+        return self.networks[branch](lr)
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """See ``Method.route``: argmax_j p_j / c_j^k, c_j network j's share of all FLOPs.
-
-        Raises:
-            UserError: there is no knob value.
-        """
+        """See ``Method.route``: argmax_j p_j / c_j^k, c_j network j's share of all FLOPs."""
         knob = knob_of(point, "classsr", "k; 0 is the published method")
-        costs = [cost.paper for cost in self.tile_costs()[1]]
+        costs = self.branch_costs
         return routing.by_cost_ratio(scores, [cost / sum(costs) for cost in costs], knob)
 
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
         """See ``Tiled.tile_costs``: the classifier, and each network."""
-        return self._flops
-
-    @cached_property
-    def _flops(self) -> tuple[Flops, tuple[Flops, ...]]:
         tile = next(self.classifier.parameters()).new_zeros(1, 3, TILE, TILE)
         counted = (flops.per_image(network, network.whole_image) for network in self.networks)
         networks = tuple(of_size((TILE, TILE)) for of_size in counted)

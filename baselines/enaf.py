@@ -5,7 +5,6 @@ trade-off of PSNR and cost. Branch 0 is bicubic interpolation, the last one the 
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from itertools import islice
 from typing import Annotated
 
@@ -95,8 +94,7 @@ class ENAF(Tiled):
         """See ``Tiled.upscale``: bicubic (kernel a = -0.75), the exits, the whole network."""
         if branch == 0:
             return F.interpolate(lr, scale_factor=self.config.scale, mode="bicubic")
-        sr: Tensor = self.network(lr, EXITS if self._options.as_released else branch - 1)
-        return sr
+        return self.network(lr, EXITS if self._options.as_released else branch - 1)
 
     def outputs(self, lr: Tensor) -> Iterator[Tensor]:
         """See ``Tiled.outputs``: the branches share the layers before their exits."""
@@ -105,15 +103,11 @@ class ENAF(Tiled):
         yield from exits[-1:] * len(exits) if self._options.as_released else exits
 
     def route(self, scores: Tensor, point: OperatingPoint, scale: float) -> Tensor:
-        """See ``Method.route``: argmax_j(PSNR_j - eta c_j).
-
-        Raises:
-            UserError: there is no knob value, or it is negative.
-        """
+        """See ``Method.route``: argmax_j(PSNR_j - eta c_j), eta not negative."""
         eta = knob_of(point, "enaf", "eta, in dB for the cost of the whole network", least=0)
         shares = self._options.cost_shares
         if shares is None:
-            costs = [cost.paper for cost in self.tile_costs()[1]]
+            costs = self.branch_costs
             shares = tuple(cost / costs[-1] for cost in costs)
         return (scores - eta * scores.new_tensor(shares).view(1, -1, 1, 1)).argmax(dim=1)
 
@@ -122,10 +116,6 @@ class ENAF(Tiled):
 
         With ``as_released``, the whole network is run and the exit is counted.
         """
-        return self._flops
-
-    @cached_property
-    def _flops(self) -> tuple[Flops, tuple[Flops, ...]]:
         tile = next(self.estimator.parameters()).new_zeros(1, 3, TILE, TILE)
         exits = [flops.count(self.network, tile, number) for number in range(EXITS + 1)]
         if self._options.as_released:
@@ -134,11 +124,7 @@ class ENAF(Tiled):
 
     def _network_loss(self, deploy: Deploy) -> Loss:
         """Return the L1 loss of the whole network, as for an original."""
-
-        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
-            return {"loss": F.l1_loss(self.network(lr, EXITS), hr)}
-
-        return loss
+        return lambda lr, hr, drawn: {"loss": F.l1_loss(self.network(lr, EXITS), hr)}
 
     def _exits_loss(self, deploy: Deploy) -> Loss:
         """Return the sum of the exits' L1 losses."""

@@ -81,8 +81,7 @@ class EarlyExits(nn.Module):
         if number == EXITS:
             return self.network.upsample(features, lr)
         base = self._places.base(self.network, lr, self._scale)
-        sr: Tensor = self.exits[number](features) + base
-        return sr
+        return self.exits[number](features) + base
 
 
 def _along_fsrcnn(network: FSRCNN, lr: Tensor) -> Iterator[Tensor]:

@@ -1,6 +1,5 @@
 """One network of several widths: the leading channels are a narrower network (ARM's supernet)."""
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -46,10 +45,8 @@ class Slimmable(nn.Module):
             name: tensors[name][tuple(slice(length) for length in target.shape)]
             for name, target in (*shape.named_parameters(), *shape.named_buffers())
         }
-        output: Tensor = functional_call(shape, leading, (lr,))
-        return output
+        return functional_call(shape, leading, (lr,))
 
-    @torch.no_grad()
     def costs(self) -> list[Flops]:
         """Return the FLOPs per LR pixel of each width."""
         return [flops.per_lr_pixel(shape) for shape in self._shapes]

@@ -41,7 +41,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def features(self, lr: Tensor) -> Tensor:
-        """Map LR images (N, 3, h, w) in [0, 1] to features (N, width, h, w)."""
+        """Map LR images (N, 3, h, w) in [0, 1] to features (N, width, h, w).
+
+        Raises:
+            UserError: a side of the images is shorter than ``least_side``.
+        """
 
     @abstractmethod
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:

@@ -103,8 +103,7 @@ class CARN(Backbone):
 
     def features(self, lr: Tensor) -> Tensor:
         """See ``Backbone.features``."""
-        features: Tensor = self.body(self.entry(lr - self.mean))
-        return features
+        return self.body(self.entry(lr - self.mean))
 
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``."""

@@ -86,11 +86,7 @@ class EFDN(Backbone):
             )
 
     def features(self, lr: Tensor) -> Tensor:
-        """See ``Backbone.features``.
-
-        Raises:
-            UserError: a side of the images is shorter than ``least_side``.
-        """
+        """See ``Backbone.features``."""
         self.require_sides(lr)
         entry = self.entry(lr)
         first = self.cells[0](entry)
@@ -105,5 +101,4 @@ class EFDN(Backbone):
         return self.tail(features).clamp(0, 1)
 
     def _linked(self, number: int, before: Tensor, after: Tensor) -> Tensor:
-        linked: Tensor = self.links[number](torch.cat([before, after], dim=1))
-        return linked
+        return self.links[number](torch.cat([before, after], dim=1))

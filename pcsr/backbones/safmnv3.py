@@ -70,14 +70,9 @@ class SAFMNv3(Backbone):
             )
 
     def features(self, lr: Tensor) -> Tensor:
-        """See ``Backbone.features``.
-
-        Raises:
-            UserError: a side of the images is shorter than ``least_side``.
-        """
+        """See ``Backbone.features``."""
         self.require_sides(lr)
-        features: Tensor = self.body(self.entry(lr))
-        return features
+        return self.body(self.entry(lr))
 
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``."""

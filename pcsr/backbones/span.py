@@ -78,8 +78,7 @@ class SPAN(Backbone):
             x, inner = block(x)
         # The last block's inner features are taken after their activation, because the release
         # activates in place.
-        fused: Tensor = self.fuse(torch.cat([entry, self.last(x), first, inner], dim=1))
-        yield fused
+        yield self.fuse(torch.cat([entry, self.last(x), first, inner], dim=1))
 
     def upsample(self, features: Tensor, lr: Tensor) -> Tensor:
         """See ``Backbone.upsample``; the mean is not added back."""

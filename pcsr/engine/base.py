@@ -69,21 +69,20 @@ class Runner(ABC):
 
 
 class Heads(ABC):
-    """A classifier and routed heads over the features of a tile.
+    """A classifier and routed heads over the features (rows, columns, C) of a tile's LR pixels.
 
     The cheapest head runs on all pixels, because that costs less than gathering its own. Every
     other head runs only on the pixels that are routed to it.
+
+    Args:
+        classifier: (n, C + 4) -> (n, M).
+        heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
+        precision: data type of the features.
     """
 
     @abstractmethod
     def __init__(self, classifier: Head, heads: Sequence[Head], precision: torch.dtype) -> None:
-        """Lay the weights out.
-
-        Args:
-            classifier: (n, C + 4) -> (n, M).
-            heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
-            precision: data type of the features.
-        """
+        """Lay the weights out."""
 
     @abstractmethod
     def needs(self, images: ImageGrid) -> tuple[float, float]:
@@ -92,11 +91,6 @@ class Heads(ABC):
     @abstractmethod
     def measure(self, tile: TileGrid, features: Tensor, rule: Rule) -> list[Tensor]:
         """Run the classifier and apply ``rule.measure`` to all pixels of a tile.
-
-        Args:
-            tile: where the pixels lie.
-            features: (rows, columns, C) of its LR pixels.
-            rule: the rule that will decide.
 
         Returns:
             The measured values, in the layout that ``inside`` and ``finish`` expect.
@@ -110,13 +104,9 @@ class Heads(ABC):
     def finish(
         self, tile: TileGrid, features: Tensor, rule: Rule, measured: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """Decide, run the heads and add the bilinear image.
+        """Decide by a settled rule, run the heads and add the bilinear image.
 
-        Args:
-            tile: where the pixels lie.
-            features: (rows, columns, C) of its LR pixels.
-            rule: the rule that decides, settled.
-            measured: what ``measure`` returned, or None to measure here.
+        ``measured`` is what ``measure`` returned, or None to measure here.
 
         Returns:
             SR (3, H, W), not refined, and branch numbers (H, W) uint8.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pcsr.backbones.base import Backbone
 from pcsr.backbones.carn import CARN, Cascade, EfficientResidual
@@ -128,11 +128,8 @@ def _summed(cascade: Cascade) -> Summed:
 
 def _folded(convolution: nn.Conv2d, *after: nn.Module) -> list[nn.Parameter]:
     """Split a fusing conv1 into its bias and the weights (width, width) of its parts."""
-    weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
-    norm = after[0]
-    if isinstance(norm, _BatchNorm):  # SyncBatchNorm, too
-        weight, bias = fuse_conv_bn_weights(
-            *(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
-        )
-    parts = weight.detach().T.contiguous().split(len(weight))
-    return [nn.Parameter(values, requires_grad=False) for values in (bias.detach(), *parts)]  # type: ignore[union-attr]
+    if isinstance(after[0], _BatchNorm):  # SyncBatchNorm, too
+        convolution = fuse_conv_bn_eval(convolution, after[0])
+    weight = convolution.weight.detach()[:, :, 0, 0]
+    values = convolution.bias.detach(), *weight.T.contiguous().split(len(weight))  # type: ignore[union-attr]
+    return [nn.Parameter(each, requires_grad=False) for each in values]

@@ -34,9 +34,10 @@ class PixelRunner(Runner):
         precision: data type of features and heads; decisions and images are in float32.
     """
 
+    method: PCSR
+
     def __init__(self, method: PCSR, precision: torch.dtype) -> None:
         self.method = method
-        self._rule = method.rule
         self._encoder = deploy(method.encoder, precision)
         self.networks = [self._encoder]  # the heads' kernels are always compiled
         self._precision = precision
@@ -49,8 +50,8 @@ class PixelRunner(Runner):
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
     ) -> Iterator[SRTile]:
         """See ``Runner.tiles``."""
-        rule = self._rule(point, (lr.shape[-2], lr.shape[-1]), scale)
         images = ImageGrid(lr, hr_size((lr.shape[-2], lr.shape[-1]), scale))
+        rule = self.method.rule(point, images.lr_size, scale)
         kept = images.lr_pixels * self._features if rule.whole else 0
         if limit is not None and kept > KEPT * limit:
             kept = 0
@@ -65,9 +66,7 @@ class PixelRunner(Runner):
                 measured.append(self._heads.measure(tile, encoded, rule))
                 if kept:
                     features.append(encoded)
-            rule = rule.settle(
-                [self._heads.inside(*one) for one in zip(tiles, measured, strict=True)]
-            )
+            rule = rule.settle([*map(self._heads.inside, tiles, measured)])
         for number, tile in enumerate(tiles):
             encoded = features[number] if features else self._encode(tile, lr)
             values = measured[number] if measured else None

@@ -111,15 +111,13 @@ class ImageRunner(Runner):
         """Return the SR of a tile, (1, 3, H, W), given the features of ``outer``."""
         halo = self._network.tail_halo
 
-        def needed(outer: int, _: int) -> float:
-            return self._tail * outer
-
         def enlarged(small: Tile) -> Tensor:
             around = small.grown(halo, (x.shape[-2], x.shape[-1]))
             sr = self._network.upsample(around.inside(outer, features), around.of(x))
             return small.enlarged(factor).inside(around.enlarged(factor), sr).float()
 
-        tiles = [small.within(tile) for small in cut_to_fit(1, tile.size, halo, needed, limit)]
+        cut = cut_to_fit(1, tile.size, halo, lambda outer, _: self._tail * outer, limit)
+        tiles = [small.within(tile) for small in cut]
         if tiles == [tile]:
             return enlarged(tile)
         hr = tile.enlarged(factor)
@@ -137,19 +135,24 @@ class TileRunner(Runner):
     the result, are the same whether an image is finished in strips or whole.
     """
 
+    method: Tiled
+
     def __init__(self, method: Tiled) -> None:
-        self.method = self._method = method
+        self.method = method
 
     def tiles(
         self, lr: Tensor, scale: float, point: OperatingPoint, limit: float | None = None
     ) -> Iterator[SRTile]:
         """See ``Runner.tiles``; within a limit, each row of tiles gives a strip of the image."""
         factor = require_scale(self.method.config, scale)
-        batch = self._batch_size((lr.shape[-2], lr.shape[-1]), factor, lr.device, limit)
-        for number in range(len(lr)):
-            image = lr[number : number + 1]
-            tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
-            labels = self._labels(image, tiles, scale, point, batch)
+        tiles = Tiles(1, (lr.shape[-2], lr.shape[-1]))
+        batch = self._batch_size(tiles.lr_size, factor, lr.device, limit)
+        for number, image in enumerate(lr.split(1)):
+            scores = [
+                self.method.score(tiles.cut(image, numbers))
+                for numbers in torch.arange(len(tiles)).split(batch)
+            ]
+            labels = self.method.route(grid(scores, tiles), point, scale)
             strips = self._strips(image, tiles, labels, factor, batch)
             if limit is None:
                 strips = iter([torch.cat(list(strips), dim=1)])
@@ -158,27 +161,17 @@ class TileRunner(Runner):
                 yield SRTile(number, top, 0, sr[None], labels if top == 0 else labels[:0])
                 top += sr.shape[1]
 
-    def _labels(
-        self, lr: Tensor, tiles: Tiles, scale: float, point: OperatingPoint, batch: int
-    ) -> Tensor:
-        """Decide for all tiles of an image: (1, rows, columns)."""
-        scores = [
-            self._method.score(tiles.cut(lr, numbers))
-            for numbers in torch.arange(len(tiles)).split(batch)
-        ]
-        return self._method.route(grid(scores, tiles), point, scale)
-
     def _strips(
         self, lr: Tensor, tiles: Tiles, labels: Tensor, factor: int, batch: int
     ) -> Iterator[Tensor]:
         """Yield an image strip by strip, (3, rows, W)."""
         mosaic = Mosaic(tiles, factor, lr.device)
-        batches = deque(_batches(labels.flatten().cpu(), batch))
         strips = mosaic.strips()
+        batches = deque(_batches(labels.flatten().cpu(), batch))
         for end in range(len(tiles.columns), len(tiles) + 1, len(tiles.columns)):
             while batches and batches[0][1][0] < end:
                 branch, numbers = batches.popleft()
-                mosaic.add(numbers, levels(self._method.upscale(branch, tiles.cut(lr, numbers))))
+                mosaic.add(numbers, levels(self.method.upscale(branch, tiles.cut(lr, numbers))))
             yield next(strips)
 
     def _batch_size(
@@ -201,8 +194,8 @@ class TileRunner(Runner):
     def _tile_bytes(self) -> float:
         """Bytes that a tile takes in the branch, or for the score, that takes the most."""
         tile = next(self.method.parameters()).new_zeros(1, 3, TILE, TILE)
-        runs: list[Callable[[Tensor], Tensor]] = [self._method.score]
-        runs += [partial(self._method.upscale, branch) for branch in range(self.method.branches)]
+        runs: list[Callable[[Tensor], Tensor]] = [self.method.score]
+        runs += [partial(self.method.upscale, branch) for branch in range(self.method.branches)]
         return TILE**2 * max(memory.bytes_per_pixel(run, tile) for run in runs)
 
 

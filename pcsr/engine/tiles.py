@@ -8,7 +8,7 @@ the whole image gets it as one tile; in several, the halo only makes the differe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +54,9 @@ class Tile:
 
     def within(self, larger: "Tile") -> "Tile":
         """Return this tile, given relative to ``larger``, in the coordinates of the image."""
+        top, left = larger.top, larger.left
         return Tile(
-            larger.image,
-            larger.top + self.top,
-            larger.top + self.bottom,
-            larger.left + self.left,
-            larger.left + self.right,
+            larger.image, top + self.top, top + self.bottom, left + self.left, left + self.right
         )
 
     def enlarged(self, scale: int) -> "Tile":
@@ -125,32 +122,26 @@ def cut_to_fit(
         MemoryLimitError: even the smallest tiles exceed the limit.
     """
 
-    def tiles_of(rows: int, columns: int) -> list[Tile]:
-        return [
-            Tile(image, top, min(top + step[0], height), left, min(left + step[1], width))
-            for image in range(count)
-            for step in [(ceil(height / rows), ceil(width / columns))]
-            for top in range(0, height, step[0])
-            for left in range(0, width, step[1])
-        ]
-
     height, width = lr_size
-    best: tuple[int, list[Tile]] | None = None
-    max_counts = [max(1, side // SMALLEST) for side in lr_size]
-    for rows in range(1, max_counts[0] + 1):
-        # With more rows than this, the fewest columns that fit only add halo.
-        for columns in range(1, max_counts[1] + 1):
+    best: tuple[int, tuple[int, int]] | None = None
+    for rows in range(1, max(1, height // SMALLEST) + 1):
+        for columns in range(1, max(1, width // SMALLEST) + 1):
             step = ceil(height / rows), ceil(width / columns)
-            outer = [min(s + 2 * halo, side) for s, side in zip(step, lr_size, strict=True)]
-            if needed(outer[0] * outer[1], step[0] * step[1]) > limit:
-                continue
-            work = rows * columns * outer[0] * outer[1]
-            if best is None or work < best[0]:
-                best = work, tiles_of(rows, columns)
-            break
+            outer = prod(min(one + 2 * halo, side) for one, side in zip(step, lr_size, strict=True))
+            if needed(outer, prod(step)) <= limit:
+                work = rows * columns * outer
+                if best is None or work < best[0]:
+                    best = work, step
+                break  # more columns only add halo
     if best is None:
         raise MemoryLimitError(needed((SMALLEST + 2 * halo) ** 2, SMALLEST**2), limit)
-    return best[1]
+    down, across = best[1]
+    return [
+        Tile(image, top, min(top + down, height), left, min(left + across, width))
+        for image in range(count)
+        for top in range(0, height, down)
+        for left in range(0, width, across)
+    ]
 
 
 def warn_if_cut(network: Backbone, tiles: Sequence[Tile], count: int) -> None:
@@ -175,7 +166,6 @@ class ImageGrid:
         lr: the images.
         lr_size: h and w.
         rows, columns: axes of all HR rows and columns.
-        regular: whether every LR pixel has the same block of HR pixels.
         lr_pixels, hr_pixels: number of pixels in all images.
     """
 
@@ -185,23 +175,21 @@ class ImageGrid:
         self.rows, self.columns = (
             axis(*lengths, lr.device) for lengths in zip(self.lr_size, size, strict=True)
         )
-        self.regular = bool(self.rows.block and self.columns.block)
         self.lr_pixels = len(lr) * self.lr_size[0] * self.lr_size[1]
         self.hr_pixels = len(lr) * size[0] * size[1]
 
-    def hr_ranges(self, tile: Tile) -> tuple[slice, slice]:
-        """Return the ranges of HR rows and columns of a tile."""
-        return (
-            _hr_range(self.rows, tile.top, tile.bottom),
-            _hr_range(self.columns, tile.left, tile.right),
-        )
+    def hr(self, tile: Tile) -> Tile:
+        """Return the HR pixels of a tile."""
+        rows = _hr_range(self.rows, tile.top, tile.bottom)
+        columns = _hr_range(self.columns, tile.left, tile.right)
+        return Tile(tile.image, *rows, *columns)
 
 
-def _hr_range(along: Axis, start: int, stop: int) -> slice:
+def _hr_range(along: Axis, start: int, stop: int) -> list[int]:
     if along.block:
-        return slice(start * along.block, stop * along.block)
+        return [start * along.block, stop * along.block]
     borders = torch.tensor([start, stop], device=along.nearest.device)
-    return slice(*torch.searchsorted(along.nearest, borders).tolist())
+    return torch.searchsorted(along.nearest, borders).tolist()
 
 
 class TileGrid:
@@ -221,51 +209,38 @@ class TileGrid:
     def __init__(self, tile: Tile, images: ImageGrid) -> None:
         self.outer = tile.grown(1, images.lr_size)
         self.ringed = self.outer != tile
-        self._tile = tile
         self._images = images
-        down, across = images.hr_ranges(self.outer)
-        self._top, self._left = down.start, across.start
-        self.rows = images.rows.cut(down.start, down.stop, self.outer.top)
-        self.columns = images.columns.cut(across.start, across.stop, self.outer.left)
-        self.size = (len(self.rows.nearest), len(self.columns.nearest))
+        self._own, self._hr = images.hr(tile), images.hr(self.outer)
+        self.rows = images.rows.cut(self._hr.top, self._hr.bottom, self.outer.top)
+        self.columns = images.columns.cut(self._hr.left, self._hr.right, self.outer.left)
+        self.size = self._hr.size
 
     def around(self) -> Tensor:
         """Return the LR pixels and one more on each side, (3, rows + 2, columns + 2).
 
         Beyond the image's border its last pixel is repeated.
         """
-        lr_size = self._images.lr_size
-        more = self.outer.grown(1, lr_size)
-        ends = [self.outer.left == 0, self.outer.right == lr_size[1]]
-        ends += [self.outer.top == 0, self.outer.bottom == lr_size[0]]
-        padding = [int(end) for end in ends]
-        return F.pad(more.of(self._images.lr), padding, mode="replicate")[0]
+        outer, (height, width) = self.outer, self._images.lr_size
+        ends = outer.left == 0, outer.right == width, outer.top == 0, outer.bottom == height
+        more = outer.grown(1, (height, width)).of(self._images.lr)
+        return F.pad(more, [int(end) for end in ends], mode="replicate")[0]
 
     def bilinear(self) -> Tensor:
         """Return the bilinear image, (3, H, W)."""
-        around = self.around()
-        if not self._images.regular:
+        around, down, across = self.around(), self.rows.block, self.columns.block
+        if not (down and across):
             return bilinear_by_pixel(around, self.rows, self.columns)
-        down, across = self.rows.block, self.columns.block
         size = around.shape[1] * down, around.shape[2] * across
         enlarged = F.interpolate(around[None], size, mode="bilinear")
         return enlarged[0, :, down:-down, across:-across]
 
-    def own(self) -> tuple[slice, slice]:
-        """Return the HR rows and columns of the tile without its ring."""
-        rows, columns = self._images.hr_ranges(self._tile)
-        return (
-            slice(rows.start - self._top, rows.stop - self._top),
-            slice(columns.start - self._left, columns.stop - self._left),
-        )
+    def inside(self, values: Tensor) -> Tensor:
+        """Cut the tile without its ring out of values of all HR pixels, (..., H, W)."""
+        return self._own.inside(self._hr, values)
 
     def without_ring(self, sr: Tensor, labels: Tensor) -> SRTile:
-        """Cut the tile out of SR (3, H, W) and branch numbers (H, W)."""
-        rows, columns = self.own()
+        """Return the tile, given SR (3, H, W) and branch numbers (H, W) with the ring."""
+        own = self._own
         return SRTile(
-            self._tile.image,
-            self._top + rows.start,
-            self._left + columns.start,
-            sr[None, :, rows, columns],
-            labels[None, rows, columns],
+            own.image, own.top, own.left, self.inside(sr[None]), self.inside(labels[None])
         )

@@ -37,8 +37,7 @@ def knob_of(point: OperatingPoint, method: str, meaning: str, least: float = -KN
 
     Args:
         point: operating point.
-        method: the method's name, for the message.
-        meaning: what the knob is, for the message.
+        method, meaning: the method's name and what its knob is, for the message.
         least: smallest value that the method understands.
 
     Raises:

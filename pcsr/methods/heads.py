@@ -77,19 +77,14 @@ class Head(nn.Sequential):
         return Split(of_feature, of_place, first.bias, rest)
 
     def on_grid(self, features: Tensor, places: Tensor) -> Tensor:
-        """Run on all HR pixels of a regular grid, with gradients.
+        """Run on all HR pixels of a regular grid, with gradients: (n, p, outputs).
 
         Args:
             features: (n, C), one row per LR pixel.
             places: (p, 4) of the HR pixels in an LR pixel, as returned by ``places``.
-
-        Returns:
-            (n, p, outputs).
         """
         of_feature, of_place, bias, rest = self.split()
-        by_feature = F.linear(features, of_feature)
-        by_place = F.linear(places, of_place, bias)
-        return self.finish(rest, by_feature, by_place)
+        return self.finish(rest, F.linear(features, of_feature), F.linear(places, of_place, bias))
 
 
 class AllPixels:
@@ -141,13 +136,9 @@ class AllPixels:
 
 
 def places(rows: Axis, columns: Axis) -> Tensor:
-    """Return the places of the HR pixels of an LR pixel, which are the same for every LR pixel.
+    """Return the places of the HR pixels of an LR pixel, (block, 4), on axes of a regular grid.
 
-    Args:
-        rows, columns: axes of a regular grid, whose ``block`` is not 0.
-
-    Returns:
-        (rows.block * columns.block, 4): row offset, column offset, row cell, column cell.
+    A place is row offset, column offset, row cell and column cell; all LR pixels have the same.
     """
     by_row, by_column = rows.offset[: rows.block], columns.offset[: columns.block]
     offsets = torch.cartesian_prod(by_row, by_column)
@@ -162,10 +153,6 @@ def image(rows: Sequence[Tensor], shape: tuple[int, int, int]) -> Tensor:
 
 def executed_flops(classifier: Head, heads: Sequence[Head]) -> tuple[int, tuple[int, ...]]:
     """Return the FLOPs that the engine executes after the encoder; biases are free as elsewhere.
-
-    Args:
-        classifier: (n, C + 4) -> (n, M).
-        heads: M of them, (n, C + 4) -> (n, 3), cheapest first.
 
     Returns:
         FLOPs per LR pixel, for the features' share of all first layers; and FLOPs per HR pixel of

@@ -1,6 +1,6 @@
 """The unmodified backbone: one branch, one unit, no decision. Every curve is relative to it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -64,8 +64,4 @@ class Original(Method):
 
     def _loss(self, deploy: Deploy) -> Loss:
         """Return the L1 loss between SR and HR."""
-
-        def loss(lr: Tensor, hr: Tensor, drawn: int | None) -> Mapping[str, Tensor]:
-            return {"loss": F.l1_loss(self.network(lr), hr)}
-
-        return loss
+        return lambda lr, hr, drawn: {"loss": F.l1_loss(self.network(lr), hr)}

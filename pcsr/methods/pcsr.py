@@ -6,7 +6,6 @@ one of M multilayer perceptrons. These read the nearest LR feature and the pixel
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -142,34 +141,36 @@ class PCSR(Method):
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: always encoder and classifier, then one head per HR pixel."""
         (lr_height, lr_width), (height, width) = lr_size, geometry.hr_size(lr_size, scale)
-        shared = self._flops.encoder(lr_size) + self._flops.first_layers * (lr_height * lr_width)
-        return Costs(shared + self._flops.classifier * (height * width), self._flops.heads)
-
-    def encoder_flops(self, lr_size: tuple[int, int]) -> Flops:
-        """Return the FLOPs of the encoder alone for an LR image of a height and width."""
-        return self._flops.encoder(lr_size)
+        first_layers, classifier, heads = self._head_flops
+        shared = self.encoder_flops(lr_size) + first_layers * (lr_height * lr_width)
+        return Costs(shared + classifier * (height * width), heads)
 
     def cost_shares(self, scale: float) -> list[float]:
         """Return c_j, the share of encoder and head j in the sum over all j (PCSR section 3.3)."""
-        costs = [self._encoder_cost + head.paper * scale**2 for head in self._flops.heads]
+        costs = [self._encoder_cost + head.paper * scale**2 for head in self._head_flops[2]]
         return [cost / sum(costs) for cost in costs]
+
+    @cached_property
+    def encoder_flops(self) -> Callable[[tuple[int, int]], Flops]:
+        """FLOPs of the encoder alone, a function of the LR image's height and width."""
+        return flops.per_image(self.encoder, self.encoder.whole_image, folded=True)
 
     @cached_property
     def _encoder_cost(self) -> float:
         """Paper FLOPs of the encoder per LR pixel of a tile."""
-        return self._flops.encoder((TILE, TILE)).paper / TILE**2
+        return self.encoder_flops((TILE, TILE)).paper / TILE**2
 
     @cached_property
-    def _flops(self) -> "_PartFlops":
+    def _head_flops(self) -> tuple[Flops, Flops, tuple[Flops, ...]]:
+        """FLOPs per LR pixel of all first layers; per HR pixel of the classifier, and each head.
+
+        Those of first layers are as executed. What is executed of the classifier is the heads'.
+        """
         query = next(self.classifier.parameters()).new_zeros(1, self.encoder.width + PLACE)
         classifier, *heads = (flops.count(head, query) for head in (self.classifier, *self.heads))
         per_lr, per_hr = executed_flops(self.classifier, self.heads)
-        return _PartFlops(
-            flops.per_image(self.encoder, self.encoder.whole_image, folded=True),
-            Flops(0, 0, per_lr, 0),
-            classifier.run_as(0),
-            tuple(head.run_as(executed) for head, executed in zip(heads, per_hr, strict=True)),
-        )
+        of_heads = (head.run_as(executed) for head, executed in zip(heads, per_hr, strict=True))
+        return Flops(engine=per_lr), classifier.run_as(0), tuple(of_heads)
 
     def _stage0(self, deploy: Deploy) -> Loss:
         """Return the L1 loss of the heavy head."""
@@ -205,22 +206,6 @@ class PCSR(Method):
             return {"loss": L1_WEIGHT * l1 + BALANCE_WEIGHT * balance, "l1": l1, "balance": balance}
 
         return loss
-
-
-class _PartFlops(NamedTuple):
-    """What PCSR's parts cost, counted once.
-
-    Attributes:
-        encoder: FLOPs for an LR size (h, w).
-        first_layers: what the engine executes of all first layers, per LR pixel.
-        classifier: FLOPs per HR pixel; what the engine executes of it is among those of ``heads``.
-        heads: FLOPs per HR pixel of each branch, cheapest first.
-    """
-
-    encoder: Callable[[tuple[int, int]], Flops]
-    first_layers: Flops
-    classifier: Flops
-    heads: tuple[Flops, ...]
 
 
 def _imbalance(probability: Tensor) -> Tensor:

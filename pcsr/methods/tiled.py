@@ -1,7 +1,8 @@
 """What tile methods share: cut into tiles, route each, run by branch, assemble."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,11 +20,9 @@ from pcsr.routing import OperatingPoint
 BATCH = {"cpu": 8, "cuda": 128}
 
 
-def batches(numbers: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Split the numbers of tiles (n,) into batches for a device."""
-    for part in numbers.split(BATCH[device.type]):
-        if len(part):  # an empty tensor splits into one empty part
-            yield part
+def batches(tiles: Tiles, device: torch.device) -> Sequence[Tensor]:
+    """Return the numbers of all tiles, (n,) each, in batches for a device."""
+    return torch.arange(len(tiles)).split(BATCH[device.type])
 
 
 class Tiled(Method):
@@ -49,7 +48,16 @@ class Tiled(Method):
 
     @abstractmethod
     def tile_costs(self) -> tuple[Flops, tuple[Flops, ...]]:
-        """Return the FLOPs per LR tile: of its scores, and of each branch."""
+        """Count the FLOPs per LR tile: of its scores, and of each branch."""
+
+    @cached_property
+    def _tile_flops(self) -> tuple[Flops, tuple[Flops, ...]]:
+        return self.tile_costs()
+
+    @property
+    def branch_costs(self) -> list[float]:
+        """Paper FLOPs of a tile in each branch, for a router that weighs them."""
+        return [cost.paper for cost in self._tile_flops[1]]
 
     def explore(self, lr: Tensor, scale: float) -> Exploration:
         """See ``Method.explore``.
@@ -62,7 +70,7 @@ class Tiled(Method):
         shape = (self.branches, len(tiles), 3, side, side)
         candidates = torch.empty(shape, dtype=torch.uint8, device=lr.device)
         scores = []
-        for numbers in batches(torch.arange(len(tiles)), lr.device):
+        for numbers in batches(tiles, lr.device):
             cut = tiles.cut(lr, numbers)
             scores.append(self.score(cut))
             for branch, sr in enumerate(self.outputs(cut)):
@@ -80,7 +88,7 @@ class Tiled(Method):
 
     def costs(self, lr_size: tuple[int, int], scale: float) -> Costs:
         """See ``Method.costs``: scoring every tile, then one branch per tile."""
-        score, branches = self.tile_costs()
+        score, branches = self._tile_flops
         return Costs(score * len(Tiles(1, lr_size)), branches)
 
     def lr_pixels(self, lr_size: tuple[int, int]) -> int:

@@ -70,6 +70,19 @@ def test_every_head_is_what_the_published_steps_give(scale: float, knob: float) 
     torch.testing.assert_close(sr, reference, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(10, 29), (29, 10)])
+@pytest.mark.parametrize("scale", [1.02, 2.02])
+def test_a_scale_that_is_whole_along_one_side(size: tuple[int, int], scale: float) -> None:
+    """10 pixels become 10 or 20, that is one or two each, but 29 become 30 or 59."""
+    method, lr = build("fsrcnn", "pcsr"), photograph_like(*size)
+    explored = method.explore(lr, scale)
+    labels = method.route(explored.scores, at(0.0), scale)
+    sr = method.compose(explored, labels, at(refine=True))
+    found = restored(method, lr, scale, 0.0, refine=True)
+    assert torch.equal(found.labels.long(), labels)
+    torch.testing.assert_close(found.sr, sr, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [4, 2.7])
 @pytest.mark.parametrize("backbone", ROUTED)
 def test_tiles_give_the_whole_image(

@@ -30,8 +30,7 @@ def finish(layers: Sequence[nn.Linear], by_feature: Tensor, by_place: Tensor) ->
     if not layers or not in_onednn(by_feature) or by_feature.dtype != layers[0].weight.dtype:
         return heads.finish(layers, by_feature, by_place)
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-    finished: Tensor = _Blockwise.apply(by_feature, by_place, *tensors)
-    return finished
+    return _Blockwise.apply(by_feature, by_place, *tensors)
 
 
 class _Blockwise(torch.autograd.Function):
@@ -84,12 +83,9 @@ def _blocks(places: int, *tensors: Tensor) -> Any:
 def _hidden(
     by_feature: Tensor, by_place: Tensor, layers: list[tuple[Tensor, Tensor]]
 ) -> list[Tensor]:
-    """Return the inputs of all layers after the first, each (pixels, width).
+    """Return the inputs of all layers after the first, each (pixels, width), like ``finish``.
 
-    Args:
-        by_feature: (n, width), what the features add to the first layer.
-        by_place: (p, width), what the places add to it.
-        layers: weights and biases of the layers between the first and the last.
+    ``layers`` are the weights and biases between the first layer and the last.
     """
     values = [(by_feature[:, None] + by_place).relu_().flatten(0, 1)]
     for weight, bias in layers:

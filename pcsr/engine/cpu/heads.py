@@ -42,6 +42,7 @@ class Factored:
 
     Attributes:
         feature: (width, C), the first layer's weights for the feature.
+        width: outputs of the first layer.
         rest: weights and biases of the other layers.
     """
 
@@ -49,6 +50,7 @@ class Factored:
         split = head.split()
         self.precision = precision
         self.feature = split.of_feature.detach().to(features).contiguous()
+        self.width = len(self.feature)
         self._split = split
         self.rest = [
             (layer.weight.detach().to(precision), layer.bias.detach().to(precision))
@@ -59,11 +61,6 @@ class Factored:
         """Return what the places on these axes add to the first layer."""
         terms = strips.place_terms(self._split, rows, columns)
         return PlaceTerms(terms.rows.to(self.precision), terms.columns.to(self.precision))
-
-    @property
-    def width(self) -> int:
-        """Number of outputs of the first layer."""
-        return len(self.feature)
 
 
 class Everywhere(Factored):
@@ -97,10 +94,7 @@ class Everywhere(Factored):
         return values
 
     def finish(self, x: Tensor) -> Tensor:
-        """Run what follows the first layer.
-
-        Args:
-            x: a matrix from ``hidden`` with the first layer before its ReLU; overwritten.
+        """Run what follows the first layer on a matrix from ``hidden``, which is overwritten.
 
         Returns:
             (outputs, n) float32. For a head with a single layer, possibly a view of ``x``.
@@ -145,47 +139,27 @@ class Gathered(Factored):
     def table(self, features: Tensor, places: Tensor) -> Tensor:
         """Return a table: the first layer of every HR pixel is a sum of some of its rows.
 
-        Args:
-            features: (n, C) of LR pixels.
-            places: (p, width), what places add to the first layer.
-
-        Returns:
-            (n + p, width).
+        Its rows, (n + p, width), are of the LR pixels' features (n, C), then the ``places``.
         """
         return torch.cat([product(features, self.feature.T).to(self.precision), places])
 
     def finish(self, x: Tensor) -> Tensor:
-        """Run what follows the first layer.
-
-        Args:
-            x: (n, width), the first layer before its ReLU; overwritten.
-
-        Returns:
-            (n, outputs) float32.
-        """
+        """Run what follows the first layer: (n, width), overwritten -> (n, outputs) float32."""
         if not self.rest:
             return x.float()
         run = product if len(x) in self._sizes else plain_product
         x.relu_()
-        *rest, last = self.rest
+        *rest, (last, last_bias) = self.rest
         for weight, bias in rest:
             x = run(x, weight.T, bias, relu=True)
-        weight, bias = last
-        return run(x, weight.T, bias).float()
+        return run(x, last.T, last_bias).float()
 
 
-class Projection:
-    """What the features add to the first layers of several heads, in one product."""
-
-    def __init__(self, heads: Sequence[Factored]) -> None:
-        self._weight = torch.cat([head.feature for head in heads])
-        self._widths = [head.width for head in heads]
-        self._precisions = [head.precision for head in heads]
-
-    def __call__(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Project features (n, C): return (width, n) for each head, in its precision."""
-        parts = product(self._weight, features.T).split(self._widths)
-        return tuple(part.to(dtype) for part, dtype in zip(parts, self._precisions, strict=True))
+def _projected(features: Tensor, heads: Sequence[Factored]) -> list[Tensor]:
+    """Return what features (n, C) add to the first layers of heads, (width, n) each."""
+    weight = torch.cat([head.feature for head in heads])
+    parts = product(weight, features.T).split([head.width for head in heads])
+    return [part.to(head.precision) for part, head in zip(parts, heads, strict=True)]
 
 
 def _fastest(head: Head, features: torch.dtype) -> torch.dtype:
@@ -209,9 +183,6 @@ class StripHeads(Heads):
         self._others = [
             Gathered(head, precision, _fastest(head, precision), self._gathered) for head in others
         ]
-        self._project_classifier = Projection([self._classifier])
-        self._project_cheapest = Projection([self._cheapest])
-        self._project_both = Projection([self._classifier, self._cheapest])
 
     def needs(self, images: ImageGrid) -> tuple[float, float]:
         """See ``Heads.needs``."""
@@ -230,7 +201,8 @@ class StripHeads(Heads):
         """See ``Heads.measure``; one (1, K, pixels) for each strip."""
         cache, measured = _TileCache(tile, self._spread), []
         for strip in self._strips(tile):
-            (projected,) = self._project_classifier(features[strip.lr_rows].flatten(0, 1))
+            lr_features = features[strip.lr_rows].flatten(0, 1)
+            (projected,) = _projected(lr_features, [self._classifier])
             measured.append(self._measure(strip, cache, projected, rule))
         return measured
 
@@ -241,7 +213,7 @@ class StripHeads(Heads):
         image = measured[0].new_empty(measured[0].shape[1], *tile.size)
         for strip, values in zip(self._strips(tile), measured, strict=True):
             strip.view(image[:, strip.hr_rows]).copy_(strip.shaped(values[0]))
-        return image[:, *tile.own()].flatten(1)[None]
+        return tile.inside(image).flatten(1)[None]
 
     def finish(
         self, tile: TileGrid, features: Tensor, rule: Rule, measured: list[Tensor] | None
@@ -253,14 +225,15 @@ class StripHeads(Heads):
         for number, strip in enumerate(self._strips(tile)):
             lr_features = features[strip.lr_rows].flatten(0, 1)
             if measured:
-                (projected_cheapest,) = self._project_cheapest(lr_features)
+                (projected,) = _projected(lr_features, [self._cheapest])
                 values = measured[number]
             else:
-                projected_classifier, projected_cheapest = self._project_both(lr_features)
-                values = self._measure(strip, cache, projected_classifier, rule)
+                heads = self._classifier, self._cheapest
+                of_classifier, projected = _projected(lr_features, heads)
+                values = self._measure(strip, cache, of_classifier, rule)
             branches = rule.decide(values)[0]
             rgb = strip.bilinear(around[:, strip.lr_rows.start : strip.lr_rows.stop + 2])
-            self._add_heads(strip, cache, lr_features, projected_cheapest, branches, rgb)
+            self._add_heads(strip, cache, lr_features, projected, branches, rgb)
             strip.view(sr[:, strip.hr_rows]).copy_(strip.shaped(rgb))
             strip.view(labels[None, strip.hr_rows]).copy_(strip.shaped(branches[None]))
         return sr, labels
@@ -271,18 +244,10 @@ class StripHeads(Heads):
 
     def _strips(self, tile: TileGrid) -> list[Strip]:
         block = math.prod(tile.size) / math.prod(tile.outer.size)
-        lr_pixels = int(self._strip / block)
-        return strips.cut(tile.rows, tile.columns, tile.outer.size, lr_pixels)
+        return strips.cut(tile.rows, tile.columns, tile.outer.size, int(self._strip / block))
 
     def _measure(self, strip: Strip, cache: "_TileCache", projected: Tensor, rule: Rule) -> Tensor:
-        """Measure a strip by the rule: (1, K, pixels).
-
-        Args:
-            strip: the strip.
-            cache: of the tile.
-            projected: what the features add to the classifier's first layer, (width, LR pixels).
-            rule: the rule that will decide.
-        """
+        """Measure a strip by the rule, given ``_projected`` of the classifier: (1, K, pixels)."""
         values = [
             thinner.shaped(rule.measure(logits[None])[0])
             for thinner, logits in cache.everywhere(strip, self._classifier, projected)
@@ -294,7 +259,7 @@ class StripHeads(Heads):
         strip: Strip,
         cache: "_TileCache",
         features: Tensor,
-        projected_cheapest: Tensor,
+        projected: Tensor,
         branches: Tensor,
         rgb: Tensor,
     ) -> None:
@@ -309,7 +274,7 @@ class StripHeads(Heads):
                 first = F.embedding_bag(strip.terms(pixels), table, mode="sum")
                 rgb_values = rgb.index_select(1, pixels).add_(head.finish(first).T)
                 expensive.append((pixels, rgb_values))
-        for thinner, rgb_values in cache.everywhere(strip, self._cheapest, projected_cheapest):
+        for thinner, rgb_values in cache.everywhere(strip, self._cheapest, projected):
             strip.part(rgb, thinner).add_(thinner.shaped(rgb_values))
         for pixels, rgb_values in expensive:
             rgb.index_copy_(1, pixels, rgb_values)
@@ -323,7 +288,7 @@ class _TileCache:
     """What is computed or allocated once for a tile and shared by all of its strips."""
 
     def __init__(self, tile: TileGrid, spread: int) -> None:
-        self._distinct = strips.distinct(tile.rows), strips.distinct(tile.columns)
+        self._distinct = strips.distinct(tile.rows, tile.columns)
         self._spread = spread
         self._places: dict[Factored, PlaceTerms] = {}
         self._hidden: dict[tuple[Factored, int], Tensor] = {}

@@ -8,6 +8,7 @@ has not seen before.
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +19,7 @@ ROWS = 1 << 14  # pixels whose sums are computed together on a CPU, so that they
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Return left @ right + bias, followed by a ReLU if ``relu`` is set.
-
-    Args:
-        left: (m, k).
-        right: (k, n).
-        bias: (n,).
-        relu: whether to replace negative results by 0.
-
-    Returns:
-        (m, n).
-    """
+    """Return left (m, k) @ right (k, n) + bias (n,), followed by a ReLU if ``relu`` is set."""
     if not in_onednn(left) or left.dtype != right.dtype:  # autocast casts in torch's own
         return plain_product(left, right, bias, relu)
     activation = "relu" if relu else "none"
@@ -36,16 +27,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool 
 
 
 def product_added(left: Tensor, right: Tensor, onto: Tensor) -> Tensor:
-    """Return left @ right + onto.
-
-    Args:
-        left: (m, k).
-        right: (k, n).
-        onto: (m, n); may be overwritten.
-
-    Returns:
-        (m, n).
-    """
+    """Return left (m, k) @ right (k, n) + onto (m, n), which may be overwritten."""
     if not in_onednn(left) or left.dtype != right.dtype:
         return onto.addmm_(left, right.to(onto))  # autocast does not cast in-place products
     return torch.ops.mkldnn._linear_pointwise.binary(left, onto, right.T, None, "add")
@@ -109,13 +91,10 @@ class Activated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C', h', w')."""
-        layer = self.convolution
-        if not _fusible(x, layer):
-            activated: Tensor = self.activation(layer(x))
-            return activated
-        sizes = layer.padding, layer.stride, layer.dilation, layer.groups
+        if not _fusible(x, self.convolution):
+            return self.activation(self.convolution(x))
         return torch.ops.mkldnn._convolution_pointwise(
-            x, layer.weight, layer.bias, *sizes, *self._fused, ""
+            x, *_arguments(self.convolution), *self._fused, ""
         )
 
 
@@ -136,14 +115,13 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> the same shape."""
-        layer, inner = self.last, self.before(x)
-        if not _fusible(inner, layer):
-            total = layer(inner).add_(x)
+        inner = self.before(x)
+        if not _fusible(inner, self.last):
+            total = self.last(inner).add_(x)
             return total.relu_() if self._relu else total
-        sizes = layer.padding, layer.stride, layer.dilation, layer.groups
         activation = "relu" if self._relu else None
         return torch.ops.mkldnn._convolution_pointwise.binary(
-            inner, x, layer.weight, layer.bias, *sizes, "add", 1.0, activation, [], None
+            inner, x, *_arguments(self.last), "add", 1.0, activation, [], None
         )
 
 
@@ -158,6 +136,11 @@ def fused(layers: nn.Sequential) -> nn.Sequential:
         if isinstance(layer, nn.Conv2d) and (whole or isinstance(after, nn.ReLU)):
             passes[number : number + 2] = Activated(layer, after), nn.Identity()
     return nn.Sequential(*passes)
+
+
+def _arguments(layer: nn.Conv2d) -> tuple[Any, ...]:
+    """Return what oneDNN's convolution takes after its input."""
+    return layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
 
 
 def _fusible(x: Tensor, layer: nn.Conv2d) -> bool:
@@ -244,13 +227,7 @@ class Summed(nn.Module):
 
 
 def _sum_of_products(seen: Sequence[Tensor], bias: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """Return ReLU(bias + sum_i seen[i] @ parts[i]), (pixels, width).
-
-    Args:
-        seen: (pixels, width) each.
-        bias: (width,).
-        parts: (width, width) each.
-    """
+    """Return ReLU(bias + sum_i seen[i] @ parts[i]), like each of ``seen`` (pixels, width)."""
     total = torch.empty_like(seen[0])
     rows = ROWS if total.device.type == "cpu" else len(total)
     for out, first, *others in zip(*(one.split(rows) for one in (total, *seen)), strict=True):

@@ -6,9 +6,9 @@ row, block column, LR pixel, so that one broadcast addition gives the first laye
 """
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def place_terms(split: Split, rows: Axis, columns: Axis) -> PlaceTerms:
 
 
 @dataclass(frozen=True)
-class Strip(ABC):
+class Strip:
     """Some LR rows of a tile, all its LR columns, and their HR pixels.
 
     Attributes:
@@ -63,9 +63,9 @@ class Strip(ABC):
     tables: dict[int, Tensor] = field(repr=False, compare=False)
 
     @property
-    def pixels(self) -> int:
-        """Number of HR pixels."""
-        return len(self.rows.nearest) * len(self.columns.nearest)
+    def regular(self) -> bool:
+        """Whether every LR pixel has the same block of HR pixels, and so the same places."""
+        return bool(self.rows.block and self.columns.block)
 
     @property
     def lr_size(self) -> tuple[int, int]:
@@ -77,11 +77,49 @@ class Strip(ABC):
         """The strip's LR pixels within the tile, which are numbered row by row."""
         return slice(self.lr_rows.start * self.lr_width, self.lr_rows.stop * self.lr_width)
 
-    @abstractmethod
-    def local(self, place: PlaceTerms) -> PlaceTerms:
-        """Return the strip's places, given those of all ``distinct`` axes of the tile."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the HR pixels in the strip's order; the last axis but one runs over rows."""
+        if self.regular:
+            return self.rows.block, self.columns.block, *self.lr_size
+        return len(self.rows.nearest), len(self.columns.nearest)
 
-    @abstractmethod
+    @property
+    def pixels(self) -> int:
+        """Number of HR pixels."""
+        return math.prod(self.shape)
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """View (C, pixels) as (C, *shape)."""
+        return values.view(-1, *self.shape)
+
+    def part(self, values: Tensor, thinner: "Strip") -> Tensor:
+        """View those of (C, pixels) that lie in a thinner strip of this strip, in its shape."""
+        rows = thinner.lr_rows if self.regular else thinner.hr_rows
+        return self.shaped(values)[..., rows, :]
+
+    def view(self, image: Tensor) -> Tensor:
+        """View an image (C, H, W) of the strip's HR size as (C, *shape)."""
+        if not self.regular:
+            return image
+        down, across, height, width = self.shape
+        return image.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
+
+    def bilinear(self, around: Tensor) -> Tensor:
+        """Return the bilinear image, (C, pixels).
+
+        Args:
+            around: (C, rows + 2, columns + 2), the strip's LR pixels plus one on each side.
+        """
+        interpolated = bilinear_by_block if self.regular else bilinear_by_pixel
+        return interpolated(around, self.rows, self.columns).flatten(1)
+
+    def local(self, place: PlaceTerms) -> PlaceTerms:
+        """Return the strip's places, given those of the tile's ``distinct`` axes."""
+        if self.regular:
+            return place
+        return PlaceTerms(place.rows[:, self.hr_rows], place.columns)
+
     def everywhere(self, projected: Tensor, place: PlaceTerms, first: Tensor) -> None:
         """Compute the first layer of all HR pixels.
 
@@ -90,12 +128,20 @@ class Strip(ABC):
             place: what the strip's places add to it.
             first: (width, pixels), receives the result.
         """
+        if self.regular:
+            out = first.view(len(first), -1, projected.shape[1])
+            torch.add(projected[:, None], place.sums[:, :, None], out=out)
+            return
+        lr_rows = projected.view(len(projected), -1, self.lr_width)
+        rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
+        out = self.shaped(first)
+        torch.index_select(rows, 2, self.columns.nearest, out=out)
+        out.add_(place.columns[:, None])
 
-    @abstractmethod
     def places(self, place: PlaceTerms) -> Tensor:
         """Return what the places add to the first layer, as rows of a table: (places, width)."""
+        return (place.sums if self.regular else torch.cat([place.rows, place.columns], dim=1)).T
 
-    @abstractmethod
     def terms(self, pixels: Tensor) -> Tensor:
         """Return the rows of a table whose sum is the first layer of each HR pixel.
 
@@ -107,129 +153,27 @@ class Strip(ABC):
         Returns:
             (n, terms) row numbers.
         """
-
-    @abstractmethod
-    def bilinear(self, around: Tensor) -> Tensor:
-        """Return the bilinear image, (C, pixels).
-
-        Args:
-            around: (C, rows + 2, columns + 2), the strip's LR pixels plus one on each side.
-        """
-
-    @abstractmethod
-    def view(self, image: Tensor) -> Tensor:
-        """View an image (C, H, W) of the strip's HR size with its pixels in the strip's order."""
-
-    @abstractmethod
-    def shaped(self, values: Tensor) -> Tensor:
-        """View (C, pixels) in the shape of ``view``; the last axis but one runs over rows."""
-
-    @abstractmethod
-    def part(self, values: Tensor, thinner: "Strip") -> Tensor:
-        """View those of (C, pixels) that lie in a thinner strip of this strip, in its shape."""
-
-
-class RegularStrip(Strip):
-    """Every LR pixel has the same block of HR pixels: the scale is an integer."""
-
-    def local(self, place: PlaceTerms) -> PlaceTerms:
-        """See ``Strip.local``: every strip has the places of one block."""
-        return place
-
-    def everywhere(self, projected: Tensor, place: PlaceTerms, first: Tensor) -> None:
-        """See ``Strip.everywhere``."""
-        out = first.view(len(first), -1, projected.shape[1])
-        torch.add(projected[:, None], place.sums[:, :, None], out=out)
-
-    def places(self, place: PlaceTerms) -> Tensor:
-        """See ``Strip.places``: one for each pixel of the block."""
-        return place.sums.T
-
-    def terms(self, pixels: Tensor) -> Tensor:
-        """See ``Strip.terms``."""
-        # Looking them up takes a quarter of the time that integer divisions take.
         lr_pixels = math.prod(self.lr_size)
+        if not self.regular:
+            height, width = self.shape
+            row, column = pixels // width, pixels % width
+            nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
+            return torch.stack([nearest, lr_pixels + row, lr_pixels + height + column], dim=1)
+        # Looking them up takes a quarter of the time that integer divisions take.
         if lr_pixels not in self.tables:
-            self.tables[lr_pixels] = self._all_terms()
+            block = self.rows.block * self.columns.block
+            index = torch.arange(lr_pixels + block, dtype=torch.int32, device=pixels.device)
+            lr = index[:lr_pixels].expand(block, -1)
+            place = index[lr_pixels:, None].expand(-1, lr_pixels)
+            self.tables[lr_pixels] = torch.stack([lr, place], dim=2).flatten(0, 1)
         return self.tables[lr_pixels].index_select(0, pixels)
 
-    def _all_terms(self) -> Tensor:
-        lr_pixels, blocks = math.prod(self.lr_size), math.prod(self._block)
-        index = torch.arange(lr_pixels + blocks, dtype=torch.int32, device=self.rows.offset.device)
-        terms = index.new_empty(blocks, lr_pixels, 2)
-        terms[..., 0] = index[:lr_pixels]
-        terms[..., 1] = index[lr_pixels:, None]
-        return terms.flatten(0, 1)
 
-    def bilinear(self, around: Tensor) -> Tensor:
-        """See ``Strip.bilinear``."""
-        return bilinear_by_block(around, self.rows, self.columns).flatten(1)
-
-    def view(self, image: Tensor) -> Tensor:
-        """See ``Strip.view``."""
-        (height, width), (down, across) = self.lr_size, self._block
-        return image.view(-1, height, down, width, across).permute(0, 2, 4, 1, 3)
-
-    def shaped(self, values: Tensor) -> Tensor:
-        """See ``Strip.shaped``."""
-        return values.view(-1, *self._block, *self.lr_size)
-
-    def part(self, values: Tensor, thinner: Strip) -> Tensor:
-        """See ``Strip.part``."""
-        return self.shaped(values)[..., thinner.lr_rows, :]
-
-    @property
-    def _block(self) -> tuple[int, int]:
-        return self.rows.block, self.columns.block
-
-
-class AnyStrip(Strip):
-    """LR pixels have different blocks of HR pixels; HR pixels are numbered row by row."""
-
-    def local(self, place: PlaceTerms) -> PlaceTerms:
-        """See ``Strip.local``."""
-        return PlaceTerms(place.rows[:, self.hr_rows], place.columns)
-
-    def everywhere(self, projected: Tensor, place: PlaceTerms, first: Tensor) -> None:
-        """See ``Strip.everywhere``."""
-        lr_rows = projected.view(len(projected), -1, self.lr_width)
-        rows = lr_rows.index_select(1, self.rows.nearest).add_(place.rows[:, :, None])
-        out = self.shaped(first)
-        torch.index_select(rows, 2, self.columns.nearest, out=out)
-        out.add_(place.columns[:, None])
-
-    def places(self, place: PlaceTerms) -> Tensor:
-        """See ``Strip.places``: those of the rows, then those of the columns."""
-        return torch.cat([place.rows, place.columns], dim=1).T
-
-    def terms(self, pixels: Tensor) -> Tensor:
-        """See ``Strip.terms``."""
-        height, width = len(self.rows.nearest), len(self.columns.nearest)
-        row, column = pixels // width, pixels % width
-        nearest = self.rows.nearest[row] * self.lr_width + self.columns.nearest[column]
-        first = math.prod(self.lr_size)
-        return torch.stack([nearest, first + row, first + height + column], dim=1)
-
-    def bilinear(self, around: Tensor) -> Tensor:
-        """See ``Strip.bilinear``."""
-        return bilinear_by_pixel(around, self.rows, self.columns).flatten(1)
-
-    def view(self, image: Tensor) -> Tensor:
-        """See ``Strip.view``: the image itself."""
-        return image
-
-    def shaped(self, values: Tensor) -> Tensor:
-        """See ``Strip.shaped``."""
-        return values.view(len(values), -1, len(self.columns.nearest))
-
-    def part(self, values: Tensor, thinner: Strip) -> Tensor:
-        """See ``Strip.part``."""
-        return self.shaped(values)[:, thinner.hr_rows]
-
-
-def distinct(along: Axis) -> Axis:
-    """Return the part of a tile's axis with distinct places: one block if all are alike."""
-    return along.cut(0, along.block) if along.block else along
+def distinct(rows: Axis, columns: Axis) -> tuple[Axis, Axis]:
+    """Return the parts of a tile's axes with distinct places: one block if all are alike."""
+    if not (rows.block and columns.block):
+        return rows, columns
+    return rows.cut(0, rows.block), columns.cut(0, columns.block)
 
 
 def cut(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> list[Strip]:
@@ -242,21 +186,13 @@ def cut(rows: Axis, columns: Axis, lr_size: tuple[int, int], pixels: int) -> lis
         pixels: most LR pixels in a strip; a strip has at least one row even if that is more.
     """
     height, width = lr_size
-    kind = RegularStrip if rows.block and columns.block else AnyStrip
     tops = torch.arange(0, height, max(1, pixels // width), device=rows.nearest.device)
     lr = [*tops.tolist(), height]
     hr = [*torch.searchsorted(rows.nearest, tops).tolist(), len(rows.nearest)]
     tables: dict[int, Tensor] = {}
     return [
-        kind(
-            slice(lr[n], lr[n + 1]),
-            slice(hr[n], hr[n + 1]),
-            width,
-            rows.cut(hr[n], hr[n + 1], lr[n]),
-            columns,
-            tables,
-        )
-        for n in range(len(tops))
+        Strip(slice(*of_lr), slice(*of_hr), width, rows.cut(*of_hr, of_lr[0]), columns, tables)
+        for of_lr, of_hr in zip(pairwise(lr), pairwise(hr), strict=True)
     ]
 
 

@@ -49,7 +49,7 @@ class FusedHeads(Heads):
 
     def inside(self, tile: TileGrid, measured: list[Tensor]) -> Tensor:
         """See ``Heads.inside``."""
-        return measured[0][..., *tile.own()].flatten(2)
+        return tile.inside(measured[0]).flatten(2)
 
     def finish(
         self, tile: TileGrid, features: Tensor, rule: Rule, measured: list[Tensor] | None
