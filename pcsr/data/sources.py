@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import util
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, WheelsSource
 from pcsr.data import images
 from pcsr.data.archives import open_archive
-from pcsr.data.download import fetch, mirror_folder
+from pcsr.data.download import fetch, in_mirror, name_of
 from pcsr.errors import UserError, log
 
 
@@ -51,15 +50,14 @@ def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
         packaged = _files([_in_package(entry) for entry in source.images], grey)
         yield Sources("installed packages", packaged, fixed=True)
         return
-    mirror = mirror_folder()
-    local = mirror / source.mirror if mirror and source.mirror else None
-    if local is not None and local.is_dir():
+    local = in_mirror(source.mirror)
+    if local and local.is_dir():
         found = _files(images.list_images(local), grey)
         yield Sources(f"{source.mirror} in PCSR_MIRROR", found, fixed=False)
     elif isinstance(source, FolderSource):
         yield Sources(source.path, _folder(source, grey), fixed=False)
     else:
-        archive = _fetch(source, raw, mirror)
+        archive = _fetch(source, raw)
         with _members(archive, source.members, grey) as found:
             yield Sources(archive.name, found, fixed=True)
 
@@ -93,10 +91,9 @@ def _folder(source: FolderSource, grey_to_rgb: bool) -> list[Source]:
     return [replace(image, lr=lr.hr) for image, lr in pairs]
 
 
-def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
+def _fetch(source: ArchiveSource, raw: Path) -> Path:
     """Download an archive; a mirror may have it at ``source.mirror`` or under its own name."""
-    name = PurePosixPath(urlsplit(source.url).path).name
-    at_given_path = bool(mirror and source.mirror and (mirror / source.mirror).is_file())
+    name = name_of(source.url)
     return fetch(
         source.url,
         raw / name,
@@ -104,8 +101,7 @@ def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
         bytes=source.bytes,
         sha256=source.sha256,
         md5=source.md5,
-        mirror=mirror,
-        mirror_name=source.mirror if at_given_path else name,
+        copy=in_mirror(source.mirror, name),
     )
 
 
