@@ -109,7 +109,7 @@ class Encoded:
         """
         try:
             with _at_ease():
-                values = _sixteen_bits(self) if self.bits == 16 else _eight_bits(self)
+                values = _values(self)  # first, because Pillow rotates a TIFF by decoding it
                 values = _UPRIGHT[_orientation(self.image)](values)
         except Exception as error:  # whatever decoders raise on broken bytes
             raise _damaged(self.name, error) from None
@@ -166,17 +166,13 @@ def _accepted(image: Image.Image, data: bytes, name: str) -> Encoded:
         raise UserError(f"{name}: the image {why}.")
     if image.format == "MPO":
         log.info("%s: holds several images; the first one is read", name)
-    coding = header.coding(image)
-    if coding in header.WIDENED and "transparency" in image.info:
-        top = 255 // header.WIDENED[coding]
-        image.info["transparency"] = (image.info["transparency"] & top) * header.WIDENED[coding]
     return Encoded(
         name,
         data,
         image,
         header.stored_size(image),
         header.bits_of(image),
-        image.mode in header.GREY or coding == "LA;16B",
+        image.mode in header.GREY or header.coding(image) == "LA;16B",
         image.mode in header.ALPHA or "transparency" in image.info,
         _colour(image, data),
     )
@@ -266,25 +262,19 @@ def _at_ease() -> Iterator[None]:
         yield
 
 
-def _eight_bits(encoded: Encoded) -> np.ndarray:
-    if encoded.image.format == "PNG":
-        # Pillow takes pixels of a wrong checksum, and black for rows that are missing.
-        imagecodecs.png_decode(encoded.data)
-    encoded.image.load()
-    return split(encoded.image)
-
-
-def _sixteen_bits(encoded: Encoded) -> np.ndarray:
-    """Decode 16-bit channels, which Pillow would cut to 8 bits."""
-    if encoded.image.format == "PNG":
-        values = imagecodecs.png_decode(encoded.data)
-        width, height = encoded.image.size
-    elif encoded.image.format == "PPM":
-        width, height = encoded.image.size
-        start = encoded.image.tile[0][2]  # type: ignore[attr-defined]
+def _values(encoded: Encoded) -> np.ndarray:
+    """Decode to (H, W, planes); Pillow would cut 16 bits to 8."""
+    image, (width, height) = encoded.image, encoded.image.size
+    # Pillow takes pixels of a wrong checksum, and black for rows that are missing.
+    values = imagecodecs.png_decode(encoded.data) if image.format == "PNG" else None
+    if encoded.bits == 8 and (values is None or image.mode == "P"):
+        image.load()
+        return split(image)
+    if image.format == "PPM":
+        start = image.tile[0][2]  # type: ignore[attr-defined]
         count = width * height * encoded.planes
         values = np.frombuffer(encoded.data, ">u2", count, start).astype(np.uint16)
-    else:
+    elif values is None:
         values = _tiff_values(encoded)
         height, width = values.shape[:2]
     return values.reshape(height, width, encoded.planes)
@@ -304,7 +294,7 @@ def _tiff_values(encoded: Encoded) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, still to be applied; Pillow itself rotates TIFFs."""
+    """Return the EXIF orientation, 1 to 8, that is still to be applied."""
     value = _exif(image).get(ExifTags.Base.Orientation, 1)
     return value if value in _UPRIGHT else 1
 

@@ -24,17 +24,12 @@ AGAIN = "copy or download it again."
 
 # Names that weights refer to. PyTorch allows more, some of which allocate whatever size the file
 # declares.
-PLAIN = frozenset(
-    (
-        *("collections.OrderedDict", "torch.Size", "torch.device"),
-        *(f"torch._utils._rebuild_{what}" for what in ("tensor_v2", "parameter")),
-        *(
-            f"torch.{kind}Storage"
-            for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char")
-        ),
-        *("torch.ByteStorage", "torch.BoolStorage"),
-    )
-)
+NUMBERS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+PLAIN = {
+    *("collections.OrderedDict", "torch.Size", "torch.device"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+    *(f"torch.{kind}Storage" for kind in NUMBERS),
+}
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 
 
