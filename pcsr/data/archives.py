@@ -3,7 +3,7 @@
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,23 +25,22 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 ENCRYPTED = 0x1
 
 
+Reader = Callable[[], bytes]
+
+
 @dataclass(frozen=True)
 class Member:
     """A file in an archive, with its size in bytes and, if it cannot be used, the reason."""
 
     name: str
     size: int
-    read: Callable[[], bytes]
+    read: Reader
     problem: str = ""
 
 
 @contextmanager
-def open_archive(archive: Path, pattern: str) -> Iterator[dict[str, Callable[[], bytes]]]:
-    """Open a zip or tar archive; yield name -> reader of the images that match a pattern.
-
-    Args:
-        archive: the file.
-        pattern: glob of the images inside it.
+def open_archive(archive: Path, pattern: str) -> Iterator[dict[str, Reader]]:
+    """Open a zip or tar archive; yield name -> reader of the images whose path matches a glob.
 
     Raises:
         UserError: the archive is damaged or has no such image; or an image, when it is read, is
@@ -50,7 +49,7 @@ def open_archive(archive: Path, pattern: str) -> Iterator[dict[str, Callable[[],
     with ExitStack() as stack:
         with _one_error(archive):
             members = _members(archive, stack)
-        readers: dict[str, Callable[[], bytes]] = {}
+        readers: dict[str, Reader] = {}
         for member in members:
             if PurePosixPath(member.name).match(pattern) and images.is_image(member.name):
                 _require_usable(archive, member, readers)
@@ -60,7 +59,7 @@ def open_archive(archive: Path, pattern: str) -> Iterator[dict[str, Callable[[],
         yield readers
 
 
-def _require_usable(archive: Path, member: Member, others: dict[str, Callable[[], bytes]]) -> None:
+def _require_usable(archive: Path, member: Member, others: Collection[str]) -> None:
     path = PurePosixPath(member.name)
     problem = member.problem
     if member.size > LARGEST:

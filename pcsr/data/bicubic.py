@@ -26,8 +26,6 @@ def taps(length: int, size: int, replicate: bool = False) -> tuple[Tensor, Tenso
     """Return the filter taps that resize one axis from ``length`` to ``size`` pixels.
 
     Args:
-        length: number of pixels before.
-        size: number of pixels after.
         replicate: extend the border by its last pixel, as older versions of MATLAB did, instead of
             by reflection.
 

@@ -66,12 +66,10 @@ def fetch(
     *,
     other_urls: Sequence[str] = (),
     bytes: int | None = None,
-    sha256: str | None = None,
-    md5: str | None = None,
-    git_blob: str | None = None,
     copy: Path | None = None,
     get: str = "",
     pause: float = 1.0,
+    **checksums: str | None,
 ) -> Path:
     """Download ``url`` to ``destination`` unless it is already there, and return the path.
 
@@ -84,21 +82,18 @@ def fetch(
         url: address, or None for a file that only the user or a mirror can provide.
         other_urls: addresses of the same file, tried in order if ``url`` fails.
         bytes: size of the file, if known; otherwise it must not exceed 4 GiB.
-        sha256: expected checksum, 64 hex digits.
-        md5: expected checksum, if no sha256 is published.
-        git_blob: expected id of the file in its git repository, 40 hex digits, if no checksum is
-            published.
         copy: the file in a mirror, to be taken instead of a download where it exists.
         get: where the user gets a file that has no address.
         pause: seconds before the second attempt; doubles with each further one.
+        checksums: what is published of ``sha256``, ``md5`` and ``git_blob``, the file's id in its
+            git repository, in hex digits.
 
     Raises:
         UserError: the address is not HTTP, the server does not answer, has no such file or sends
             nonsense, or the size or checksum is not as expected.
         OSError: the disk is full; the partial download stays, and a later call resumes it.
     """
-    sums = {"sha256": sha256, "md5": md5, content.GIT_BLOB: git_blob}
-    expected = Expected(bytes, {kind: known for kind, known in sums.items() if known is not None})
+    expected = Expected(bytes, {kind: known for kind, known in checksums.items() if known})
     copy = copy if copy and copy.is_file() else None
     urls = [address for address in (url, *other_urls) if address is not None]
     for address in urls:
@@ -118,12 +113,15 @@ def fetch(
             problem = found
         part = destination.with_name(f"{destination.name}.part")
         if copy:
-            fix = "put the right file there, or unset PCSR_MIRROR."
-            _require(copy, Expected(bytes, {}), str(copy), fix)
-            log.info("copying %s", copy)
-            _state(part).unlink(missing_ok=True)
-            shutil.copyfile(copy, part)
-            _require(part, expected, str(copy), fix, part)
+            found = Expected(bytes, {}).problem(copy)
+            if found is None:
+                log.info("copying %s", copy)
+                _remove(part)  # what a download left
+                shutil.copyfile(copy, part)
+                if found := expected.problem(part):
+                    part.unlink()
+            if found is not None:
+                raise UserError(f"{copy}: {found}; put the right file there, or unset PCSR_MIRROR.")
         elif not urls:
             raise UserError(
                 f"{destination}: {problem}; put the right file there, or into PCSR_MIRROR. {get}"
@@ -160,24 +158,15 @@ def _from_hosts(urls: Sequence[str], part: Path, expected: Expected, pause: floa
     for number, url in enumerate(urls, start=1):
         try:
             _download(url, part, expected.size, pause)
-            fix = f"the download was removed: try again, or {MIRROR}."
-            _require(part, expected, url, fix, part)
-            return
+            found = expected.problem(part)
+            if found is None:
+                return
+            _remove(part)
+            raise UserError(f"{url}: {found}; the download was removed: try again, or {MIRROR}.")
         except UserError as error:
             if number == len(urls):
                 raise
             log.warning("%s Trying %s", error, urls[number])
-
-
-def _require(
-    file: Path, expected: Expected, origin: str, fix: str, part: Path | None = None
-) -> None:
-    """Raise a UserError if a file has another size or checksum, and remove the partial download."""
-    if (found := expected.problem(file)) is None:
-        return
-    if part is not None:
-        _remove(part)
-    raise UserError(f"{origin}: {found}; {fix}")
 
 
 def _remove(part: Path) -> None:

@@ -56,12 +56,6 @@ def prepare(
 def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:
     """Make the store of a data set, or resume it; does nothing if it is already complete.
 
-    Args:
-        name: the data set's name, used in messages and the manifest.
-        config: where the images come from and how they are processed.
-        out: folder of the store.
-        raw: folder of downloaded archives.
-
     Raises:
         UserError: images are missing or unreadable, or a fixed source has the wrong number.
         OSError: the disk is full; finished images stay, and a later call resumes after them.
@@ -209,7 +203,7 @@ def _kept(
     for source, line in zip(chosen, lines, strict=False):
         images = [Stored(**record) for record in line]
         same = images[0].name == _copy_name(source.name, reductions[0])
-        if not same or intact(images, hr, lr if images[0].lr_sha256 else None) < len(images):
+        if not same or intact(images, hr, lr) < len(images):
             break
         finished.append(images)
     return finished

@@ -1,6 +1,6 @@
 """Find the raw images of a data set in installed packages, an archive, a folder or a mirror."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 
 from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, WheelsSource
 from pcsr.data import images
-from pcsr.data.archives import open_archive
+from pcsr.data.archives import Reader, open_archive
 from pcsr.data.download import fetch, in_mirror, name_of
 from pcsr.errors import UserError, log
 
@@ -38,10 +38,6 @@ class Sources:
 def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
     """Find the images of a data set; an archive stays open within the context.
 
-    Args:
-        config: the data set.
-        raw: folder of downloaded archives.
-
     Raises:
         UserError: images are missing, or an archive is not available.
     """
@@ -58,8 +54,8 @@ def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
         yield Sources(source.path, _folder(source, grey), fixed=False)
     else:
         archive = _fetch(source, raw)
-        with _members(archive, source.members, grey) as found:
-            yield Sources(archive.name, found, fixed=True)
+        with open_archive(archive, source.members) as readers:
+            yield Sources(archive.name, _packed(archive, readers, grey), fixed=True)
 
 
 def _files(files: list[Path], grey_to_rgb: bool) -> list[Source]:
@@ -105,18 +101,12 @@ def _fetch(source: ArchiveSource, raw: Path) -> Path:
     )
 
 
-@contextmanager
-def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[Source]]:
-    """Open a zip or tar archive and find its images; each is read into memory on demand."""
-    with open_archive(archive, pattern) as read:
-        yield [
-            Source(PurePosixPath(n).stem, partial(_decode, read[n], f"{archive}/{n}", grey_to_rgb))
-            for n in sorted(read, key=lambda n: (images.natural_key(n), n))
-        ]
+def _packed(archive: Path, readers: Mapping[str, Reader], grey_to_rgb: bool) -> list[Source]:
+    def decode(name: str) -> np.ndarray:
+        return images.read(readers[name](), grey_to_rgb, name=f"{archive}/{name}")
 
-
-def _decode(data: Callable[[], bytes], name: str, grey_to_rgb: bool) -> np.ndarray:
-    return images.read(data(), grey_to_rgb, name=name)
+    names = sorted(readers, key=lambda name: (images.natural_key(name), name))
+    return [Source(PurePosixPath(name).stem, partial(decode, name)) for name in names]
 
 
 def choose(sources: Sources, config: DatasetConfig, name: str) -> list[Source]:

@@ -27,9 +27,8 @@ FORMAT = 1
 HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
 MADE, CHECKSUM = "made", "checksum"  # how a store came to be, and there the manifest's checksum
 # What manifests have from before there was a checksum: more means that its name is damaged.
-OLDER = frozenset(("format", "dataset", "config", "origin", "expected", "complete", "images"))
-OLDER |= {"bytes", MADE}
-OLDER_MADE = frozenset(("commit", "modified", "command", "made", "python", "machine", "versions"))
+OLDER = {"format", "dataset", "config", "origin", "expected", "complete", "images", "bytes", MADE}
+OLDER_MADE = {"commit", "modified", "command", "made", "python", "machine", "versions"}
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,14 @@ def _is_unchanged(manifest: Mapping[str, Any]) -> bool:
 def intact(images: Sequence[Stored], hr: np.ndarray, lr: np.ndarray | None) -> int:
     """Return how many images, from the first on, match their checksums.
 
-    Args:
-        images: the records.
-        hr: content of ``hr.bin``, uint8 (n,).
-        lr: content of ``lr.bin``, or None if there are no LR images.
+    ``hr`` and ``lr`` are the contents of the files, uint8 (n,); without LR images, ``lr`` is None.
     """
 
     def whole(image: Stored) -> bool:
-        same = sha256(hr[image.offset : image.end]) == image.sha256
-        if lr is None or not same:
-            return same and not image.lr_sha256
-        return sha256(lr[image.lr_offset : image.lr_end]) == image.lr_sha256
+        if sha256(hr[image.offset : image.end]) != image.sha256:
+            return False
+        lr_sha256 = "" if lr is None else sha256(lr[image.lr_offset : image.lr_end])
+        return image.lr_sha256 in ("", lr_sha256)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing releases Python's lock
         good = list(pool.map(whole, images))

@@ -191,28 +191,25 @@ def _colour(image: Image.Image, data: bytes) -> Colour:
 
 
 def _bytes(source: Path | bytes | BinaryIO, name: str, room: float) -> bytes:
-    data = source if isinstance(source, bytes) else _read(source, name, room)
-    if not data:
-        raise UserError(f"{name}: the file is empty; download or copy it again.")
-    return data
-
-
-def _read(source: Path | BinaryIO, name: str, room: float) -> bytes:
     try:
-        if not isinstance(source, Path):
-            return source.read()
-        found = source.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{name}: cannot be read (not a file); give an image file.")
-        if found.st_size > room:
-            raise _too_large(f"{name}: the file needs", found.st_size, room)
-        return source.read_bytes()
+        if isinstance(source, Path):
+            found = source.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{name}: cannot be read (not a file); give an image file.")
+            if found.st_size > room:
+                raise _too_large(f"{name}: the file needs", found.st_size, room)
+            data = source.read_bytes()
+        else:
+            data = source if isinstance(source, bytes) else source.read()
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; check the path.") from None
     except OSError as error:
         raise UserError(
             f"{name}: cannot be read ({error.strerror}); give a readable image file."
         ) from None
+    if not data:
+        raise UserError(f"{name}: the file is empty; download or copy it again.")
+    return data
 
 
 def _room(room: float | None) -> float:

@@ -43,12 +43,7 @@ TOLERANCE = 500
 
 
 def refusal(image: Image.Image, data: bytes = b"") -> str:
-    """Return why reading would change the pixels of an image; "" if it would not.
-
-    Args:
-        image: opened by Pillow.
-        data: its file, where there is one.
-    """
+    """Return why reading an image, with its file if it has one, would change its pixels, or ""."""
     if getattr(image, "is_animated", False) and image.format != "MPO":
         return "has more than one frame; save the frame that you want as a file of its own"
     unread = ""

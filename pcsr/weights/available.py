@@ -116,8 +116,8 @@ def _require_shipped(study: Study, experiment: str) -> None:
         )
     content.require_recorded(description)
     try:
-        model = content.parse_json(description.read_text(encoding="utf-8"))["model"]
-    except (ValueError, LookupError, TypeError) as error:
+        model = content.read_json(description)["model"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{description}: damaged, no description of weights ({one_line(error)}); get it again."
         ) from None

@@ -95,7 +95,6 @@ def read(path: Path, stand_ins: Mapping[str, Any] = BESIDE) -> Any:
     """Read a file of ``torch.save`` without executing anything in it.
 
     Args:
-        path: the file.
         stand_ins: functions and classes to use for other names that the file may refer to.
 
     Raises:
