@@ -1,5 +1,6 @@
 """Read images from zip and tar archives that may be damaged or hostile, without unpacking them."""
 
+import io
 import stat
 import tarfile
 import zipfile
@@ -8,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from pcsr.data import images
 from pcsr.errors import UserError, one_line
@@ -34,7 +36,7 @@ class Member:
 
     name: str
     size: int
-    read: Reader
+    open: Callable[[], IO[bytes] | None]
     problem: str = ""
 
 
@@ -91,7 +93,8 @@ def _one_error(archive: Path, member: str = "") -> Iterator[None]:
 
 def _read(archive: Path, member: Member) -> bytes:
     with _one_error(archive, member.name):
-        data = member.read()
+        with member.open() or io.BytesIO() as file:
+            data = file.read()
         if len(data) != member.size:
             raise EOFError(f"{len(data)} of {member.size} bytes")
     return data
@@ -130,18 +133,13 @@ def _of_zip(packed: zipfile.ZipFile) -> Iterator[Member]:
             problem = f"is compressed by method {entry.compress_type}, which images never are"
         elif stat.S_ISLNK(entry.external_attr >> 16):
             problem = "is a link"
-        yield Member(entry.filename, entry.file_size, partial(packed.read, entry), problem)
+        yield Member(entry.filename, entry.file_size, partial(packed.open, entry), problem)
 
 
 def _of_tar(tar: tarfile.TarFile) -> Iterator[Member]:
     for entry in tar:
         problem = "" if entry.isreg() else "is a link or a device"
-        yield Member(entry.name, entry.size, partial(_tar_bytes, tar, entry), problem)
-
-
-def _tar_bytes(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(entry)
-    return file.read() if file else b""
+        yield Member(entry.name, entry.size, partial(tar.extractfile, entry), problem)
 
 
 class _Bounded(tarfile.TarInfo):

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, WheelsSource
+from pcsr.config.models import DatasetConfig, FolderSource, WheelsSource
 from pcsr.data import images
 from pcsr.data.archives import Reader, open_archive
 from pcsr.data.download import fetch, in_mirror, name_of
@@ -53,7 +53,16 @@ def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
     elif isinstance(source, FolderSource):
         yield Sources(source.path, _folder(source, grey), fixed=False)
     else:
-        archive = _fetch(source, raw)
+        name = name_of(source.url)
+        archive = fetch(
+            source.url,
+            raw / name,
+            other_urls=source.other_urls,
+            bytes=source.bytes,
+            sha256=source.sha256,
+            md5=source.md5,
+            copy=in_mirror(source.mirror, name),  # a mirror has it at either place
+        )
         with open_archive(archive, source.members) as readers:
             yield Sources(archive.name, _packed(archive, readers, grey), fixed=True)
 
@@ -85,20 +94,6 @@ def _folder(source: FolderSource, grey_to_rgb: bool) -> list[Source]:
         raise UserError(f"{error} {source.get}".strip()) from None
     pairs = zip(found, _files(lr_files, grey_to_rgb), strict=True)
     return [replace(image, lr=lr.hr) for image, lr in pairs]
-
-
-def _fetch(source: ArchiveSource, raw: Path) -> Path:
-    """Download an archive; a mirror may have it at ``source.mirror`` or under its own name."""
-    name = name_of(source.url)
-    return fetch(
-        source.url,
-        raw / name,
-        other_urls=source.other_urls,
-        bytes=source.bytes,
-        sha256=source.sha256,
-        md5=source.md5,
-        copy=in_mirror(source.mirror, name),
-    )
 
 
 def _packed(archive: Path, readers: Mapping[str, Reader], grey_to_rgb: bool) -> list[Source]:

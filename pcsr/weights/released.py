@@ -246,7 +246,10 @@ def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor])
         raise UserError(f"{path}: this is PCSR phase 0, which has no router; give phase 1.")
     else:
         backbone, width = _backbone(path, weights)
-        config = _original(backbone, width, _scale(content.get("model")))
+        given = content["model"].get("args")
+        arguments = given if isinstance(given, dict) else {}
+        scale = float(arguments.get("scale") or arguments.get("upscale") or 4)
+        config = _original(backbone, width, scale)
     what = f"PCSR release, {backbone} {config.method} x{config.scale:g}, width {width}, "
     return _release(config, weights, what + _length(iterations), iterations)
 
@@ -367,12 +370,6 @@ def _width(path: Path, name: str, tensor: Tensor) -> int:
 def _steps(count: Any) -> int | None:
     """Return the number of iterations that a file states, or None if it is not plausible."""
     return count if type(count) is int and 0 <= count < 10**9 else None
-
-
-def _scale(model: Any) -> float:
-    arguments = model.get("args") if isinstance(model, dict) else None
-    values = arguments if isinstance(arguments, dict) else {}
-    return float(values.get("scale") or values.get("upscale") or 4)
 
 
 def _head(path: Path, prefix: str, weights: Mapping[str, Tensor]) -> HeadConfig:
