@@ -101,16 +101,14 @@ def fetch(
             raise UserError(f"{address}: not an http or https address; fix the url.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination):
-        problem = "no such file"
+        problem = expected.problem(destination)
+        if problem is None and copy and not expected.checksums:
+            same = filecmp.cmp(copy, destination, shallow=False)
+            problem = None if same else f"differs from {copy}"
+        if problem is None:
+            return destination
         if destination.is_file():
-            found = expected.problem(destination)
-            if found is None and copy and not expected.checksums:
-                same = filecmp.cmp(copy, destination, shallow=False)
-                found = None if same else f"differs from {copy}"
-            if found is None:
-                return destination
-            log.warning("%s: %s; downloading it again", destination, found)
-            problem = found
+            log.warning("%s: %s; downloading it again", destination, problem)
         part = destination.with_name(f"{destination.name}.part")
         if copy:
             found = Expected(bytes, {}).problem(copy)
@@ -142,6 +140,8 @@ class Expected:
 
     def problem(self, path: Path) -> str | None:
         """Return what is wrong with a file's size or checksum, or None."""
+        if not path.is_file():
+            return "no such file"
         found = path.stat().st_size
         if self.size is not None and found != self.size:
             return f"expected {self.size} bytes, found {found}"

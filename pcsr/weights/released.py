@@ -169,11 +169,9 @@ def read(path: Path) -> Released:
     content = pickled.read(path)
     try:
         return _recognise(path, content)
-    except (
-        *(TypeError, ValueError, AttributeError, LookupError),
-        *(ArithmeticError, RuntimeError),
-    ) as error:
-        # The file is untrusted, and its values may be of any type.
+    except UserError:
+        raise
+    except Exception as error:  # the file is untrusted, and its values may be of any type
         raise UserError(
             f"{path}: not recognised: its contents are inconsistent ({one_line(error)})."
         ) from None
@@ -193,11 +191,10 @@ def _recognise(path: Path, content: Any) -> Released:
         release = _classsr(path, weights)
     elif "estimator.lastOut.weight" in weights:
         release = _enaf(path, weights)
-    elif any(mark in weights for mark in static.MARKS.values()):
-        release = _static(path, weights)
     else:
-        tables = path.with_suffix(".state")
-        release = _arm(path, weights, tables) if tables.exists() else _branch(path, weights)
+        is_static = any(mark in weights for mark in static.MARKS.values())
+        is_arm = not is_static and path.with_suffix(".state").exists()
+        release = _arm(path, weights) if is_arm else _single(path, weights)
     return replace(release, recognised=f"{release.recognised}, of its {at}") if at else release
 
 
@@ -281,9 +278,16 @@ def _enaf(path: Path, weights: Mapping[str, Tensor]) -> Released:
     return _release(config, weights, what)
 
 
-def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
-    """Read a single network: a branch of the ClassSR release is an original of that width."""
+def _single(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read a static network, or a branch of the ClassSR release: an original of that width."""
     backbone, width = _backbone(path, weights)
+    config = _original(backbone, width)
+    if backbone in static.SOURCES:
+        if backbone == "span":
+            fused = len(weights["conv_cat.weight"])
+            config = config.model_copy(update={"backbone_options": {"fused": fused}})
+        what = f"{static.SOURCES[backbone]}, {backbone} x4, width {width}"
+        return _release(config, weights, what)
     if backbone == "carn" and "b1.c1.0.bias" in weights:
         raise UserError(
             f"{path}: these are weights of an ARM release, whose PSNR tables are in a second file; "
@@ -293,20 +297,13 @@ def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
         f"one network of the ClassSR release (or of ARM's, without its .state file), {backbone} "
         f"original x4, width {width}"
     )
-    return _release(_original(backbone, width), weights, what)
+    return _release(config, weights, what)
 
 
-def _static(path: Path, weights: Mapping[str, Tensor]) -> Released:
-    """Read a static network of its authors' own."""
-    backbone, width = _backbone(path, weights)
-    own = static.options(backbone, weights)
-    config = _original(backbone, width).model_copy(update={"backbone_options": own})
-    return _release(config, weights, f"{static.SOURCES[backbone]}, {backbone} x4, width {width}")
-
-
-def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
+def _arm(path: Path, weights: Mapping[str, Tensor]) -> Released:
     """Read a model of the ARM release, with the tables from the file beside its weights."""
     backbone, width = _backbone(path, weights)
+    tables = path.with_suffix(".state")
     state = pickled.read(tables, pickled.TABLES)
     iterations = _steps(state.get("iter"))
     table = state["hmap"]

@@ -4,10 +4,6 @@ Layouts: EFDN, SAFMNv3 and SPAN as in github.com/Amazingren/NTIRE2025_ESR, CARN-
 github.com/nmhkahn/CARN-pytorch.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 NTIRE = "NTIRE 2025 efficient SR challenge"
 SOURCES = {
     "carn-m": "CARN's own release",
@@ -67,8 +63,3 @@ RENAMES: dict[str, dict[str, str | None]] = {  # see ``released.RENAMES``
         "block_#.c#_r.eval_conv.": "blocks.#.convolutions.#.",
     },
 }
-
-
-def options(backbone: str, names: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the backbone's own options, read from the shapes of a release's parameters."""
-    return {"fused": len(names["conv_cat.weight"])} if backbone == "span" else {}
