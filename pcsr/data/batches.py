@@ -1,6 +1,6 @@
 """Training batches: a pure function of (store, seed, step), cut and assembled on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Batches:
             )
         size = hr_size((stage.patch, stage.patch), scale)[0]
         self.crops = Crops(store, size, device)
-        self._reduce = Degradation((size, stage.patch), stage.lr, device)
+        self._degrade = degradation((size, stage.patch), stage.lr, device)
         self._batch = stage.batch
         self._seed = seed
         self._available = np.arange(len(self.crops)) if only is None else only
@@ -65,28 +65,27 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the LR (n, 3, patch, patch) and HR (n, 3, P, P) crops of a step, in [0, 1]."""
         hr = self.crops.cut(self.crops.places(*self.draw(step))).float() / 255
-        return self._reduce(hr), hr
+        return self._degrade(hr), hr
 
     def random(self, step: int) -> np.random.Generator:
         """Return the random generator a method may draw from in one step."""
         return np.random.default_rng((self._seed, step, 1))
 
 
-class Degradation:
-    """``bicubic.degrade`` for batches of square crops of one size, as two small matrix products.
+def degradation(
+    sizes: tuple[int, int], bits: LRBits, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return ``bicubic.degrade`` for square crops of one size, as two small matrix products.
 
-    Args:
-        sizes: side of the HR crops, side of the LR crops.
+    It degrades HR (..., H, H) in [0, 1] to float32 LR (..., h, h), where ``sizes`` is (H, h).
     """
+    rows = bicubic.matrix(*sizes).to(device, torch.float32)
 
-    def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
-        self._rows = bicubic.matrix(*sizes).to(device, torch.float32)
-        self._bits = bits
+    def degrade(hr: Tensor) -> Tensor:
+        lr = rows @ hr @ rows.T
+        return round_8bit(lr) if bits == "8bit" else lr
 
-    def __call__(self, hr: Tensor) -> Tensor:
-        """Degrade HR (..., H, H) in [0, 1] to float32 LR (..., h, h)."""
-        lr = self._rows @ hr @ self._rows.T
-        return round_8bit(lr) if self._bits == "8bit" else lr
+    return degrade
 
 
 class Crops:
