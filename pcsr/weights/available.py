@@ -182,5 +182,5 @@ def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
 
 
 def _can_be_had(name: str, raw: Path, url: str | None) -> bool:
-    from_network = url is not None and mirror_folder() is None
+    from_network = mirror_folder() is None and url is not None
     return (raw / name).is_file() or in_mirror(name) is not None or from_network
