@@ -180,11 +180,7 @@ def _state(part: Path) -> Path:
 
 
 def _download(url: str, part: Path, size: int | None, pause: float) -> None:
-    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts with little progress.
-
-    Raises:
-        UserError: the server does not answer, rejects the request, or sends nonsense.
-    """
+    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts with little progress."""
     failures, longest = 0, _size(part)
     while True:
         try:
@@ -348,11 +344,7 @@ def _shown(response: requests.Response, url: str, have: int, stated: int | None)
 
 
 def _in_time(response: requests.Response) -> Iterator[bytes]:
-    """Yield the data as it comes.
-
-    Raises:
-        requests.Timeout: it comes too slowly.
-    """
+    """Yield the data as it comes, unless it comes too slowly (``requests.Timeout``)."""
     began, came = time.monotonic(), 0
     while chunk := response.raw.read1(CHUNK):  # what is there, without waiting for all of CHUNK
         yield chunk
