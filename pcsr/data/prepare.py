@@ -76,11 +76,8 @@ def _compare_tiles(name: str, config: DatasetConfig, images: Sequence[Stored]) -
     if found == config.tiles:
         log.info("%s, as published", text)
     else:
-        log.warning(
-            "%s, but the published set has %s; results on this set are not comparable",
-            text,
-            f"{config.tiles:,}",
-        )
+        text += f", but the published set has {config.tiles:,}"
+        log.warning("%s; results on this set are not comparable", text)
 
 
 def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> list[Stored]:

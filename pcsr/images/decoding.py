@@ -23,7 +23,7 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from pcsr import runtime
-from pcsr.errors import UserError, log
+from pcsr.errors import UserError, log, one_line
 from pcsr.images import header
 from pcsr.images.header import ADOBE_RGB, ADOBE_RGB_INDEX, Colour, of_png
 
@@ -228,12 +228,11 @@ def _damaged(name: str, error: Exception) -> UserError:
         return UserError(
             f"{name}: too little memory is free; give more memory, or split the image."
         )
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "MAX_TEXT" in text:
+    if "MAX_TEXT" in str(error):
         return UserError(
             f"{name}: its metadata has more than {METADATA // 2**20} MiB; remove it from the file."
         )
-    return UserError(f"{name}: the image is damaged ({text[:200]}); get it again.")
+    return UserError(f"{name}: the image is damaged ({one_line(error, 200)}); get it again.")
 
 
 @contextmanager
