@@ -19,7 +19,7 @@ from pcsr.config.models import ModelConfig
 from pcsr.methods.base import Method
 from pcsr.weights import checkpoint
 from pcsr.weights.load import assemble, load_method
-from pcsr.weights.released import read, rename, rename_classsr, rename_pcsr
+from pcsr.weights.released import read, rename_method
 
 
 def golden(shared: Path, name: str) -> dict[str, NDArray[Any]]:
@@ -107,7 +107,7 @@ def classsr_formula(shared: Path, backbone: str) -> ClassSR:
             stored = golden[f"{backbone}_classifier/{name.removeprefix('classifier.')}"]
             weights[name] = torch.from_numpy(stored)
     method = registry.build(ModelConfig(backbone=backbone, method="classsr")).eval()
-    checkpoint.fill(method, rename_classsr(backbone, weights), "formula")
+    checkpoint.fill(method, rename_method("classsr", backbone, weights), "formula")
     assert isinstance(method, ClassSR)
     return method
 
@@ -115,9 +115,9 @@ def classsr_formula(shared: Path, backbone: str) -> ClassSR:
 def srresnet(shared: Path) -> tuple[Method, Method]:
     """SRResNet's PCSR and original with formula weights: they were not released."""
     pcsr = registry.build(ModelConfig(backbone="srresnet", method="pcsr")).eval()
-    weights = rename_pcsr("srresnet", formula_weights(shared, "srresnet-pcsr"))
+    weights = rename_method("pcsr", "srresnet", formula_weights(shared, "srresnet-pcsr"))
     checkpoint.fill(pcsr, weights, "formula")
     original = registry.build(ModelConfig(backbone="srresnet", method="original")).eval()
-    weights = rename("srresnet", formula_weights(shared, "srresnet-x4"))
-    checkpoint.fill(original, {f"network.{n}": w for n, w in weights.items()}, "formula")
+    weights = rename_method("original", "srresnet", formula_weights(shared, "srresnet-x4"))
+    checkpoint.fill(original, weights, "formula")
     return pcsr, original

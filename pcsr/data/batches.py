@@ -1,6 +1,6 @@
 """Training batches: a pure function of (store, seed, step), cut and assembled on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,11 +19,7 @@ class Batches:
     """Training batches, each cut, flipped and degraded as a whole.
 
     Args:
-        store: prepared HR images.
-        stage: batch size, crop size and LR bits.
         scale: HR size / LR size.
-        seed: the experiment's seed.
-        device: where batches are assembled.
         share: (rank, world size). Each process takes every ``world``-th sample of the same global
             batch.
         only: indices of the crops to draw from; None draws from all.
@@ -50,10 +46,10 @@ class Batches:
             )
         size = hr_size((stage.patch, stage.patch), scale)[0]
         self.crops = Crops(store, size, device)
-        self._reduce = Degradation((size, stage.patch), stage.lr, device)
+        self._degrade = degradation((size, stage.patch), stage.lr, device)
         self._batch = stage.batch
         self._seed = seed
-        self._only = only
+        self._available = np.arange(len(self.crops)) if only is None else only
         self._share = slice(rank, None, world)
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,38 +58,34 @@ class Batches:
         The three columns are: flip rows, flip columns, transpose.
         """
         random = np.random.default_rng((self._seed, step))
-        available = len(self.crops) if self._only is None else len(self._only)
-        chosen = random.integers(available, size=self._batch)[self._share]
+        chosen = random.integers(len(self._available), size=self._batch)[self._share]
         turns = random.random((self._batch, 3))[self._share] < 0.5
-        return chosen if self._only is None else self._only[chosen], turns
+        return self._available[chosen], turns
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the LR (n, 3, patch, patch) and HR (n, 3, P, P) crops of a step, in [0, 1]."""
         hr = self.crops.cut(self.crops.places(*self.draw(step))).float() / 255
-        return self._reduce(hr), hr
+        return self._degrade(hr), hr
 
     def random(self, step: int) -> np.random.Generator:
         """Return the random generator a method may draw from in one step."""
         return np.random.default_rng((self._seed, step, 1))
 
 
-class Degradation:
-    """``bicubic.degrade`` for batches of square crops of one size, as two small matrix products.
+def degradation(
+    sizes: tuple[int, int], bits: LRBits, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return ``bicubic.degrade`` for square crops of one size, as two small matrix products.
 
-    Args:
-        sizes: side of the HR crops, side of the LR crops.
-        bits: see ``bicubic.degrade``.
-        device: where the crops are.
+    It degrades HR (..., H, H) in [0, 1] to float32 LR (..., h, h), where ``sizes`` is (H, h).
     """
+    rows = bicubic.matrix(*sizes).to(device, torch.float32)
 
-    def __init__(self, sizes: tuple[int, int], bits: LRBits, device: torch.device) -> None:
-        self._rows = bicubic.matrix(*sizes).to(device, torch.float32)
-        self._bits = bits
+    def degrade(hr: Tensor) -> Tensor:
+        lr = rows @ hr @ rows.T
+        return round_8bit(lr) if bits == "8bit" else lr
 
-    def __call__(self, hr: Tensor) -> Tensor:
-        """Degrade HR (..., H, H) in [0, 1] to float32 LR (..., h, h)."""
-        lr = self._rows @ hr @ self._rows.T
-        return round_8bit(lr) if self._bits == "8bit" else lr
+    return degrade
 
 
 class Crops:
@@ -103,7 +95,6 @@ class Crops:
     transposes only change the start and the steps, so augmentation is free.
 
     Args:
-        store: prepared HR images.
         size: side of a crop in HR pixels.
         device: where the crops are needed. The store is copied there if it fits in half of the
             free memory; otherwise it stays memory-mapped, and the crops are copied.
@@ -168,13 +159,13 @@ def crop_table(sizes: Sequence[tuple[int, int]], size: int) -> np.ndarray:
         UserError: every image is smaller than a crop.
     """
     step, keep_over = size // 2, 48 * size // 128
-    parts = []
+    parts = [np.empty((0, 3), np.int32)]
     for i, (height, width) in enumerate(sizes):
         ys = crop_origins(height, size, step, keep_over)
         xs = crop_origins(width, size, step, keep_over)
         grid = np.meshgrid(i, ys, xs, indexing="ij")
         parts.append(np.stack(grid, axis=-1).reshape(-1, 3).astype(np.int32))
-    table = np.concatenate(parts) if parts else np.empty((0, 3), np.int32)
+    table = np.concatenate(parts)
     if not len(table):
         raise UserError(
             f"no image holds a crop of {size} x {size} pixels; use larger images, or a "

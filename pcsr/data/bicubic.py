@@ -26,8 +26,6 @@ def taps(length: int, size: int, replicate: bool = False) -> tuple[Tensor, Tenso
     """Return the filter taps that resize one axis from ``length`` to ``size`` pixels.
 
     Args:
-        length: number of pixels before.
-        size: number of pixels after.
         replicate: extend the border by its last pixel, as older versions of MATLAB did, instead of
             by reflection.
 
@@ -100,11 +98,11 @@ def degrade(hr: Tensor, size: tuple[int, int], bits: LRBits, bicubic: Bicubic = 
         return round_8bit(lr) if bits == "8bit" else lr
     # On levels, not on [0, 1]: at 1/2 and 1/4 sums in float64, and so ties in rounding, are exact.
     replicate = bicubic == "selfexsr"
-    rows = _whole(_resize_rows(levels(hr).to(hr.dtype), size[0], replicate))
+    rows = whole_levels(_resize_rows(levels(hr).to(hr.dtype), size[0], replicate))
     lr = _resize_rows(rows.mT, size[1], replicate).mT
-    return (_whole(lr) if bits == "8bit" else lr) / 255
+    return (whole_levels(lr) if bits == "8bit" else lr) / 255
 
 
-def _whole(x: Tensor) -> Tensor:
+def whole_levels(x: Tensor) -> Tensor:
     """Round [0, 255] to whole levels as ``levels`` does [0, 1]; keeps the dtype."""
     return x.clamp(0, 255).add_(0.5).floor_()

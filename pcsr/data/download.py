@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -48,24 +48,33 @@ def mirror_folder() -> Path | None:
     return Path(value)
 
 
+def in_mirror(*names: str | None) -> Path | None:
+    """Return the first of these files or folders that the mirror has; None if it has none."""
+    folder = mirror_folder()
+    places = [folder / name for name in names if folder and name]
+    return next((place for place in places if place.exists()), None)
+
+
+def name_of(url: str) -> str:
+    """Return the name of the file at an address."""
+    return PurePosixPath(urlsplit(url).path).name
+
+
 def fetch(
     url: str | None,
     destination: Path,
     *,
     other_urls: Sequence[str] = (),
     bytes: int | None = None,
-    sha256: str | None = None,
-    md5: str | None = None,
-    git_blob: str | None = None,
-    mirror: Path | None = None,
-    mirror_name: str | None = None,
+    copy: Path | None = None,
     get: str = "",
     pause: float = 1.0,
+    **checksums: str | None,
 ) -> Path:
     """Download ``url`` to ``destination`` unless it is already there, and return the path.
 
     An existing file with the expected size and checksum is left alone. Without a checksum to
-    compare, it is accepted unless the mirror has a different one. A download grows in
+    compare, it is accepted unless it differs from ``copy``. A download grows in
     ``<destination>.part``, survives interruptions and restarts, and gets its final name only once
     it is complete, verified and on disk. Two processes that need the same file download it once.
 
@@ -73,48 +82,44 @@ def fetch(
         url: address, or None for a file that only the user or a mirror can provide.
         other_urls: addresses of the same file, tried in order if ``url`` fails.
         bytes: size of the file, if known; otherwise it must not exceed 4 GiB.
-        sha256: expected checksum, 64 hex digits.
-        md5: expected checksum, if no sha256 is published.
-        git_blob: expected id of the file in its git repository, 40 hex digits, if no checksum is
-            published.
-        mirror: folder searched before the network.
-        mirror_name: path of the file inside ``mirror``.
+        copy: the file in a mirror, to be taken instead of a download where it exists.
         get: where the user gets a file that has no address.
         pause: seconds before the second attempt; doubles with each further one.
+        checksums: what is published of ``sha256``, ``md5`` and ``git_blob``, the file's id in its
+            git repository, in hex digits.
 
     Raises:
         UserError: the address is not HTTP, the server does not answer, has no such file or sends
             nonsense, or the size or checksum is not as expected.
         OSError: the disk is full; the partial download stays, and a later call resumes it.
     """
-    sums = {"sha256": sha256, "md5": md5, content.GIT_BLOB: git_blob}
-    known = {kind: checksum for kind, checksum in sums.items() if checksum is not None}
-    expected = Expected(bytes, known)
+    expected = Expected(bytes, {kind: known for kind, known in checksums.items() if known})
+    copy = copy if copy and copy.is_file() else None
     urls = [address for address in (url, *other_urls) if address is not None]
     for address in urls:
         if urlsplit(address).scheme not in ("http", "https"):
             raise UserError(f"{address}: not an http or https address; fix the url.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination):
-        problem = "no such file"
-        copy = mirror / mirror_name if mirror is not None and mirror_name else None
+        problem = expected.problem(destination)
+        if problem is None and copy and not expected.checksums:
+            same = filecmp.cmp(copy, destination, shallow=False)
+            problem = None if same else f"differs from {copy}"
+        if problem is None:
+            return destination
         if destination.is_file():
-            found = expected.problem(destination)
-            if found is None and copy is not None and copy.is_file() and not expected.checksums:
-                same = filecmp.cmp(copy, destination, shallow=False)
-                found = None if same else f"differs from {copy}"
+            log.warning("%s: %s; downloading it again", destination, problem)
+        part = destination.with_name(f"{destination.name}.part")
+        if copy:
+            found = Expected(bytes, {}).problem(copy)
             if found is None:
-                return destination
-            log.warning("%s: %s; downloading it again", destination, found)
-            problem = found
-        part = _beside(destination, ".part")
-        if copy is not None and copy.is_file():
-            fix = "put the right file there, or unset PCSR_MIRROR."
-            _require(copy, Expected(bytes, {}), str(copy), fix)
-            log.info("copying %s", copy)
-            _state(part).unlink(missing_ok=True)
-            shutil.copyfile(copy, part)
-            _require(part, expected, str(copy), fix, part)
+                log.info("copying %s", copy)
+                _remove(part)  # what a download left
+                shutil.copyfile(copy, part)
+                if found := expected.problem(part):
+                    part.unlink()
+            if found is not None:
+                raise UserError(f"{copy}: {found}; put the right file there, or unset PCSR_MIRROR.")
         elif not urls:
             raise UserError(
                 f"{destination}: {problem}; put the right file there, or into PCSR_MIRROR. {get}"
@@ -135,6 +140,8 @@ class Expected:
 
     def problem(self, path: Path) -> str | None:
         """Return what is wrong with a file's size or checksum, or None."""
+        if not path.is_file():
+            return "no such file"
         found = path.stat().st_size
         if self.size is not None and found != self.size:
             return f"expected {self.size} bytes, found {found}"
@@ -148,28 +155,18 @@ class Expected:
 
 def _from_hosts(urls: Sequence[str], part: Path, expected: Expected, pause: float) -> None:
     """Download and verify ``part`` from the first address that serves the right file."""
-    *others, last = urls
-    for url in urls:
+    for number, url in enumerate(urls, start=1):
         try:
             _download(url, part, expected.size, pause)
-            fix = f"the download was removed: try again, or {MIRROR}."
-            _require(part, expected, url, fix, part)
-            return
+            found = expected.problem(part)
+            if found is None:
+                return
+            _remove(part)
+            raise UserError(f"{url}: {found}; the download was removed: try again, or {MIRROR}.")
         except UserError as error:
-            if url == last:
+            if number == len(urls):
                 raise
-            log.warning("%s Trying %s", error, urls[others.index(url) + 1])
-
-
-def _require(
-    file: Path, expected: Expected, origin: str, fix: str, part: Path | None = None
-) -> None:
-    """Raise a UserError if a file has another size or checksum, and remove the partial download."""
-    if (found := expected.problem(file)) is None:
-        return
-    if part is not None:
-        _remove(part)
-    raise UserError(f"{origin}: {found}; {fix}")
+            log.warning("%s Trying %s", error, urls[number])
 
 
 def _remove(part: Path) -> None:
@@ -177,21 +174,13 @@ def _remove(part: Path) -> None:
     _state(part).unlink(missing_ok=True)
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
 def _state(part: Path) -> Path:
-    """Path of the JSON beside a partial download that records its url and version."""
-    return _beside(part, ".json")
+    """Return the JSON beside a partial download that records its url and version."""
+    return part.with_name(f"{part.name}.json")
 
 
 def _download(url: str, part: Path, size: int | None, pause: float) -> None:
-    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts with little progress.
-
-    Raises:
-        UserError: the server does not answer, rejects the request, or sends nonsense.
-    """
+    """Complete ``part``; give up after ``ATTEMPTS`` consecutive attempts with little progress."""
     failures, longest = 0, _size(part)
     while True:
         try:
@@ -334,7 +323,7 @@ def _validator(response: requests.Response) -> str | None:
 
 def _shown(response: requests.Response, url: str, have: int, stated: int | None) -> Iterator[bytes]:
     """Yield the data; show a progress bar on a terminal, log lines elsewhere."""
-    name = Path(urlsplit(url).path).name
+    name = name_of(url)
     total = have + stated if stated is not None else None
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     last_logged = time.monotonic()
@@ -355,11 +344,7 @@ def _shown(response: requests.Response, url: str, have: int, stated: int | None)
 
 
 def _in_time(response: requests.Response) -> Iterator[bytes]:
-    """Yield the data as it comes.
-
-    Raises:
-        requests.Timeout: it comes too slowly.
-    """
+    """Yield the data as it comes, unless it comes too slowly (``requests.Timeout``)."""
     began, came = time.monotonic(), 0
     while chunk := response.raw.read1(CHUNK):  # what is there, without waiting for all of CHUNK
         yield chunk

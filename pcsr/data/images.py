@@ -140,15 +140,14 @@ def lr_images(folder: Path, names: Sequence[str], scale: float = 4) -> list[Path
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in list_images(folder):
         by_stem[path.stem].append(path)
-    suffix = f"x{scale:g}"
-    return [_only(by_stem, folder, name, f"{name}{suffix}") for name in names]
-
-
-def _only(by_stem: dict[str, list[Path]], folder: Path, name: str, scaled: str) -> Path:
-    found = [path for stem in (name, scaled) for path in by_stem.get(stem, ())]
-    if not found:
-        raise UserError(f"{folder}: no LR image '{name}' or '{scaled}'; put it there.")
-    if len(found) > 1:
-        candidates = " and ".join(path.name for path in found)
-        raise UserError(f"{folder}: {candidates} may both be the LR image of '{name}'; remove one.")
-    return found[0]
+    found = []
+    for name in names:
+        scaled = f"{name}x{scale:g}"
+        fitting = by_stem[name] + by_stem[scaled]
+        if not fitting:
+            raise UserError(f"{folder}: no LR image '{name}' or '{scaled}'; put it there.")
+        if len(fitting) > 1:
+            both = " and ".join(path.name for path in fitting)
+            raise UserError(f"{folder}: {both} may both be the LR image of '{name}'; remove one.")
+        found += fitting
+    return found

@@ -8,8 +8,7 @@ dropped, as is everything from the first image whose bytes have changed.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -22,7 +21,7 @@ from pcsr.config.load import fingerprint, load_datasets
 from pcsr.config.models import DatasetConfig
 from pcsr.config.options import LogFile
 from pcsr.data import images
-from pcsr.data.bicubic import resize
+from pcsr.data.bicubic import resize, whole_levels
 from pcsr.data.sources import Source, choose, open_sources
 from pcsr.data.store import FORMAT, HR, LR, MANIFEST, Store, Stored, intact, seal, sha256
 from pcsr.errors import UserError, log, require_name
@@ -57,12 +56,6 @@ def prepare(
 def make_store(name: str, config: DatasetConfig, out: Path, raw: Path = Path("data/raw")) -> None:
     """Make the store of a data set, or resume it; does nothing if it is already complete.
 
-    Args:
-        name: the data set's name, used in messages and the manifest.
-        config: where the images come from and how they are processed.
-        out: folder of the store.
-        raw: folder of downloaded archives.
-
     Raises:
         UserError: images are missing or unreadable, or a fixed source has the wrong number.
         OSError: the disk is full; finished images stay, and a later call resumes after them.
@@ -83,11 +76,8 @@ def _compare_tiles(name: str, config: DatasetConfig, images: Sequence[Stored]) -
     if found == config.tiles:
         log.info("%s, as published", text)
     else:
-        log.warning(
-            "%s, but the published set has %s; results on this set are not comparable",
-            text,
-            f"{config.tiles:,}",
-        )
+        text += f", but the published set has {config.tiles:,}"
+        log.warning("%s; results on this set are not comparable", text)
 
 
 def _make(name: str, config: DatasetConfig, out: Path, raw: Path) -> list[Stored]:
@@ -116,8 +106,7 @@ def reduced(image: np.ndarray, factor: float) -> np.ndarray:
     height, width = image.shape[:2]
     planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64))
     small = resize(planes, (math.ceil(factor * height), math.ceil(factor * width)))
-    levels = torch.floor(small.clamp(0, 255) + 0.5).to(torch.uint8)
-    return levels.permute(1, 2, 0).contiguous().numpy()
+    return whole_levels(small).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def _copy_name(name: str, factor: float) -> str:
@@ -153,9 +142,8 @@ def _pack(
     finished = _kept(chosen, reductions, index.read(), out)
     index.restart([image.record() for image in line] for line in finished)
     images = [image for line in finished for image in line]
-    with ExitStack() as stack:
-        hr = stack.enter_context(_append_to(out / HR, images[-1].end if images else 0))
-        lr = stack.enter_context(_append_to(out / LR, images[-1].lr_end if images else 0))
+    ends = (images[-1].end, images[-1].lr_end) if images else (0, 0)
+    with _appending(out / HR, ends[0]) as hr, _appending(out / LR, ends[1]) as lr:
         rest = progress(chosen[len(finished) :], name, done=len(finished))
         for done, source in enumerate(rest, len(finished) + 1):
             added = _append(source, reductions, hr, lr)
@@ -186,24 +174,21 @@ def _append(
 
 def _write(file: IO[bytes], image: np.ndarray) -> dict[str, Any]:
     height, width, _ = image.shape
-    checksum = sha256(image)
-    at = {"height": height, "width": width, "offset": file.tell(), "sha256": checksum}
+    offset = file.tell()
     file.write(np.ascontiguousarray(image).data)
-    return at
+    return {"height": height, "width": width, "offset": offset, "sha256": sha256(image)}
 
 
 def _part(file: Path) -> Path:
     return file.with_name(file.name + ".part")
 
 
-@contextmanager
-def _append_to(file: Path, size: int) -> Iterator[IO[bytes]]:
+def _appending(file: Path, size: int) -> IO[bytes]:
     """Truncate the part of ``file`` to ``size`` bytes and open it for appending."""
     part = _part(file)
     part.touch()
     os.truncate(part, size)
-    with part.open("ab") as opened:
-        yield opened
+    return part.open("ab")
 
 
 def _kept(
@@ -215,7 +200,7 @@ def _kept(
     for source, line in zip(chosen, lines, strict=False):
         images = [Stored(**record) for record in line]
         same = images[0].name == _copy_name(source.name, reductions[0])
-        if not same or intact(images, hr, lr if images[0].lr_sha256 else None) < len(images):
+        if not same or intact(images, hr, lr) < len(images):
             break
         finished.append(images)
     return finished

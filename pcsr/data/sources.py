@@ -1,19 +1,18 @@
 """Find the raw images of a data set in installed packages, an archive, a folder or a mirror."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import util
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from pcsr.config.models import ArchiveSource, DatasetConfig, FolderSource, WheelsSource
+from pcsr.config.models import DatasetConfig, FolderSource, WheelsSource
 from pcsr.data import images
-from pcsr.data.archives import open_archive
-from pcsr.data.download import fetch, mirror_folder
+from pcsr.data.archives import Reader, open_archive
+from pcsr.data.download import fetch, in_mirror, name_of
 from pcsr.errors import UserError, log
 
 
@@ -39,10 +38,6 @@ class Sources:
 def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
     """Find the images of a data set; an archive stays open within the context.
 
-    Args:
-        config: the data set.
-        raw: folder of downloaded archives.
-
     Raises:
         UserError: images are missing, or an archive is not available.
     """
@@ -51,17 +46,25 @@ def open_sources(config: DatasetConfig, raw: Path) -> Iterator[Sources]:
         packaged = _files([_in_package(entry) for entry in source.images], grey)
         yield Sources("installed packages", packaged, fixed=True)
         return
-    mirror = mirror_folder()
-    local = mirror / source.mirror if mirror and source.mirror else None
-    if local is not None and local.is_dir():
+    local = in_mirror(source.mirror)
+    if local and local.is_dir():
         found = _files(images.list_images(local), grey)
         yield Sources(f"{source.mirror} in PCSR_MIRROR", found, fixed=False)
     elif isinstance(source, FolderSource):
         yield Sources(source.path, _folder(source, grey), fixed=False)
     else:
-        archive = _fetch(source, raw, mirror)
-        with _members(archive, source.members, grey) as found:
-            yield Sources(archive.name, found, fixed=True)
+        name = name_of(source.url)
+        archive = fetch(
+            source.url,
+            raw / name,
+            other_urls=source.other_urls,
+            bytes=source.bytes,
+            sha256=source.sha256,
+            md5=source.md5,
+            copy=in_mirror(source.mirror, name),  # a mirror has it at either place
+        )
+        with open_archive(archive, source.members) as readers:
+            yield Sources(archive.name, _packed(archive, readers, grey), fixed=True)
 
 
 def _files(files: list[Path], grey_to_rgb: bool) -> list[Source]:
@@ -93,34 +96,12 @@ def _folder(source: FolderSource, grey_to_rgb: bool) -> list[Source]:
     return [replace(image, lr=lr.hr) for image, lr in pairs]
 
 
-def _fetch(source: ArchiveSource, raw: Path, mirror: Path | None) -> Path:
-    """Download an archive; a mirror may have it at ``source.mirror`` or under its own name."""
-    name = PurePosixPath(urlsplit(source.url).path).name
-    at_given_path = bool(mirror and source.mirror and (mirror / source.mirror).is_file())
-    return fetch(
-        source.url,
-        raw / name,
-        other_urls=source.other_urls,
-        bytes=source.bytes,
-        sha256=source.sha256,
-        md5=source.md5,
-        mirror=mirror,
-        mirror_name=source.mirror if at_given_path else name,
-    )
+def _packed(archive: Path, readers: Mapping[str, Reader], grey_to_rgb: bool) -> list[Source]:
+    def decode(name: str) -> np.ndarray:
+        return images.read(readers[name](), grey_to_rgb, name=f"{archive}/{name}")
 
-
-@contextmanager
-def _members(archive: Path, pattern: str, grey_to_rgb: bool) -> Iterator[list[Source]]:
-    """Open a zip or tar archive and find its images; each is read into memory on demand."""
-    with open_archive(archive, pattern) as read:
-        yield [
-            Source(PurePosixPath(n).stem, partial(_decode, read[n], f"{archive}/{n}", grey_to_rgb))
-            for n in sorted(read, key=lambda n: (images.natural_key(n), n))
-        ]
-
-
-def _decode(data: Callable[[], bytes], name: str, grey_to_rgb: bool) -> np.ndarray:
-    return images.read(data(), grey_to_rgb, name=name)
+    names = sorted(readers, key=lambda name: (images.natural_key(name), name))
+    return [Source(PurePosixPath(name).stem, partial(decode, name)) for name in names]
 
 
 def choose(sources: Sources, config: DatasetConfig, name: str) -> list[Source]:

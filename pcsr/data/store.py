@@ -27,9 +27,8 @@ FORMAT = 1
 HR, LR, MANIFEST = "hr.bin", "lr.bin", "manifest.json"
 MADE, CHECKSUM = "made", "checksum"  # how a store came to be, and there the manifest's checksum
 # What manifests have from before there was a checksum: more means that its name is damaged.
-OLDER = frozenset(("format", "dataset", "config", "origin", "expected", "complete", "images"))
-OLDER |= {"bytes", MADE}
-OLDER_MADE = frozenset(("commit", "modified", "command", "made", "python", "machine", "versions"))
+OLDER = {"format", "dataset", "config", "origin", "expected", "complete", "images", "bytes", MADE}
+OLDER_MADE = {"commit", "modified", "command", "made", "python", "machine", "versions"}
 
 
 @dataclass(frozen=True)
@@ -94,41 +93,31 @@ def _is_unchanged(manifest: Mapping[str, Any]) -> bool:
 def intact(images: Sequence[Stored], hr: np.ndarray, lr: np.ndarray | None) -> int:
     """Return how many images, from the first on, match their checksums.
 
-    Args:
-        images: the records.
-        hr: content of ``hr.bin``, uint8 (n,).
-        lr: content of ``lr.bin``, or None if there are no LR images.
+    ``hr`` and ``lr`` are the contents of the files, uint8 (n,); without LR images, ``lr`` is None.
     """
 
     def whole(image: Stored) -> bool:
-        same = sha256(hr[image.offset : image.end]) == image.sha256
-        if lr is None or not same:
-            return same and not image.lr_sha256
-        return sha256(lr[image.lr_offset : image.lr_end]) == image.lr_sha256
+        if sha256(hr[image.offset : image.end]) != image.sha256:
+            return False
+        lr_sha256 = "" if lr is None else sha256(lr[image.lr_offset : image.lr_end])
+        return image.lr_sha256 in ("", lr_sha256)
 
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return next((i for i, image in enumerate(images) if not whole(image)), len(images))
-    with ThreadPoolExecutor(threads) as pool:  # hashing releases Python's lock
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing releases Python's lock
         good = list(pool.map(whole, images))
     return good.index(False) if False in good else len(images)
 
 
-def _are_consistent(images: Sequence[Stored]) -> bool:
-    """Return whether images have sizes and places in the file, and all or none have LR images."""
-    last = images[-1]
-    for image in images:
-        sides = [image.height, image.width]
-        sides += [image.lr_height, image.lr_width] if last.lr_sha256 else []
-        offsets = [image.offset, image.lr_offset]
-        if not all(type(number) is int for number in sides + offsets):
-            return False
-        inside = image.end <= last.end and image.lr_end <= last.lr_end
-        if not inside or min(sides) < 1 or min(offsets) < 0:
-            return False
-        if bool(image.lr_sha256) != bool(last.lr_sha256):
-            return False
-    return True
+def _is_consistent(image: Stored, last: Stored) -> bool:
+    """Return whether an image has sizes, a place in the files, and an LR image if the last has."""
+    sides = [image.height, image.width]
+    sides += [image.lr_height, image.lr_width] if last.lr_sha256 else []
+    offsets = [image.offset, image.lr_offset]
+    return (
+        all(type(number) is int for number in sides + offsets)
+        and (image.end <= last.end and image.lr_end <= last.lr_end)
+        and (min(sides) >= 1 and min(offsets) >= 0)
+        and bool(image.lr_sha256) == bool(last.lr_sha256)
+    )
 
 
 class Store:
@@ -160,7 +149,8 @@ class Store:
             images = [Stored(**record) for record in manifest["images"]]
             sizes = {HR: images[-1].end, LR: images[-1].lr_end}
             whole = manifest["format"] == FORMAT and manifest["bytes"] == sum(sizes.values())
-            whole = whole and isinstance(manifest["complete"], bool) and _are_consistent(images)
+            whole = whole and isinstance(manifest["complete"], bool)
+            whole = whole and all(_is_consistent(image, images[-1]) for image in images)
             whole = whole and _is_unchanged(manifest)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file, so {folder} is not prepared; {fix}") from None

@@ -26,30 +26,27 @@ class TestImage:
     lr: np.ndarray | None
 
 
+@dataclass
 class TestImages:
     """Test images, each loaded on access. Use :func:`open_images` to get them."""
 
     __test__ = False
 
-    def __init__(
-        self,
-        names: list[str],
-        hr: HRReader,
-        lr: LRReader | None,
-        known_digest: str = "",
-        complete: bool = True,
-    ) -> None:
+    names: list[str]
+    hr: HRReader
+    lr: LRReader | None
+    known_digest: str = ""
+    complete: bool = True  # False if the data set lacks images it should have
+
+    def __post_init__(self) -> None:
         # Names end up in tables, so line breaks and bytes outside UTF-8 are escaped beforehand.
-        self.names = images.unique([escape.printable(name) for name in names], "images")
-        self.complete = complete  # False if the data set lacks images it should have
-        self._hr, self._lr = hr, lr
-        self._digest = known_digest
+        self.names = images.unique([escape.printable(name) for name in self.names], "images")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, i: int) -> TestImage:
-        return TestImage(self.names[i], self._hr(i), self._lr(i) if self._lr else None)
+        return TestImage(self.names[i], self.hr(i), self.lr(i) if self.lr else None)
 
     def __iter__(self) -> Iterator[TestImage]:
         return (self[i] for i in range(len(self)))
@@ -60,10 +57,10 @@ class TestImages:
 
         For images that are not in a store, the first access reads all of them.
         """
-        if not self._digest:
+        if not self.known_digest:
             both = ((image.hr, image.lr) for image in self)
-            self._digest = identity(sha256(x) for pair in both for x in pair if x is not None)
-        return self._digest
+            self.known_digest = identity(sha256(x) for pair in both for x in pair if x is not None)
+        return self.known_digest
 
 
 def open_images(path: Path, lr_folder: Path | None = None, scale: float = 4) -> TestImages:

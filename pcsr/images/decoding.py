@@ -23,7 +23,7 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from pcsr import runtime
-from pcsr.errors import UserError, log
+from pcsr.errors import UserError, log, one_line
 from pcsr.images import header
 from pcsr.images.header import ADOBE_RGB, ADOBE_RGB_INDEX, Colour, of_png
 
@@ -109,7 +109,7 @@ class Encoded:
         """
         try:
             with _at_ease():
-                values = _sixteen_bits(self) if self.bits == 16 else _eight_bits(self)
+                values = _values(self)  # first, because Pillow rotates a TIFF by decoding it
                 values = _UPRIGHT[_orientation(self.image)](values)
         except Exception as error:  # whatever decoders raise on broken bytes
             raise _damaged(self.name, error) from None
@@ -166,17 +166,13 @@ def _accepted(image: Image.Image, data: bytes, name: str) -> Encoded:
         raise UserError(f"{name}: the image {why}.")
     if image.format == "MPO":
         log.info("%s: holds several images; the first one is read", name)
-    coding = header.coding(image)
-    if coding in header.WIDENED and "transparency" in image.info:
-        top = 255 // header.WIDENED[coding]
-        image.info["transparency"] = (image.info["transparency"] & top) * header.WIDENED[coding]
     return Encoded(
         name,
         data,
         image,
         header.stored_size(image),
         header.bits_of(image),
-        image.mode in header.GREY or coding == "LA;16B",
+        image.mode in header.GREY or header.coding(image) == "LA;16B",
         image.mode in header.ALPHA or "transparency" in image.info,
         _colour(image, data),
     )
@@ -195,28 +191,25 @@ def _colour(image: Image.Image, data: bytes) -> Colour:
 
 
 def _bytes(source: Path | bytes | BinaryIO, name: str, room: float) -> bytes:
-    data = source if isinstance(source, bytes) else _read(source, name, room)
-    if not data:
-        raise UserError(f"{name}: the file is empty; download or copy it again.")
-    return data
-
-
-def _read(source: Path | BinaryIO, name: str, room: float) -> bytes:
     try:
-        if not isinstance(source, Path):
-            return source.read()
-        found = source.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{name}: cannot be read (not a file); give an image file.")
-        if found.st_size > room:
-            raise _too_large(f"{name}: the file needs", found.st_size, room)
-        return source.read_bytes()
+        if isinstance(source, Path):
+            found = source.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{name}: cannot be read (not a file); give an image file.")
+            if found.st_size > room:
+                raise _too_large(f"{name}: the file needs", found.st_size, room)
+            data = source.read_bytes()
+        else:
+            data = source if isinstance(source, bytes) else source.read()
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; check the path.") from None
     except OSError as error:
         raise UserError(
             f"{name}: cannot be read ({error.strerror}); give a readable image file."
         ) from None
+    if not data:
+        raise UserError(f"{name}: the file is empty; download or copy it again.")
+    return data
 
 
 def _room(room: float | None) -> float:
@@ -235,12 +228,11 @@ def _damaged(name: str, error: Exception) -> UserError:
         return UserError(
             f"{name}: too little memory is free; give more memory, or split the image."
         )
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "MAX_TEXT" in text:
+    if "MAX_TEXT" in str(error):
         return UserError(
             f"{name}: its metadata has more than {METADATA // 2**20} MiB; remove it from the file."
         )
-    return UserError(f"{name}: the image is damaged ({text[:200]}); get it again.")
+    return UserError(f"{name}: the image is damaged ({one_line(error, 200)}); get it again.")
 
 
 @contextmanager
@@ -266,25 +258,19 @@ def _at_ease() -> Iterator[None]:
         yield
 
 
-def _eight_bits(encoded: Encoded) -> np.ndarray:
-    if encoded.image.format == "PNG":
-        # Pillow takes pixels of a wrong checksum, and black for rows that are missing.
-        imagecodecs.png_decode(encoded.data)
-    encoded.image.load()
-    return split(encoded.image)
-
-
-def _sixteen_bits(encoded: Encoded) -> np.ndarray:
-    """Decode 16-bit channels, which Pillow would cut to 8 bits."""
-    if encoded.image.format == "PNG":
-        values = imagecodecs.png_decode(encoded.data)
-        width, height = encoded.image.size
-    elif encoded.image.format == "PPM":
-        width, height = encoded.image.size
-        start = encoded.image.tile[0][2]  # type: ignore[attr-defined]
+def _values(encoded: Encoded) -> np.ndarray:
+    """Decode to (H, W, planes); Pillow would cut 16 bits to 8."""
+    image, (width, height) = encoded.image, encoded.image.size
+    # Pillow takes pixels of a wrong checksum, and black for rows that are missing.
+    values = imagecodecs.png_decode(encoded.data) if image.format == "PNG" else None
+    if encoded.bits == 8 and (values is None or image.mode == "P"):
+        image.load()
+        return split(image)
+    if image.format == "PPM":
+        start = image.tile[0][2]  # type: ignore[attr-defined]
         count = width * height * encoded.planes
         values = np.frombuffer(encoded.data, ">u2", count, start).astype(np.uint16)
-    else:
+    elif values is None:
         values = _tiff_values(encoded)
         height, width = values.shape[:2]
     return values.reshape(height, width, encoded.planes)
@@ -304,7 +290,7 @@ def _tiff_values(encoded: Encoded) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, still to be applied; Pillow itself rotates TIFFs."""
+    """Return the EXIF orientation, 1 to 8, that is still to be applied."""
     value = _exif(image).get(ExifTags.Base.Orientation, 1)
     return value if value in _UPRIGHT else 1
 

@@ -43,12 +43,7 @@ def ending(path: Path) -> str:
 
 
 def require_room_in_format(path: Path, image: Encoded, size: tuple[int, int]) -> None:
-    """Refuse an output whose format cannot hold what the image has.
-
-    Args:
-        path: the file to write.
-        image: what is enlarged.
-        size: (height, width) of the result.
+    """Refuse an output of a (height, width) and format that cannot hold what the image has.
 
     Raises:
         UserError: names what would be lost, and the formats that hold it.

@@ -3,13 +3,13 @@
 Headers are as read by Pillow. The colour description is kept, to be written to the enlarged image.
 """
 
+import io
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 NAMES = "PNG, JPEG, WebP, TIFF, BMP or PPM"
@@ -31,8 +31,6 @@ GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 MODES = ("RGB", "RGBA", "P", "PA", *GREY)
 ALPHA = ("LA", "La", "PA", "RGBA")
 PPM_16BIT = 65535
-# Raw modes of grey PNGs whose levels Pillow widens to 8 bits, without widening the one in tRNS.
-WIDENED = {"1": 255, "L;2": 85, "L;4": 17}
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that describe colours. iCCP is not among them: every format holds an ICC profile.
@@ -45,12 +43,7 @@ TOLERANCE = 500
 
 
 def refusal(image: Image.Image, data: bytes = b"") -> str:
-    """Return why reading would change the pixels of an image; "" if it would not.
-
-    Args:
-        image: opened by Pillow.
-        data: its file, where there is one.
-    """
+    """Return why reading an image, with its file if it has one, would change its pixels, or ""."""
     if getattr(image, "is_animated", False) and image.format != "MPO":
         return "has more than one frame; save the frame that you want as a file of its own"
     unread = ""
@@ -210,17 +203,15 @@ def _near(content: bytes | None, expected: tuple[int, ...]) -> bool:
 
 def of_png(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Return the chunks of a PNG that describe its colours; all of them precede the pixels."""
-    return tuple((kind, content) for kind, content in _chunks(data) if kind in DESCRIBING)
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = len(PNG_SIGNATURE)
+    at, found = len(PNG_SIGNATURE), []
     while len(data) >= at + 12:
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IDAT":
-            return
-        yield kind, data[at + 8 : at + 8 + length]
+            break
+        if kind in DESCRIBING:
+            found.append((kind, data[at + 8 : at + 8 + length]))
         at += 12 + length
+    return tuple(found)
 
 
 def png_chunks(colour: Colour) -> bytes:
@@ -228,9 +219,7 @@ def png_chunks(colour: Colour) -> bytes:
     profile = [(b"iCCP", b"ICC Profile\0\0" + zlib.compress(colour.icc))] if colour.icc else []
     # A PNG has sRGB or iCCP, never both.
     rest = [pair for pair in colour.chunks if not (profile and pair[0] == b"sRGB")]
-    return b"".join(_chunk(*pair) for pair in [*profile, *rest])
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    chunks = io.BytesIO()
+    for kind, content in [*profile, *rest]:
+        PngImagePlugin.putchunk(chunks, kind, content)
+    return chunks.getvalue()

@@ -19,8 +19,7 @@ def round_8bit(x: Tensor) -> Tensor:
 def to_tensor(image: np.ndarray) -> Tensor:
     """Convert (H, W, 3), or grey (H, W, 1), to float32 (1, 3, H, W) in [0, 1].
 
-    Args:
-        image: uint8, uint16, or floating point in [0, 1].
+    Integers are levels of their type; floating-point values are in [0, 1] already.
     """
     top = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
     planes = np.divide(image.transpose(2, 0, 1), top, dtype=np.float32, order="C")

@@ -13,7 +13,7 @@ from torch import Tensor
 from pcsr import geometry, metrics, runtime
 from pcsr.config.load import fingerprint
 from pcsr.config.options import THREADS, Classes, Device, LogFile, Patch, Threads, WeightsFile
-from pcsr.data.batches import Crops, Degradation
+from pcsr.data.batches import Crops, degradation
 from pcsr.data.store import Store
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError, log
@@ -83,7 +83,7 @@ def classify(
     size = geometry.hr_size((patch, patch), method.config.scale)[0]
     device = next(method.parameters()).device
     crops = Crops(store, size, device)
-    reduce = Degradation((size, patch), "8bit", device)
+    degrade = degradation((size, patch), "8bit", device)
     identity = fingerprint(facts["weights"], store.digest, size, BATCH)
     journal = Journal(out.with_name(f"{out.name}.part"), identity)
     saved: list[list[float]] = journal.read()
@@ -97,7 +97,7 @@ def classify(
     for number, start in enumerate(runtime.progress(starts, "classify-crops", len(saved))):
         indices = np.arange(start, min(start + BATCH, len(crops)))
         levels = crops.cut(crops.places(indices))
-        psnr[indices] = _measure(method, reduce(levels.float() / 255), levels)
+        psnr[indices] = _measure(method, degrade(levels.float() / 255), levels)
         journal.append(psnr[indices].tolist())
         if number % max(1, len(starts) // LINES) == 0:
             log.info("%d of %d crops measured", indices[-1] + 1, len(crops))

@@ -5,9 +5,8 @@ replaces the network entirely. Needs no torch.
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pcsr.config.load import Study, parse
 from pcsr.config.models import (
@@ -18,7 +17,7 @@ from pcsr.config.models import (
     WheelsSource,
 )
 from pcsr.config.released import ReleasedWeights
-from pcsr.data.download import fetch, mirror_folder
+from pcsr.data.download import fetch, in_mirror, mirror_folder, name_of
 from pcsr.errors import UserError, one_line
 from pcsr.storage import content, files
 
@@ -34,16 +33,15 @@ def obtain(released: ReleasedWeights, raw: Path = RAW) -> Path:
     Raises:
         UserError: a file is not available, or is not the published one.
     """
-    mirror = mirror_folder()
+    offline = mirror_folder() is not None
     files = [
         fetch(
-            file.url if mirror is None else None,
+            None if offline else file.url,
             raw / FOLDER / file.path,
-            other_urls=file.other_urls if mirror is None else (),
+            other_urls=() if offline else file.other_urls,
             sha256=file.sha256,
             git_blob=file.git_blob,
-            mirror=mirror,
-            mirror_name=f"{FOLDER}/{file.path}",
+            copy=in_mirror(f"{FOLDER}/{file.path}"),
             get=released.get,
         )
         for file in released.files
@@ -118,8 +116,8 @@ def _require_shipped(study: Study, experiment: str) -> None:
         )
     content.require_recorded(description)
     try:
-        model = content.parse_json(description.read_text(encoding="utf-8"))["model"]
-    except (ValueError, LookupError, TypeError) as error:
+        model = content.read_json(description)["model"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{description}: damaged, no description of weights ({one_line(error)}); get it again."
         ) from None
@@ -147,13 +145,12 @@ def absent_weights(study: Study, raw: Path = RAW) -> dict[str, str]:
     for experiment, released in study.released.items():
         if Path(weights(study, experiment)).is_file():
             continue  # already converted
-        for file in released.files:
-            name = f"{FOLDER}/{file.path}"
-            if not _can_be_had(name, raw / name, file.url):
-                both = mirror_folder() is not None
-                where = f"neither PCSR_MIRROR nor {raw} has" if both else f"{raw} does not have"
-                absent[experiment] = f"{where} {name}. {released.get}".strip()
-                break
+        named = {f"{FOLDER}/{file.path}": file.url for file in released.files}
+        missing = [name for name, url in named.items() if not _can_be_had(name, raw, url)]
+        if missing:
+            both = mirror_folder() is not None
+            where = f"neither PCSR_MIRROR nor {raw} has" if both else f"{raw} does not have"
+            absent[experiment] = f"{where} {missing[0]}. {released.get}".strip()
     return absent
 
 
@@ -172,12 +169,11 @@ def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
     source = dataset.source
     if isinstance(source, WheelsSource):
         return ""
-    mirror = mirror_folder()
-    if mirror and source.mirror and (mirror / source.mirror).exists():
+    if in_mirror(source.mirror):
         return ""
     if isinstance(source, ArchiveSource):
-        archive = PurePosixPath(urlsplit(source.url).path).name
-        if _can_be_had(archive, raw / archive, source.url):
+        archive = name_of(source.url)
+        if _can_be_had(archive, raw, source.url):
             return ""
         return f"PCSR_MIRROR has neither {source.mirror} nor {archive}, {raw} has no {archive}"
     if Path(source.path).is_dir():
@@ -185,6 +181,6 @@ def _why_absent(dataset: DatasetConfig, raw: Path) -> str:
     return f"{source.path} does not exist. {source.get}".strip()
 
 
-def _can_be_had(name: str, own: Path, url: str | None) -> bool:
-    mirror = mirror_folder()
-    return own.is_file() or ((mirror / name).is_file() if mirror else url is not None)
+def _can_be_had(name: str, raw: Path, url: str | None) -> bool:
+    from_network = mirror_folder() is None and url is not None
+    return (raw / name).is_file() or in_mirror(name) is not None or from_network

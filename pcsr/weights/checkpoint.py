@@ -71,20 +71,20 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     hint = f"train it, or give another path. {named}".rstrip()
     size = content.require_file(path, "weights file", hint)
     content.require_recorded(path)
-    tensors: dict[str, Tensor] = {}
     try:
-        header = _header(path, size)
-        facts = content.parse_json(header.pop(HEADER, "null"))
-        if header or not isinstance(facts, dict) or facts.get("format") not in (FORMAT, OLDER):
-            raise UserError(
-                f"{path}: not a weights file of this suite (its header has no '{HEADER}' entry of "
-                f"format '{FORMAT}'); convert published weights with `pcsr import-released`."
-            )
+        _require_bounded(path, size)
         with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            facts = content.parse_json(header.pop(HEADER, "null"))
+            if header or not isinstance(facts, dict) or facts.get("format") not in (FORMAT, OLDER):
+                raise UserError(
+                    f"{path}: not a weights file of this suite (its header has no '{HEADER}' entry "
+                    f"of format '{FORMAT}'); convert published weights with `pcsr import-released`."
+                )
             names = file.keys()
             if len(names) > MOST_TENSORS:
                 raise ValueError(f"{len(names)} tensors")
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
         expected = facts.pop(CHECKSUM, None)
         unchecked = facts["format"] == OLDER and expected is None
         whole = unchecked or expected == _checksum(tensors, facts)
@@ -103,15 +103,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def _header(path: Path, size: int) -> dict[str, str]:
-    """Return a file's metadata, after checking its size and that of its header."""
+def _require_bounded(path: Path, size: int) -> None:
+    """Refuse a file that is larger, or has a larger header, than any of the suite's."""
     with path.open("rb") as file:
         start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
     if length > min(size - 8, LARGEST_HEADER) or size > LARGEST:
         raise ValueError(f"of {size} bytes with a header of {length}")
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
 
 
 def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -121,14 +119,7 @@ def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
         UserError: a tensor is missing, unexpected, of another shape or type, or not finite; names
             the first.
     """
-    own = model.state_dict()
-    if missing := sorted(own.keys() - tensors.keys()):
-        problem = f"has no tensor '{missing[0]}'"
-    elif extra := sorted(tensors.keys() - own.keys()):
-        problem = f"has a tensor '{one_line(extra[0], 80)}' that the model lacks"
-    else:
-        problem = next(_misfits(own, tensors), "")
-    if problem:
+    if problem := next(_misfits(model.state_dict(), tensors), ""):
         raise UserError(
             f"{where}: {problem}; these weights are of another architecture. Use weights trained "
             "for this configuration."
@@ -142,6 +133,10 @@ def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
 
 
 def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    for name in sorted(own.keys() - tensors.keys()):
+        yield f"has no tensor '{name}'"
+    for name in sorted(tensors.keys() - own.keys()):
+        yield f"has a tensor '{one_line(name, 80)}' that the model lacks"
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}"

@@ -24,50 +24,44 @@ AGAIN = "copy or download it again."
 
 # Names that weights refer to. PyTorch allows more, some of which allocate whatever size the file
 # declares.
-PLAIN = frozenset(
-    (
-        *("collections OrderedDict", "torch Size", "torch device"),
-        *(f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "parameter")),
-        *(
-            f"torch {kind}Storage"
-            for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char")
-        ),
-        *("torch ByteStorage", "torch BoolStorage"),
-    )
-)
+NUMBERS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+PLAIN = {
+    *("collections.OrderedDict", "torch.Size", "torch.device"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+    *(f"torch.{kind}Storage" for kind in NUMBERS),
+}
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 
 
 class Ignored:
     """Stand-in for objects beside the weights that are not needed, such as NumPy numbers."""
 
+    def __init__(self, *_: Any) -> None:
+        """Ignore what it is made of."""
+
     def __setstate__(self, state: Any) -> None:
         """Ignore the state as well."""
 
 
-def _ignore(*_: Any) -> Ignored:
-    return Ignored()
-
-
 #: Stand-ins for the NumPy numbers and arrays that training scripts save beside the weights.
-BESIDE: tuple[Any, ...] = (
-    *((_ignore, f"{core}.scalar") for core in MULTIARRAY),
-    *((_ignore, f"{core}._reconstruct") for core in MULTIARRAY),
-    (_ignore, "numpy.dtype"),
-    (Ignored, "numpy.ndarray"),
-    (_ignore, "_codecs.encode"),
+BESIDE: Mapping[str, Any] = dict.fromkeys(
+    (
+        *(f"{core}.{name}" for core in MULTIARRAY for name in ("scalar", "_reconstruct")),
+        *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
+    ),
     Ignored,
 )
 
 
-class _Float64:
+class _Float64(Ignored):
     """Stand-in for numpy's float64 in a pickled array."""
 
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the state in the file, none of which is needed."""
+    def __init__(self, name: str, *_: Any) -> None:
+        if name != "f8":
+            raise ValueError(f"a table of type {name}")
 
 
-class Table:
+class Table(Ignored):
     """Stand-in for an array in a pickled file; reads only float64 numbers.
 
     A file must not call NumPy's own constructors, which could be made to build arrays of pointers
@@ -84,38 +78,24 @@ class Table:
         self.values = np.frombuffer(raw, "<f8").reshape(shape)
 
 
-def _array_type(name: str, *_: Any) -> _Float64:
-    if name != "f8":
-        raise ValueError(f"a table of type {name}")
-    return _Float64()
-
-
-def _table(*_: Any) -> Table:
-    return Table()
-
-
 def _bytes(text: str, _: str) -> bytes:
     return text.encode("latin1")
 
 
 #: Stand-ins that read the arrays whose numbers are needed, see :class:`Table`.
-TABLES: tuple[Any, ...] = (
-    *((_table, f"{core}._reconstruct") for core in MULTIARRAY),
-    (_array_type, "numpy.dtype"),
-    (Ignored, "numpy.ndarray"),
-    (_bytes, "_codecs.encode"),
-    _Float64,
-    Table,
-)
+TABLES: Mapping[str, Any] = {
+    **{f"{core}._reconstruct": Table for core in MULTIARRAY},
+    "numpy.dtype": _Float64,
+    "numpy.ndarray": Ignored,
+    "_codecs.encode": _bytes,
+}
 
 
-def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
+def read(path: Path, stand_ins: Mapping[str, Any] = BESIDE) -> Any:
     """Read a file of ``torch.save`` without executing anything in it.
 
     Args:
-        path: the file.
-        stand_ins: functions and classes to use for other names that the file may refer to, in the
-            form of ``torch.serialization.add_safe_globals``.
+        stand_ins: functions and classes to use for other names that the file may refer to.
 
     Raises:
         UserError: the file is missing, was not made by ``torch.save``, is damaged, would expand
@@ -124,16 +104,16 @@ def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
     size = content.require_file(path, "weights file", "give the path of a published checkpoint.")
     if size > LARGEST:
         raise UserError(f"{path}: has {size / 1e9:.1f} GB, no checkpoint of these networks has.")
-    allowed = PLAIN | {_name(one) for one in stand_ins}
     try:
         for name in _referred_to(path, size):
-            if name not in allowed:
+            if name not in PLAIN and name not in stand_ins:
                 raise UserError(
                     f"{path}: refused, because it is more than weights: it would run "
-                    f"{one_line(name.replace(' ', '.'), 60)} when read. Get the file from its "
-                    "authors, or re-save it as plain tensors."
+                    f"{one_line(name, 60)} when read. Get the file from its authors, or re-save it "
+                    "as plain tensors."
                 )
-        with torch.serialization.safe_globals(list(stand_ins)), warnings.catch_warnings():
+        instead: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
+        with torch.serialization.safe_globals(instead), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles: they are read, or refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -146,15 +126,8 @@ def read(path: Path, stand_ins: tuple[Any, ...] = BESIDE) -> Any:
         raise UserError(f"{path}: not a readable PyTorch file: it is {what}; {fix}") from None
 
 
-def _name(stand_in: Any) -> str:
-    """Return the ``module name`` that a stand-in replaces."""
-    if isinstance(stand_in, tuple):
-        return " ".join(stand_in[1].rsplit(".", 1))
-    return f"{stand_in.__module__} {stand_in.__name__}"
-
-
 def _referred_to(path: Path, size: int) -> Iterator[str]:
-    """Yield ``module name`` of all functions and classes that a file refers to."""
+    """Yield ``module.name`` of all functions and classes that a file refers to."""
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as packed:
@@ -194,26 +167,31 @@ def _names(file: IO[bytes]) -> Iterator[str]:
         if isinstance(argument, str):
             strings = [strings[-1], argument]
         if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument)
+            yield str(argument).replace(" ", ".")
         elif opcode.name == "STACK_GLOBAL":
-            yield " ".join(strings)
+            yield ".".join(strings)
 
 
-def require_bounded(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are larger than the file.
+def require_plain(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are larger than the file, or not of finite floating-point numbers.
 
     A tensor with a stride of 0 may declare any number of elements, each of which takes memory once
-    it is used.
+    it is used. Only BatchNorm's counters are integers.
 
     Raises:
         UserError: names the first such tensor.
     """
     left = path.stat().st_size
-    for name, tensor in tensors.items():
+    for name, tensor in weights.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         needed = tensor.numel() * tensor.element_size() if plain else 0
         left -= needed
         if not plain or needed > tensor.untyped_storage().nbytes() or left < 0:
             raise UserError(
                 f"{path}: '{one_line(name)}' is larger than the file; get it from its authors."
+            )
+        counter = name.endswith("num_batches_tracked")
+        if not (counter or (tensor.is_floating_point() and tensor.isfinite().all())):
+            raise UserError(
+                f"{path}: '{one_line(name)}' is not of plain finite numbers; get the file again."
             )

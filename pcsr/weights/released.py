@@ -6,7 +6,7 @@ github.com/nmduonggg/ENAF. Static networks: see ``static``.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,32 @@ from pcsr.config.models import WIDEST, HeadConfig, ModelConfig
 from pcsr.errors import UserError, one_line
 from pcsr.weights import pickled, static
 
-# (pattern, replacement) pairs from a release's parameter names to the suite's.
-RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
-    "fsrcnn": [
-        (r"^head_conv\.", "extract."),
-        (r"^body_conv\.0\.", "shrink."),
-        (r"^body_conv\.([1-5])\.(weight|bias)", lambda m: f"map.{int(m[1]) - 1}.{m[2]}"),
-        (r"^body_conv\.6\.", "expand."),
-        (r"^tail_conv\.", "tail."),
-    ],
-    "carn": [
-        (r"^b([123])\.b1\.", lambda m: f"body.units.{int(m[1]) - 1}.units.0."),
-        (r"^b([123])\.c([123])\.", lambda m: f"body.units.{int(m[1]) - 1}.fuse.{int(m[2]) - 1}."),
-        (r"^c([123])\.", lambda m: f"body.fuse.{int(m[1]) - 1}."),
-        (r"^upsample\.up\.body\.", "tail."),
-    ],
-    "srresnet": [
-        (r"^conv_first\.", "entry.0."),
-        (r"^recon_trunk\.(\d+)\.conv1\.", r"body.\1.body.0."),
-        (r"^recon_trunk\.(\d+)\.conv2\.", r"body.\1.body.2."),
-        (r"^upconv1\.", "tail.0."),
-        (r"^upconv2\.", "tail.3."),
-        (r"^HRconv\.", "tail.6."),
-        (r"^conv_last\.", "tail.8."),
-    ],
+# How parameters of a backbone begin in a release and in the suite; of several that fit, the first
+# counts. `#` is a number that a release counts from 1 and the suite from 0, `@` one that both count
+# from 0. None leaves a parameter out.
+RENAMES: dict[str, dict[str, str | None]] = {
+    "fsrcnn": {
+        "head_conv.": "extract.",
+        "body_conv.0.": "shrink.",
+        "body_conv.6.": "expand.",
+        "body_conv.#.": "map.#.",
+        "tail_conv.": "tail.",
+    },
+    "carn": {
+        "b#.b1.": "body.units.#.units.0.",
+        "b#.c#.": "body.units.#.fuse.#.",
+        "c#.": "body.fuse.#.",
+        "upsample.up.body.": "tail.",
+    },
+    "srresnet": {
+        "conv_first.": "entry.0.",
+        "recon_trunk.@.conv1.": "body.@.body.0.",
+        "recon_trunk.@.conv2.": "body.@.body.2.",
+        "upconv1.": "tail.0.",
+        "upconv2.": "tail.3.",
+        "HRconv.": "tail.6.",
+        "conv_last.": "tail.8.",
+    },
     **static.RENAMES,
 }
 MARKS = {
@@ -52,18 +54,32 @@ MARKS = {
     "srresnet": "conv_first.weight",
     **static.MARKS,
 }
-PARTS = {"heavy_sampler.imnet.layers.": "heads.1.", "light_sampler.imnet.layers.": "heads.0."}
+# How a method's networks, and then its other modules, begin in its release and in the suite.
+NETWORKS = {
+    "original": {"": "network."},
+    "classsr": {f"net{j + 1}.": f"networks.{j}." for j in range(3)},
+    "arm": {"": "network.network."},
+    "enaf": {"": "network.network."},
+    "pcsr": {"encoder.": "encoder."},
+}
+HEADS = {"light_sampler.imnet.layers.": "heads.0.", "heavy_sampler.imnet.layers.": "heads.1."}
+CLASSIFIER = "classifier.imnet.layers."
+OTHERS = {
+    "classsr": {
+        "classifier.CondNet.": "classifier.layers.",
+        "classifier.lastOut.": "classifier.last.",
+    },
+    "enaf": {
+        "predictors.": "network.exits.",
+        "estimator.CondNet.": "estimator.layers.",
+        "estimator.lastOut.": "estimator.last.",
+    },
+    "pcsr": {**HEADS, CLASSIFIER: "classifier."},
+}
 PCSR_PLACE = "model -> sd"  # of the weights in a file of the PCSR release
 WRAPPERS = ("params_ema", "params", "state_dict")  # where training frameworks put the weights
 BESIDE_WEIGHTS = (bool, int, float, str, pickled.Ignored)  # what may stand between the tensors
 PHASE0_ITERATIONS = 2_000_000  # a phase-1 file counts only its own iterations
-CLASSIFIER = "classifier.imnet.layers."
-CLASSSR = {"classifier.CondNet.": "classifier.layers.", "classifier.lastOut.": "classifier.last."}
-ENAF = {
-    "predictors.": "network.exits.",
-    "estimator.CondNet.": "estimator.layers.",
-    "estimator.lastOut.": "estimator.last.",
-}
 # Published MFLOPs of bicubic, the exits and the network, by which the released weights decide.
 ENAF_COSTS = {
     "fsrcnn": (0, 146.42, 315.45, 468.2),
@@ -83,16 +99,24 @@ class Released:
 
 def rename(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a backbone's released parameters to the suite's names."""
+    ours = {_ours(name, RENAMES[backbone]): tensor for name, tensor in names.items()}
+    used = {name: tensor for name, tensor in ours.items() if name is not None}
+    return _with_mean(used) if backbone in ("carn", "carn-m") else used
 
-    def ours(name: str) -> str:
-        for pattern, replacement in RENAMES[backbone]:
-            renamed, times = re.subn(pattern, replacement, name)
-            if times:
-                return renamed
-        return name
 
-    renamed = {ours(name): tensor for name, tensor in names.items()}
-    return _with_mean(renamed) if backbone in ("carn", "carn-m") else renamed
+def _ours(name: str, renames: Mapping[str, str | None]) -> str | None:
+    """Return a parameter's name in the suite, or None if it is left out; see ``RENAMES``."""
+    for theirs, ours in renames.items():
+        pattern = re.escape(theirs).replace(r"\#", "([1-9])").replace("@", r"(\d+)")
+        if found := re.match(pattern, name):
+            return ours and _numbered(theirs, ours, found.groups()) + name[found.end() :]
+    return name
+
+
+def _numbered(theirs: str, ours: str, numbers: Sequence[str]) -> str:
+    for place, number in zip(re.findall("[#@]", theirs), numbers, strict=True):
+        ours = ours.replace(place, str(int(number) - (place == "#")), 1)
+    return ours
 
 
 def _with_mean(carn: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -121,27 +145,17 @@ def _with_mean(carn: dict[str, Tensor]) -> dict[str, Tensor]:
     return carn | {name: tensor.float() for name, tensor in folded.items()}
 
 
-def rename_classsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of a released ClassSR joint model to the suite's names."""
+def rename_method(method: str, backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of a released method to the suite's names."""
+    others = OTHERS.get(method, {})
+    networks = {name: t for name, t in names.items() if not name.startswith(tuple(others))}
     renamed: dict[str, Tensor] = {}
-    for j in range(3):
-        network = rename(backbone, _under(f"net{j + 1}.", names))
-        renamed |= {f"networks.{j}.{name}": tensor for name, tensor in network.items()}
-    return renamed | _moved(CLASSSR, names)
-
-
-def rename_enaf(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of a released ENAF model to the suite's names."""
-    trunk = {name: t for name, t in names.items() if not name.startswith(tuple(ENAF))}
-    renamed = {f"network.network.{name}": t for name, t in rename(backbone, trunk).items()}
-    return renamed | _moved(ENAF, names)
-
-
-def rename_pcsr(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of a released PCSR phase-1 model to the suite's names."""
-    encoder = _under("encoder.", names)
-    renamed = {f"encoder.{name}": t for name, t in rename(backbone, encoder).items()}
-    return renamed | _moved(PARTS | {CLASSIFIER: "classifier."}, names)
+    for theirs, ours in NETWORKS[method].items():
+        network = rename(backbone, _under(theirs, networks))
+        renamed |= {f"{ours}{name}": tensor for name, tensor in network.items()}
+    for theirs, ours in others.items():
+        renamed |= {f"{ours}{name}": tensor for name, tensor in _under(theirs, names).items()}
+    return renamed
 
 
 def read(path: Path) -> Released:
@@ -155,11 +169,9 @@ def read(path: Path) -> Released:
     content = pickled.read(path)
     try:
         return _recognise(path, content)
-    except (
-        *(TypeError, ValueError, AttributeError, LookupError),
-        *(ArithmeticError, RuntimeError),
-    ) as error:
-        # The file is untrusted, and its values may be of any type.
+    except UserError:
+        raise
+    except Exception as error:  # the file is untrusted, and its values may be of any type
         raise UserError(
             f"{path}: not recognised: its contents are inconsistent ({one_line(error)})."
         ) from None
@@ -172,18 +184,17 @@ def _recognise(path: Path, content: Any) -> Released:
             f"{path}: not recognised: neither plain weights (ClassSR, ARM), nor weights under "
             f"model -> sd (PCSR) or {', '.join(WRAPPERS)}. Give a checkpoint of these networks."
         )
-    _check_numbers(path, weights)
+    pickled.require_plain(path, weights)
     if at == PCSR_PLACE or any(name.startswith("encoder.") for name in weights):
         return _pcsr(path, content, weights)
     if "classifier.lastOut.weight" in weights:
         release = _classsr(path, weights)
     elif "estimator.lastOut.weight" in weights:
         release = _enaf(path, weights)
-    elif any(mark in weights for mark in static.MARKS.values()):
-        release = _static(path, weights)
     else:
-        tables = path.with_suffix(".state")
-        release = _arm(path, weights, tables) if tables.exists() else _branch(path, weights)
+        is_static = any(mark in weights for mark in static.MARKS.values())
+        is_arm = not is_static and path.with_suffix(".state").exists()
+        release = _arm(path, weights) if is_arm else _single(path, weights)
     return replace(release, recognised=f"{release.recognised}, of its {at}") if at else release
 
 
@@ -215,54 +226,38 @@ def _weights(content: Any) -> dict[str, Tensor]:
     return _under("module.", tensors) if parallel else tensors
 
 
-def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not plain finite floats; only BatchNorm's counters are integers."""
-    pickled.require_bounded(path, weights)
-    for name, tensor in weights.items():
-        counter = name.endswith("num_batches_tracked")
-        if not (counter or (tensor.is_floating_point() and tensor.isfinite().all())):
-            raise UserError(
-                f"{path}: '{one_line(name)}' is not of plain finite numbers; get the file again."
-            )
-
-
 def _pcsr(path: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Released:
     """Read an original, or PCSR phase 1, of the PCSR release."""
-    phase1 = any(name.startswith("heavy_sampler.") for name in weights)
     iterations = _steps(content.get("iter"))
-    if iterations is not None and phase1:
-        iterations += PHASE0_ITERATIONS
-    part = _under("encoder.", weights) if phase1 else weights
-    if not phase1 and any(name.startswith("encoder.") for name in weights):
+    if any(name.startswith("heavy_sampler.") for name in weights):
+        if iterations is not None:
+            iterations += PHASE0_ITERATIONS
+        backbone, width = _backbone(path, _under("encoder.", weights))
+        options = {
+            "width": width,
+            "heads": [_head(path, name, weights) for name in HEADS],
+            "classifier": _head(path, CLASSIFIER, weights),
+        }
+        config = ModelConfig(backbone=backbone, method="pcsr", options=options)
+    elif any(name.startswith("encoder.") for name in weights):
         raise UserError(f"{path}: this is PCSR phase 0, which has no router; give phase 1.")
-    backbone, width = _backbone(path, part)
-    if phase1:
-        config = ModelConfig(
-            backbone=backbone,
-            method="pcsr",
-            options={
-                "width": width,
-                "heads": [_head(path, name, weights) for name in reversed(PARTS)],
-                "classifier": _head(path, CLASSIFIER, weights),
-            },
-        )
-        tensors = rename_pcsr(backbone, weights)
     else:
-        scale = _scale(content.get("model"))
+        backbone, width = _backbone(path, weights)
+        given = content["model"].get("args")
+        arguments = given if isinstance(given, dict) else {}
+        scale = float(arguments.get("scale") or arguments.get("upscale") or 4)
         config = _original(backbone, width, scale)
-        tensors = {f"network.{name}": t for name, t in rename(backbone, weights).items()}
-    trained = f"{iterations} iterations" if iterations else "unknown length"
-    what = f"PCSR release, {backbone} {config.method} x{config.scale:g}, width {width}, {trained}"
-    return Released(config, tensors, iterations, what)
+    what = f"PCSR release, {backbone} {config.method} x{config.scale:g}, width {width}, "
+    return _release(config, weights, what + _length(iterations), iterations)
 
 
 def _classsr(path: Path, weights: Mapping[str, Tensor]) -> Released:
     """Read a joint model of the ClassSR release: three networks and the classifier."""
-    found = [_backbone(path, _under(f"net{j}.", weights)) for j in (1, 2, 3)]
+    found = [_backbone(path, _under(prefix, weights)) for prefix in NETWORKS["classsr"]]
     backbone, widths = found[0][0], tuple(width for _, width in found)
     config = ModelConfig(backbone=backbone, method="classsr", options={"widths": widths})
     what = f"ClassSR release, {backbone} joint model x4, widths {', '.join(map(str, widths))}"
-    return Released(config, rename_classsr(backbone, weights), None, what)
+    return _release(config, weights, what)
 
 
 def _enaf(path: Path, weights: Mapping[str, Tensor]) -> Released:
@@ -280,40 +275,35 @@ def _enaf(path: Path, weights: Mapping[str, Tensor]) -> Released:
         backbone=backbone, method="enaf", options=options, backbone_options=_norm(backbone)
     )
     what = f"ENAF release, {backbone} x4, widths {', '.join(map(str, widths))}"
-    return Released(config, rename_enaf(backbone, weights), None, what)
+    return _release(config, weights, what)
 
 
-def _branch(path: Path, weights: Mapping[str, Tensor]) -> Released:
-    """Read a single network: a branch of the ClassSR release is an original of that width."""
+def _single(path: Path, weights: Mapping[str, Tensor]) -> Released:
+    """Read a static network, or a branch of the ClassSR release: an original of that width."""
     backbone, width = _backbone(path, weights)
+    config = _original(backbone, width)
+    if backbone in static.SOURCES:
+        if backbone == "span":
+            fused = len(weights["conv_cat.weight"])
+            config = config.model_copy(update={"backbone_options": {"fused": fused}})
+        what = f"{static.SOURCES[backbone]}, {backbone} x4, width {width}"
+        return _release(config, weights, what)
     if backbone == "carn" and "b1.c1.0.bias" in weights:
         raise UserError(
             f"{path}: these are weights of an ARM release, whose PSNR tables are in a second file; "
             f"put {path.with_suffix('.state').name} beside it."
         )
-    config = _original(backbone, width)
-    tensors = {f"network.{name}": tensor for name, tensor in rename(backbone, weights).items()}
     what = (
         f"one network of the ClassSR release (or of ARM's, without its .state file), {backbone} "
         f"original x4, width {width}"
     )
-    return Released(config, tensors, None, what)
+    return _release(config, weights, what)
 
 
-def _static(path: Path, weights: Mapping[str, Tensor]) -> Released:
-    """Read a static network of its authors' own."""
-    backbone, width = _backbone(path, weights)
-    own = static.options(backbone, weights)
-    config = _original(backbone, width).model_copy(update={"backbone_options": own})
-    network = rename(backbone, static.used(backbone, weights))
-    tensors = {f"network.{name}": tensor for name, tensor in network.items()}
-    what = f"{static.SOURCES[backbone]}, {backbone} x4, width {width}"
-    return Released(config, tensors, None, what)
-
-
-def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
+def _arm(path: Path, weights: Mapping[str, Tensor]) -> Released:
     """Read a model of the ARM release, with the tables from the file beside its weights."""
     backbone, width = _backbone(path, weights)
+    tables = path.with_suffix(".state")
     state = pickled.read(tables, pickled.TABLES)
     iterations = _steps(state.get("iter"))
     table = state["hmap"]
@@ -325,11 +315,21 @@ def _arm(path: Path, weights: Mapping[str, Tensor], tables: Path) -> Released:
     if not fits or not np.isfinite([centres, psnr]).all():
         raise UserError(f"{tables}: its tables are inconsistent; get the file again.")
     config = ModelConfig(backbone=backbone, method="arm", backbone_options=_norm(backbone))
-    tensors = {f"network.network.{name}": t for name, t in rename(backbone, weights).items()}
-    tensors |= {"edges": torch.from_numpy(centres[0]), "psnr": torch.from_numpy(psnr)}
-    trained = f"{iterations} iterations" if iterations else "unknown length"
-    what = f"ARM release, {backbone} x4, full width {width}, {trained}, tables of {tables.name}"
+    what = f"ARM release, {backbone} x4, full width {width}, {_length(iterations)}"
+    release = _release(config, weights, f"{what}, tables of {tables.name}", iterations)
+    filled = {"edges": torch.from_numpy(centres[0]), "psnr": torch.from_numpy(psnr)}
+    return replace(release, tensors=release.tensors | filled)
+
+
+def _release(
+    config: ModelConfig, weights: Mapping[str, Tensor], what: str, iterations: int | None = None
+) -> Released:
+    tensors = rename_method(config.method, config.backbone, weights)
     return Released(config, tensors, iterations, what)
+
+
+def _length(iterations: int | None) -> str:
+    return f"{iterations} iterations" if iterations else "unknown length"
 
 
 def _norm(backbone: str) -> dict[str, Any]:
@@ -339,15 +339,6 @@ def _norm(backbone: str) -> dict[str, Any]:
 
 def _original(backbone: str, width: int, scale: float = 4) -> ModelConfig:
     return ModelConfig(backbone=backbone, method="original", scale=scale, options={"width": width})
-
-
-def _moved(prefixes: Mapping[str, str], names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the parameters under any of the prefixes, with the suite's prefix instead."""
-    return {
-        f"{ours}{name}": tensor
-        for theirs, ours in prefixes.items()
-        for name, tensor in _under(theirs, names).items()
-    }
 
 
 def _under(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,12 +367,6 @@ def _width(path: Path, name: str, tensor: Tensor) -> int:
 def _steps(count: Any) -> int | None:
     """Return the number of iterations that a file states, or None if it is not plausible."""
     return count if type(count) is int and 0 <= count < 10**9 else None
-
-
-def _scale(model: Any) -> float:
-    arguments = model.get("args") if isinstance(model, dict) else None
-    values = arguments if isinstance(arguments, dict) else {}
-    return float(values.get("scale") or values.get("upscale") or 4)
 
 
 def _head(path: Path, prefix: str, weights: Mapping[str, Tensor]) -> HeadConfig:

@@ -129,13 +129,7 @@ def curve(folder: Path) -> list[tuple[int, float]]:
 
 
 def card(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """Return the model card of weights, as Markdown.
-
-    Args:
-        name: of the file, without its suffix.
-        tensors: the weights.
-        facts: their description, with ``licence`` and ``curve`` (``copy_trained``).
-    """
+    """Return the model card of weights as Markdown; their facts are those of ``copy_trained``."""
     model, made = facts["model"], facts["provenance"]
     numbers = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
     rows = [
@@ -146,23 +140,22 @@ def card(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
         ("Licence", facts["licence"]),
         ("Commit", f"{made['commit']}, seed {made['seed']}, {made['device']}"),
     ]
-    lines = [
-        f"# {markdown(name)}",
-        "",
-        f"    pcsr upscale image.png image_x4.png --weights {name}",
-        "",
-        *_table(("", ""), rows),
-        "",
-        "## Training",
-        "",
-        *_table(STAGE_COLUMNS, [_stage(n, stage, facts) for n, stage in made["stages"].items()]),
-        "",
-        "PSNR is that of the validation images after the last step, on RGB.",
-    ]
-    if "table" in facts:
-        lines += ["", f"Its table was filled from {facts['table']['tiles']:,} validation tiles."]
-    lines += ["", "What to expect, and what not: [README.md](README.md)."]
-    return "\n".join(lines) + "\n"
+    stages = [_stage(n, stage, facts) for n, stage in made["stages"].items()]
+    table = "Its table was filled from {tiles:,} validation tiles.\n\n"
+    return f"""\
+# {markdown(name)}
+
+    pcsr upscale image.png image_x4.png --weights {name}
+
+{_table(("", ""), rows)}
+## Training
+
+{_table(STAGE_COLUMNS, stages)}
+PSNR is that of the validation images after the last step, on RGB.
+
+{table.format(**facts["table"]) if "table" in facts else ""}\
+What to expect, and what not: [README.md](README.md).
+"""
 
 
 def _stage(name: str, stage: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -178,6 +171,6 @@ def _stage(name: str, stage: Mapping[str, Any], facts: Mapping[str, Any]) -> tup
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *(list(map(markdown, row)) for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -4,11 +4,6 @@ Layouts: EFDN, SAFMNv3 and SPAN as in github.com/Amazingren/NTIRE2025_ESR, CARN-
 github.com/nmhkahn/CARN-pytorch.
 """
 
-import re
-from collections.abc import Callable, Mapping
-
-from torch import Tensor
-
 NTIRE = "NTIRE 2025 efficient SR challenge"
 SOURCES = {
     "carn-m": "CARN's own release",
@@ -23,76 +18,48 @@ MARKS = {
     "safmnv3": "to_feat.weight",
     "span": "conv_1.eval_conv.weight",
 }
-UNUSED = {"carn-m": ("upsample.up2.", "upsample.up3.")}  # tails for other scales than x4
-# What a block of SAFMNv3, and the attention of EFDN, call their layers.
-SAFMNV3 = {
-    "conv1.conv1": "modulated",
-    "conv1.conv2": "others",
-    "conv1.conv3": "mix",
-    "conv1.dwconv": "depthwise",
-    "conv1.out": "join",
-    "conv2.conv1": "mlp.0",
-    "conv2.conv2": "mlp.2",
+RENAMES: dict[str, dict[str, str | None]] = {  # see ``released.RENAMES``
+    "carn-m": {
+        "sub_mean.shifter.": "sub_mean.",
+        "add_mean.shifter.": "add_mean.",
+        "b#.b1.": "body.units.#.units.0.",
+        "b#.c#.body.": "body.units.#.fuse.#.",
+        "c#.body.": "body.fuse.#.",
+        "upsample.up2.": None,  # tails for other scales than x4
+        "upsample.up3.": None,
+        "upsample.up4.body.": "tail.",
+    },
+    "efdn": {
+        "head.": "entry.",
+        "local_fuse.": "links.",
+        "cells.@.conv#.conv1x1.": "cells.@.layers.#.0.",
+        "cells.@.conv#.rep_conv.": "cells.@.layers.#.0.",
+        "cells.@.conv#.act.": "cells.@.layers.#.1.",
+        "cells.@.branch.": "cells.@.distill.",
+        "cells.@.att.conv1.": "cells.@.attention.shrink.",
+        "cells.@.att.conv_f.": "cells.@.attention.skip.",
+        "cells.@.att.conv2.": "cells.@.attention.down.",
+        "cells.@.att.conv_max.": "cells.@.attention.far.0.",
+        "cells.@.att.conv3.": "cells.@.attention.far.2.",
+        "cells.@.att.conv3_.": "cells.@.attention.far.4.",
+        "cells.@.att.conv4.": "cells.@.attention.expand.",
+    },
+    "safmnv3": {
+        "to_feat.": "entry.",
+        "to_img.": "tail.",
+        "feats.@.conv1.conv1.": "body.@.modulated.",
+        "feats.@.conv1.conv2.": "body.@.others.",
+        "feats.@.conv1.conv3.": "body.@.mix.",
+        "feats.@.conv1.dwconv.": "body.@.depthwise.",
+        "feats.@.conv1.out.": "body.@.join.",
+        "feats.@.conv2.conv1.": "body.@.mlp.0.",
+        "feats.@.conv2.conv2.": "body.@.mlp.2.",
+    },
+    "span": {
+        "conv_1.eval_conv.": "entry.",
+        "conv_2.eval_conv.": "last.",
+        "conv_cat.": "fuse.",
+        "upsampler.": "tail.",
+        "block_#.c#_r.eval_conv.": "blocks.#.convolutions.#.",
+    },
 }
-ATTENTION = {
-    "conv1": "shrink",
-    "conv_f": "skip",
-    "conv2": "down",
-    "conv_max": "far.0",
-    "conv3": "far.2",
-    "conv3_": "far.4",
-    "conv4": "expand",
-}
-
-
-def _before(number: str) -> int:
-    return int(number) - 1
-
-
-# (pattern, replacement) pairs from a release's parameter names to the suite's.
-RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
-    "carn-m": [
-        (r"^(sub|add)_mean\.shifter\.", r"\1_mean."),
-        (r"^b([123])\.b1\.", lambda m: f"body.units.{_before(m[1])}.units.0."),
-        (
-            r"^b([123])\.c([123])\.body\.",
-            lambda m: f"body.units.{_before(m[1])}.fuse.{_before(m[2])}.",
-        ),
-        (r"^c([123])\.body\.", lambda m: f"body.fuse.{_before(m[1])}."),
-        (r"^upsample\.up4\.body\.", "tail."),
-    ],
-    "efdn": [
-        (r"^head\.", "entry."),
-        (r"^local_fuse\.", "links."),
-        (r"\.conv([123])\.(?:conv1x1|rep_conv)\.", lambda m: f".layers.{_before(m[1])}.0."),
-        (r"\.conv([123])\.act\.", lambda m: f".layers.{_before(m[1])}.1."),
-        (r"\.branch\.", ".distill."),
-        (r"\.att\.(\w+)\.", lambda m: f".attention.{ATTENTION[m[1]]}."),
-    ],
-    "safmnv3": [
-        (r"^to_feat\.", "entry."),
-        (r"^to_img\.", "tail."),
-        (r"^feats\.(\d+)\.(conv[12]\.\w+)\.", lambda m: f"body.{m[1]}.{SAFMNV3[m[2]]}."),
-    ],
-    "span": [
-        (r"^conv_1\.eval_conv\.", "entry."),
-        (r"^conv_2\.eval_conv\.", "last."),
-        (r"^conv_cat\.", "fuse."),
-        (r"^upsampler\.", "tail."),
-        (
-            r"^block_(\d+)\.c([123])_r\.eval_conv\.",
-            lambda m: f"blocks.{_before(m[1])}.convolutions.{_before(m[2])}.",
-        ),
-    ],
-}
-
-
-def used(backbone: str, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the parameters of a release that its network uses at x4."""
-    unused = UNUSED.get(backbone, ())
-    return {name: tensor for name, tensor in names.items() if not name.startswith(unused)}
-
-
-def options(backbone: str, names: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the backbone's own options, read from the shapes of a release's parameters."""
-    return {"fused": len(names["conv_cat.weight"])} if backbone == "span" else {}

@@ -219,10 +219,10 @@ def test_the_mirror_comes_before_the_network(server: Server, tmp_path: Path) -> 
     (mirror / "sets").mkdir(parents=True)
     (mirror / "sets" / "set.zip").write_bytes(BODY)
     target = tmp_path / "raw" / "set.zip"
-    get(server, target, mirror=mirror, mirror_name="sets/set.zip")
+    get(server, target, copy=mirror / "sets/set.zip")
     assert target.read_bytes() == BODY
     assert server.requests == []
-    get(server, tmp_path / "b.zip", mirror=mirror, mirror_name="sets/none.zip")
+    get(server, tmp_path / "b.zip", copy=mirror / "sets/none.zip")
     assert len(server.requests) == 1
 
 
@@ -234,8 +234,7 @@ def test_a_wrong_mirror_file_is_an_error(tmp_path: Path) -> None:
             "http://nowhere.invalid/set.zip",
             target,
             sha256=SHA256,
-            mirror=tmp_path,
-            mirror_name="set.zip",
+            copy=tmp_path / "set.zip",
         )
     assert left(target.parent) == []
     assert (tmp_path / "set.zip").read_bytes() == b"wrong"
