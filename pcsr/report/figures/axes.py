@@ -45,8 +45,8 @@ def fit(
     """Set the limits of the axes to the range of the curves; all panels share the PSNR axis.
 
     The axis of PSNR ends ``SHOWN_DB`` below the original, or as low as the best point of each curve
-    and its adaptive decision are.
-    A minimum span keeps a sweep whose points coincide from looking like magnified noise.
+    and its adaptive decision are. A minimum span keeps a sweep whose points coincide from looking
+    like magnified noise.
 
     Args:
         panels: by the column of costs.
@@ -79,10 +79,9 @@ def name(panel: Axes) -> None:
 
 def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
     """Let an axis span all values with a margin, and at least the given pair."""
-    transform = (panel.xaxis if axis == "x" else panel.yaxis).get_transform()
+    transform = getattr(panel, f"{axis}axis").get_transform()
     drawn = transform.transform(values.to_numpy(dtype=float))
-    low, high = float(np.min(drawn)), float(np.max(drawn))
-    middle, span = (low + high) / 2, max(high - low, float(np.ptp(transform.transform(least))))
+    middle = (drawn.min() + drawn.max()) / 2
+    span = max(np.ptp(drawn), np.ptp(transform.transform(least)))
     ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
-    set_limits = panel.set_xlim if axis == "x" else panel.set_ylim
-    set_limits(*transform.inverted().transform(ends))
+    panel.set(**{f"{axis}lim": transform.inverted().transform(ends)})

@@ -118,16 +118,9 @@ def comparison(
 def gain_over(original: Image, sr: Image, hr: Image) -> NDArray[np.float64]:
     """Return by how many grey levels ``sr`` is nearer to HR at each pixel than ``original``.
 
-    Args:
-        original: (H, W, 3), as are the others.
-        sr: what is compared with it.
-        hr: the truth.
-
-    Returns:
-        (H, W), the mean over the channels; negative where ``sr`` is further from HR.
+    It is (H, W), the mean over the channels; negative where ``sr`` is further from HR.
     """
-    errors = (np.abs(image.astype(float) - hr).mean(axis=2) for image in (original, sr))
-    before, after = errors
+    before, after = (np.abs(image.astype(float) - hr).mean(axis=2) for image in (original, sr))
     return before - after
 
 
@@ -143,10 +136,8 @@ def most_divided(rows: pd.DataFrame) -> tuple[str, float]:
     shares = rows[share_columns(rows)].fillna(0).to_numpy()
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     entropy = pd.Series(-(shares * logs).sum(axis=1), rows.index).round(9)
-    order = rows.assign(entropy=entropy).sort_values(
-        ["entropy", "knob", "image"], ascending=[False, True, True]
-    )
-    first = order.iloc[0]
+    order = ["entropy", "knob", "image"]
+    first = rows.assign(entropy=-entropy).sort_values(order).iloc[0]
     return str(first["image"]), float(first["knob"])
 
 
@@ -176,20 +167,18 @@ def routing_figure(
     Raises:
         ValueError: the sizes differ, or a label is not one of the branches.
     """
-    routed = routing_image(labels, branches, sr)
     height = 4.4 * sr.shape[0] / sr.shape[1]
     figure = Figure(figsize=(13.6, height + 1.4), layout="constrained")
     panels = figure.subplots(1, 3)
-    for panel in panels:
+    titles = ("SR", f"branch of each {unit}", "error reduction against the original")
+    for panel, text in zip(panels, titles, strict=True):
         panel.set_axis_off()
+        panel.set_title(text, fontsize="medium")
     panels[0].imshow(sr, interpolation="antialiased")
-    panels[0].set_title("SR", fontsize="medium")
-    panels[1].imshow(routed, interpolation="antialiased")
-    panels[1].set_title(f"branch of each {unit}", fontsize="medium")
+    panels[1].imshow(routing_image(labels, branches, sr), interpolation="antialiased")
     colours = LinearSegmentedColormap.from_list("gain", GAINS)
     limits = {"vmin": -LARGEST_GAIN, "vmax": LARGEST_GAIN}
     drawn = panels[2].imshow(gain, cmap=colours, interpolation="antialiased", **limits)
-    panels[2].set_title("error reduction against the original", fontsize="medium")
     bar = figure.colorbar(drawn, ax=panels[2], shrink=0.8, extend="both")
     bar.set_label("grey levels of 255")
     handles = []
@@ -198,9 +187,13 @@ def routing_figure(
         mean = f", {gain[here].mean():+z.2f}" if here.any() else ""
         label = escape.mathtext(f"{name}: {100 * here.mean():.1f} %{mean}")
         handles.append(Patch(facecolor=branch_colours(branches)[j], label=label))
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": branches, "frameon": False}
-    meaning = "share of the pixels, mean error reduction in grey levels of 255"
-    figure.legend(handles=handles, title=meaning, **place)
+    figure.legend(
+        handles=handles,
+        title="share of the pixels, mean error reduction in grey levels of 255",
+        loc="outside lower center",
+        ncols=branches,
+        frameon=False,
+    )
     figure.suptitle(escape.mathtext(title))
     return figure
 
