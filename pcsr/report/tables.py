@@ -46,6 +46,19 @@ DECIMALS = {
 QUALITY = dict.fromkeys(("PSNR-RGB (dB)", "PSNR-Y (dB)", "SSIM"), 1)  # more is better
 COSTS = dict.fromkeys((name for name in DECIMALS if "GFLOPs" in name or "%" in name[:1]), -1)
 LEADING = r"^([+-]?\d[\d.]*)"  # the number that a cell begins with
+HEAD = f"""\
+# Operating points
+
+Means over the images of each test set. GFLOPs are per image, by the paper and the
+algorithmic convention and as the engine executes them; parameters are those of the whole
+model. The heavy share is the share of the units that the most expensive branch computed.
+Units are what was routed (images, tiles or HR pixels). LR pixels are those processed:
+more than the image has where tiles overlap. The knob is k for PCSR and ClassSR (larger
+saves more), eta in dB for ENAF (larger saves more) and eta over the full cost for ARM
+(smaller saves more). ADM is the adaptive decision, which has no knob. Bold is the best
+of a column; costs compete among points that lose at most
+{LOSS_DB:g} dB to the original.
+"""
 
 
 def table(
@@ -82,11 +95,14 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
     order = [*PLACE, "first", "curve", "adaptive", "knob"]
     upwards = [name not in ("first", "adaptive") for name in order]
     points = points.sort_values(order, ascending=upwards, ignore_index=True)
-    measured = ["psnr_rgb", *(f"gflops_{count}" for count in COUNTS)]
-    reference = points[points["first"]].drop_duplicates(PLACE).set_index(PLACE)[measured]
-    points = points.join(reference.add_suffix("_original"), on=PLACE)
-    points["delta"] = points["psnr_rgb"] - points["psnr_rgb_original"]
-    table = pd.DataFrame(
+    costs = [f"gflops_{count}" for count in COUNTS]
+    originals = points[points["first"]].drop_duplicates(PLACE).set_index(PLACE)
+    original = points[PLACE].join(originals[["psnr_rgb", *costs]], on=PLACE)
+    points["delta"] = points["psnr_rgb"] - original["psnr_rgb"]
+    percent = 100 * points[costs] / original[costs]
+    counted = points["parameters"].notna().any()  # older sweeps lack them
+    parameters = {"Parameters (K)": points["parameters"] / 1e3} if counted else {}
+    return pd.DataFrame(
         {
             "Test set": points["test_set"],
             "Backbone": points["backbone"],
@@ -99,19 +115,15 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
             "PSNR-Y (dB)": points["psnr_y"],
             "SSIM": points["ssim"],
             **{name: points[name] for name in metrics},
+            **{f"GFLOPs ({count})": points[f"gflops_{count}"] for count in COUNTS},
+            **{f"% of original ({count})": percent[f"gflops_{count}"] for count in COUNTS},
+            **parameters,
+            "Heavy share (%)": 100 * points["heavy"],
+            "Units": points["units"],
+            "LR pixels": points["lr_pixels"],
+            "Note": _notes(points),
         }
     )
-    for count in COUNTS:
-        table[f"GFLOPs ({count})"] = points[f"gflops_{count}"]
-    for count in COUNTS:
-        whole = points[f"gflops_{count}_original"]
-        table[f"% of original ({count})"] = 100 * points[f"gflops_{count}"] / whole
-    if points["parameters"].notna().any():  # older sweeps lack them
-        table["Parameters (K)"] = points["parameters"] / 1e3
-    table["Heavy share (%)"] = 100 * points["heavy"]
-    table["Units"] = points["units"]
-    table["LR pixels"] = points["lr_pixels"]
-    return table.assign(Note=_notes(points))
 
 
 def _notes(points: pd.DataFrame) -> pd.Series:
@@ -223,24 +235,11 @@ def _decimals(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _sections(table: pd.DataFrame, notes: Sequence[str]) -> str:
-    head = [
-        "# Operating points\n",
-        "Means over the images of each test set. GFLOPs are per image, by the paper and the",
-        "algorithmic convention and as the engine executes them; parameters are those of the whole",
-        "model. The heavy share is the share of the units that the most expensive branch computed.",
-        "Units are what was routed (images, tiles or HR pixels). LR pixels are those processed:",
-        "more than the image has where tiles overlap. The knob is k for PCSR and ClassSR (larger",
-        "saves more), eta in dB for ENAF (larger saves more) and eta over the full cost for ARM",
-        "(smaller saves more). ADM is the adaptive decision, which has no knob. Bold is the best",
-        "of a column; costs compete among points that lose at most",
-        f"{LOSS_DB:g} dB to the original.",
-        *(f"\n{note}" for note in notes),
-    ]
-    sections = []
+    text = HEAD + "".join(f"\n{note}\n" for note in notes)
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
         place = f"{style.name(backbone)} on {style.name(test_set)}, {scale}"
-        sections.append(f"\n## {escape.markdown(place)}\n\n{_section(rows)}")
-    return "\n".join(head) + "\n" + "".join(sections)
+        text += f"\n## {escape.markdown(place)}\n\n{_section(rows)}"
+    return text
 
 
 def _section(rows: pd.DataFrame) -> str:

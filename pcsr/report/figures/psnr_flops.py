@@ -278,8 +278,8 @@ def _write(panel: Axes, curves: list[Drawn], static: pd.DataFrame, x: str) -> No
 
 def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     scales = ", ".join(f"x{scale:g}" for scale in sorted(set(points["scale"])))
-    least, most = points["images"].min(), points["images"].max()
-    images = f"{most}" if least == most else f"{least} to {most}"
+    counts = sorted({points["images"].min(), points["images"].max()})
+    images = " to ".join(map(str, counts))
     part = "" if points["complete"].all() else ", a subset of the published set"
     if exact := points["exact"].max():
         part += f", without {exact} restored exactly"
