@@ -12,17 +12,9 @@ from pydantic import Field
 from pcsr import escape
 from pcsr.config.base import Facts
 from pcsr.config.options import Results
+from pcsr.report import tidy
 from pcsr.report.columns import MOST
-from pcsr.report.tidy import (
-    PLACE,
-    REFERENCE,
-    knob_text,
-    labels,
-    load,
-    read_facts,
-    summarise,
-    training_note,
-)
+from pcsr.report.tidy import PLACE, REFERENCE
 from pcsr.storage import files
 
 GATE_DB = 0.05  # below the original, and still as good
@@ -60,9 +52,9 @@ def summary(
     """Write a sentence per test set and backbone: the cheapest point as good as the original."""
     files.require_suffix(out, ".txt", "--out")
     files.check_outputs([results, *([times] if times else [])], [out])
-    timed = read_facts(Times, times).cases if times else ()
-    measured = load(results)
-    lines = [*sentences(measured, timed), *training_note(measured)]
+    timed = tidy.read_facts(Times, times).cases if times else ()
+    measured = tidy.load(results)
+    lines = [*sentences(measured, timed), *tidy.training_note(measured)]
     files.write_text(out, "".join(f"{line}\n" for line in lines))
 
 
@@ -70,15 +62,11 @@ def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[
     """Yield a sentence for each test set, backbone and scale that has an original.
 
     It names the operating point that executes the fewest FLOPs of those within ``GATE_DB`` of the
-    original. If a backbone was timed, only its timed points are considered.
-
-    Args:
-        results: of a suite.
-        times: cases of ``pcsr bench``, whose ratios are to the original of the backbone; those in
-            float32 are taken, as results are.
+    original. If a backbone was timed, only its timed points are considered. Times are ratios to the
+    original of the backbone; those in float32 are taken, as results are.
     """
-    points = summarise(results)
-    points = points.assign(curve=labels(points), setting=points.apply(knob_text, axis="columns"))
+    points = tidy.summarise(results).assign(curve=tidy.labels)
+    points["setting"] = points.apply(tidy.knob_text, axis="columns")
     ratios = [
         (one.backbone, one.method, one.knob, one.time_ratio, *(one.time_ratio_quartiles or NONE))
         for one in times

@@ -10,22 +10,11 @@ from cyclopts import Parameter
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
+from pcsr.report import tidy
 from pcsr.report.columns import COUNTS
 from pcsr.report.figures import style
 from pcsr.report.pages import html
-from pcsr.report.tidy import (
-    PLACE,
-    REFERENCE,
-    exact_images,
-    heavy_share,
-    knob_text,
-    labels,
-    load,
-    other_metrics,
-    summarise,
-    training_note,
-    write_csv,
-)
+from pcsr.report.tidy import PLACE, REFERENCE
 from pcsr.storage import files
 
 TOLERANCES_DB = (0.02, 0.05)
@@ -70,9 +59,9 @@ def table(
     """Write the operating points: PSNR and cost of each method and knob value."""
     outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
     files.check_outputs([results], outputs)
-    measured = load(results)
-    points = operating_points(summarise(measured), other_metrics(measured))
-    notes = [*training_note(measured), *exact_images(measured)]
+    measured = tidy.load(results)
+    points = operating_points(tidy.summarise(measured), tidy.other_metrics(measured))
+    notes = [*tidy.training_note(measured), *tidy.exact_images(measured)]
     for path in outputs:
         write(points, path, notes)
 
@@ -90,7 +79,7 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
         summary: ``tidy.summarise`` of results.
         metrics: columns of metrics of other packages, each a column of the table.
     """
-    points = summary.assign(curve=labels(summary), heavy=heavy_share(summary))
+    points = summary.assign(curve=tidy.labels(summary), heavy=tidy.heavy_share(summary))
     points["first"] = points["method"] == REFERENCE
     order = [*PLACE, "first", "curve", "adaptive", "knob"]
     upwards = [name not in ("first", "adaptive") for name in order]
@@ -108,7 +97,7 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
             "Backbone": points["backbone"],
             "Scale": points["scale"].map("x{:g}".format),
             "Method": points["curve"],
-            "Knob": points.apply(knob_text, axis="columns"),
+            "Knob": points.apply(tidy.knob_text, axis="columns"),
             "Images": points["images"],
             "PSNR-RGB (dB)": points["psnr_rgb"],
             "vs original (dB)": points["delta"].mask(points["first"]),
@@ -141,13 +130,10 @@ def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
     """Write operating points atomically as .csv (all digits), .md, .html or .tex, by the suffix.
 
     ``notes`` are sentences for the pages. The LaTeX is a bare ``tabular`` that needs the package
-    booktabs.
-
-    Raises:
-        UserError: the suffix is another one.
+    booktabs. Another suffix is a UserError.
     """
     if path.suffix == ".csv":
-        write_csv(table, path)
+        tidy.write_csv(table, path)
     elif path.suffix == ".md":
         files.write_text(path, _sections(table, notes))
     elif path.suffix == ".html":
@@ -194,18 +180,15 @@ def best_cells(
         better: column -> 1 if more is better, -1 if less is; other columns have no best.
         by: columns; rows compete with rows that have the same values there.
         among: which rows compete; all by default.
-
-    Returns:
-        A table of booleans of the same shape.
     """
     marked = pd.DataFrame(False, index=table.index, columns=table.columns)
     groups = table.groupby(list(by)).ngroup() if by else pd.Series(0, table.index)
     for name in table.columns.intersection(list(better)):
         numbers = table[name].str.extract(LEADING)[0].astype(float) * better[name]
-        values = (numbers if among is None else numbers.where(among)).groupby(groups)
-        marked[name] = (numbers == values.transform("max")) & (values.transform("nunique") > 1)
         if among is not None:
-            marked[name] &= among
+            numbers = numbers.where(among)  # NaN is never the best
+        values = numbers.groupby(groups)
+        marked[name] = (numbers == values.transform("max")) & (values.transform("nunique") > 1)
     return marked
 
 

@@ -23,8 +23,7 @@ def scale(panel: Axes, points: pd.DataFrame, static: pd.DataFrame, x: str) -> No
     A cost of 0 (bicubic everywhere) stands at its left.
     """
     costs = points[x]
-    apart = costs.max() > SPREAD * costs[points["method"] == REFERENCE].max()
-    if static.empty and not apart:
+    if static.empty and not costs.max() > SPREAD * costs[points["method"] == REFERENCE].max():
         return
     if (costs > 0).all():
         panel.set_xscale("log")
@@ -48,11 +47,8 @@ def fit(
     and its adaptive decision are. A minimum span keeps a sweep whose points coincide from looking
     like magnified noise.
 
-    Args:
-        panels: by the column of costs.
-        points: of all curves and of the original, with their ``curve``.
-        static: other networks.
-        tops: PSNR of what has to be seen besides.
+    Panels are by their column of costs; ``points`` are those of all curves and of the original, and
+    ``tops`` what has to be seen besides (PSNR).
     """
     psnr = points["psnr_rgb"]
     originals = psnr[points["method"] == REFERENCE]

@@ -22,22 +22,12 @@ SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def write_names(
-    panel: Axes,
-    points: pd.DataFrame,
-    x: str,
-    colour: str,
-    taken: list[Bbox],
-    y: str = "psnr_rgb",
+    panel: Axes, points: pd.DataFrame, x: str, colour: str, taken: list[Bbox], y: str = "psnr_rgb"
 ) -> None:
     """Write the ``name`` of every point beside its marker, where it covers least.
 
-    Args:
-        panel: with its final scale.
-        points: with their ``name``.
-        x: column of costs.
-        colour: of the texts.
-        taken: boxes in pixels that are in use; those of the texts are added.
-        y: column of the vertical axis.
+    The panel has its final scale; ``x`` and ``y`` are the columns that it shows. ``taken`` are
+    boxes in pixels that are in use, to which those of the texts are added.
     """
     for name, *at in points[["name", x, y]].itertuples(index=False):
         _write_beside(panel, panel.transData.transform(at), name, colour, taken)
@@ -130,8 +120,7 @@ def _write_beside(
     """Write a text beside a pixel, where it covers least."""
     boxes = list(_beside(place, text, _unit(panel)))
     inside = [box for box in boxes if _within(panel, box)] or boxes
-    box = min(inside, key=lambda one: one.count_overlaps(taken))
-    _write(panel, box, text, colour, taken)
+    _write(panel, min(inside, key=lambda box: box.count_overlaps(taken)), text, colour, taken)
 
 
 def _write(panel: Axes, box: Bbox, text: str, colour: str, taken: list[Bbox]) -> None:

@@ -18,23 +18,15 @@ from matplotlib.patches import Patch
 
 from pcsr import escape
 from pcsr.config.options import Results
-from pcsr.errors import unknown_name
+from pcsr.errors import require_name
+from pcsr.report import tidy
 from pcsr.report.columns import COUNTS
 from pcsr.report.curves import Curve, Floats, estimates
 from pcsr.report.fairness import frontier
 from pcsr.report.figures import axes, notes, style
 from pcsr.report.figures.saving import SUFFIXES, save
 from pcsr.report.figures.style import Style
-from pcsr.report.tidy import (
-    REFERENCE,
-    common_images,
-    comparable,
-    labels,
-    load,
-    protocol_text,
-    summarise,
-    training_text,
-)
+from pcsr.report.tidy import REFERENCE
 from pcsr.storage import files
 
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
@@ -51,19 +43,14 @@ MOST = 2  # panels in a row
 
 @dataclass(frozen=True)
 class Drawn:
-    """A curve: its means, and how it is drawn.
-
-    Attributes:
-        number: among the experiments of its method, which share a colour and a marker.
-        points: rows of the summary, by knob; the adaptive decision among them.
-        band: PSNR in dB, (2, knob values), between which the mean lies with 95 % confidence as far
-            as it depends on the difference from the original; None where there is no interval.
-    """
+    """A curve: its means, and how it is drawn."""
 
     name: str
     style: Style
-    number: int
-    points: pd.DataFrame
+    number: int  # among the experiments of its method, which share a colour and a marker
+    points: pd.DataFrame  # rows of the summary, by knob; the adaptive decision among them
+    # PSNR in dB, (2, knob values), between which the mean lies with 95 % confidence as far as it
+    # depends on the difference from the original; None where there is no interval.
     band: Floats | None
 
     @property
@@ -89,7 +76,7 @@ def figure(
     """Draw PSNR over GFLOPs by every count of FLOPs: one curve per method."""
     outputs = [out.with_suffix(suffix) for suffix in SUFFIXES]
     files.check_outputs([results], outputs)
-    drawn = psnr_flops(load(results), test_set, backbone)
+    drawn = psnr_flops(tidy.load(results), test_set, backbone)
     for path in outputs:
         save(drawn, path)
 
@@ -107,9 +94,11 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     Raises:
         UserError: nothing was measured for this test set or backbone.
     """
-    summary = summarise(results)
-    points = _select(_select(summary, "test_set", test_set), "backbone", backbone)
-    points = points.assign(curve=labels)
+    points = summary = tidy.summarise(results)
+    for column, name in (("test_set", test_set), ("backbone", backbone)):
+        require_name(column.replace("_", " "), name, set(points[column]), "results")
+        points, results = (table[table[column] == name] for table in (points, results))
+    points = points.assign(curve=tidy.labels)
     curves = list(_curves(points, results, style.styles(summary["method"])))
     static = _static(summary, points)
     titles = _titles(points, static)
@@ -163,20 +152,12 @@ def _legend(figure: Figure, handles: list[Artist], panels: int) -> None:
         legend.remove()
 
 
-def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
-    chosen = summary[summary[column] == name]
-    if chosen.empty:
-        raise unknown_name(column.replace("_", " "), name, set(summary[column]), "results")
-    return chosen
-
-
 def _curves(
     points: pd.DataFrame, results: pd.DataFrame, styles: dict[str, Style]
 ) -> Iterator[Drawn]:
     """Yield every curve of one test set and backbone but the original."""
-    place = points.iloc[0][["test_set", "backbone"]]
-    rows = comparable(results[(results[list(place.index)] == place).all(axis="columns")])
-    rows = common_images(rows[rows["main"]]).assign(curve=labels)
+    rows = tidy.comparable(results)
+    rows = tidy.common_images(rows[rows["main"]]).assign(curve=tidy.labels)
     for method, of_method in points[points["method"] != REFERENCE].groupby("method"):
         for number, (curve, of_curve) in enumerate(of_method.groupby("curve")):
             yield Drawn(
@@ -194,9 +175,7 @@ def _band(rows: pd.DataFrame, originals: pd.DataFrame) -> Floats | None:
     curve, original = Curve.of(rows, "paper"), Curve.of(originals, "paper")
     difference = curve.psnr - original.psnr
     found = estimates(lambda some: difference[some].mean(axis=0), len(difference))
-    band = original.psnr.mean() + np.array(
-        [[one.low for one in found], [one.high for one in found]]
-    )
+    band = original.psnr.mean() + np.array([(one.low, one.high) for one in found]).T
     return None if np.isnan(band).all() else band
 
 
@@ -204,7 +183,7 @@ def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Select the static networks of the same test set, by name: originals of other backbones."""
     here = summary["test_set"].isin(points["test_set"]) & summary["scale"].isin(points["scale"])
     originals = summary[here & (summary["method"] == REFERENCE)]
-    originals = originals.assign(curve=labels).assign(name=frontier.names)
+    originals = originals.assign(curve=tidy.labels).assign(name=frontier.names)
     return originals[~originals["backbone"].isin(points["backbone"])]
 
 
@@ -285,9 +264,9 @@ def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
         part += f", without {exact} restored exactly"
     lines = [
         f"{style.name(backbone)} on {style.name(test_set)}, {scales}",
-        f"mean of {images} images{part}; {protocol_text(points)}",
+        f"mean of {images} images{part}; {tidy.protocol_text(points)}",
     ]
-    if trained := training_text(points):
+    if trained := tidy.training_text(points):
         lines.append(f"weights {trained}")
     return "\n".join(map(escape.mathtext, lines))
 

@@ -36,16 +36,12 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Style:
-    """How the curves of a method are drawn, and what its knob is called.
-
-    Attributes:
-        unit: of the knob, where methods mean different things by one letter.
-    """
+    """How the curves of a method are drawn, and what its knob is called."""
 
     colour: str
     marker: str
     knob: str = "knob"
-    unit: str = ""
+    unit: str = ""  # of the knob, where methods mean different things by one letter
 
     @property
     def knob_and_unit(self) -> str:

@@ -20,8 +20,7 @@ def html(markdown: str) -> str:
     # A second defence: a page contains foreign names, which `escape.markdown` should have escaped.
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.disable(["image", "link", "autolink", "reference"]).parse(markdown)
-    heading = next((token for token in tokens if token.type == "inline"), None)
-    title = "".join(part.content for part in heading.children or ()) if heading else ""
+    title = next((tables.text_of(token) for token in tokens if token.type == "inline"), "")
     body = parser.renderer.render(tables.dressed(tokens), parser.options, {})
     script = _source("tables.js") if any(token.type == "table_open" for token in tokens) else ""
     element = f"<script>{script}</script>\n" if script else ""

@@ -36,11 +36,11 @@ def dressed(tokens: Sequence[Token]) -> list[Token]:
     head = cell = 0
     for before, token in pairwise([Token("", "", 0), *tokens]):
         if before.type == "heading_open":
-            section = _text(token)
+            section = text_of(token)
         elif before.type == "th_open":
-            headings.append(_text(token))
+            headings.append(text_of(token))
         elif before.type == "td_open":
-            text = _text(token)
+            text = text_of(token)
             short = SHORT if len(text) <= LONGEST_SHORT else ""
             before.attrSet("class", f"{short} {kind_of(headings[cell], text)}".strip())
             cell += 1
@@ -61,6 +61,11 @@ def dressed(tokens: Sequence[Token]) -> list[Token]:
     return out
 
 
+def text_of(token: Token) -> str:
+    """Return the text of a cell or of a heading, without marks."""
+    return "".join(part.content for part in token.children or ())
+
+
 def kind_of(heading: str, text: str) -> str:
     """Return the class of a cell that holds a difference: ``GOOD``, ``BAD``, ``OPEN``, or "".
 
@@ -77,11 +82,6 @@ def kind_of(heading: str, text: str) -> str:
     return GOOD if min(ends) > 0 else BAD if max(ends) < 0 else ""
 
 
-def _text(token: Token) -> str:
-    """Return the text of a cell or a heading, without marks."""
-    return "".join(part.content for part in token.children or ())
-
-
 def _block(html: str) -> Token:
     return Token("html_block", "", 0, content=html)
 
@@ -89,7 +89,7 @@ def _block(html: str) -> Token:
 def _head(tokens: Sequence[Token]) -> str:
     """Return the rows of a head; neighbours that differ only in brackets share the rest above."""
     cells = [
-        (_text(inline), "right" if "right" in str(opening.attrs.get("style")) else "left")
+        (text_of(inline), "right" if "right" in str(opening.attrs.get("style")) else "left")
         for opening, inline in pairwise(tokens)
         if opening.type == "th_open"
     ]
