@@ -9,6 +9,7 @@ runs of the same code (time, commit) is not in the table but in the JSON beside 
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -142,10 +143,9 @@ def _apart(table: pd.DataFrame, path: Path) -> float | None:
 
 def _recorded(path: Path) -> str | None:
     """Return the checksum of the table that a JSON file was written for, if it has one."""
-    try:
+    with suppress(UserError):
         return read_facts(Made, path).sha256
-    except UserError:
-        return None
+    return None
 
 
 def collect(paths: Sequence[Path]) -> pd.DataFrame:
@@ -157,8 +157,7 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
         ``training`` (iterations) and ``released``.
 
     Raises:
-        UserError: a file is missing, empty or lacks a column or key, or a row has an impossible
-            value; names the file and the problem.
+        UserError: as ``read_rows`` and ``read_facts``; or there is no sweep.
     """
     if not paths:
         raise UserError("no sweep was given to collect; evaluate an experiment first.")
@@ -169,8 +168,7 @@ def load(path: Path) -> pd.DataFrame:
     """Read the results that ``write_csv`` wrote, with the types that ``collect`` gave them.
 
     Raises:
-        UserError: the file is missing, empty or lacks a column, a row has an impossible value, or
-            no row is of the suite's own protocol.
+        UserError: as ``read_rows``; or no row is of the suite's own protocol.
     """
     rows = read_rows(path, RESULT_TYPES)
     if not rows["main"].any():
@@ -309,8 +307,7 @@ def protocol_text(summary: pd.DataFrame) -> str:
         cropped = "cropped to whole tiles" if crop == "tiles" else "not cropped"
         return f"{lr_text(lr)} LR, {cropped}, {'refined' if refine else 'not refined'}"
 
-    protocols = zip(*(summary[name] for name in PROTOCOL), strict=True)
-    return "; ".join(dict.fromkeys(words(*protocol) for protocol in protocols))
+    return "; ".join(dict.fromkeys(map(words, *(summary[name] for name in PROTOCOL))))
 
 
 def training_text(results: pd.DataFrame) -> str:
