@@ -41,7 +41,7 @@ def scale(panel: Axes, points: pd.DataFrame, static: pd.DataFrame, x: str) -> No
 def fit(
     panels: Mapping[str, Axes], points: pd.DataFrame, static: pd.DataFrame, tops: Floats
 ) -> None:
-    """Set the limits of the axes to the range of the curves; all panels share the PSNR axis.
+    """Fit the axes to the range of the curves, and name their costs; panels share the PSNR axis.
 
     The axis of PSNR ends ``SHOWN_DB`` below the original, or as low as the best point of each curve
     and its adaptive decision are. A minimum span keeps a sweep whose points coincide from looking
@@ -62,15 +62,9 @@ def fit(
         shown = shown[shown["psnr_rgb"] >= lowest]
         least = 2 if panel.get_xscale() != "linear" else 1.1
         _widen(panel, "x", shown[x], cost.max() * np.array([1, least]))
+        _name(panel)
         heights += shown["psnr_rgb"].tolist()
     _widen(panel, "y", pd.Series(heights), np.array([0, 0.1]))
-
-
-def name(panel: Axes) -> None:
-    """Name the axis of costs and its scale; to be called when it has its limits."""
-    kind, linear = panel.get_xscale(), getattr(panel.xaxis.get_transform(), "linthresh", 0)
-    below = f", linear below {linear:g}" if panel.get_xlim()[0] < linear else ""
-    panel.set_xlabel("GFLOPs per image" + ("" if kind == "linear" else f" (log scale{below})"))
 
 
 def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
@@ -81,3 +75,10 @@ def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
     span = max(np.ptp(drawn), np.ptp(transform.transform(least)))
     ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
     panel.set(**{f"{axis}lim": transform.inverted().transform(ends)})
+
+
+def _name(panel: Axes) -> None:
+    """Name the axis of costs and its scale, which depends on its limits."""
+    kind, linear = panel.get_xscale(), getattr(panel.xaxis.get_transform(), "linthresh", 0)
+    below = f", linear below {linear:g}" if panel.get_xlim()[0] < linear else ""
+    panel.set_xlabel("GFLOPs per image" + ("" if kind == "linear" else f" (log scale{below})"))

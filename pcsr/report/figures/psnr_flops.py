@@ -111,10 +111,10 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
         sns.despine(ax=panel)
     tops = np.array([curve.band[1].max() for curve in curves if curve.band is not None])
     axes.fit(panels, points, static, tops)
-    for x, panel in panels.items():
-        axes.name(panel)
-        if len(static):
-            _draw_static(panel, pd.concat([points[points["method"] == REFERENCE], static]), x)
+    if len(static):
+        networks = pd.concat([points[points["method"] == REFERENCE], static])
+        for x, panel in panels.items():
+            _draw_static(panel, networks, x)
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
     _legend(figure, _handles(points, static, curves), len(panels))
     figure.draw_without_rendering()  # the texts need the final scale of the axes
