@@ -110,12 +110,11 @@ def read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _require_possible(path: Path, rows: pd.DataFrame) -> None:
-    for column in rows:
-        share = SHARE if str(column).startswith("share_") else None
-        if bounds := BOUNDS.get(str(column), share):
+    for column in map(str, rows):
+        bounds = SHARE if column.startswith("share_") else BOUNDS.get(column)
+        if bounds:
             possible = rows[column].isna() | rows[column].between(*bounds)
-            low, high = bounds
-            refuse(path, rows, ~possible, str(column), f"must be from {low:g} to {high:g}")
+            refuse(path, rows, ~possible, column, "must be from {:g} to {:g}".format(*bounds))
     require_once(path, rows, [*MODEL, *ONCE])
 
 
@@ -126,21 +125,15 @@ def require_once(path: Path, rows: pd.DataFrame, once: Iterable[str] = ONCE) -> 
 
 
 def refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, column: str, what: str) -> None:
-    """Raise a UserError that names the first wrong row, if there is one; the header is line 1.
+    """Raise a UserError that names the first ``wrong`` row of a file, if there is one.
 
-    Args:
-        path: the file that the rows are of.
-        rows: all of its rows.
-        wrong: which of them are wrong.
-        column: what is wrong there.
-        what: what is wrong, as it reads after the value.
+    ``what`` is said after the value of ``column``, which is what is wrong there.
     """
     if wrong.any():
-        first = int(wrong.to_numpy().argmax())
-        value = rows[column].iloc[first]
+        first = int(wrong.to_numpy().argmax())  # the header is line 1
         raise UserError(
-            f"{path}: line {first + 2}: {column}: {value!s:.60} {what}; measure again with "
-            "`pcsr sweep` and `pcsr collect`."
+            f"{path}: line {first + 2}: {column}: {rows[column].iloc[first]!s:.60} {what}; measure "
+            "again with `pcsr sweep` and `pcsr collect`."
         )
 
 

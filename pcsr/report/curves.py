@@ -68,11 +68,8 @@ def estimates(statistics: Callable[[NDArray[np.intp]], Floats], images: int) -> 
         low, high = stats.bootstrap(
             (everything,), of_each, n_resamples=RESAMPLES, method="percentile", rng=SEED
         ).confidence_interval
-    exist = ~np.isnan(values)
-    return [
-        Estimate(*map(float, one)) if there else Estimate(float(one[0]))
-        for there, one in zip(exist, zip(values, low, high, strict=True), strict=True)
-    ]
+    low, high = np.where(np.isnan(values), np.nan, [low, high])
+    return [Estimate(*map(float, one)) for one in zip(values, low, high, strict=True)]
 
 
 def mean(values: Floats) -> Estimate:
@@ -173,11 +170,7 @@ def bd_psnr(anchor: Curve, test: Curve, images: NDArray[np.intp]) -> float:
 
 
 def _delta(
-    measure: Callable[..., float],
-    over: str,
-    anchor: Curve,
-    test: Curve,
-    images: NDArray[np.intp],
+    measure: Callable[..., float], over: str, anchor: Curve, test: Curve, images: NDArray[np.intp]
 ) -> float:
     curves = [_rates(curve, images) for curve in (anchor, test)]
     if any(len(rate) < 2 for rate, _ in curves):
@@ -186,9 +179,8 @@ def _delta(
     common = min(r.max() for r in ranges) - max(r.min() for r in ranges)
     if common < max(LEAST_COMMON * min(np.ptp(r) for r in ranges), LEAST_RANGE):
         return np.nan
-    (rate, quality), (other_rate, other_quality) = curves
     options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
-    return float(measure(rate, quality, other_rate, other_quality, **options))
+    return float(measure(*curves[0], *curves[1], **options))
 
 
 def _rates(curve: Curve, images: NDArray[np.intp]) -> tuple[Floats, Floats]:

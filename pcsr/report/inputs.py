@@ -75,8 +75,10 @@ def inputs_markdown(study: Study, present: Present) -> str:
     for name in present.test_sets:
         path = Path(files.prepared(name)) / MANIFEST
         sets.append(_test_set(name, read_facts(ManifestFacts, path)))
-    used += [_absent("Experiment", name, why) for name, why in present.absent_weights.items()]
-    sets += [_absent("Test set", name, why) for name, why in present.absent_test_sets.items()]
+    for name, why in present.absent_weights.items():
+        used.append({"Experiment": name, "State": f"not run: {why}"})
+    for name, why in present.absent_test_sets.items():
+        sets.append({"Test set": name, "State": f"not run: {why}"})
     return f"""# What suite {escape.markdown(suite)} was measured with
 
 ## Weights
@@ -89,10 +91,6 @@ Whatever was not available was left out, and its claims read "not run". A set wi
 the published one is partial: its means are not comparable with published means. If more of its
 images are available now, remove its folder under data/prepared and run again.
 """
-
-
-def _absent(column: str, name: str, why: str) -> dict[str, str]:
-    return {column: name, "State": f"not run: {why}"}
 
 
 def _weights(experiment: str, facts: WeightsFacts) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from cyclopts import Parameter
 from pydantic import Field
@@ -11,20 +12,13 @@ from pydantic import Field
 from pcsr import escape
 from pcsr.config.base import Facts
 from pcsr.config.options import Results
+from pcsr.report import tidy
 from pcsr.report.columns import MOST
-from pcsr.report.tidy import (
-    PLACE,
-    REFERENCE,
-    knob_text,
-    labels,
-    load,
-    read_facts,
-    summarise,
-    training_note,
-)
+from pcsr.report.tidy import PLACE, REFERENCE
 from pcsr.storage import files
 
 GATE_DB = 0.05  # below the original, and still as good
+NONE = np.nan, np.nan  # quartiles
 ROUTED = "engine"  # what `pcsr bench` calls the path of a method that routes pixels
 
 
@@ -58,9 +52,9 @@ def summary(
     """Write a sentence per test set and backbone: the cheapest point as good as the original."""
     files.require_suffix(out, ".txt", "--out")
     files.check_outputs([results, *([times] if times else [])], [out])
-    timed = read_facts(Times, times).cases if times else ()
-    measured = load(results)
-    lines = [*sentences(measured, timed), *training_note(measured)]
+    timed = tidy.read_facts(Times, times).cases if times else ()
+    measured = tidy.load(results)
+    lines = [*sentences(measured, timed), *tidy.training_note(measured)]
     files.write_text(out, "".join(f"{line}\n" for line in lines))
 
 
@@ -68,23 +62,19 @@ def sentences(results: pd.DataFrame, times: tuple[Timed, ...] = ()) -> Iterator[
     """Yield a sentence for each test set, backbone and scale that has an original.
 
     It names the operating point that executes the fewest FLOPs of those within ``GATE_DB`` of the
-    original. If a backbone was timed, only its timed points are considered.
-
-    Args:
-        results: of a suite.
-        times: cases of ``pcsr bench``, whose ratios are to the original of the backbone; those in
-            float32 are taken, as results are.
+    original. If a backbone was timed, only its timed points are considered. Times are ratios to the
+    original of the backbone; those in float32 are taken, as results are.
     """
-    points = summarise(results)
-    points = points.assign(curve=labels(points), setting=points.apply(knob_text, axis="columns"))
-    exact = [case for case in times if case.path == ROUTED and case.precision == "float32"]
-    columns = [*Timed.model_fields]
-    routed = pd.DataFrame([case.model_dump() for case in exact], columns=columns)
-    spread = routed["time_ratio_quartiles"].map(lambda pair: pair or (None, None))
-    routed["low"], routed["high"] = spread.str[0], spread.str[1]
-    ratios = routed.groupby(["backbone", "method", "knob"])[["time_ratio", "low", "high"]].mean()
-    ratios.index.names = ["backbone", "method", "setting"]
-    points = points.join(ratios.rename(columns={"time_ratio": "time"}), on=ratios.index.names)
+    points = tidy.summarise(results).assign(curve=tidy.labels)
+    points["setting"] = points.apply(tidy.knob_text, axis="columns")
+    ratios = [
+        (one.backbone, one.method, one.knob, one.time_ratio, *(one.time_ratio_quartiles or NONE))
+        for one in times
+        if one.path == ROUTED and one.precision == "float32"
+    ]
+    case = ["backbone", "method", "setting"]
+    timed = pd.DataFrame(ratios, columns=[*case, "time", "low", "high"])
+    points = points.join(timed.groupby(case).mean(), on=case)
     for place, rows in points.groupby(PLACE):
         originals = rows[rows["method"] == REFERENCE].sort_values("experiment")
         if len(originals) < len(rows) and len(originals):
@@ -102,7 +92,7 @@ def _sentence(place: tuple[str, str, float], original: pd.Series, points: pd.Dat
     best = good.loc[good["gflops_engine"].idxmin()]
     gained = best["psnr_rgb"] - original["psnr_rgb"]
     share = best["gflops_engine"] / original["gflops_engine"]
-    time = "" if pd.isna(best["time"]) else f" and {best['time']:.0%} of its time"
+    time = f" and {best['time']:.0%} of its time" if pd.notna(best["time"]) else ""
     if pd.notna(best["low"]):
         time += f" (half of the rounds between {best['low']:.0%} and {best['high']:.0%})"
     name = escape.printable(best["curve"])

@@ -10,22 +10,11 @@ from cyclopts import Parameter
 from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
+from pcsr.report import tidy
 from pcsr.report.columns import COUNTS
 from pcsr.report.figures import style
 from pcsr.report.pages import html
-from pcsr.report.tidy import (
-    PLACE,
-    REFERENCE,
-    exact_images,
-    heavy_share,
-    knob_text,
-    labels,
-    load,
-    other_metrics,
-    summarise,
-    training_note,
-    write_csv,
-)
+from pcsr.report.tidy import PLACE, REFERENCE
 from pcsr.storage import files
 
 TOLERANCES_DB = (0.02, 0.05)
@@ -46,6 +35,19 @@ DECIMALS = {
 QUALITY = dict.fromkeys(("PSNR-RGB (dB)", "PSNR-Y (dB)", "SSIM"), 1)  # more is better
 COSTS = dict.fromkeys((name for name in DECIMALS if "GFLOPs" in name or "%" in name[:1]), -1)
 LEADING = r"^([+-]?\d[\d.]*)"  # the number that a cell begins with
+HEAD = f"""\
+# Operating points
+
+Means over the images of each test set. GFLOPs are per image, by the paper and the
+algorithmic convention and as the engine executes them; parameters are those of the whole
+model. The heavy share is the share of the units that the most expensive branch computed.
+Units are what was routed (images, tiles or HR pixels). LR pixels are those processed:
+more than the image has where tiles overlap. The knob is k for PCSR and ClassSR (larger
+saves more), eta in dB for ENAF (larger saves more) and eta over the full cost for ARM
+(smaller saves more). ADM is the adaptive decision, which has no knob. Bold is the best
+of a column; costs compete among points that lose at most
+{LOSS_DB:g} dB to the original.
+"""
 
 
 def table(
@@ -57,9 +59,9 @@ def table(
     """Write the operating points: PSNR and cost of each method and knob value."""
     outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
     files.check_outputs([results], outputs)
-    measured = load(results)
-    points = operating_points(summarise(measured), other_metrics(measured))
-    notes = [*training_note(measured), *exact_images(measured)]
+    measured = tidy.load(results)
+    points = operating_points(tidy.summarise(measured), tidy.other_metrics(measured))
+    notes = [*tidy.training_note(measured), *tidy.exact_images(measured)]
     for path in outputs:
         write(points, path, notes)
 
@@ -77,41 +79,40 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
         summary: ``tidy.summarise`` of results.
         metrics: columns of metrics of other packages, each a column of the table.
     """
-    points = summary.assign(curve=labels(summary), heavy=heavy_share(summary))
+    points = summary.assign(curve=tidy.labels(summary), heavy=tidy.heavy_share(summary))
     points["first"] = points["method"] == REFERENCE
     order = [*PLACE, "first", "curve", "adaptive", "knob"]
     upwards = [name not in ("first", "adaptive") for name in order]
     points = points.sort_values(order, ascending=upwards, ignore_index=True)
-    measured = ["psnr_rgb", *(f"gflops_{count}" for count in COUNTS)]
-    reference = points[points["first"]].drop_duplicates(PLACE).set_index(PLACE)[measured]
-    points = points.join(reference.add_suffix("_original"), on=PLACE)
-    points["delta"] = points["psnr_rgb"] - points["psnr_rgb_original"]
-    table = pd.DataFrame(
+    costs = [f"gflops_{count}" for count in COUNTS]
+    originals = points[points["first"]].drop_duplicates(PLACE).set_index(PLACE)
+    original = points[PLACE].join(originals[["psnr_rgb", *costs]], on=PLACE)
+    points["delta"] = points["psnr_rgb"] - original["psnr_rgb"]
+    percent = 100 * points[costs] / original[costs]
+    counted = points["parameters"].notna().any()  # older sweeps lack them
+    parameters = {"Parameters (K)": points["parameters"] / 1e3} if counted else {}
+    return pd.DataFrame(
         {
             "Test set": points["test_set"],
             "Backbone": points["backbone"],
             "Scale": points["scale"].map("x{:g}".format),
             "Method": points["curve"],
-            "Knob": points.apply(knob_text, axis="columns"),
+            "Knob": points.apply(tidy.knob_text, axis="columns"),
             "Images": points["images"],
             "PSNR-RGB (dB)": points["psnr_rgb"],
             "vs original (dB)": points["delta"].mask(points["first"]),
             "PSNR-Y (dB)": points["psnr_y"],
             "SSIM": points["ssim"],
             **{name: points[name] for name in metrics},
+            **{f"GFLOPs ({count})": points[f"gflops_{count}"] for count in COUNTS},
+            **{f"% of original ({count})": percent[f"gflops_{count}"] for count in COUNTS},
+            **parameters,
+            "Heavy share (%)": 100 * points["heavy"],
+            "Units": points["units"],
+            "LR pixels": points["lr_pixels"],
+            "Note": _notes(points),
         }
     )
-    for count in COUNTS:
-        table[f"GFLOPs ({count})"] = points[f"gflops_{count}"]
-    for count in COUNTS:
-        whole = points[f"gflops_{count}_original"]
-        table[f"% of original ({count})"] = 100 * points[f"gflops_{count}"] / whole
-    if points["parameters"].notna().any():  # older sweeps lack them
-        table["Parameters (K)"] = points["parameters"] / 1e3
-    table["Heavy share (%)"] = 100 * points["heavy"]
-    table["Units"] = points["units"]
-    table["LR pixels"] = points["lr_pixels"]
-    return table.assign(Note=_notes(points))
 
 
 def _notes(points: pd.DataFrame) -> pd.Series:
@@ -129,13 +130,10 @@ def write(table: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
     """Write operating points atomically as .csv (all digits), .md, .html or .tex, by the suffix.
 
     ``notes`` are sentences for the pages. The LaTeX is a bare ``tabular`` that needs the package
-    booktabs.
-
-    Raises:
-        UserError: the suffix is another one.
+    booktabs. Another suffix is a UserError.
     """
     if path.suffix == ".csv":
-        write_csv(table, path)
+        tidy.write_csv(table, path)
     elif path.suffix == ".md":
         files.write_text(path, _sections(table, notes))
     elif path.suffix == ".html":
@@ -182,18 +180,15 @@ def best_cells(
         better: column -> 1 if more is better, -1 if less is; other columns have no best.
         by: columns; rows compete with rows that have the same values there.
         among: which rows compete; all by default.
-
-    Returns:
-        A table of booleans of the same shape.
     """
     marked = pd.DataFrame(False, index=table.index, columns=table.columns)
     groups = table.groupby(list(by)).ngroup() if by else pd.Series(0, table.index)
     for name in table.columns.intersection(list(better)):
         numbers = table[name].str.extract(LEADING)[0].astype(float) * better[name]
-        values = (numbers if among is None else numbers.where(among)).groupby(groups)
-        marked[name] = (numbers == values.transform("max")) & (values.transform("nunique") > 1)
         if among is not None:
-            marked[name] &= among
+            numbers = numbers.where(among)  # NaN is never the best
+        values = numbers.groupby(groups)
+        marked[name] = (numbers == values.transform("max")) & (values.transform("nunique") > 1)
     return marked
 
 
@@ -223,24 +218,11 @@ def _decimals(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _sections(table: pd.DataFrame, notes: Sequence[str]) -> str:
-    head = [
-        "# Operating points\n",
-        "Means over the images of each test set. GFLOPs are per image, by the paper and the",
-        "algorithmic convention and as the engine executes them; parameters are those of the whole",
-        "model. The heavy share is the share of the units that the most expensive branch computed.",
-        "Units are what was routed (images, tiles or HR pixels). LR pixels are those processed:",
-        "more than the image has where tiles overlap. The knob is k for PCSR and ClassSR (larger",
-        "saves more), eta in dB for ENAF (larger saves more) and eta over the full cost for ARM",
-        "(smaller saves more). ADM is the adaptive decision, which has no knob. Bold is the best",
-        "of a column; costs compete among points that lose at most",
-        f"{LOSS_DB:g} dB to the original.",
-        *(f"\n{note}" for note in notes),
-    ]
-    sections = []
+    text = HEAD + "".join(f"\n{note}\n" for note in notes)
     for (test_set, backbone, scale), rows in table.groupby(["Test set", "Backbone", "Scale"]):
         place = f"{style.name(backbone)} on {style.name(test_set)}, {scale}"
-        sections.append(f"\n## {escape.markdown(place)}\n\n{_section(rows)}")
-    return "\n".join(head) + "\n" + "".join(sections)
+        text += f"\n## {escape.markdown(place)}\n\n{_section(rows)}"
+    return text
 
 
 def _section(rows: pd.DataFrame) -> str:

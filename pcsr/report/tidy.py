@@ -9,8 +9,9 @@ runs of the same code (time, commit) is not in the table but in the JSON beside 
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,10 @@ AGREEMENT = {
 RARE, FARTHER = 1e-3, 500
 
 RECIPES = 747_240, 2_500_000  # training steps of the papers: ENAF's, the shortest, and PCSR's
+SHORT_TRAINING = (
+    f" That is short training: the papers' recipes have {RECIPES[0]:,} to {RECIPES[1]:,} steps, "
+    "and how methods compare depends on it."
+)
 REFERENCE = "original"  # the method that every other one is compared with
 
 PLACE = ["test_set", "backbone", "scale"]  # where curves are compared
@@ -69,14 +74,6 @@ class Sidecar(Facts):
     released: bool = Field(default=False, description="the authors' own weights")
     commit: str | None = None
     modified: bool = False
-
-    def facts(self) -> dict[str, Any]:
-        """Return the columns that these facts become."""
-        return {
-            "complete": self.complete,
-            "training": self.iterations,
-            "released": self.released,
-        }
 
     def made_by(self) -> str:
         """Return the commit that the sweep was measured by, as text."""
@@ -129,8 +126,7 @@ def _apart(table: pd.DataFrame, path: Path) -> float | None:
     except (UserError, OSError):
         return None
     measured = [name for name in table if name in AGREEMENT or name in share_columns(table)]
-    facts = table.drop(columns=measured).reset_index(drop=True)
-    if not facts.equals(before.drop(columns=measured, errors="ignore").reset_index(drop=True)):
+    if not table.drop(columns=measured).equals(before.drop(columns=measured, errors="ignore")):
         return None
     beyond = np.zeros(len(table), dtype=bool)
     for name in measured:
@@ -141,17 +137,15 @@ def _apart(table: pd.DataFrame, path: Path) -> float | None:
         beyond |= ~np.isclose(*both, relative, absolute, equal_nan=True)
     if beyond.mean() > RARE:
         return None
-    psnr = table["psnr_rgb"].to_numpy(), before["psnr_rgb"].to_numpy()
-    finite = np.isfinite(psnr[0])
-    return float(abs(psnr[0][finite] - psnr[1][finite]).max(initial=0.0))
+    apart = (table["psnr_rgb"] - before["psnr_rgb"]).abs()
+    return float(apart.fillna(0.0).max())  # infinite ones are the same in both
 
 
 def _recorded(path: Path) -> str | None:
     """Return the checksum of the table that a JSON file was written for, if it has one."""
-    try:
+    with suppress(UserError):
         return read_facts(Made, path).sha256
-    except UserError:
-        return None
+    return None
 
 
 def collect(paths: Sequence[Path]) -> pd.DataFrame:
@@ -163,8 +157,7 @@ def collect(paths: Sequence[Path]) -> pd.DataFrame:
         ``training`` (iterations) and ``released``.
 
     Raises:
-        UserError: a file is missing, empty or lacks a column or key, or a row has an impossible
-            value; names the file and the problem.
+        UserError: as ``read_rows`` and ``read_facts``; or there is no sweep.
     """
     if not paths:
         raise UserError("no sweep was given to collect; evaluate an experiment first.")
@@ -175,8 +168,7 @@ def load(path: Path) -> pd.DataFrame:
     """Read the results that ``write_csv`` wrote, with the types that ``collect`` gave them.
 
     Raises:
-        UserError: the file is missing, empty or lacks a column, a row has an impossible value, or
-            no row is of the suite's own protocol.
+        UserError: as ``read_rows``; or no row is of the suite's own protocol.
     """
     rows = read_rows(path, RESULT_TYPES)
     if not rows["main"].any():
@@ -210,7 +202,7 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
     results = comparable(results)
     rows = results if every_protocol else results[results["main"]]
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
-    measured = rows.assign(overlap=overlap)
+    measured = rows.assign(overlap=overlap, **{name: rows.get(name, np.nan) for name in SIZES})
     for convention in COUNTS:
         gflops = rows[f"flops_{convention}"] / 1e9
         measured[f"gflops_{convention}"] = gflops
@@ -221,7 +213,6 @@ def summarise(results: pd.DataFrame, every_protocol: bool = False) -> pd.DataFra
         *(f"{kind}_{convention}" for kind in ("gflops", "unlapped") for convention in COUNTS),
         *SIZES,
     ]
-    measured = measured.assign(**{name: np.nan for name in SIZES if name not in measured})
     points = measured.groupby(list(POINT), dropna=False)
     summary = points[measures].mean()
     summary["images"] = points["image"].nunique()
@@ -316,9 +307,7 @@ def protocol_text(summary: pd.DataFrame) -> str:
         cropped = "cropped to whole tiles" if crop == "tiles" else "not cropped"
         return f"{lr_text(lr)} LR, {cropped}, {'refined' if refine else 'not refined'}"
 
-    columns = [summary[name] for name in PROTOCOL]
-    protocols = zip(*columns, strict=True)
-    return "; ".join(dict.fromkeys(words(*protocol) for protocol in protocols))
+    return "; ".join(dict.fromkeys(map(words, *(summary[name] for name in PROTOCOL))))
 
 
 def training_text(results: pd.DataFrame) -> str:
@@ -333,16 +322,9 @@ def training_text(results: pd.DataFrame) -> str:
 
 def training_note(results: pd.DataFrame) -> Iterator[str]:
     """Yield ``training_text`` as a sentence, if it is known, with a warning of short training."""
-    text = training_text(results)
-    if not text:
-        return
-    short = results.loc[~results["released"], "training"].lt(RECIPES[0]).any()
-    yield f"Weights: {text}." + (
-        f" That is short training: the papers' recipes have {RECIPES[0]:,} to {RECIPES[1]:,} "
-        "steps, and how methods compare depends on it."
-        if short
-        else ""
-    )
+    if text := training_text(results):
+        short = results.loc[~results["released"], "training"].lt(RECIPES[0]).any()
+        yield f"Weights: {text}.{SHORT_TRAINING if short else ''}"
 
 
 def read_facts(model: type[ConfigT], path: Path) -> ConfigT:
@@ -364,8 +346,12 @@ def _sweep(path: Path) -> pd.DataFrame:
     sidecar = read_facts(Sidecar, files.sidecar(path))
     frame = read_rows(path, SWEEP_TYPES).assign(**dict(zip(PLACE_TYPES, places, strict=True)))
     own = sidecar.protocol.columns()
-    main = (frame[list(own)] == pd.Series(own)).all(axis="columns")
-    return frame.assign(main=main, **sidecar.facts()).astype(FACT_TYPES)
+    return frame.assign(
+        main=(frame[list(own)] == pd.Series(own)).all(axis="columns"),
+        complete=sidecar.complete,
+        training=sidecar.iterations,
+        released=sidecar.released,
+    ).astype(FACT_TYPES)
 
 
 def _ordered(results: pd.DataFrame) -> pd.DataFrame:

@@ -23,8 +23,7 @@ def scale(panel: Axes, points: pd.DataFrame, static: pd.DataFrame, x: str) -> No
     A cost of 0 (bicubic everywhere) stands at its left.
     """
     costs = points[x]
-    apart = costs.max() > SPREAD * costs[points["method"] == REFERENCE].max()
-    if static.empty and not apart:
+    if static.empty and not costs.max() > SPREAD * costs[points["method"] == REFERENCE].max():
         return
     if (costs > 0).all():
         panel.set_xscale("log")
@@ -42,17 +41,14 @@ def scale(panel: Axes, points: pd.DataFrame, static: pd.DataFrame, x: str) -> No
 def fit(
     panels: Mapping[str, Axes], points: pd.DataFrame, static: pd.DataFrame, tops: Floats
 ) -> None:
-    """Set the limits of the axes to the range of the curves; all panels share the PSNR axis.
+    """Fit the axes to the range of the curves, and name their costs; panels share the PSNR axis.
 
     The axis of PSNR ends ``SHOWN_DB`` below the original, or as low as the best point of each curve
-    and its adaptive decision are.
-    A minimum span keeps a sweep whose points coincide from looking like magnified noise.
+    and its adaptive decision are. A minimum span keeps a sweep whose points coincide from looking
+    like magnified noise.
 
-    Args:
-        panels: by the column of costs.
-        points: of all curves and of the original, with their ``curve``.
-        static: other networks.
-        tops: PSNR of what has to be seen besides.
+    Panels are by their column of costs; ``points`` are those of all curves and of the original, and
+    ``tops`` what has to be seen besides (PSNR).
     """
     psnr = points["psnr_rgb"]
     originals = psnr[points["method"] == REFERENCE]
@@ -66,23 +62,23 @@ def fit(
         shown = shown[shown["psnr_rgb"] >= lowest]
         least = 2 if panel.get_xscale() != "linear" else 1.1
         _widen(panel, "x", shown[x], cost.max() * np.array([1, least]))
+        _name(panel)
         heights += shown["psnr_rgb"].tolist()
     _widen(panel, "y", pd.Series(heights), np.array([0, 0.1]))
 
 
-def name(panel: Axes) -> None:
-    """Name the axis of costs and its scale; to be called when it has its limits."""
+def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
+    """Let an axis span all values with a margin, and at least the given pair."""
+    transform = getattr(panel, f"{axis}axis").get_transform()
+    drawn = transform.transform(values.to_numpy(dtype=float))
+    middle = (drawn.min() + drawn.max()) / 2
+    span = max(np.ptp(drawn), np.ptp(transform.transform(least)))
+    ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
+    panel.set(**{f"{axis}lim": transform.inverted().transform(ends)})
+
+
+def _name(panel: Axes) -> None:
+    """Name the axis of costs and its scale, which depends on its limits."""
     kind, linear = panel.get_xscale(), getattr(panel.xaxis.get_transform(), "linthresh", 0)
     below = f", linear below {linear:g}" if panel.get_xlim()[0] < linear else ""
     panel.set_xlabel("GFLOPs per image" + ("" if kind == "linear" else f" (log scale{below})"))
-
-
-def _widen(panel: Axes, axis: str, values: pd.Series, least: Floats) -> None:
-    """Let an axis span all values with a margin, and at least the given pair."""
-    transform = (panel.xaxis if axis == "x" else panel.yaxis).get_transform()
-    drawn = transform.transform(values.to_numpy(dtype=float))
-    low, high = float(np.min(drawn)), float(np.max(drawn))
-    middle, span = (low + high) / 2, max(high - low, float(np.ptp(transform.transform(least))))
-    ends = np.array([middle - 0.58 * span, middle + 0.58 * span])
-    set_limits = panel.set_xlim if axis == "x" else panel.set_ylim
-    set_limits(*transform.inverted().transform(ends))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from pcsr import escape
@@ -15,25 +16,18 @@ from pcsr.report.tidy import knob_text
 TYPE_SIZE = 7.5  # of what is written beside the markers
 APART = 4  # points between two texts of one line, so that they do not read as one
 CLEARER = 1.4  # times as far as a text's own marker has to be any other one
+# From a marker to its text, to the right and upwards: in corners, then on sides; the best first.
+CORNERS = ((1, -1), (-1, 1), (1, 1), (-1, -1))
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def write_names(
-    panel: Axes,
-    points: pd.DataFrame,
-    x: str,
-    colour: str,
-    taken: list[Bbox],
-    y: str = "psnr_rgb",
+    panel: Axes, points: pd.DataFrame, x: str, colour: str, taken: list[Bbox], y: str = "psnr_rgb"
 ) -> None:
     """Write the ``name`` of every point beside its marker, where it covers least.
 
-    Args:
-        panel: with its final scale.
-        points: with their ``name``.
-        x: column of costs.
-        colour: of the texts.
-        taken: boxes in pixels that are in use; those of the texts are added.
-        y: column of the vertical axis.
+    The panel has its final scale; ``x`` and ``y`` are the columns that it shows. ``taken`` are
+    boxes in pixels that are in use, to which those of the texts are added.
     """
     for name, *at in points[["name", x, y]].itertuples(index=False):
         _write_beside(panel, panel.transData.transform(at), name, colour, taken)
@@ -49,27 +43,20 @@ def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: li
     curve = swept[[x, "psnr_rgb"]].to_numpy(dtype=float)
     own = panel.transData.transform(curve)
     marked = [line for line in panel.get_lines() if line.get_marker() != "None"]
-    rest = [line for line in marked if not np.array_equal(_ends(line), curve)]
+    rest = [line for line in marked if not np.array_equal(line.get_xydata(), curve)]
     foreign = np.concatenate([np.empty((0, 2)), *map(_pixels, rest)])
-
-    def clear(place: np.ndarray) -> bool:
-        far_from = [(foreign, 1.5 * near), (np.reshape(written, (-1, 2)), apart)]
-        inside = panel.bbox.contains(*place)
-        return inside and all((_distances(those, place) > way).all() for those, way in far_from)
-
-    def fits(box: Bbox, place: np.ndarray) -> bool:
-        others = np.concatenate([foreign, own[_distances(own, place) > near]])
-        next_one = min((_gap(marker, box) for marker in others), default=np.inf)
-        nearest = CLEARER * _gap(place, box) < next_one
-        return _within(panel, box) and nearest and not box.count_overlaps(taken)
-
-    written: list[np.ndarray] = []
+    written = np.empty((0, 2))
     for text, place in _knobs(swept, own, near):
-        boxes = _beside(place, text, unit) if clear(place) else ()
-        box = next((box for box in boxes if fits(box, place)), None)
-        if box:
-            _write(panel, box, text, colour, taken)
-            written.append(place)
+        far = (_length(foreign - place) > 1.5 * near).all()
+        if not (far and (_length(written - place) > apart).all() and panel.bbox.contains(*place)):
+            continue
+        others = np.concatenate([foreign, own[_length(own - place) > near]])
+        for box in _beside(place, text, unit):
+            nearest = CLEARER * _gap(place, box) < _gap(others, box).min(initial=np.inf)
+            if nearest and _within(panel, box) and not box.count_overlaps(taken):
+                _write(panel, box, text, colour, taken)
+                written = np.vstack([written, place])
+                break
 
 
 def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
@@ -80,14 +67,14 @@ def mark_cut(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[
     if not beyond[:, 1].any():
         return
     out = beyond.any(axis=1)
-    leaving = int(np.flatnonzero(out[1:] != out[:-1])[0])
-    inside, outside = places[[leaving, leaving + 1] if out[leaving + 1] else [leaving + 1, leaving]]
+    leaving = int(np.flatnonzero(np.diff(out))[0])
+    pair = places[leaving : leaving + 2]
+    inside, outside = pair if out[leaving + 1] else pair[::-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         ways = (corner - inside) / (outside - inside)  # to the left end and to the lower one
     at = inside + min(way for way in ways if way >= 0) * (outside - inside)
-    at = np.clip(at, corner, panel.bbox.max)
     text = f"↓ {swept['psnr_rgb'].min():.1f} dB"
-    _write_beside(panel, at, text, colour, taken)
+    _write_beside(panel, np.clip(at, corner, panel.bbox.max), text, colour, taken)
 
 
 def drawn(panel: Axes) -> list[Bbox]:
@@ -97,12 +84,11 @@ def drawn(panel: Axes) -> list[Bbox]:
     for line in panel.get_lines():
         ends = _pixels(line)
         half = (7 if line.get_marker() == "*" else 4 if line.get_marker() != "None" else 1) * unit
-        boxes += [Bbox.from_extents(*(end - half), *(end + half)) for end in ends]
+        boxes += [Bbox([end - half, end + half]) for end in ends]
         if line.get_linestyle() != "None":
             for start, end in pairwise(ends):
-                steps = np.linspace(0, 1, 2 + int(np.hypot(*(end - start)) / (2 * unit)))[:, None]
-                path = start + steps * (end - start)
-                boxes += [Bbox.from_extents(*(at - unit), *(at + unit)) for at in path]
+                steps = np.linspace(0, 1, 2 + int(_length(end - start) / (2 * unit)))[:, None]
+                boxes += [Bbox([at - unit, at + unit]) for at in start + steps * (end - start)]
     return boxes
 
 
@@ -111,13 +97,17 @@ def _unit(panel: Axes) -> float:
     return panel.figure.dpi / 72
 
 
-def _ends(line: Any) -> np.ndarray:
-    return np.column_stack(line.get_data()).astype(float)
+def _pixels(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_transform().transform(line.get_xydata()))
 
 
-def _pixels(line: Any) -> np.ndarray:
-    pixels: np.ndarray = line.get_transform().transform(_ends(line))
-    return pixels
+def _length(vectors: np.ndarray) -> Any:
+    return np.hypot(*vectors.T)
+
+
+def _gap(places: np.ndarray, box: Bbox) -> Any:
+    """Return how far places are from a box."""
+    return _length(places - np.clip(places, box.min, box.max))
 
 
 def _within(panel: Axes, box: Bbox) -> bool:
@@ -130,37 +120,24 @@ def _write_beside(
     """Write a text beside a pixel, where it covers least."""
     boxes = list(_beside(place, text, _unit(panel)))
     inside = [box for box in boxes if _within(panel, box)] or boxes
-    box = min(inside, key=lambda one: one.count_overlaps(taken))
-    _write(panel, box, text, colour, taken)
+    _write(panel, min(inside, key=lambda box: box.count_overlaps(taken)), text, colour, taken)
 
 
 def _write(panel: Axes, box: Bbox, text: str, colour: str, taken: list[Bbox]) -> None:
-    at = panel.transData.inverted().transform(box.min)
-    font: dict[str, Any] = {"fontsize": TYPE_SIZE, "color": colour}
-    font["bbox"] = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.3}
-    panel.text(at[0], at[1], escape.mathtext(text), va="bottom", zorder=6, **font)
+    x, y = panel.transData.inverted().transform(box.min)
+    frame = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.3}
+    font: dict[str, Any] = {"fontsize": TYPE_SIZE, "color": colour, "bbox": frame}
+    panel.text(x, y, escape.mathtext(text), va="bottom", zorder=6, **font)
     taken.append(box.padded(APART * _unit(panel), 0))
 
 
 def _beside(place: np.ndarray, text: str, unit: float) -> Iterator[Bbox]:
     """Yield the boxes, in pixels, that a text could fill around a marker."""
-    width, height = 0.6 * TYPE_SIZE * len(text) * unit, TYPE_SIZE * unit
-    right, left = place[0] + 5 * unit, place[0] - 5 * unit - width
-    above, below = place[1] + 4 * unit, place[1] - 4 * unit - height
-    centre, middle = place - [width / 2, height / 2]
-    corners = [(right, below), (left, above), (right, above), (left, below)]
-    sides = [(right + unit, middle), (left - unit, middle)]
-    sides += [(centre, above + 2 * unit), (centre, below - 2 * unit)]
-    for corner in corners + sides:
-        yield Bbox.from_bounds(*corner, width, height)
-
-
-def _gap(place: np.ndarray, box: Bbox) -> float:
-    return float(np.hypot(*(place - np.clip(place, box.min, box.max))))
-
-
-def _distances(places: np.ndarray, place: np.ndarray) -> np.ndarray:
-    return np.hypot(*(places - place).T)
+    size = TYPE_SIZE * unit * np.array([0.6 * len(text), 1])
+    for way in CORNERS + SIDES:
+        gap = unit * np.array([5, 4] if way in CORNERS else [6, 6])
+        middle = place + way * (gap + size / 2)
+        yield Bbox([middle - size / 2, middle + size / 2])
 
 
 def _knobs(swept: pd.DataFrame, pixels: np.ndarray, near: float) -> list[tuple[str, np.ndarray]]:
@@ -168,10 +145,9 @@ def _knobs(swept: pd.DataFrame, pixels: np.ndarray, near: float) -> list[tuple[s
 
     At extreme knob values everything goes to one branch; these markers coincide and share a text.
     """
-    texts = [knob_text(point) for _, point in swept.iterrows()]
     groups: list[tuple[list[str], np.ndarray]] = []
-    for text, place in zip(texts, pixels, strict=True):
-        if groups and np.hypot(*(place - groups[-1][1])) < near:
+    for text, place in zip(swept.apply(knob_text, axis="columns"), pixels, strict=True):
+        if groups and _length(place - groups[-1][1]) < near:
             groups[-1][0].append(text)
         else:
             groups.append(([text], place))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,28 +18,21 @@ from matplotlib.patches import Patch
 
 from pcsr import escape
 from pcsr.config.options import Results
-from pcsr.errors import unknown_name
+from pcsr.errors import require_name
+from pcsr.report import tidy
 from pcsr.report.columns import COUNTS
 from pcsr.report.curves import Curve, Floats, estimates
 from pcsr.report.fairness import frontier
 from pcsr.report.figures import axes, notes, style
 from pcsr.report.figures.saving import SUFFIXES, save
 from pcsr.report.figures.style import Style
-from pcsr.report.tidy import (
-    REFERENCE,
-    common_images,
-    comparable,
-    labels,
-    load,
-    protocol_text,
-    summarise,
-    training_text,
-)
+from pcsr.report.tidy import REFERENCE
 from pcsr.storage import files
 
 LINES = ("-", "--", ":", "-.")  # experiments of one method share its colour
 DARK = "0.25"  # of the original
 WHOLE: dict[str, Any] = {"marker": "D", "markersize": 8, "markerfacecolor": "white"}
+STAR = {"marker": "*", "markersize": 17, "markeredgewidth": 1.2, "linestyle": ""}
 GUIDE: dict[str, Any] = {"color": DARK, "linestyle": (0, (5, 4)), "linewidth": 0.8}
 STATIC: dict[str, Any] = {"marker": "s", "color": "0.35", "markersize": 5}
 FRONTIER: dict[str, Any] = {"color": "0.35", "linestyle": "-", "linewidth": 1.3}
@@ -49,19 +43,14 @@ MOST = 2  # panels in a row
 
 @dataclass(frozen=True)
 class Drawn:
-    """A curve: its means, and how it is drawn.
-
-    Attributes:
-        number: among the experiments of its method, which share a colour and a marker.
-        points: rows of the summary, by knob; the adaptive decision among them.
-        band: PSNR in dB, (2, knob values), between which the mean lies with 95 % confidence as far
-            as it depends on the difference from the original; None where there is no interval.
-    """
+    """A curve: its means, and how it is drawn."""
 
     name: str
     style: Style
-    number: int
-    points: pd.DataFrame
+    number: int  # among the experiments of its method, which share a colour and a marker
+    points: pd.DataFrame  # rows of the summary, by knob; the adaptive decision among them
+    # PSNR in dB, (2, knob values), between which the mean lies with 95 % confidence as far as it
+    # depends on the difference from the original; None where there is no interval.
     band: Floats | None
 
     @property
@@ -87,7 +76,7 @@ def figure(
     """Draw PSNR over GFLOPs by every count of FLOPs: one curve per method."""
     outputs = [out.with_suffix(suffix) for suffix in SUFFIXES]
     files.check_outputs([results], outputs)
-    drawn = psnr_flops(load(results), test_set, backbone)
+    drawn = psnr_flops(tidy.load(results), test_set, backbone)
     for path in outputs:
         save(drawn, path)
 
@@ -105,29 +94,31 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
     Raises:
         UserError: nothing was measured for this test set or backbone.
     """
-    summary = summarise(results)
-    points = _select(_select(summary, "test_set", test_set), "backbone", backbone)
-    points = points.assign(curve=labels(points))
+    points = summary = tidy.summarise(results)
+    for column, name in (("test_set", test_set), ("backbone", backbone)):
+        require_name(column.replace("_", " "), name, set(points[column]), "results")
+        points, results = (table[table[column] == name] for table in (points, results))
+    points = points.assign(curve=tidy.labels)
     curves = list(_curves(points, results, style.styles(summary["method"])))
     static = _static(summary, points)
     titles = _titles(points, static)
-    figure, panels = _grid(len(titles))
-    by_cost = {f"gflops_{count}": panel for count, panel in zip(titles, panels, strict=True)}
-    for title, (x, panel) in zip(titles.values(), by_cost.items(), strict=True):
+    figure, cells = _grid(len(titles))
+    panels = dict(zip(titles, cells, strict=True))
+    for x, panel in panels.items():
         axes.scale(panel, points, static, x)
         _draw(panel, points, curves, x)
-        panel.set_title(escape.mathtext(title), fontsize="small")
+        panel.set_title(escape.mathtext(titles[x]), fontsize="small")
         sns.despine(ax=panel)
     tops = np.array([curve.band[1].max() for curve in curves if curve.band is not None])
-    axes.fit(by_cost, points, static, tops)
-    for x, panel in by_cost.items():
-        axes.name(panel)
-        if len(static):
-            _draw_static(panel, pd.concat([points[points["method"] == REFERENCE], static]), x)
+    axes.fit(panels, points, static, tops)
+    if len(static):
+        networks = pd.concat([points[points["method"] == REFERENCE], static])
+        for x, panel in panels.items():
+            _draw_static(panel, networks, x)
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
     _legend(figure, _handles(points, static, curves), len(panels))
     figure.draw_without_rendering()  # the texts need the final scale of the axes
-    for x, panel in by_cost.items():
+    for x, panel in panels.items():
         _write(panel, curves, static, x)
     return figure
 
@@ -149,35 +140,24 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
 
 def _legend(figure: Figure, handles: list[Artist], panels: int) -> None:
     """Draw the legend in the cell without a panel, or below, in columns that fit the figure."""
+    draw = partial(figure.legend, handles=handles, frameon=False)
     if panels % style.columns(panels, MOST):
-        place: dict[str, Any] = {"loc": "center", "bbox_to_anchor": (0.5, 0, 0.5, 0.5)}
-        figure.legend(handles=handles, frameon=False, **place)
+        draw(loc="center", bbox_to_anchor=(0.5, 0, 0.5, 0.5))
         return
     for most in range(3 * panels, 0, -1):
         columns = style.columns(len(handles), most)
-        legend = figure.legend(
-            handles=handles, loc="outside lower center", ncols=columns, frameon=False
-        )
+        legend = draw(loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
-
-
-def _select(summary: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
-    chosen = summary[summary[column] == name]
-    if chosen.empty:
-        raise unknown_name(column.replace("_", " "), name, set(summary[column]), "results")
-    return chosen
 
 
 def _curves(
     points: pd.DataFrame, results: pd.DataFrame, styles: dict[str, Style]
 ) -> Iterator[Drawn]:
     """Yield every curve of one test set and backbone but the original."""
-    place = points.iloc[0][["test_set", "backbone"]]
-    rows = comparable(results[(results[list(place.index)] == place).all(axis="columns")])
-    rows = common_images(rows[rows["main"]])
-    rows = rows.assign(curve=labels(rows))
+    rows = tidy.comparable(results)
+    rows = tidy.common_images(rows[rows["main"]]).assign(curve=tidy.labels)
     for method, of_method in points[points["method"] != REFERENCE].groupby("method"):
         for number, (curve, of_curve) in enumerate(of_method.groupby("curve")):
             yield Drawn(
@@ -195,23 +175,20 @@ def _band(rows: pd.DataFrame, originals: pd.DataFrame) -> Floats | None:
     curve, original = Curve.of(rows, "paper"), Curve.of(originals, "paper")
     difference = curve.psnr - original.psnr
     found = estimates(lambda some: difference[some].mean(axis=0), len(difference))
-    band = original.psnr.mean() + np.array(
-        [[one.low for one in found], [one.high for one in found]]
-    )
+    band = original.psnr.mean() + np.array([(one.low, one.high) for one in found]).T
     return None if np.isnan(band).all() else band
 
 
 def _static(summary: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Select the static networks of the same test set, by name: originals of other backbones."""
-    here = (summary["test_set"].isin(points["test_set"])) & summary["scale"].isin(points["scale"])
+    here = summary["test_set"].isin(points["test_set"]) & summary["scale"].isin(points["scale"])
     originals = summary[here & (summary["method"] == REFERENCE)]
-    originals = originals.assign(curve=labels(originals))
-    originals = originals.assign(name=frontier.names(originals))
+    originals = originals.assign(curve=tidy.labels).assign(name=frontier.names)
     return originals[~originals["backbone"].isin(points["backbone"])]
 
 
 def _titles(points: pd.DataFrame, static: pd.DataFrame) -> dict[str, str]:
-    """Return the counts of FLOPs to draw, with the titles of their panels.
+    """Return the columns of costs to draw, with the titles of their panels.
 
     A count that agrees with an earlier one on all points of the backbone has no panel of its own;
     the title names static networks that it counts differently.
@@ -220,7 +197,9 @@ def _titles(points: pd.DataFrame, static: pd.DataFrame) -> dict[str, str]:
     for count in COUNTS:
         agreed = (first for first in groups if not _apart(points, [first, count]).any())
         groups.setdefault(next(agreed, count), []).append(count)
-    return {first: _title_of(first, others, static) for first, *others in groups.values()}
+    return {
+        f"gflops_{first}": _title_of(first, others, static) for first, *others in groups.values()
+    }
 
 
 def _title_of(count: str, others: list[str], static: pd.DataFrame) -> str:
@@ -249,9 +228,7 @@ def _draw(panel: Axes, points: pd.DataFrame, curves: list[Drawn], x: str) -> Non
     for curve in curves:
         swept, adaptive = curve.swept, curve.points[curve.points["adaptive"]]
         panel.plot(swept[x], swept["psnr_rgb"], zorder=3, markersize=7, **curve.look)
-        star: dict[str, Any] = {"marker": "*", "markersize": 17, "linestyle": ""}
-        star |= {"markeredgewidth": 1.2}
-        panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **curve.look | star)
+        panel.plot(adaptive[x], adaptive["psnr_rgb"], zorder=5, **curve.look | STAR)
         if curve.band is not None:
             panel.fill_between(swept[x], *curve.band, color=curve.style.colour, zorder=1, **BAND)
 
@@ -280,37 +257,40 @@ def _write(panel: Axes, curves: list[Drawn], static: pd.DataFrame, x: str) -> No
 
 def _title(points: pd.DataFrame, test_set: str, backbone: str) -> str:
     scales = ", ".join(f"x{scale:g}" for scale in sorted(set(points["scale"])))
-    least, most = points["images"].min(), points["images"].max()
-    images = f"{most}" if least == most else f"{least} to {most}"
+    counts = sorted({points["images"].min(), points["images"].max()})
+    images = " to ".join(map(str, counts))
     part = "" if points["complete"].all() else ", a subset of the published set"
     if exact := points["exact"].max():
         part += f", without {exact} restored exactly"
     lines = [
         f"{style.name(backbone)} on {style.name(test_set)}, {scales}",
-        f"mean of {images} images{part}; {protocol_text(points)}",
+        f"mean of {images} images{part}; {tidy.protocol_text(points)}",
     ]
-    if trained := training_text(points):
+    if trained := tidy.training_text(points):
         lines.append(f"weights {trained}")
     return "\n".join(map(escape.mathtext, lines))
 
 
 def _handles(points: pd.DataFrame, static: pd.DataFrame, curves: list[Drawn]) -> list[Artist]:
     handles: list[Artist] = []
-    for curve in curves:
-        knob = f" ({curve.style.knob_and_unit})" if curve.swept["knob"].notna().any() else ""
-        handles.append(Line2D([], [], label=escape.mathtext(curve.name + knob), **curve.look))
-    if any(curve.swept["knob"].notna().any() for curve in curves):
-        sample: dict[str, Any] = {"marker": "$1.5$", "markersize": 16, "markeredgewidth": 0}
-        sample["color"] = "0.4"
-        handles.append(Line2D([], [], linestyle="", label="value of the knob", **sample))
+
+    def explain(label: str, **look: Any) -> None:
+        handles.append(Line2D([], [], label=escape.mathtext(label), **look))
+
+    swept = [curve.swept["knob"].notna().any() for curve in curves]
+    for curve, has_knob in zip(curves, swept, strict=True):
+        knob = f" ({curve.style.knob_and_unit})" if has_knob else ""
+        explain(curve.name + knob, **curve.look)
+    if any(swept):
+        look = {"marker": "$1.5$", "markersize": 16, "markeredgewidth": 0, "color": "0.4"}
+        explain("value of the knob", linestyle="", **look)
     if points["adaptive"].any():
-        mark: dict[str, Any] = {"linestyle": "none", "color": "0.6"}
-        handles.append(Line2D([], [], marker="*", markersize=14, label="adaptive (ADM)", **mark))
+        explain("adaptive (ADM)", linestyle="", marker="*", markersize=14, color="0.6")
     if (points["method"] == REFERENCE).any():
-        handles.append(Line2D([], [], label=REFERENCE, **GUIDE, **WHOLE))
+        explain(REFERENCE, **GUIDE, **WHOLE)
     if len(static):
-        handles.append(Line2D([], [], linestyle="", label="other static network", **STATIC))
-        handles.append(Line2D([], [], label="static frontier", **FRONTIER))
+        explain("other static network", linestyle="", **STATIC)
+        explain("static frontier", **FRONTIER)
     if any(curve.band is not None for curve in curves):
         note = "95 % interval of the difference from the original"
         handles.append(Patch(color="0.2", label=note, **BAND))

@@ -34,12 +34,10 @@ def branch_colours(branches: int) -> NDArray[np.float64]:
 
 
 def routing_image(labels: Labels, branches: int, background: Image) -> Image:
-    """Colour each pixel by the branch that computed it, over the greyed image.
+    """Colour each pixel by the branch that computed it, over the greyed image (H, W, 3).
 
-    Args:
-        labels: (H, W) branch of each pixel, 0 the cheapest.
-        branches: how many there are; it fixes the colours even where one is not used.
-        background: (H, W, 3).
+    Labels are (H, W), 0 the cheapest. ``branches``, how many there are, fixes the colours even
+    where one is not used.
 
     Raises:
         ValueError: the sizes differ, or a label is not one of the branches.
@@ -99,9 +97,8 @@ def comparison(
         cell.set_axis_off()
     cells[0].imshow(reference, interpolation="antialiased")
     cells[0].set_title(f"{name}, whole image", fontsize="medium")
-    frame = Rectangle((left - 0.5, top - 0.5), width, height, fill=False, linewidth=1.5)
-    frame.set_edgecolor(BOX_COLOUR)
-    cells[0].add_patch(frame)
+    look: dict[str, Any] = {"fill": False, "linewidth": 1.5, "edgecolor": BOX_COLOUR}
+    cells[0].add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **look))
     crop = np.s_[top : top + height, left : left + width]
     whole = (-0.5, reference.shape[1] - 0.5, reference.shape[0] - 0.5, -0.5)
     for cell, (name, image) in zip(cells[1:], panels, strict=False):
@@ -109,8 +106,7 @@ def comparison(
         psnr = metrics.psnr_rgb(image[crop], reference[crop], 0) if compared else None
         db = f"\ncrop: {psnr:.2f} dB" if compared else ""
         cell.imshow(image, interpolation="nearest", extent=whole)
-        cell.set_xlim(left - 0.5, left + width - 0.5)
-        cell.set_ylim(top + height - 0.5, top - 0.5)
+        cell.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5))
         cell.set_title(name + db, fontsize="medium")
     return figure
 
@@ -118,16 +114,9 @@ def comparison(
 def gain_over(original: Image, sr: Image, hr: Image) -> NDArray[np.float64]:
     """Return by how many grey levels ``sr`` is nearer to HR at each pixel than ``original``.
 
-    Args:
-        original: (H, W, 3), as are the others.
-        sr: what is compared with it.
-        hr: the truth.
-
-    Returns:
-        (H, W), the mean over the channels; negative where ``sr`` is further from HR.
+    It is (H, W), the mean over the channels; negative where ``sr`` is further from HR.
     """
-    errors = (np.abs(image.astype(float) - hr).mean(axis=2) for image in (original, sr))
-    before, after = errors
+    before, after = (np.abs(image.astype(float) - hr).mean(axis=2) for image in (original, sr))
     return before - after
 
 
@@ -135,18 +124,13 @@ def most_divided(rows: pd.DataFrame) -> tuple[str, float]:
     """Return the image and the knob value at which the branches share the work most evenly.
 
     If all units took one branch, a routing map would show nothing. The measure is the entropy of
-    the shares; ties go to the first by knob and image.
-
-    Args:
-        rows: of one method's sweep, with ``image``, ``knob`` and ``share_*``.
+    the shares; ties go to the first by knob and image. The rows are of one method's sweep.
     """
     shares = rows[share_columns(rows)].fillna(0).to_numpy()
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     entropy = pd.Series(-(shares * logs).sum(axis=1), rows.index).round(9)
-    order = rows.assign(entropy=entropy).sort_values(
-        ["entropy", "knob", "image"], ascending=[False, True, True]
-    )
-    first = order.iloc[0]
+    order = ["entropy", "knob", "image"]
+    first = rows.assign(entropy=-entropy).sort_values(order).iloc[0]
     return str(first["image"]), float(first["knob"])
 
 
@@ -165,31 +149,27 @@ def routing_figure(
     The legend gives each branch's share of the pixels, and their mean error reduction.
 
     Args:
-        sr: (H, W, 3).
-        labels: (H, W) branch of each pixel, 0 the cheapest.
-        branches: how many there are.
+        sr, labels, branches: as ``routing_image`` takes them.
         gain: (H, W) in grey levels (``gain_over``).
         title: method, knob, image, PSNR and FLOPs; put over the figure.
         names: of the branches; by default, their numbers.
         unit: what is routed.
 
     Raises:
-        ValueError: the sizes differ, or a label is not one of the branches.
+        ValueError: as ``routing_image``.
     """
-    routed = routing_image(labels, branches, sr)
     height = 4.4 * sr.shape[0] / sr.shape[1]
     figure = Figure(figsize=(13.6, height + 1.4), layout="constrained")
     panels = figure.subplots(1, 3)
-    for panel in panels:
+    titles = ("SR", f"branch of each {unit}", "error reduction against the original")
+    for panel, text in zip(panels, titles, strict=True):
         panel.set_axis_off()
+        panel.set_title(text, fontsize="medium")
     panels[0].imshow(sr, interpolation="antialiased")
-    panels[0].set_title("SR", fontsize="medium")
-    panels[1].imshow(routed, interpolation="antialiased")
-    panels[1].set_title(f"branch of each {unit}", fontsize="medium")
+    panels[1].imshow(routing_image(labels, branches, sr), interpolation="antialiased")
     colours = LinearSegmentedColormap.from_list("gain", GAINS)
     limits = {"vmin": -LARGEST_GAIN, "vmax": LARGEST_GAIN}
     drawn = panels[2].imshow(gain, cmap=colours, interpolation="antialiased", **limits)
-    panels[2].set_title("error reduction against the original", fontsize="medium")
     bar = figure.colorbar(drawn, ax=panels[2], shrink=0.8, extend="both")
     bar.set_label("grey levels of 255")
     handles = []
@@ -198,9 +178,13 @@ def routing_figure(
         mean = f", {gain[here].mean():+z.2f}" if here.any() else ""
         label = escape.mathtext(f"{name}: {100 * here.mean():.1f} %{mean}")
         handles.append(Patch(facecolor=branch_colours(branches)[j], label=label))
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": branches, "frameon": False}
-    meaning = "share of the pixels, mean error reduction in grey levels of 255"
-    figure.legend(handles=handles, title=meaning, **place)
+    figure.legend(
+        handles=handles,
+        title="share of the pixels, mean error reduction in grey levels of 255",
+        loc="outside lower center",
+        ncols=branches,
+        frameon=False,
+    )
     figure.suptitle(escape.mathtext(title))
     return figure
 

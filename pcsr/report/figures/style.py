@@ -5,6 +5,7 @@ Markers and lightness differ as well as hues, so that a figure can be read in gr
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle
 from math import ceil
 from typing import Any
 
@@ -35,16 +36,12 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Style:
-    """How the curves of a method are drawn, and what its knob is called.
-
-    Attributes:
-        unit: of the knob, where methods mean different things by one letter.
-    """
+    """How the curves of a method are drawn, and what its knob is called."""
 
     colour: str
     marker: str
     knob: str = "knob"
-    unit: str = ""
+    unit: str = ""  # of the knob, where methods mean different things by one letter
 
     @property
     def knob_and_unit(self) -> str:
@@ -99,6 +96,6 @@ def columns(cells: int, most: int) -> int:
 def styles(methods: Iterable[str]) -> dict[str, Style]:
     """Return the style of each method; methods of other packages take unused ones in order."""
     methods = sorted(set(methods))
-    others = [method for method in methods if method not in KNOWN]
-    left = {method: OTHERS[number % len(OTHERS)] for number, method in enumerate(others)}
-    return {method: KNOWN.get(method) or left[method] for method in methods}
+    others = (method for method in methods if method not in KNOWN)
+    looks = KNOWN | dict(zip(others, cycle(OTHERS), strict=False))
+    return {method: looks[method] for method in methods}

@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from pcsr.report.pages import tables
 from pcsr.storage import files
@@ -21,14 +20,15 @@ def html(markdown: str) -> str:
     # A second defence: a page contains foreign names, which `escape.markdown` should have escaped.
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.disable(["image", "link", "autolink", "reference"]).parse(markdown)
-    heading = next((token for token in tokens if token.type == "inline"), None)
-    title = "".join(part.content for part in heading.children or ()) if heading else ""
+    title = next((tables.text_of(token) for token in tokens if token.type == "inline"), "")
     body = parser.renderer.render(tables.dressed(tokens), parser.options, {})
+    script = _source("tables.js") if any(token.type == "table_open" for token in tokens) else ""
+    element = f"<script>{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{_policy(tokens)}<title>{escape(title)}</title>\n<style>\n{_source('style.css')}</style>\n"
-        f"</head>\n<body>\n{body}{_script(tokens)}</body>\n</html>\n"
+        f"{_policy(script)}<title>{escape(title)}</title>\n<style>\n{_source('style.css')}</style>\n"
+        f"</head>\n<body>\n{body}{element}</body>\n</html>\n"
     )
 
 
@@ -44,18 +44,12 @@ def write(markdown: str, path: Path) -> None:
     files.write_text(rendered, html(markdown))
 
 
-def _policy(tokens: list[Token]) -> str:
-    """Forbid everything from outside the page, and every script but this folder's."""
-    digest = hashlib.sha256(_source("tables.js").encode()).digest()
-    script = f" script-src 'sha256-{base64.b64encode(digest).decode()}'" if _script(tokens) else ""
-    policy = f"default-src 'none'; style-src 'unsafe-inline';{script}"
+def _policy(script: str) -> str:
+    """Forbid everything from outside the page, and every script but its own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = f" script-src 'sha256-{digest}'" if script else ""
+    policy = f"default-src 'none'; style-src 'unsafe-inline';{scripts}"
     return f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-
-
-def _script(tokens: list[Token]) -> str:
-    """Return the script of tables, if there are any."""
-    there = any(token.type == "table_open" for token in tokens)
-    return f"<script>{_source('tables.js')}</script>\n" if there else ""
 
 
 def _source(name: str) -> str:

@@ -32,32 +32,38 @@ def dressed(tokens: Sequence[Token]) -> list[Token]:
     """Return the tokens of a page with its tables dressed: box, head, classes of cells."""
     out: list[Token] = []
     headings: list[str] = []
-    column = 0
     section = ""
-    before = Token("", "", 0)
-    for token in tokens:
-        if token.type == "inline" and before.type == "heading_open":
-            section = _text(token)
+    head = cell = 0
+    for before, token in pairwise([Token("", "", 0), *tokens]):
+        if before.type == "heading_open":
+            section = text_of(token)
+        elif before.type == "th_open":
+            headings.append(text_of(token))
+        elif before.type == "td_open":
+            text = text_of(token)
+            short = SHORT if len(text) <= LONGEST_SHORT else ""
+            before.attrSet("class", f"{short} {kind_of(headings[cell], text)}".strip())
+            cell += 1
         elif token.type == "table_open":
             headings = []
-            label = escape(section, quote=True)
-            out.append(
-                _block(f'<div class="table" role="region" tabindex="0" aria-label="{label}">')
-            )
-        elif token.type == "inline" and before.type == "th_open":
-            headings.append(_text(token))
+            label = escape(section)
+            box = f'<div class="table" role="region" tabindex="0" aria-label="{label}">'
+            out.append(_block(box))
+        elif token.type == "thead_open":
+            head = len(out) + 1
+        elif token.type == "thead_close":
+            out[head:] = [_block(_head(out[head:]))]
         elif token.type == "tr_open":
-            column = 0
-        elif token.type == "inline" and before.type == "td_open":
-            text = _text(token)
-            short = SHORT if len(text) <= LONGEST_SHORT else ""
-            before.attrSet("class", f"{short} {kind_of(headings[column], text)}".strip())
-            column += 1
+            cell = 0
         out.append(token)
         if token.type == "table_close":
             out.append(_block("</div>\n"))
-        before = token
-    return _with_heads(out)
+    return out
+
+
+def text_of(token: Token) -> str:
+    """Return the text of a cell or of a heading, without marks."""
+    return "".join(part.content for part in token.children or ())
 
 
 def kind_of(heading: str, text: str) -> str:
@@ -71,58 +77,32 @@ def kind_of(heading: str, text: str) -> str:
     found = VALUE.match(text)
     if not sign or not found:
         return ""
-    value, low, high = (float(number) if number else None for number in found.groups())
-    ends = [sign * end for end in ((value,) if low is None else (low, high)) if end is not None]
+    value, *interval = (sign * float(number) for number in found.groups() if number)
+    ends = interval or [value]
     return GOOD if min(ends) > 0 else BAD if max(ends) < 0 else ""
-
-
-def _text(token: Token) -> str:
-    """Return the text of a cell or a heading, without marks."""
-    return "".join(part.content for part in token.children or ())
 
 
 def _block(html: str) -> Token:
     return Token("html_block", "", 0, content=html)
 
 
-def _with_heads(tokens: list[Token]) -> list[Token]:
-    """Replace what stands between the tags of each table's head."""
-    out: list[Token] = []
-    head: list[Token] | None = None
-    for token in tokens:
-        if token.type == "thead_close":
-            out.append(_block(_head(head or [])))
-            head = None
-        if head is None:
-            out.append(token)
-        else:
-            head.append(token)
-        if token.type == "thead_open":
-            head = []
-    return out
-
-
-def _head(tokens: list[Token]) -> str:
+def _head(tokens: Sequence[Token]) -> str:
     """Return the rows of a head; neighbours that differ only in brackets share the rest above."""
     cells = [
-        (_text(inline), "right" if "right" in str(opening.attrs.get("style")) else "left")
+        (text_of(inline), "right" if "right" in str(opening.attrs.get("style")) else "left")
         for opening, inline in pairwise(tokens)
         if opening.type == "th_open"
     ]
-    groups = list(_groups([text for text, _ in cells]))
-    if all(len(leaves) == 1 for _, leaves in groups):
-        row = "".join(_cell(text, side, 1) for text, side in cells)
-        return f"<tr>{row}</tr>\n"
-    above, below, at = "", "", 0
+    groups = list(_groups(cells))
+    rows = 1 + any(stem for stem, _ in groups)
+    above = below = ""
     for stem, leaves in groups:
-        sides = [side for _, side in cells[at : at + len(leaves)]]
-        if len(leaves) == 1:
-            above += _cell(leaves[0], sides[0], 2)
-        else:
+        if stem:
             above += f'<th colspan="{len(leaves)}" scope="colgroup">{escapeHtml(stem)}</th>'
-            below += "".join(_cell(*leaf, 1) for leaf in zip(leaves, sides, strict=True))
-        at += len(leaves)
-    return f"<tr>{above}</tr>\n<tr>{below}</tr>\n"
+            below += "".join(_cell(*leaf, 1) for leaf in leaves)
+        else:
+            above += "".join(_cell(*leaf, rows) for leaf in leaves)
+    return "".join(f"<tr>{row}</tr>\n" for row in (above, below) if row)
 
 
 def _cell(text: str, side: str, rows: int) -> str:
@@ -130,13 +110,12 @@ def _cell(text: str, side: str, rows: int) -> str:
     return f'<th scope="col" class="leaf {side}"{span}>{escapeHtml(text)}</th>'
 
 
-def _groups(headings: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield what neighbours share and what is each one's own; a single one yields its heading."""
-    numbered = [(SPLIT.match(heading), heading) for heading in headings]
-    for stem, some in groupby(numbered, key=lambda one: one[0][1] if one[0] else one[1]):
-        same = list(some)
+def _groups(cells: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield what the texts of neighbours share, maybe nothing, and the cells without it."""
+    split = [(SPLIT.match(cell[0]), cell) for cell in cells]
+    for stem, group in groupby(split, key=lambda one: one[0][1] if one[0] else one[1][0]):
+        same = list(group)
         if len(same) > 1 and all(found for found, _ in same):
-            yield stem, [found[2] for found, _ in same if found]
+            yield stem, [(found[2], side) for found, (_, side) in same if found]
         else:
-            for _, heading in same:
-                yield heading, [heading]
+            yield "", [cell for _, cell in same]
