@@ -17,6 +17,7 @@ from pcsr.storage import content
 
 CONVENTIONS = ("paper", "algorithmic")  # of counting a method's FLOPs as it is defined
 COUNTS = (*CONVENTIONS, "engine")  # and what is executed
+CALLED = {count: count for count in COUNTS} | {"engine": "executed"}  # on pages and in figures
 PROTOCOL = ("lr", "crop", "refine")
 
 # All types are given, because pandas would not read an image called "0801" or "null" as text.

@@ -79,7 +79,7 @@ def inputs_markdown(study: Study, present: Present) -> str:
         used.append({"Experiment": name, "State": f"not run: {why}"})
     for name, why in present.absent_test_sets.items():
         sets.append({"Test set": name, "State": f"not run: {why}"})
-    return f"""# What suite {escape.markdown(suite)} was measured with
+    return f"""# Inputs of suite {escape.markdown(suite)}
 
 ## Weights
 
@@ -95,7 +95,7 @@ images are available now, remove its folder under data/prepared and run again.
 
 def _weights(experiment: str, facts: WeightsFacts) -> dict[str, str]:
     how = "trained" if facts.curve is None else "shipped, trained for"
-    trained = f"{how} {facts.iterations or 0:,} iterations"
+    trained = f"{how} {facts.iterations or 0:,} steps"
     row = {"Experiment": experiment, "State": facts.released or trained}
     if facts.source:
         row |= {"File": facts.source.file, "sha256": facts.source.sha256[:16]}

@@ -11,7 +11,7 @@ from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import unknown_name
 from pcsr.report import tidy
-from pcsr.report.columns import COUNTS
+from pcsr.report.columns import CALLED, COUNTS
 from pcsr.report.figures import style
 from pcsr.report.pages import html
 from pcsr.report.tidy import PLACE, REFERENCE
@@ -25,8 +25,8 @@ DECIMALS = {
     "vs original (dB)": 3,
     "PSNR-Y (dB)": 3,
     "SSIM": 4,
-    **{f"GFLOPs ({count})": 2 for count in COUNTS},
-    **{f"% of original ({count})": 1 for count in COUNTS},
+    **{f"GFLOPs ({count})": 2 for count in CALLED.values()},
+    **{f"% of original ({count})": 1 for count in CALLED.values()},
     "Parameters (K)": 1,
     "Heavy share (%)": 1,
     "Units": 0,
@@ -104,8 +104,8 @@ def operating_points(summary: pd.DataFrame, metrics: Sequence[str] = ()) -> pd.D
             "PSNR-Y (dB)": points["psnr_y"],
             "SSIM": points["ssim"],
             **{name: points[name] for name in metrics},
-            **{f"GFLOPs ({count})": points[f"gflops_{count}"] for count in COUNTS},
-            **{f"% of original ({count})": percent[f"gflops_{count}"] for count in COUNTS},
+            **{f"GFLOPs ({called})": points[f"gflops_{n}"] for n, called in CALLED.items()},
+            **{f"% of original ({called})": percent[f"gflops_{n}"] for n, called in CALLED.items()},
             **parameters,
             "Heavy share (%)": 100 * points["heavy"],
             "Units": points["units"],

@@ -47,7 +47,7 @@ AGREEMENT = {
 # One row in a thousand may differ by 500 times as much: a tile at a threshold goes another way.
 RARE, FARTHER = 1e-3, 500
 
-RECIPES = 747_240, 2_500_000  # training steps of the papers: ENAF's, the shortest, and PCSR's
+RECIPES = 1_700_000, 2_747_240  # training steps of the papers: ClassSR's, ENAF's with its network
 SHORT_TRAINING = (
     f" That is short training: the papers' recipes have {RECIPES[0]:,} to {RECIPES[1]:,} steps, "
     "and how methods compare depends on it."

@@ -72,7 +72,7 @@ def test_the_notebook_holds_the_numbers_of_the_report():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (shown,) = next(cell for cell in notebook.cells if cell.id == "summary").outputs
     stored = pd.read_csv(REPOSITORY / "reports" / "quick" / "operating_points.csv")
-    for name in ("PSNR-RGB (dB)", "GFLOPs (paper)", "GFLOPs (engine)"):
+    for name in ("PSNR-RGB (dB)", "GFLOPs (paper)", "GFLOPs (executed)"):
         place = stored.columns.get_loc(name)
         cells = re.findall(rf'class="data row\d+ col{place}" *>([^<]*)<', shown.data["text/html"])
         assert [float(cell) for cell in cells] == pytest.approx(stored[name].tolist(), abs=0.0051)

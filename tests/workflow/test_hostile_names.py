@@ -59,7 +59,7 @@ def test_a_hostile_suite_path_is_a_path_and_no_command(workspace: Workspace) -> 
     options = ("--cores", "1", "--configfile", f"./{HOSTILE}", "-p")
     done = workspace.snakemake(*options, "--", page)
     assert done.returncode == 0, done.stdout
-    assert "suite hostile-path was measured with" in (folder / page).read_text(encoding="utf-8")
+    assert "Inputs of suite hostile-path" in (folder / page).read_text(encoding="utf-8")
     assert "Shell command: pcsr inputs --suite='-a b" in done.stdout
     assert not list(folder.glob("**/proof*"))
 

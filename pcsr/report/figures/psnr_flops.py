@@ -20,7 +20,7 @@ from pcsr import escape
 from pcsr.config.options import Results
 from pcsr.errors import require_name
 from pcsr.report import tidy
-from pcsr.report.columns import COUNTS
+from pcsr.report.columns import CALLED, COUNTS
 from pcsr.report.curves import Curve, Floats, estimates
 from pcsr.report.fairness import frontier
 from pcsr.report.figures import axes, notes, style
@@ -111,15 +111,15 @@ def psnr_flops(results: pd.DataFrame, test_set: str, backbone: str) -> Figure:
         sns.despine(ax=panel)
     tops = np.array([curve.band[1].max() for curve in curves if curve.band is not None])
     axes.fit(panels, points, static, tops)
+    networks = pd.concat([points[points["method"] == REFERENCE], static]) if len(static) else static
     if len(static):
-        networks = pd.concat([points[points["method"] == REFERENCE], static])
         for x, panel in panels.items():
             _draw_static(panel, networks, x)
     figure.suptitle(_title(points, test_set, backbone), fontsize="medium")
     _legend(figure, _handles(points, static, curves), len(panels))
     figure.draw_without_rendering()  # the texts need the final scale of the axes
     for x, panel in panels.items():
-        _write(panel, curves, static, x)
+        _write(panel, curves, networks, x)
     return figure
 
 
@@ -203,13 +203,12 @@ def _titles(points: pd.DataFrame, static: pd.DataFrame) -> dict[str, str]:
 
 
 def _title_of(count: str, others: list[str], static: pd.DataFrame) -> str:
-    called = {count: frontier.COUNTS.get(count, count) for count in COUNTS}
-    title = f"{called[count]} FLOPs"
+    title = f"{CALLED[count]} FLOPs"
     if not others:
         return title
     differing = static.loc[_apart(static, [count, *others]), "name"].map(style.name)
     but = f" but for {', '.join(differing)}" if len(differing) else ""
-    return f"{title} ({' and '.join(called[other] for other in others)}: the same{but})"
+    return f"{title} ({' and '.join(CALLED[other] for other in others)}: the same{but})"
 
 
 def _apart(points: pd.DataFrame, counts: list[str]) -> pd.Series:
@@ -242,10 +241,10 @@ def _draw_static(panel: Axes, networks: pd.DataFrame, x: str) -> None:
     panel.plot(static[x], static["psnr_rgb"], linestyle="", zorder=4, **STATIC)
 
 
-def _write(panel: Axes, curves: list[Drawn], static: pd.DataFrame, x: str) -> None:
-    """Write names, knob values, and the lowest PSNR of curves that are cut."""
+def _write(panel: Axes, curves: list[Drawn], networks: pd.DataFrame, x: str) -> None:
+    """Write names of networks, knob values, and the lowest PSNR of curves that are cut."""
     taken = notes.drawn(panel)
-    named = static.assign(name=static["name"].map(style.name))
+    named = networks.assign(name=networks["name"].fillna(networks["backbone"]).map(style.name))
     (left, right), (low, _) = panel.get_xlim(), panel.get_ylim()
     shown = named[named[x].between(left, right) & (named["psnr_rgb"] > low)]
     notes.write_names(panel, shown, x, STATIC["color"], taken)
