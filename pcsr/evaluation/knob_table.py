@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +21,7 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import THREADS, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError, log
-from pcsr.evaluation import measure as measuring
+from pcsr.evaluation.measure import DensePass, make_pair
 from pcsr.methods.base import Method
 from pcsr.metrics import comparable, psnr_rgb
 from pcsr.routing import OperatingPoint
@@ -89,6 +90,7 @@ class Table(BaseModel):
     points: tuple[Point, ...] = Field(min_length=1)
 
 
+@torch.no_grad()
 def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[Point]:
     """Measure knob values on HR images by the suite's protocol; return the most expensive first.
 
@@ -102,9 +104,11 @@ def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[
     psnr: list[list[float]] = []
     flops: list[list[float]] = []
     for number in runtime.progress(range(len(images)), "calibrate-knob"):
-        pair = measuring.make_pair(images[number], scale, protocol)
-        measures = {"psnr_rgb": psnr_rgb}
-        rows = list(measuring.measure(method, pair, scale, points, [protocol], measures, full=True))
+        pair = make_pair(images[number], scale, protocol)
+        dense = DensePass(method, pair, scale)
+        full = OperatingPoint(), dense.everywhere(method.branches - 1)
+        decisions = [full, *dense.route(points)]
+        rows = list(dense.rows(decisions, [protocol], {"psnr_rgb": psnr_rgb}))
         psnr.append([row["psnr_rgb"] for row in rows])
         flops.append([row["flops_engine"] for row in rows])
         log.info("%d/%d %s", number + 1, len(images), pair.name)
