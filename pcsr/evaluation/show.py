@@ -1,6 +1,6 @@
 """Images that show a method at work: a super-resolved photograph, its routing, a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,22 +10,8 @@ import torch
 from cyclopts import Parameter
 
 from pcsr import metrics, runtime
+from pcsr.config import options
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import (
-    LR,
-    THREADS,
-    Adaptive,
-    CountOrNone,
-    Crop,
-    Degradation,
-    Device,
-    HRImages,
-    Knob,
-    Refine,
-    Scale,
-    Threads,
-    WeightsFiles,
-)
 from pcsr.data import bicubic
 from pcsr.data.images import write
 from pcsr.data.test_images import open_images
@@ -45,17 +31,17 @@ def demo(
     image: Annotated[Path, Parameter(help="HR image")],
     /,
     *,
-    weights: WeightsFiles,
+    weights: options.WeightsFiles,
     out: Annotated[Path, Parameter(help="folder for the images")],
-    k: Knob = None,
-    adaptive: Adaptive = False,
-    refine: Refine = False,
-    lr: LR = "float",
-    degradation: Degradation = "matlab",
-    crop: Crop = "none",
-    scale: Scale = None,
-    device: Device = "auto",
-    threads: Threads = THREADS,
+    k: options.Knob = None,
+    adaptive: options.Adaptive = False,
+    refine: options.Refine = False,
+    lr: options.LR = "float",
+    degradation: options.Degradation = "matlab",
+    crop: options.Crop = "none",
+    scale: options.Scale = None,
+    device: options.Device = "auto",
+    threads: options.Threads = options.THREADS,
 ) -> list[str]:
     """Write HR, LR, SR and coloured routing images of one photograph, with PSNR and GFLOPs.
 
@@ -66,20 +52,23 @@ def demo(
     """
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     methods = [method for method, _ in _load(weights, device, threads)]
-    files.check_outputs((image, *weights), demo_files(methods, out))
+    titles = _titles(methods)
+    drawn = [f"{title}{kind}" for title in titles for kind in ("", "-routing")]
+    outputs = [out / f"{name}.png" for name in ("HR", "LR", *drawn)]
+    files.check_outputs((image, *weights), [*outputs, out / "log.txt"])
     scale = usable_scale(methods[0], scale)
     pair = make_pair(open_images(image)[0], scale, protocol)
     if refine and not any(method.refines for method in methods):
         raise UserError("--refine: none of these methods has pixels to refine; drop it.")
     points = points_for_all(methods, OperatingPoint(k, adaptive, refine=refine))
     shown = [show(method, pair, scale, at) for method, at in zip(methods, points, strict=True)]
-    return write_demo(pair, shown, out)
+    return _write_demo(pair, dict(zip(titles, shown, strict=True)), out)
 
 
 def showcase(
     *,
-    images: HRImages,
-    weights: WeightsFiles,
+    images: options.HRImages,
+    weights: options.WeightsFiles,
     routing: Annotated[Path, Parameter(help="routing-map PNG to write")],
     comparison: Annotated[Path, Parameter(help="comparison PNG to write")],
     sweep: Annotated[
@@ -91,15 +80,15 @@ def showcase(
     ] = None,
     image: Annotated[
         int | None,
-        CountOrNone,
+        options.CountOrNone,
         Parameter(name=("--image", "--picture"), help="index of the image in the set, from 0"),
     ] = None,
-    k: Knob = None,
-    lr: LR = "8bit",
-    degradation: Degradation = "matlab",
-    crop: Crop = "tiles",
-    refine: Refine = True,
-    threads: Threads = THREADS,
+    k: options.Knob = None,
+    lr: options.LR = "8bit",
+    degradation: options.Degradation = "matlab",
+    crop: options.Crop = "tiles",
+    refine: options.Refine = True,
+    threads: options.Threads = options.THREADS,
 ) -> None:
     """Draw the routing map, and crops of HR, LR, bicubic, original and method.
 
@@ -161,12 +150,10 @@ class Shown:
     """A super-resolved image with its routing and its cost.
 
     Attributes:
-        sr: uint8 (H, W, 3).
         labels: (H, W), the branch of each HR pixel.
         shares: share of units per branch, cheapest first.
-        psnr_rgb: in dB.
-        gflops: GFLOPs of the image by the paper's convention.
-        knob: value of the knob that it was routed by; None without one.
+        gflops: by the paper's convention.
+        knob: that it was routed by; None without one.
         experiment: of the weights, if they name one.
     """
 
@@ -224,26 +211,21 @@ def show(
     )
 
 
-def demo_files(methods: Sequence[Method], out: Path) -> list[Path]:
-    """Return the files that ``write_demo`` may write."""
-    names = [f"{title}{kind}.png" for title in _titles(methods) for kind in ("", "-routing")]
-    return [out / name for name in ("HR.png", "LR.png", *names, "log.txt")]
-
-
-def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
+def _write_demo(pair: Pair, shown: Mapping[str, Shown], out: Path) -> list[str]:
     """Write HR, LR, each SR and each routing image as PNG, and ``log.txt``.
 
     Returns:
-        The lines of the log: method, PSNR-RGB in dB, GFLOPs, and their percentage of the first
+        The lines of the log: title, PSNR-RGB in dB, GFLOPs, and their percentage of the first
         original's GFLOPs (of the first method's, if no original is shown).
     """
     from pcsr.report.figures import showcase  # noqa: PLC0415 - heavy, and upscaling does not draw
 
     write(out / "HR.png", pair.hr)
     write(out / "LR.png", to_uint8(pair.lr))
-    reference = next((s for s in shown if not s.method.knobs), shown[0]).gflops
+    originals = (result for result in shown.values() if not result.method.knobs)
+    reference = next(originals, next(iter(shown.values()))).gflops
     lines = []
-    for title, result in zip(_titles([one.method for one in shown]), shown, strict=True):
+    for title, result in shown.items():
         write(out / f"{title}.png", result.sr)
         if result.method.branches > 1:
             coloured = showcase.routing_image(result.labels, result.method.branches, result.sr)
@@ -254,23 +236,12 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     return lines
 
 
-def bicubic_enlarged(pair: Pair) -> metrics.Image:
-    """Return LR enlarged by bicubic interpolation, uint8 (H, W, 3)."""
-    height, width = pair.hr.shape[:2]
-    return to_uint8(bicubic.resize(pair.lr.double(), (height, width)))
-
-
 def draw(
     pair: Pair, original: Shown, shown: Shown, where: str, routing: Path, comparison: Path
 ) -> None:
     """Write the report's two images: the routing map, and crops side by side.
 
-    Args:
-        pair: the image.
-        original: of the backbone.
-        shown: what is compared with it.
-        where: what figures call the image.
-        routing, comparison: files to write.
+    ``where`` is what figures call the image.
     """
     from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
 
@@ -288,7 +259,7 @@ def draw(
         unit=method.unit,
     )
     saving.save(routed, routing)
-    enlarged = bicubic_enlarged(pair)
+    enlarged = to_uint8(bicubic.resize(pair.lr.double(), pair.hr.shape[:2]))
     panels = [
         ("HR", pair.hr),
         ("LR", to_uint8(pair.lr)),
