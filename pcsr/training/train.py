@@ -121,7 +121,7 @@ def train(
         run = training.Run(
             method, stages[stage], setup.stages[stage], setup.seed, store, out, picked, facts, only
         )
-        training.train(run, validate, rank, world)
+        training.train(run, validate)
 
 
 def _require_files(
