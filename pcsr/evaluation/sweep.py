@@ -1,6 +1,7 @@
 """Sweeps: weights measured on every image, operating point and protocol; resumable, one CSV."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,15 +176,17 @@ def measure_all(
     if saved:
         log.info("resuming after %d measured images", len(saved))
     journal.restart(saved)
-    rows = [row for measured in saved for row in measured]
-    done = {(row["weights"], row["image"]) for row in rows}
-    for measured in _measured(subjects, images, plan, measures, done):
+    found = {(rows[0]["weights"], rows[0]["image"]): rows for rows in saved}
+    for subject, name, measured in _measured(subjects, images, plan, measures, set(found)):
         journal.append(measured)
-        rows.extend(measured)
-    rows = _in_order(rows, subjects, images)
+        found[subject, name] = measured
+    # In the order of an uninterrupted sweep, each subject's images together.
+    places = itertools.product((subject.name for subject in subjects), images.names)
+    rows = [row for place in places for row in found[place]]
+    widest = max(rows, key=len)  # of the method with the most branches: it has all columns
     # The table comes last: its existence marks the sweep as done.
     files.write_json(files.sidecar(out), {**facts, "images": len(images)})
-    write_csv(pd.DataFrame(rows, columns=_columns(rows)), out)
+    write_csv(pd.DataFrame(rows, columns=list(widest)), out)
     journal.remove()
 
 
@@ -193,14 +196,16 @@ def _measured(
     plan: SweepOptions,
     measures: Mapping[str, Metric],
     done: set[tuple[str, str]],
-) -> Iterator[list[Row]]:
-    """Yield the rows of one subject on one image at a time."""
+) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yield the names of a subject and an image, and their rows, one pair at a time."""
     for number, name in enumerate(runtime.progress(images.names, "sweep")):
         waiting = [subject for subject in subjects if (subject.name, name) not in done]
-        image = images[number] if waiting else None
+        if not waiting:
+            continue
+        image = images[number]
         for subject in waiting:
             method = subject.method
-            rows = list(_measure_one(method, image, plan, measures))  # type: ignore[arg-type]
+            rows = list(_measure_one(method, image, plan, measures))
             log.info(
                 "%d/%d %s %s-%s: %.2f dB, %.2f s",
                 number + 1,
@@ -211,7 +216,7 @@ def _measured(
                 max(row["psnr_rgb"] for row in rows),
                 rows[0]["seconds"],
             )
-            yield [{**row, "weights": subject.name} for row in rows]
+            yield subject.name, name, [{**row, "weights": subject.name} for row in rows]
 
 
 def _measure_one(
@@ -231,16 +236,3 @@ def _measure_one(
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
         yield from measure(method, pair, scale, points, protocols, measures, own)
-
-
-def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], images: TestImages) -> list[Row]:
-    """Sort rows by subject, then image, the order of an uninterrupted sweep."""
-    subject_order = {subject.name: i for i, subject in enumerate(subjects)}
-    image_order = {name: i for i, name in enumerate(images.names)}
-    return sorted(rows, key=lambda r: (subject_order[r["weights"]], image_order[r["image"]]))
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return all columns, in order; a row of the method with the most branches has them all."""
-    widest = max(len(row) for row in rows)
-    return next(list(row) for row in rows if len(row) == widest)
