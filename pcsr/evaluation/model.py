@@ -19,11 +19,7 @@ from torch import Tensor
 from pcsr import runtime
 from pcsr.engine.runners import runner
 from pcsr.evaluation.points import requested_point, usable_scale
-from pcsr.evaluation.super_resolve import (
-    SuperResolved,
-    super_resolve,
-    super_resolve_pixels,
-)
+from pcsr.evaluation.super_resolve import SuperResolved, super_resolve, super_resolve_pixels
 from pcsr.flops import Flops
 from pcsr.images import decoding, header
 from pcsr.images.decoding import Pixels
@@ -54,12 +50,7 @@ class Result(Generic[ImageT]):
 
 
 class Model:
-    """A method deployed for inference; made by ``load``.
-
-    Args:
-        method: on its device, in eval mode.
-        precision: of the networks.
-    """
+    """A method deployed for inference, on its device; made by ``load``."""
 
     def __init__(self, method: Method, precision: torch.dtype) -> None:
         self.method = method

@@ -19,7 +19,7 @@ from pcsr.engine.runners import runner
 from pcsr.errors import MemoryLimitError, UserError, log
 from pcsr.geometry import hr_size
 from pcsr.images import decoding, encoding
-from pcsr.images.decoding import FREE_SHARE, Encoded, Pixels
+from pcsr.images.decoding import FREE_SHARE, Pixels
 from pcsr.images.levels import to_levels, to_tensor
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
@@ -53,16 +53,10 @@ def upscale_files(
     max_memory: int | None = None,
     precision: torch.dtype = torch.float32,
 ) -> None:
-    """Super-resolve images without HR. One that cannot be read does not stop the others.
+    """Super-resolve each image into the file paired with it.
 
-    Args:
-        method: the model.
-        pairs: each image with the file to write.
-        scale: HR size / LR size.
-        point: operating point that the method has.
-        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
-            more are computed in tiles. None allows most of the free memory.
-        precision: of the networks; half precision is bfloat16 on a CPU, float16 on a GPU.
+    An image that cannot be read does not stop the others. See ``super_resolve`` for ``max_memory``;
+    half precision is bfloat16 on a CPU, float16 on a GPU.
 
     Raises:
         UserError: the method does not support the precision on this device; or some images could
@@ -97,14 +91,7 @@ def upscale_file(
 ) -> str:
     """Read, super-resolve and write an image, unless its header says that it does not fit.
 
-    Args:
-        fast: runner of the method.
-        file: image.
-        path: image to write.
-        scale, point, max_memory: see ``upscale_files``.
-
-    Returns:
-        Sizes, operating point, routing and FLOPs in words.
+    Returns what was done in words.
 
     Raises:
         UserError: the image cannot be read, needs more memory, or would lose something in a file
@@ -116,7 +103,8 @@ def upscale_file(
     encoded = decoding.read_header(file, room=room)
     width, height = encoded.image.size
     encoding.require_room_in_format(path, encoded, hr_size((height, width), scale))
-    encoded.require_memory(room, _bytes_per_pixel(encoded, scale))
+    # For each LR pixel the network's input, and the result, twice while it is being written.
+    encoded.require_memory(room, 3 * 4 + 2 * scale**2 * encoded.planes * encoded.bits / 8)
     image = encoded.decode()
     done = super_resolve_pixels(fast, image, scale, point, max_memory)
     encoding.save(path, Pixels(done.sr, image.colour))
@@ -147,11 +135,6 @@ def _work(
     return ", ".join(words)
 
 
-def _bytes_per_pixel(image: Encoded, scale: float) -> float:
-    """Return the bytes of host memory for each LR pixel: the network's input and the result."""
-    return 3 * 4 + 2 * scale**2 * image.planes * image.bits / 8
-
-
 @torch.no_grad()
 def super_resolve(
     fast: Runner,
@@ -166,10 +149,8 @@ def super_resolve(
     """Super-resolve one image, tile by tile if it does not fit in memory.
 
     Args:
-        fast: runner of the method.
+        fast, scale, point: what is run; the method must have the point.
         lr: (1, 3, h, w) in [0, 1], on the method's device.
-        scale: HR size / LR size.
-        point: operating point.
         max_memory: bytes that the process may use (on a GPU: of the GPU's memory); larger images
             are computed in tiles. None allows most of the free memory.
         dtype: of the result, uint8, uint16 or float32.
@@ -207,10 +188,8 @@ def super_resolve(
         for tile in chain([first], tiles):
             height, width = tile.sr.shape[-2:]
             here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
-            if planes < 3:
-                sr[(*here, slice(0, 1))] = to_levels(tile.sr[0].mean(0, keepdim=True), dtype)
-            else:
-                sr[(*here, slice(0, 3))] = to_levels(tile.sr[0], dtype)
+            colours = tile.sr[0] if planes > 2 else tile.sr[0].mean(0, keepdim=True)
+            sr[(*here, slice(len(colours)))] = to_levels(colours, dtype)
             units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
             if routing is not None and per_pixel:
                 routing[here] = tile.labels[0].cpu().numpy()
@@ -238,10 +217,8 @@ def super_resolve_pixels(
     """Super-resolve what a file holds: RGB or grey, of 8 or 16 bits, with or without transparency.
 
     Grey is run as three equal channels, and the mean of the result is grey again. Transparency is
-    enlarged by bicubic interpolation. Arguments and errors are those of ``super_resolve``.
-
-    Returns:
-        The result, of the image's dtype and number of planes.
+    enlarged by bicubic interpolation. The result has the image's dtype and number of planes.
+    Arguments and errors are those of ``super_resolve``.
     """
     values, planes = image.values, image.values.shape[2]
     lr = to_tensor(values[:, :, : image.colours]).to(next(fast.method.parameters()).device)

@@ -84,10 +84,8 @@ def upscale(
 def targets(source: Path, target: Path, ext: str | None = None) -> list[tuple[Path, Path]]:
     """Return the images to upscale, each with the file to write.
 
-    Args:
-        source: image or folder.
-        target: image to write, or folder.
-        ext: ending of the images in a folder, with or without a dot; None is png.
+    ``source`` and ``target`` are images or folders; ``ext`` is the ending of the images in a
+    folder, with or without a dot.
 
     Raises:
         UserError: the folder has no images, two results would have one name, or no format is

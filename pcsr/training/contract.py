@@ -102,9 +102,7 @@ def require_paths_agree(
 ) -> Tensor:
     """Compare the runner with ``explore``, ``route`` and ``compose``; return the composed image.
 
-    Args:
-        method, lr, point, scale: what is run; ``lr`` is (N, 3, h, w).
-        ties: share of the units that may be routed differently, because of rounding.
+    ``ties`` is the share of the units that may be routed differently, because of rounding.
     """
     explored = method.explore(lr, scale)
     labels = method.route(explored.scores, point, scale)

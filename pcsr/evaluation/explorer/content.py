@@ -128,11 +128,10 @@ def write(
     """Run every method on every image and write the page.
 
     Args:
-        pairs: images to show.
-        subjects: methods; those of a backbone are compared with the first of them without a knob.
+        pairs, subjects: what to show; the methods of a backbone are compared with the first of them
+            without a knob.
         out: HTML file.
-        title: heading of the page.
-        note: on its images, or "".
+        title, note: heading of the page, and what it says of its images.
         opening: backbone -> the curves to open with; else those of the images shown.
         megabytes: size of the page; images that no longer fit are left out, but for the first.
 
