@@ -19,7 +19,7 @@ from torch import Tensor
 from pcsr import runtime
 from pcsr.engine.runners import runner
 from pcsr.evaluation.points import requested_point, usable_scale
-from pcsr.evaluation.super_resolve import SuperResolved, super_resolve, super_resolve_pixels
+from pcsr.evaluation.super_resolve import SuperResolved, SuperResolver
 from pcsr.flops import Flops
 from pcsr.images import decoding, header
 from pcsr.images.decoding import Pixels
@@ -90,20 +90,16 @@ class Model:
         """
         scale = usable_scale(self.method, scale)
         point = requested_point(self.method, scale, k, adaptive, budget, refine)
-        limit = runtime.read_bytes(max_memory)
+        resolver = SuperResolver(self._runner, scale, point, runtime.read_bytes(max_memory))
         if isinstance(image, Tensor):
             lr, dtype = _batch(image)
             size = lr.shape[-2], lr.shape[-1]
-            done = [
-                super_resolve(
-                    self._runner, one[None].to(self._device), scale, point, limit, dtype, True
-                )
-                for one in lr
-            ]
+            one_by_one = (one[None].to(self._device) for one in lr)
+            done = [resolver.tensor(one, dtype, keep_routing=True) for one in one_by_one]
         else:
             pixels = _pixels(image)
             size = pixels.values.shape[:2]
-            done = [super_resolve_pixels(self._runner, pixels, scale, point, limit, True)]
+            done = [resolver.pixels(pixels, keep_routing=True)]
         units = [sum(each) for each in zip(*(one.units for one in done), strict=True)]
         costs = self.method.costs(size, scale)
         shared = replace(costs, shared=costs.shared * len(done))

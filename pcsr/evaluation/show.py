@@ -21,7 +21,9 @@ from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
 from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
-from pcsr.report.figures import style
+from pcsr.report import tidy
+from pcsr.report.figures import saving, style
+from pcsr.report.figures import showcase as figures
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
 from pcsr.weights.load import load_method
@@ -124,16 +126,13 @@ def showcase(
 
 def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tuple[int, float, str]:
     """Return the index of the image to show, and the knob, chosen from a sweep; its test set."""
-    from pcsr.report import tidy  # noqa: PLC0415 - heavy, and upscaling does not draw
-    from pcsr.report.figures.showcase import most_divided  # noqa: PLC0415 - as above
-
     rows = tidy.collect([sweep])
     own = protocol.columns()
     same = np.logical_and.reduce([rows[name] == value for name, value in own.items()])
     rows = rows[same & ~rows["adaptive"] & rows["image"].isin(names)]
     if rows.empty:
         raise UserError(f"--sweep {sweep}: has none of these images by this protocol.")
-    name, knob = most_divided(rows)
+    name, knob = figures.most_divided(rows)
     return list(names).index(name), knob, str(rows["test_set"].iloc[0])
 
 
@@ -218,8 +217,6 @@ def _write_demo(pair: Pair, shown: Mapping[str, Shown], out: Path) -> list[str]:
         The lines of the log: title, PSNR-RGB in dB, GFLOPs, and their percentage of the first
         original's GFLOPs (of the first method's, if no original is shown).
     """
-    from pcsr.report.figures import showcase  # noqa: PLC0415 - heavy, and upscaling does not draw
-
     write(out / "HR.png", pair.hr)
     write(out / "LR.png", to_uint8(pair.lr))
     originals = (result for result in shown.values() if not result.method.knobs)
@@ -228,7 +225,7 @@ def _write_demo(pair: Pair, shown: Mapping[str, Shown], out: Path) -> list[str]:
     for title, result in shown.items():
         write(out / f"{title}.png", result.sr)
         if result.method.branches > 1:
-            coloured = showcase.routing_image(result.labels, result.method.branches, result.sr)
+            coloured = figures.routing_image(result.labels, result.method.branches, result.sr)
             write(out / f"{title}-routing.png", coloured)
         percent = 100 * result.gflops / reference
         lines.append(f"{title}: {result.psnr_rgb:.2f} dB | {result.gflops:.2f} G ({percent:.0f} %)")
@@ -243,17 +240,15 @@ def draw(
 
     ``where`` is what figures call the image.
     """
-    from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
-
     gained = shown.psnr_rgb - original.psnr_rgb
     percent = 100 * shown.gflops / original.gflops
     title = (
         f"{shown.name}, {where}: {shown.psnr_rgb:.2f} dB ({gained:+.2f} dB), "
         f"{shown.gflops:.2f} paper GFLOPs ({percent:.0f} % of the original's)"
     )
-    gain = showcase.gain_over(original.sr, shown.sr, pair.hr)
+    gain = figures.gain_over(original.sr, shown.sr, pair.hr)
     method = shown.method
-    routed = showcase.routing_figure(
+    routed = figures.routing_figure(
         *(shown.sr, shown.labels, method.branches, gain, title),
         names=method.branch_names,
         unit=method.unit,
@@ -268,5 +263,5 @@ def draw(
         (shown.name, shown.sr),
     ]
     lost = pair.hr.astype(float) - enlarged  # the detail that super-resolution has to restore
-    box = showcase.detailed_box(lost, side=96)
-    saving.save(showcase.comparison(panels, box, title=where), comparison)
+    box = figures.detailed_box(lost, side=96)
+    saving.save(figures.comparison(panels, box, title=where), comparison)
