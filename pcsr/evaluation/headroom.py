@@ -37,7 +37,7 @@ from pcsr.report.curves import Curve, Floats, estimates, gflops_needed, percent_
 from pcsr.report.tables import markdown
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 LOSS = 0.05  # dB
 COUNTS = {"paper": "paper", "engine": "executed", "once": "executed, no pixel twice"}
@@ -70,9 +70,7 @@ def headroom(
     --images data/prepared/kodak24 --out headroom.md`.
     """
     files.check_outputs((*weights, images), pages.written(out))
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    methods = [runtime.move(load_method(path)[0], picked) for path in weights]
+    methods = [method for method, _ in load_all(weights, device, threads)[1]]
     compared, scale, test = _compared(methods), methods[0].config.scale, open_images(images)
     spent = shares(scale)  # first, because it reads an experiment, which may be missing
     page = [HEAD.format(scale=scale), markdown(spent, spent.columns[2:]), ORACLES]

@@ -21,13 +21,13 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import THREADS, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError, log
-from pcsr.evaluation.measure import DensePass, make_pair
+from pcsr.evaluation.measure import DensePass, Row, make_pair
 from pcsr.methods.base import Method
 from pcsr.metrics import comparable, psnr_rgb
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 
 def calibrate_knob(
@@ -55,10 +55,7 @@ def calibrate_knob(
     files.require_suffix(out, ".safetensors", "--out")
     files.check_outputs((weights, images), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    method, facts = load_method(weights)
-    runtime.move(method, picked)
+    picked, ((method, facts),) = load_all([weights], device, threads)
     test = open_images(images)
     with files.locked(out):
         points = measure(method, test, knob or method.fine_knobs or method.knobs)
@@ -101,24 +98,25 @@ def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[
         raise UserError(f"{method.config.method} has no knob to calibrate.")
     scale, protocol = method.config.scale, ProtocolConfig()
     points = [OperatingPoint(knob=k) for k in knobs]
-    psnr: list[list[float]] = []
-    flops: list[list[float]] = []
+    measured: list[list[Row]] = []
     for number in runtime.progress(range(len(images)), "calibrate-knob"):
         pair = make_pair(images[number], scale, protocol)
         dense = DensePass(method, pair, scale)
         full = OperatingPoint(), dense.everywhere(method.branches - 1)
         decisions = [full, *dense.route(points)]
-        rows = list(dense.rows(decisions, [protocol], {"psnr_rgb": psnr_rgb}))
-        psnr.append([row["psnr_rgb"] for row in rows])
-        flops.append([row["flops_engine"] for row in rows])
+        measured.append(list(dense.rows(decisions, [protocol], {"psnr_rgb": psnr_rgb})))
         log.info("%d/%d %s", number + 1, len(images), pair.name)
-    counted = comparable(np.array(psnr))
+    psnr, flops = (
+        np.array([[row[name] for row in rows] for rows in measured])
+        for name in ("psnr_rgb", "flops_engine")
+    )
+    counted = comparable(psnr)
     if not counted.any():
         raise UserError("calibrate-knob: every image is restored exactly; give photographs.")
     if not counted.all():
         log.info("left out, because they are restored exactly: %d images", (~counted).sum())
     (best, *mean_psnr), (most, *mean_flops) = (
-        np.mean(np.array(values)[counted], axis=0) for values in (psnr, flops)
+        values[counted].mean(axis=0) for values in (psnr, flops)
     )
     return [
         Point(

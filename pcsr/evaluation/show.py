@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
-from pcsr import metrics, runtime
+from pcsr import metrics
 from pcsr.config import options
 from pcsr.config.models import ProtocolConfig
 from pcsr.data import bicubic
@@ -26,7 +26,7 @@ from pcsr.report.figures import saving, style
 from pcsr.report.figures import showcase as figures
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 
 def demo(
@@ -53,7 +53,7 @@ def demo(
     --out demo`.
     """
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    methods = [method for method, _ in _load(weights, device, threads)]
+    methods = [method for method, _ in load_all(weights, device, threads)[1]]
     titles = _titles(methods)
     drawn = [f"{title}{kind}" for title in titles for kind in ("", "-routing")]
     outputs = [out / f"{name}.png" for name in ("HR", "LR", *drawn)]
@@ -105,7 +105,7 @@ def showcase(
         raise UserError("--sweep chooses the image and the knob: drop it, or --image and --k.")
     files.check_outputs((images, *weights, sweep), (routing, comparison))
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    loaded = _load(weights, "cpu", threads)
+    _, loaded = load_all(weights, "cpu", threads)
     methods = [method for method, _ in loaded]
     scale = methods[1].config.scale
     test, test_set = open_images(images), None
@@ -117,8 +117,8 @@ def showcase(
     pair = make_pair(test[image], scale, protocol)
     points = points_for_all(methods, OperatingPoint(knob=k, refine=refine))
     first, shown = (
-        show(method, pair, scale, at, experiment)
-        for (method, experiment), at in zip(loaded, points, strict=True)
+        show(method, pair, scale, at, facts.get("experiment"))
+        for (method, facts), at in zip(loaded, points, strict=True)
     )
     where = f"image {pair.name}" + (f" of {style.name(test_set)}" if test_set else "")
     draw(pair, first, shown, where, routing, comparison)
@@ -134,14 +134,6 @@ def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tup
         raise UserError(f"--sweep {sweep}: has none of these images by this protocol.")
     name, knob = figures.most_divided(rows)
     return list(names).index(name), knob, str(rows["test_set"].iloc[0])
-
-
-def _load(weights: Sequence[Path], device: str, threads: int) -> list[tuple[Method, str | None]]:
-    """Return the method of each file of weights, and their experiment if they name one."""
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    loaded = [load_method(path) for path in weights]
-    return [(runtime.move(method, picked), facts.get("experiment")) for method, facts in loaded]
 
 
 @dataclass(frozen=True)

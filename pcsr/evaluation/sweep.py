@@ -20,7 +20,7 @@ from pcsr.metrics import Metric
 from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 ROWS = 5  # version of the rows; raised when those of an unfinished sweep become incompatible
 
@@ -61,8 +61,6 @@ def sweep(
     inputs = (*weights, images, lr_images)
     files.check_outputs(inputs, (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     protocols = [protocol]
     for changes in also:
@@ -78,12 +76,12 @@ def sweep(
         )
     subjects: list[Subject] = []
     described: dict[str, dict[str, Any]] = {}
-    for path in weights:
-        method, facts = load_method(path)
+    picked, loaded = load_all(weights, device, threads)
+    for path, (method, facts) in zip(weights, loaded, strict=True):
         name = _name(path, facts, described)
         # Of the tensors, not the file, because a release may consist of two files.
         digest = checkpoint.digest_tensors(method.state_dict())
-        subjects.append(Subject(runtime.move(method, picked), name, digest))
+        subjects.append(Subject(method, name, digest))
         described[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
     if knob and not any(subject.method.knobs for subject in subjects):
         raise UserError("--knob: none of these weights has a knob; drop it.")

@@ -22,7 +22,7 @@ from pcsr.methods.base import Method
 from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 BATCH = 64  # crops per forward pass
 LINES = 20  # log lines over a whole run
@@ -49,9 +49,7 @@ def classify_crops(
     files.require_suffix(out, ".safetensors", "--out")
     files.check_outputs((weights, data), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    method = runtime.move(load_method(weights)[0], picked)
+    _, ((method, _),) = load_all([weights], device, threads)
     store = Store.open(data)
     facts = {
         "weights": checkpoint.digest(weights),
