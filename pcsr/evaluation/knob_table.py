@@ -115,16 +115,11 @@ def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[
         raise UserError("calibrate-knob: every image is restored exactly; give photographs.")
     if not counted.all():
         log.info("left out, because they are restored exactly: %d images", (~counted).sum())
-    (best, *mean_psnr), (most, *mean_flops) = (
-        values[counted].mean(axis=0) for values in (psnr, flops)
-    )
+    mean_psnr, mean_flops = (values[counted].mean(axis=0) for values in (psnr, flops))
+    drops, shares = mean_psnr[0] - mean_psnr[1:], mean_flops[1:] / mean_flops[0]
     return [
-        Point(
-            knob=knobs[n],
-            drop=round(float(best - mean_psnr[n]), 6),
-            share=round(float(mean_flops[n] / most), 6),
-        )
-        for n in np.argsort(-np.array(mean_flops), kind="stable")
+        Point(knob=knobs[n], drop=round(float(drops[n]), 6), share=round(float(shares[n]), 6))
+        for n in np.argsort(-mean_flops[1:], kind="stable")
     ]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from cyclopts import Parameter
 
 from pcsr import metrics
@@ -19,6 +18,7 @@ from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
+from pcsr.evaluation.super_resolve import SuperResolver
 from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
 from pcsr.report import tidy
@@ -175,28 +175,22 @@ def _titles(methods: Sequence[Method]) -> list[str]:
     ]
 
 
-@torch.no_grad()
 def show(
-    method: Method,
-    pair: Pair,
-    scale: float,
-    point: OperatingPoint,
-    experiment: str | None = None,
+    method: Method, pair: Pair, scale: float, point: OperatingPoint, experiment: str | None = None
 ) -> Shown:
     """Super-resolve a test image, running only the routed work, and measure the result."""
     lr = pair.lr.to(next(method.parameters()).device)
     used = usable_point(method, point)
-    restored = runner(method).run(lr, scale, used)
-    sr = to_uint8(restored.sr)
-    units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
-    lr_size = (pair.lr.shape[-2], pair.lr.shape[-1])
+    done = SuperResolver(runner(method), scale, used).tensor(lr, keep_routing=True)
+    assert done.routing is not None
+    flops = method.costs((lr.shape[-2], lr.shape[-1]), scale).total(done.units)
     return Shown(
         method,
-        sr,
-        method.pixel_labels(restored.labels, lr_size, scale)[0].cpu().numpy(),
-        tuple(count / sum(units) for count in units),
-        metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
-        method.costs(lr_size, scale).total(units).paper / 1e9,
+        done.sr,
+        done.routing,
+        tuple(count / sum(done.units) for count in done.units),
+        metrics.psnr_rgb(done.sr, pair.hr, metrics.shave_for(scale)),
+        flops.paper / 1e9,
         used.knob,
         experiment,
     )

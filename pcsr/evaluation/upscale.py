@@ -87,14 +87,13 @@ def targets(source: Path, target: Path, ext: str | None = None) -> list[tuple[Pa
         UserError: the folder has no images, two results would have one name, or no format is
             written under this ending.
     """
-    into_folder = source.is_dir() or not target.suffix
-    if source.is_dir() and target.suffix.lower() in images.EXTENSIONS:
-        raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
-    if not into_folder:
+    if target.suffix and not source.is_dir():
         if ext is not None:
             raise UserError(f"--ext {ext}: {target} has an ending already; drop --ext.")
         encoding.ending(target)
         return [(source, target)]
+    if target.suffix.lower() in images.EXTENSIONS:
+        raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
     ending = encoding.ending(target / f"*.{(ext or 'png').removeprefix('.')}")
     sources = images.list_images(source) if source.is_dir() else [source]
     names = images.unique([file.stem for file in sources], str(source))

@@ -59,14 +59,18 @@ class Step(nn.Module):
 def _freeze(method: Method, name: str, part: Stage) -> None:
     module = dict(method.named_modules()).get(name)
     if module is None or not any(p.requires_grad for p in module.parameters()):
-        trained = [n for n, m in method.named_modules() if any(m is one for one in part.modules)]
         raise UserError(
             f"stages.{part.name}.freeze: {name} is no module that this stage of "
-            f"{method.config.method} trains; it trains {', '.join(trained)}."
+            f"{method.config.method} trains; it trains {', '.join(trained_modules(method, part))}."
         )
     module.requires_grad_(False).eval()
     if not any(p.requires_grad for p in method.parameters()):
         raise UserError(f"stages.{part.name}.freeze: nothing is left to train; leave out {name}.")
+
+
+def trained_modules(method: Method, part: Stage) -> list[str]:
+    """Return the names of the modules that a stage trains."""
+    return [name for name, m in method.named_modules() if any(m is one for one in part.modules)]
 
 
 class Loop:

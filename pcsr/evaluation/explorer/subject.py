@@ -53,7 +53,15 @@ class Subject:
         measured = list(dense.rows(decisions, [self.protocol], {"psnr_rgb": metrics.psnr_rgb}))
         self._rows.append(measured)
         return {
-            "points": [_point(row) for row in measured],
+            "points": [
+                {
+                    "knob": row["knob"],
+                    "adaptive": row["adaptive"],
+                    "psnr": row["psnr_rgb"],
+                    "gflops": row["flops_engine"] / 1e9,
+                }
+                for row in measured
+            ],
             "costs": self._costs(dense.exploration.lr_size),
             **self._branches(dense, planes),
             **routing,
@@ -125,13 +133,3 @@ class Subject:
         if self.method.unit == "tile":
             return {"ranks": [rank.ravel().tolist() for rank in ranks]}
         return {"ranks": [planes.add(rank) for rank in ranks]}
-
-
-def _point(row: Row) -> dict[str, Any]:
-    """Return an operating point of an image as the page shows it."""
-    return {
-        "knob": row["knob"],
-        "adaptive": row["adaptive"],
-        "psnr": row["psnr_rgb"],
-        "gflops": row["flops_engine"] / 1e9,
-    }
