@@ -160,12 +160,13 @@ def _pixels(image: Any) -> Pixels:
         raise TypeError(f"image: a PIL image, an array or a tensor, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"image: an array (h, w, 3) is needed, not {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+    if np.issubdtype(image.dtype, np.floating):
+        image = image.astype(np.float32, copy=False)
+    elif image.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"image: uint8, uint16 or floating point in [0, 1] is needed, not {image.dtype}"
         )
-    whole = np.issubdtype(image.dtype, np.integer)
-    return Pixels(image if whole else image.astype(np.float32, copy=False), Colour())
+    return Pixels(image, Colour())
 
 
 def _like(image: Any, done: list[SuperResolved]) -> Any:

@@ -109,10 +109,9 @@ def train(run: Run, validate: Validate) -> None:
 
 def _train(run: Run, validate: Validate, stop: "_Stop") -> None:
     stage, device = run.stage, run.device
-    rank, world = distributed.place()
+    rank, world = place = distributed.place()
     method = runtime.move(run.method, device)
-    scale, place = method.config.scale, (rank, world)
-    batches = Batches(run.store, stage, scale, run.seed, device, place, run.only)
+    batches = Batches(run.store, stage, method.config.scale, run.seed, device, place, run.only)
     if stage.precision == "bf16":
         warn_if_slower(torch.bfloat16, device)
     start, elapsed, moments = _resume(run)
