@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +98,7 @@ def sweep(
         threads=threads,
     )
     with files.locked(out):
-        measure_all(subjects, test, plan, registry.metrics(), out, facts)
+        measure_all(subjects, test, plan, out, facts)
 
 
 def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
@@ -135,19 +135,20 @@ class SweepOptions:
         adaptive: whether to measure the adaptive decision as well, where a method has it.
         protocols: how images are measured; the first is the sweep's own.
         scale: HR size / LR size; None for the trained one.
+        measures: column -> metric.
     """
 
     knobs: tuple[float, ...]
     adaptive: bool
     protocols: tuple[ProtocolConfig, ...]
     scale: float | None = None
+    measures: Mapping[str, Metric] = field(default_factory=registry.metrics)
 
 
 def measure_all(
     subjects: Sequence[Subject],
     images: TestImages,
     plan: SweepOptions,
-    measures: Mapping[str, Metric],
     out: Path,
     facts: Mapping[str, Any],
 ) -> None:
@@ -166,7 +167,7 @@ def measure_all(
         [images.names, images.digest],
         [plan.knobs, plan.adaptive, plan.scale],
         plan.protocols,
-        sorted(measures),
+        sorted(plan.measures),
         ROWS,
     )
     journal = Journal(out.with_name(f"{out.name}.part"), identity)
@@ -175,7 +176,7 @@ def measure_all(
         log.info("resuming after %d measured images", len(saved))
     journal.restart(saved)
     found = {(rows[0]["weights"], rows[0]["image"]): rows for rows in saved}
-    for subject, name, measured in _measured(subjects, images, plan, measures, set(found)):
+    for subject, name, measured in _measured(subjects, images, plan, set(found)):
         journal.append(measured)
         found[subject, name] = measured
     # In the order of an uninterrupted sweep, each subject's images together.
@@ -192,7 +193,6 @@ def _measured(
     subjects: Sequence[Subject],
     images: TestImages,
     plan: SweepOptions,
-    measures: Mapping[str, Metric],
     done: set[tuple[str, str]],
 ) -> Iterator[tuple[str, str, list[Row]]]:
     """Yield the names of a subject and an image, and their rows, one pair at a time."""
@@ -203,7 +203,7 @@ def _measured(
         image = images[number]
         for subject in waiting:
             method = subject.method
-            rows = list(_measure_one(method, image, plan, measures))
+            rows = list(_measure_one(method, image, plan))
             log.info(
                 "%d/%d %s %s-%s: %.2f dB, %.2f s",
                 number + 1,
@@ -217,9 +217,7 @@ def _measured(
             yield subject.name, name, [{**row, "weights": subject.name} for row in rows]
 
 
-def _measure_one(
-    method: Method, image: TestImage, plan: SweepOptions, measures: Mapping[str, Metric]
-) -> Iterator[Row]:
+def _measure_one(method: Method, image: TestImage, plan: SweepOptions) -> Iterator[Row]:
     """Yield the rows of one method on one image, under every protocol that matters to it."""
     scale = plan.scale or method.config.scale
     points = points_of(method, plan.knobs, plan.adaptive)
@@ -233,4 +231,4 @@ def _measure_one(
             sharing.setdefault(same_pair, []).append(protocol)
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
-        yield from measure(method, pair, scale, points, protocols, measures, own)
+        yield from measure(method, pair, scale, points, protocols, plan.measures, own)
