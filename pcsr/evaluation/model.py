@@ -55,7 +55,6 @@ class Model:
     def __init__(self, method: Method, precision: torch.dtype) -> None:
         self.method = method
         self._runner = runner(method, precision)
-        self._device = next(method.parameters()).device
 
     def upscale(
         self,
@@ -94,8 +93,7 @@ class Model:
         if isinstance(image, Tensor):
             lr, dtype = _batch(image)
             size = lr.shape[-2], lr.shape[-1]
-            one_by_one = (one[None].to(self._device) for one in lr)
-            done = [resolver.tensor(one, dtype, keep_routing=True) for one in one_by_one]
+            done = [resolver.tensor(one[None], dtype, keep_routing=True) for one in lr]
         else:
             pixels = _pixels(image)
             size = pixels.values.shape[:2]

@@ -179,11 +179,10 @@ def show(
     method: Method, pair: Pair, scale: float, point: OperatingPoint, experiment: str | None = None
 ) -> Shown:
     """Super-resolve a test image, running only the routed work, and measure the result."""
-    lr = pair.lr.to(next(method.parameters()).device)
     used = usable_point(method, point)
-    done = SuperResolver(runner(method), scale, used).tensor(lr, keep_routing=True)
+    done = SuperResolver(runner(method), scale, used).tensor(pair.lr, keep_routing=True)
     assert done.routing is not None
-    flops = method.costs((lr.shape[-2], lr.shape[-1]), scale).total(done.units)
+    flops = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(done.units)
     return Shown(
         method,
         done.sr,

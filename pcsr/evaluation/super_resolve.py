@@ -127,7 +127,7 @@ class SuperResolver:
         is enlarged by bicubic interpolation. The result has the image's dtype and number of planes.
         """
         values, planes = image.values, image.values.shape[2]
-        lr = to_tensor(values[:, :, : image.colours]).to(self._device)
+        lr = to_tensor(values[:, :, : image.colours])
         done = self.tensor(lr, values.dtype, keep_routing, planes)
         if planes > image.colours:
             _enlarge_alpha(values[:, :, -1], done.sr[:, :, -1])
@@ -140,7 +140,7 @@ class SuperResolver:
         """Super-resolve one image.
 
         Args:
-            lr: (1, 3, h, w) in [0, 1], on the method's device.
+            lr: (1, 3, h, w) in [0, 1].
             dtype: of the result, uint8, uint16 or float32.
             keep_routing: whether to return the branch of each HR pixel.
             planes: of the result. With 1 or 2 the mean of the colours is its first plane; the plane
@@ -150,6 +150,7 @@ class SuperResolver:
             UserError: the image needs more memory, or the method does not support the scale or the
                 operating point.
         """
+        lr = lr.to(self._device)
         method, lr_size = self.fast.method, (lr.shape[-2], lr.shape[-1])
         size = hr_size(lr_size, self.scale)
         # On a CPU the result counts against the limit, twice while it is being written to a file.
