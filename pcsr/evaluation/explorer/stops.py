@@ -75,17 +75,13 @@ def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
 
 def between(low: float, high: float, rising: bool) -> Stops:
     """Return the stops from one knob value to another; ``rising``: a larger knob is cheaper."""
-    segments = []
-    for start, end, parts in (
-        (low, -FINE_UP_TO, COARSE),
-        (max(low, -FINE_UP_TO), min(high, FINE_UP_TO), FINE),
-        (FINE_UP_TO, high, COARSE),
-    ):
-        first, last = round(start * parts), round(end * parts)
-        if parts == COARSE:  # the borders belong to the fine segment
-            first, last = first + (start == FINE_UP_TO), last - (end == -FINE_UP_TO)
-        if first <= last:
-            segments.append((first, last, parts))
+    edge = FINE_UP_TO * COARSE  # the borders belong to the fine segment
+    segments = [
+        (round(low * COARSE), -edge - 1, COARSE),
+        (round(max(low, -FINE_UP_TO) * FINE), round(min(high, FINE_UP_TO) * FINE), FINE),
+        (edge + 1, round(high * COARSE), COARSE),
+    ]
+    segments = [segment for segment in segments if segment[0] <= segment[1]]
     if not rising:
         segments = [(last, first, parts) for first, last, parts in reversed(segments)]
     return Stops(segments)
