@@ -23,10 +23,9 @@ from pcsr.config.models import ModelConfig, ProtocolConfig
 from pcsr.config.options import THREADS, Count, Device, HRImages, MarkdownOut, Threads, WeightsFiles
 from pcsr.data.test_images import open_images
 from pcsr.errors import UserError
-from pcsr.evaluation.measure import Pair, Row, everywhere, explore, make_pair, rows_of
+from pcsr.evaluation.measure import DensePass, Pair, Row, make_pair
 from pcsr.flops import Flops
 from pcsr.geometry import TILE
-from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Exploration, Method
 from pcsr.methods.original import PAPER as ORIGINALS
 from pcsr.methods.original import Original
@@ -34,11 +33,11 @@ from pcsr.methods.pcsr import PAPER, PCSR
 from pcsr.methods.tiled import Tiled
 from pcsr.metrics import psnr_rgb, shave_for
 from pcsr.report import pages
-from pcsr.report.curves import Curve, estimate
+from pcsr.report.curves import Curve, Floats, estimates, gflops_needed, percent_needed
 from pcsr.report.tables import markdown
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 LOSS = 0.05  # dB
 COUNTS = {"paper": "paper", "engine": "executed", "once": "executed, no pixel twice"}
@@ -71,12 +70,10 @@ def headroom(
     --images data/prepared/kodak24 --out headroom.md`.
     """
     files.check_outputs((*weights, images), pages.written(out))
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    methods = [runtime.move(load_method(path)[0], picked) for path in weights]
+    methods = [method for method, _ in load_all(weights, device, threads)[1]]
     compared, scale, test = _compared(methods), methods[0].config.scale, open_images(images)
-    # First, because it reads an experiment, which may be missing.
-    page = [HEAD.format(scale=scale), markdown(shares(scale), SHARES), ORACLES]
+    spent = shares(scale)  # first, because it reads an experiment, which may be missing
+    page = [HEAD.format(scale=scale), markdown(spent, spent.columns[2:]), ORACLES]
     rows: list[Row] = []
     count = min(first or len(test), len(test))
     for number in runtime.progress(range(count), "headroom"):
@@ -148,23 +145,24 @@ class Choice(Tiled):
         return torch.full_like(scores[:, 0], self.branches - 1, dtype=torch.long)
 
 
-def errors(method: Method, pair: Pair, exploration: Exploration) -> Tensor:
+def errors(dense: DensePass) -> Tensor:
     """Return the squared error of every branch in every unit, (M, units), float64.
 
     In 8-bit levels, summed over a unit's pixels and channels, without the border that PSNR leaves
     out. Where tiles overlap, a pixel belongs to the nearest one.
     """
-    scale, shave = method.config.scale, shave_for(method.config.scale)
-    numbers = torch.arange(exploration.scores[:, 0].numel()).view_as(exploration.scores[:, 0])
-    unit = method.pixel_labels(numbers, exploration.lr_size, scale)[0]
-    unit = unit.expand(pair.hr.shape[:2])[shave:-shave, shave:-shave].flatten().cpu()
+    method, hr, shave = dense.method, dense.pair.hr, shave_for(dense.scale)
+    inside = slice(shave, -shave)
+    labels = dense.everywhere(0)
+    numbers = torch.arange(labels.numel()).view_as(labels)
+    unit = method.pixel_labels(numbers, dense.exploration.lr_size, dense.scale)[0]
+    unit = unit.expand(hr.shape[:2])[inside, inside].flatten().cpu()
     found = []
     for branch in range(method.branches):
-        labels = everywhere(exploration, branch)
-        sr = to_uint8(method.compose(exploration, labels, OperatingPoint()))
-        apart = torch.from_numpy(sr.astype(np.float64) - pair.hr)[shave:-shave, shave:-shave]
+        sr = dense.image(dense.everywhere(branch), OperatingPoint())
+        apart = torch.from_numpy(sr.astype(np.float64) - hr)[inside, inside]
         of_pixel = apart.square().sum(dim=-1).flatten()
-        found.append(torch.bincount(unit, of_pixel, minlength=numbers.numel()))
+        found.append(torch.bincount(unit, of_pixel, minlength=labels.numel()))
     return torch.stack(found)
 
 
@@ -205,27 +203,23 @@ def oracle(error: Tensor, cost: Sequence[float], price: float) -> Tensor:
 @torch.no_grad()
 def decided(method: Method, pair: Pair) -> Iterator[Row]:
     """Yield the rows of a method on an image: in full, by its router, and by an oracle (``by``)."""
-    scale = method.config.scale
-    exploration, _ = explore(method, pair, scale)
-    scores = exploration.scores
-    decisions = {FULL: [(OperatingPoint(), everywhere(exploration, method.branches - 1))]}
+    dense = DensePass(method, pair, method.config.scale)
+    full = dense.everywhere(method.branches - 1)
+    decisions = {FULL: [(OperatingPoint(), full)]}
     points = [OperatingPoint(knob=k) for k in method.fine_knobs or method.knobs]
-    for by, seen in routers(method, exploration) if points else ():
-        decisions[by] = [(point, method.route(seen, point, scale)) for point in points]
+    for by, seen in routers(method, dense.exploration) if points else ():
+        decisions[by] = [(point, method.route(seen, point, dense.scale)) for point in points]
     if method.branches > 1:
-        error = errors(method, pair, exploration)
-        cost = [branch.engine for branch in method.costs(exploration.lr_size, scale).branch]
+        error = errors(dense)
+        costs = method.costs(dense.exploration.lr_size, dense.scale).branch
+        best = (oracle(error, [cost.engine for cost in costs], price) for price in PRICES)
         decisions[ORACLE] = [
-            (
-                OperatingPoint(knob=price),
-                oracle(error, cost, price).view_as(scores[:, 0]).to(scores.device),
-            )
-            for price in PRICES
+            (OperatingPoint(knob=price), labels.view_as(full).to(full.device))
+            for price, labels in zip(PRICES, best, strict=True)
         ]
-    unrefined = [ProtocolConfig(refine=False)]
     for by, made in decisions.items():
-        rows = rows_of(method, pair, scale, exploration, made, unrefined, {"psnr_rgb": psnr_rgb})
-        yield from ({**row, "by": by} for row in rows)
+        for row in dense.rows(made, [ProtocolConfig(refine=False)], {"psnr_rgb": psnr_rgb}):
+            yield {**row, "by": by}
 
 
 def savings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -243,61 +237,69 @@ def savings(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for method, of_method in rows[rows["method"] != "original"].groupby("method", sort=False):
         for count, counted in COUNTS.items():
-            full = Curve.of(of_method[of_method["by"] == FULL], count)
             reference = Curve.of(original, count)
-            routed = of_method[of_method["by"] != FULL]
-            for by, decisions in routed.groupby("by", sort=False):
-                curve = Curve.of(decisions, count)
-                table.append(
-                    {
-                        "Method": str(method),
-                        "Decided by": str(by),
-                        "FLOPs": counted,
-                        **_needed(curve, full, reference),
-                    }
-                )
+            curves = {
+                str(by): Curve.of(decisions, count)
+                for by, decisions in of_method.groupby("by", sort=False)
+            }
+            full = curves.pop(FULL)
+            table += [
+                {"Method": str(method), "Decided by": by, "FLOPs": counted}
+                | _needed(curve, full, reference)
+                for by, curve in curves.items()
+            ]
     return pd.DataFrame(table)
 
 
 def _needed(curve: Curve, full: Curve, original: Curve) -> dict[str, str]:
-    def gain(some: NDArray[np.intp]) -> float:
-        return float(full.psnr[some].mean() - original.psnr[some].mean())
+    def values(some: NDArray[np.intp]) -> Floats:
+        (psnr, gflops), (base_psnr, whole) = (
+            (of.psnr[some].mean(), of.gflops[some].mean()) for of in (full, original)
+        )
+        return np.array(
+            [
+                psnr - base_psnr,
+                100 * (gflops / whole),
+                100 * gflops_needed(curve, full, LOSS, some) / whole,
+                percent_needed(curve, original, LOSS, some),
+            ]
+        )
 
-    def cost(some: NDArray[np.intp]) -> float:
-        return 100 * float(full.gflops[some].mean() / original.gflops[some].mean())
-
-    def below(target: Curve, some: NDArray[np.intp]) -> float:
-        needed = curve.gflops_at(float(target.psnr[some].mean()) - LOSS, some)
-        return 100 * needed / float(original.gflops[some].mean())
-
-    count = len(original.psnr)
-    return {
-        "In full (dB)": estimate(gain, count).text(3),
-        "In full (%)": estimate(cost, count).text(1),
-        f"{LOSS:g} dB below full (%)": estimate(lambda some: below(full, some), count).text(1),
-        f"{LOSS:g} dB below original (%)": estimate(lambda some: below(original, some), count).text(
-            1
-        ),
-    }
+    found = estimates(values, len(original.psnr))
+    pairs = zip(SAVINGS.items(), found, strict=True)
+    return {name: value.text(decimals) for (name, decimals), value in pairs}
 
 
 def shares(scale: float) -> pd.DataFrame:
     """Return what share of an original's FLOPs encoder, tail and PCSR's heads take, by backbone."""
     others = load_experiment(HEADS).model.options
+    tile, units = (TILE, TILE), round((TILE * scale) ** 2)
     table = []
-    for backbone, original in ORIGINALS.items():
-        width = original["width"]
-        options = {**PAPER.get(backbone, others), "width": width}
-        whole = _built(backbone, "original", {"width": width}, scale).costs((TILE, TILE), scale)
-        heads = _built(backbone, "pcsr", options, scale)
+    for backbone, paper in ORIGINALS.items():
+        width: dict[str, object] = {"width": paper["width"]}
+        original = _built(backbone, "original", width, scale)
+        heads = _built(backbone, "pcsr", {**PAPER.get(backbone, others), **width}, scale)
         assert isinstance(heads, PCSR)
-        costs, units = heads.costs((TILE, TILE), scale), round((TILE * scale) ** 2)
-        cost, encoder = whole.total([1]), heads.encoder_flops((TILE, TILE))
-        light, heavy = costs.total([units, 0]), costs.total([0, units])
-        table += [
-            _share(backbone, count, *(getattr(one, count) for one in (cost, encoder, light, heavy)))
-            for count in ("paper", "engine")
-        ]
+        costs = heads.costs(tile, scale)
+        parts = (
+            original.costs(tile, scale).total([1]),
+            heads.encoder_flops(tile),
+            costs.total([units, 0]),
+            costs.total([0, units]),
+        )
+        for count in ("paper", "engine"):
+            whole, encoder, light, heavy = (getattr(part, count) for part in parts)
+            table.append(
+                {
+                    "Backbone": backbone,
+                    "FLOPs": COUNTS[count],
+                    "MFLOPs per tile": f"{whole / 1e6:.1f}",
+                    "Encoder (%)": f"{100 * encoder / whole:.1f}",
+                    "Tail (%)": f"{100 * (1 - encoder / whole):.1f}",
+                    "All light (%)": f"{100 * light / whole:.1f}",
+                    "All heavy (%)": f"{100 * heavy / whole:.1f}",
+                }
+            )
     return pd.DataFrame(table)
 
 
@@ -306,27 +308,12 @@ def _built(backbone: str, method: str, options: dict[str, object], scale: float)
     return registry.build(config, f"{backbone}-{method}")
 
 
-def _share(
-    backbone: str, count: str, whole: float, encoder: float, light: float, heavy: float
-) -> dict[str, str]:
-    return {
-        "Backbone": backbone,
-        "FLOPs": COUNTS[count],
-        "MFLOPs per tile": f"{whole / 1e6:.1f}",
-        "Encoder (%)": f"{100 * encoder / whole:.1f}",
-        "Tail (%)": f"{100 * (1 - encoder / whole):.1f}",
-        "All light (%)": f"{100 * light / whole:.1f}",
-        "All heavy (%)": f"{100 * heavy / whole:.1f}",
-    }
-
-
-SHARES = ("MFLOPs per tile", "Encoder (%)", "Tail (%)", "All light (%)", "All heavy (%)")
-SAVINGS = (
-    "In full (dB)",
-    "In full (%)",
-    f"{LOSS:g} dB below full (%)",
-    f"{LOSS:g} dB below original (%)",
-)
+SAVINGS = {  # column -> decimals
+    "In full (dB)": 3,
+    "In full (%)": 1,
+    f"{LOSS:g} dB below full (%)": 1,
+    f"{LOSS:g} dB below original (%)": 1,
+}
 HEAD = f"""# What is left to save
 
 ## Where the FLOPs are

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,13 +21,13 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.config.options import THREADS, Device, HRImages, KnobValue, LogFile, Threads, WeightsFile
 from pcsr.data.test_images import TestImages, open_images
 from pcsr.errors import UserError, log
-from pcsr.evaluation import measure as measuring
+from pcsr.evaluation.measure import DensePass, Row, make_pair
 from pcsr.methods.base import Method
 from pcsr.metrics import comparable, psnr_rgb
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 
 def calibrate_knob(
@@ -54,10 +55,7 @@ def calibrate_knob(
     files.require_suffix(out, ".safetensors", "--out")
     files.check_outputs((weights, images), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    method, facts = load_method(weights)
-    runtime.move(method, picked)
+    picked, ((method, facts),) = load_all([weights], device, threads)
     test = open_images(images)
     with files.locked(out):
         points = measure(method, test, knob or method.fine_knobs or method.knobs)
@@ -89,6 +87,7 @@ class Table(BaseModel):
     points: tuple[Point, ...] = Field(min_length=1)
 
 
+@torch.no_grad()
 def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[Point]:
     """Measure knob values on HR images by the suite's protocol; return the most expensive first.
 
@@ -99,30 +98,28 @@ def measure(method: Method, images: TestImages, knobs: Sequence[float]) -> list[
         raise UserError(f"{method.config.method} has no knob to calibrate.")
     scale, protocol = method.config.scale, ProtocolConfig()
     points = [OperatingPoint(knob=k) for k in knobs]
-    psnr: list[list[float]] = []
-    flops: list[list[float]] = []
+    measured: list[list[Row]] = []
     for number in runtime.progress(range(len(images)), "calibrate-knob"):
-        pair = measuring.make_pair(images[number], scale, protocol)
-        measures = {"psnr_rgb": psnr_rgb}
-        rows = list(measuring.measure(method, pair, scale, points, [protocol], measures, full=True))
-        psnr.append([row["psnr_rgb"] for row in rows])
-        flops.append([row["flops_engine"] for row in rows])
+        pair = make_pair(images[number], scale, protocol)
+        dense = DensePass(method, pair, scale)
+        full = OperatingPoint(), dense.everywhere(method.branches - 1)
+        decisions = [full, *dense.route(points)]
+        measured.append(list(dense.rows(decisions, [protocol], {"psnr_rgb": psnr_rgb})))
         log.info("%d/%d %s", number + 1, len(images), pair.name)
-    counted = comparable(np.array(psnr))
+    psnr, flops = (
+        np.array([[row[name] for row in rows] for rows in measured])
+        for name in ("psnr_rgb", "flops_engine")
+    )
+    counted = comparable(psnr)
     if not counted.any():
         raise UserError("calibrate-knob: every image is restored exactly; give photographs.")
     if not counted.all():
         log.info("left out, because they are restored exactly: %d images", (~counted).sum())
-    (best, *mean_psnr), (most, *mean_flops) = (
-        np.mean(np.array(values)[counted], axis=0) for values in (psnr, flops)
-    )
+    mean_psnr, mean_flops = (values[counted].mean(axis=0) for values in (psnr, flops))
+    drops, shares = mean_psnr[0] - mean_psnr[1:], mean_flops[1:] / mean_flops[0]
     return [
-        Point(
-            knob=knobs[n],
-            drop=round(float(best - mean_psnr[n]), 6),
-            share=round(float(mean_flops[n] / most), 6),
-        )
-        for n in np.argsort(-np.array(mean_flops), kind="stable")
+        Point(knob=knobs[n], drop=round(float(drops[n]), 6), share=round(float(shares[n]), 6))
+        for n in np.argsort(-mean_flops[1:], kind="stable")
     ]
 
 

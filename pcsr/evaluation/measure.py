@@ -19,7 +19,7 @@ from pcsr.data import bicubic
 from pcsr.data.test_images import TestImage
 from pcsr.errors import UserError
 from pcsr.images.levels import to_tensor, to_uint8
-from pcsr.methods.base import Exploration, Method, Stage
+from pcsr.methods.base import Method, Stage
 from pcsr.metrics import Metric
 from pcsr.routing import OperatingPoint
 
@@ -86,107 +86,101 @@ def points_of(method: Method, knobs: Sequence[float], adaptive: bool) -> list[Op
     return swept + [point for point in method.points if adaptive and point.adaptive]
 
 
+class DensePass:
+    """A method with every branch run once on a pair's LR image, before any decision.
+
+    Attributes:
+        scores: (1, M, units...), what the method routes by.
+    """
+
+    def __init__(self, method: Method, pair: Pair, scale: float) -> None:
+        device = next(method.parameters()).device
+        started = time.perf_counter()
+        self.exploration = method.explore(pair.lr.to(device), scale)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self._seconds = time.perf_counter() - started
+        self.scores = self.exploration.scores
+        self.method, self.pair, self.scale = method, pair, scale
+
+    def route(self, points: Iterable[OperatingPoint]) -> list[Decision]:
+        """Return the method's own decision at each point."""
+        return [(point, self.method.route(self.scores, point, self.scale)) for point in points]
+
+    def everywhere(self, branch: int) -> Tensor:
+        """Return the decision that sends all units to one branch, (1, units...) int64."""
+        return torch.full_like(self.scores[:, 0], branch, dtype=torch.long)
+
+    def image(self, labels: Tensor, point: OperatingPoint) -> metrics.Image:
+        """Return the SR image, uint8 (H, W, 3), that a decision gives."""
+        return to_uint8(self.method.compose(self.exploration, labels, point))
+
+    def rows(
+        self,
+        decisions: Iterable[Decision],
+        protocols: Sequence[ProtocolConfig],
+        measures: Mapping[str, Metric],
+        own: ProtocolConfig | None = None,
+    ) -> Iterator[Row]:
+        """Yield one row per decision and protocol; protocols may differ only in refinement.
+
+        If ``own`` is given, all metrics are computed under that protocol and only PSNR-RGB under
+        others. ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the
+        number of LR pixels processed, which exceeds the image's where tiles overlap.
+        ``activations`` are those of the routed work, ``parameters`` those of the whole method.
+        ``seconds`` is the time of the dense pass; it is not a latency.
+        """
+        method, shave = self.method, metrics.shave_for(self.scale)
+        height, width = self.pair.lr.shape[-2:]
+        costs = method.costs((height, width), self.scale)
+        parameters = sum(parameter.numel() for parameter in method.parameters())
+        for point, labels in decisions:
+            units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
+            flops = costs.total(units)
+            for protocol in protocols:
+                sr = self.image(labels, replace(point, refine=protocol.refine))
+                every = own in (None, protocol)
+                yield {
+                    "image": self.pair.name,
+                    "method": method.config.method,
+                    "backbone": method.config.backbone,
+                    "scale": self.scale,
+                    "knob": point.knob,
+                    "adaptive": point.adaptive,
+                    **protocol.columns(),
+                    **{
+                        name: metric(sr, self.pair.hr, shave)
+                        if every or name == "psnr_rgb"
+                        else None
+                        for name, metric in measures.items()
+                    },
+                    "flops_paper": flops.paper,
+                    "flops_algorithmic": flops.algorithmic,
+                    "flops_engine": flops.engine,
+                    "activations": flops.activations,
+                    "parameters": parameters,
+                    **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
+                    "units": sum(units),
+                    "lr_pixels": method.lr_pixels((height, width)),
+                    "lr_height": height,
+                    "lr_width": width,
+                    "seconds": self._seconds,
+                }
+
+
 @torch.no_grad()
 def measure(
     method: Method,
     pair: Pair,
     scale: float,
-    points: Sequence[OperatingPoint],
-    protocols: Sequence[ProtocolConfig],
-    measures: Mapping[str, Metric],
-    own: ProtocolConfig | None = None,
-    full: bool = False,
-) -> Iterator[Row]:
-    """Yield one row per operating point and protocol of one image.
-
-    All protocols use the same pair and one dense pass, so they may differ only in refinement. If
-    ``own`` is given, all metrics are computed under that protocol and only PSNR-RGB under others.
-    With ``full`` the first rows are those of the full computation, the most expensive branch
-    everywhere, which possibly no knob value reaches; their knob is None.
-    Columns: see ``rows_of``.
-    """
-    exploration, seconds = explore(method, pair, scale)
-    decisions = decide(method, exploration, scale, points)
-    if full:
-        decisions.insert(0, (OperatingPoint(), everywhere(exploration, method.branches - 1)))
-    rows = rows_of(method, pair, scale, exploration, decisions, protocols, measures, own)
-    yield from ({**row, "seconds": seconds} for row in rows)
-
-
-def explore(method: Method, pair: Pair, scale: float) -> tuple[Exploration, float]:
-    """Run every branch on the pair's LR image; return the exploration and the seconds it took."""
-    device = next(method.parameters()).device
-    started = time.perf_counter()
-    exploration = method.explore(pair.lr.to(device), scale)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return exploration, time.perf_counter() - started
-
-
-def decide(
-    method: Method, exploration: Exploration, scale: float, points: Iterable[OperatingPoint]
-) -> list[Decision]:
-    """Return the method's own decision at each point."""
-    return [(point, method.route(exploration.scores, point, scale)) for point in points]
-
-
-def everywhere(exploration: Exploration, branch: int) -> Tensor:
-    """Return the decision that sends all units to one branch, (N, units...) int64."""
-    return torch.full_like(exploration.scores[:, 0], branch, dtype=torch.long)
-
-
-def rows_of(
-    method: Method,
-    pair: Pair,
-    scale: float,
-    exploration: Exploration,
-    decisions: Iterable[Decision],
+    points: Iterable[OperatingPoint],
     protocols: Sequence[ProtocolConfig],
     measures: Mapping[str, Metric],
     own: ProtocolConfig | None = None,
 ) -> Iterator[Row]:
-    """Yield one row per decision and protocol.
-
-    ``share_j`` is the share of units that branch j computes. ``lr_pixels`` is the number of LR
-    pixels processed, which exceeds the image's where tiles overlap. ``activations`` are those of
-    the routed work, ``parameters`` those of the whole method. ``seconds``, which ``measure`` adds,
-    is the time of the dense pass, the same in all rows of the image; it is not a latency.
-    """
-    height, width = pair.lr.shape[-2:]
-    costs = method.costs((height, width), scale)
-    parameters = sum(parameter.numel() for parameter in method.parameters())
-    for point, labels in decisions:
-        units = torch.bincount(labels.flatten(), minlength=method.branches).tolist()
-        flops = costs.total(units)
-        for protocol in protocols:
-            refined = replace(point, refine=protocol.refine)
-            sr = to_uint8(method.compose(exploration, labels, refined))
-            every = own in (None, protocol)
-            yield {
-                "image": pair.name,
-                "method": method.config.method,
-                "backbone": method.config.backbone,
-                "scale": scale,
-                "knob": point.knob,
-                "adaptive": point.adaptive,
-                **protocol.columns(),
-                **{
-                    name: metric(sr, pair.hr, metrics.shave_for(scale))
-                    if every or name == "psnr_rgb"
-                    else None
-                    for name, metric in measures.items()
-                },
-                "flops_paper": flops.paper,
-                "flops_algorithmic": flops.algorithmic,
-                "flops_engine": flops.engine,
-                "activations": flops.activations,
-                "parameters": parameters,
-                **{f"share_{j}": count / sum(units) for j, count in enumerate(units)},
-                "units": sum(units),
-                "lr_pixels": method.lr_pixels((height, width)),
-                "lr_height": height,
-                "lr_width": width,
-            }
+    """Yield one row per operating point and protocol of one image; see ``DensePass.rows``."""
+    dense = DensePass(method, pair, scale)
+    yield from dense.rows(dense.route(points), protocols, measures, own)
 
 
 @torch.no_grad()
@@ -199,17 +193,15 @@ def validate(
 
     Every branch is run, because a stage may train a branch that the finished method rarely takes.
     """
-    device = next(method.parameters()).device
     point = replace(method.points[0], refine=refine)
     psnr, heavy = [], []
     for pair in pairs:
-        exploration = method.explore(pair.lr.to(device), scale)
+        dense = DensePass(method, pair, scale)
         if stage.branch is None:
-            labels = method.route(exploration.scores, point, scale)
+            ((_, labels),) = dense.route([point])
         else:
-            labels = everywhere(exploration, stage.branch)
-        sr = to_uint8(method.compose(exploration, labels, point))
-        psnr.append(metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)))
+            labels = dense.everywhere(stage.branch)
+        psnr.append(metrics.psnr_rgb(dense.image(labels, point), pair.hr, metrics.shave_for(scale)))
         heavy.append(float((labels == method.branches - 1).double().mean()))
     counted = metrics.comparable(np.array(psnr)[:, None])
     mean = float(np.mean(np.array(psnr)[counted])) if counted.any() else np.inf

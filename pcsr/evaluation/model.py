@@ -19,11 +19,7 @@ from torch import Tensor
 from pcsr import runtime
 from pcsr.engine.runners import runner
 from pcsr.evaluation.points import requested_point, usable_scale
-from pcsr.evaluation.super_resolve import (
-    SuperResolved,
-    super_resolve,
-    super_resolve_pixels,
-)
+from pcsr.evaluation.super_resolve import SuperResolved, SuperResolver
 from pcsr.flops import Flops
 from pcsr.images import decoding, header
 from pcsr.images.decoding import Pixels
@@ -54,17 +50,11 @@ class Result(Generic[ImageT]):
 
 
 class Model:
-    """A method deployed for inference; made by ``load``.
-
-    Args:
-        method: on its device, in eval mode.
-        precision: of the networks.
-    """
+    """A method deployed for inference, on its device; made by ``load``."""
 
     def __init__(self, method: Method, precision: torch.dtype) -> None:
         self.method = method
         self._runner = runner(method, precision)
-        self._device = next(method.parameters()).device
 
     def upscale(
         self,
@@ -99,20 +89,15 @@ class Model:
         """
         scale = usable_scale(self.method, scale)
         point = requested_point(self.method, scale, k, adaptive, budget, refine)
-        limit = runtime.read_bytes(max_memory)
+        resolver = SuperResolver(self._runner, scale, point, runtime.read_bytes(max_memory))
         if isinstance(image, Tensor):
             lr, dtype = _batch(image)
             size = lr.shape[-2], lr.shape[-1]
-            done = [
-                super_resolve(
-                    self._runner, one[None].to(self._device), scale, point, limit, dtype, True
-                )
-                for one in lr
-            ]
+            done = [resolver.tensor(one[None], dtype, keep_routing=True) for one in lr]
         else:
             pixels = _pixels(image)
             size = pixels.values.shape[:2]
-            done = [super_resolve_pixels(self._runner, pixels, scale, point, limit, True)]
+            done = [resolver.pixels(pixels, keep_routing=True)]
         units = [sum(each) for each in zip(*(one.units for one in done), strict=True)]
         costs = self.method.costs(size, scale)
         shared = replace(costs, shared=costs.shared * len(done))
@@ -173,12 +158,13 @@ def _pixels(image: Any) -> Pixels:
         raise TypeError(f"image: a PIL image, an array or a tensor, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"image: an array (h, w, 3) is needed, not {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+    if np.issubdtype(image.dtype, np.floating):
+        image = image.astype(np.float32, copy=False)
+    elif image.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"image: uint8, uint16 or floating point in [0, 1] is needed, not {image.dtype}"
         )
-    whole = np.issubdtype(image.dtype, np.integer)
-    return Pixels(image if whole else image.astype(np.float32, copy=False), Colour())
+    return Pixels(image, Colour())
 
 
 def _like(image: Any, done: list[SuperResolved]) -> Any:

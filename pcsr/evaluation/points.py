@@ -38,13 +38,7 @@ def requested_point(
 ) -> OperatingPoint:
     """Return the operating point that a user requests.
 
-    Args:
-        method: that runs.
-        scale: HR size / LR size.
-        k: value of the knob.
-        adaptive: let the method decide.
-        budget: share of the original's FLOPs.
-        refine: smooth light pixels beside heavy ones; None does so if the method can.
+    ``budget`` is a share of the original's FLOPs. ``refine=None`` refines if the method can.
 
     Raises:
         UserError: several of ``k``, ``adaptive`` and ``budget`` are given, a number cannot be used,

@@ -1,31 +1,16 @@
 """Images that show a method at work: a super-resolved photograph, its routing, a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from cyclopts import Parameter
 
-from pcsr import metrics, runtime
+from pcsr import metrics
+from pcsr.config import options
 from pcsr.config.models import ProtocolConfig
-from pcsr.config.options import (
-    LR,
-    THREADS,
-    Adaptive,
-    CountOrNone,
-    Crop,
-    Degradation,
-    Device,
-    HRImages,
-    Knob,
-    Refine,
-    Scale,
-    Threads,
-    WeightsFiles,
-)
 from pcsr.data import bicubic
 from pcsr.data.images import write
 from pcsr.data.test_images import open_images
@@ -33,29 +18,32 @@ from pcsr.engine.runners import runner
 from pcsr.errors import UserError
 from pcsr.evaluation.measure import Pair, make_pair
 from pcsr.evaluation.points import points_for_all, usable_point, usable_scale
+from pcsr.evaluation.super_resolve import SuperResolver
 from pcsr.images.levels import to_uint8
 from pcsr.methods.base import Method
-from pcsr.report.figures import style
+from pcsr.report import tidy
+from pcsr.report.figures import saving, style
+from pcsr.report.figures import showcase as figures
 from pcsr.routing import OperatingPoint
 from pcsr.storage import files
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 
 def demo(
     image: Annotated[Path, Parameter(help="HR image")],
     /,
     *,
-    weights: WeightsFiles,
+    weights: options.WeightsFiles,
     out: Annotated[Path, Parameter(help="folder for the images")],
-    k: Knob = None,
-    adaptive: Adaptive = False,
-    refine: Refine = False,
-    lr: LR = "float",
-    degradation: Degradation = "matlab",
-    crop: Crop = "none",
-    scale: Scale = None,
-    device: Device = "auto",
-    threads: Threads = THREADS,
+    k: options.Knob = None,
+    adaptive: options.Adaptive = False,
+    refine: options.Refine = False,
+    lr: options.LR = "float",
+    degradation: options.Degradation = "matlab",
+    crop: options.Crop = "none",
+    scale: options.Scale = None,
+    device: options.Device = "auto",
+    threads: options.Threads = options.THREADS,
 ) -> list[str]:
     """Write HR, LR, SR and coloured routing images of one photograph, with PSNR and GFLOPs.
 
@@ -65,21 +53,24 @@ def demo(
     --out demo`.
     """
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    methods = [method for method, _ in _load(weights, device, threads)]
-    files.check_outputs((image, *weights), demo_files(methods, out))
+    methods = [method for method, _ in load_all(weights, device, threads)[1]]
+    titles = _titles(methods)
+    drawn = [f"{title}{kind}" for title in titles for kind in ("", "-routing")]
+    outputs = [out / f"{name}.png" for name in ("HR", "LR", *drawn)]
+    files.check_outputs((image, *weights), [*outputs, out / "log.txt"])
     scale = usable_scale(methods[0], scale)
     pair = make_pair(open_images(image)[0], scale, protocol)
     if refine and not any(method.refines for method in methods):
         raise UserError("--refine: none of these methods has pixels to refine; drop it.")
     points = points_for_all(methods, OperatingPoint(k, adaptive, refine=refine))
     shown = [show(method, pair, scale, at) for method, at in zip(methods, points, strict=True)]
-    return write_demo(pair, shown, out)
+    return _write_demo(pair, dict(zip(titles, shown, strict=True)), out)
 
 
 def showcase(
     *,
-    images: HRImages,
-    weights: WeightsFiles,
+    images: options.HRImages,
+    weights: options.WeightsFiles,
     routing: Annotated[Path, Parameter(help="routing-map PNG to write")],
     comparison: Annotated[Path, Parameter(help="comparison PNG to write")],
     sweep: Annotated[
@@ -91,15 +82,15 @@ def showcase(
     ] = None,
     image: Annotated[
         int | None,
-        CountOrNone,
+        options.CountOrNone,
         Parameter(name=("--image", "--picture"), help="index of the image in the set, from 0"),
     ] = None,
-    k: Knob = None,
-    lr: LR = "8bit",
-    degradation: Degradation = "matlab",
-    crop: Crop = "tiles",
-    refine: Refine = True,
-    threads: Threads = THREADS,
+    k: options.Knob = None,
+    lr: options.LR = "8bit",
+    degradation: options.Degradation = "matlab",
+    crop: options.Crop = "tiles",
+    refine: options.Refine = True,
+    threads: options.Threads = options.THREADS,
 ) -> None:
     """Draw the routing map, and crops of HR, LR, bicubic, original and method.
 
@@ -114,7 +105,7 @@ def showcase(
         raise UserError("--sweep chooses the image and the knob: drop it, or --image and --k.")
     files.check_outputs((images, *weights, sweep), (routing, comparison))
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
-    loaded = _load(weights, "cpu", threads)
+    _, loaded = load_all(weights, "cpu", threads)
     methods = [method for method, _ in loaded]
     scale = methods[1].config.scale
     test, test_set = open_images(images), None
@@ -126,8 +117,8 @@ def showcase(
     pair = make_pair(test[image], scale, protocol)
     points = points_for_all(methods, OperatingPoint(knob=k, refine=refine))
     first, shown = (
-        show(method, pair, scale, at, experiment)
-        for (method, experiment), at in zip(loaded, points, strict=True)
+        show(method, pair, scale, at, facts.get("experiment"))
+        for (method, facts), at in zip(loaded, points, strict=True)
     )
     where = f"image {pair.name}" + (f" of {style.name(test_set)}" if test_set else "")
     draw(pair, first, shown, where, routing, comparison)
@@ -135,25 +126,14 @@ def showcase(
 
 def _telling(sweep: Path, protocol: ProtocolConfig, names: Sequence[str]) -> tuple[int, float, str]:
     """Return the index of the image to show, and the knob, chosen from a sweep; its test set."""
-    from pcsr.report import tidy  # noqa: PLC0415 - heavy, and upscaling does not draw
-    from pcsr.report.figures.showcase import most_divided  # noqa: PLC0415 - as above
-
     rows = tidy.collect([sweep])
     own = protocol.columns()
     same = np.logical_and.reduce([rows[name] == value for name, value in own.items()])
     rows = rows[same & ~rows["adaptive"] & rows["image"].isin(names)]
     if rows.empty:
         raise UserError(f"--sweep {sweep}: has none of these images by this protocol.")
-    name, knob = most_divided(rows)
+    name, knob = figures.most_divided(rows)
     return list(names).index(name), knob, str(rows["test_set"].iloc[0])
-
-
-def _load(weights: Sequence[Path], device: str, threads: int) -> list[tuple[Method, str | None]]:
-    """Return the method of each file of weights, and their experiment if they name one."""
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    loaded = [load_method(path) for path in weights]
-    return [(runtime.move(method, picked), facts.get("experiment")) for method, facts in loaded]
 
 
 @dataclass(frozen=True)
@@ -161,12 +141,10 @@ class Shown:
     """A super-resolved image with its routing and its cost.
 
     Attributes:
-        sr: uint8 (H, W, 3).
         labels: (H, W), the branch of each HR pixel.
         shares: share of units per branch, cheapest first.
-        psnr_rgb: in dB.
-        gflops: GFLOPs of the image by the paper's convention.
-        knob: value of the knob that it was routed by; None without one.
+        gflops: by the paper's convention.
+        knob: that it was routed by; None without one.
         experiment: of the weights, if they name one.
     """
 
@@ -197,56 +175,42 @@ def _titles(methods: Sequence[Method]) -> list[str]:
     ]
 
 
-@torch.no_grad()
 def show(
-    method: Method,
-    pair: Pair,
-    scale: float,
-    point: OperatingPoint,
-    experiment: str | None = None,
+    method: Method, pair: Pair, scale: float, point: OperatingPoint, experiment: str | None = None
 ) -> Shown:
     """Super-resolve a test image, running only the routed work, and measure the result."""
-    lr = pair.lr.to(next(method.parameters()).device)
     used = usable_point(method, point)
-    restored = runner(method).run(lr, scale, used)
-    sr = to_uint8(restored.sr)
-    units = torch.bincount(restored.labels.flatten(), minlength=method.branches).tolist()
-    lr_size = (pair.lr.shape[-2], pair.lr.shape[-1])
+    done = SuperResolver(runner(method), scale, used).tensor(pair.lr, keep_routing=True)
+    assert done.routing is not None
+    flops = method.costs((pair.lr.shape[-2], pair.lr.shape[-1]), scale).total(done.units)
     return Shown(
         method,
-        sr,
-        method.pixel_labels(restored.labels, lr_size, scale)[0].cpu().numpy(),
-        tuple(count / sum(units) for count in units),
-        metrics.psnr_rgb(sr, pair.hr, metrics.shave_for(scale)),
-        method.costs(lr_size, scale).total(units).paper / 1e9,
+        done.sr,
+        done.routing,
+        tuple(count / sum(done.units) for count in done.units),
+        metrics.psnr_rgb(done.sr, pair.hr, metrics.shave_for(scale)),
+        flops.paper / 1e9,
         used.knob,
         experiment,
     )
 
 
-def demo_files(methods: Sequence[Method], out: Path) -> list[Path]:
-    """Return the files that ``write_demo`` may write."""
-    names = [f"{title}{kind}.png" for title in _titles(methods) for kind in ("", "-routing")]
-    return [out / name for name in ("HR.png", "LR.png", *names, "log.txt")]
-
-
-def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
+def _write_demo(pair: Pair, shown: Mapping[str, Shown], out: Path) -> list[str]:
     """Write HR, LR, each SR and each routing image as PNG, and ``log.txt``.
 
     Returns:
-        The lines of the log: method, PSNR-RGB in dB, GFLOPs, and their percentage of the first
+        The lines of the log: title, PSNR-RGB in dB, GFLOPs, and their percentage of the first
         original's GFLOPs (of the first method's, if no original is shown).
     """
-    from pcsr.report.figures import showcase  # noqa: PLC0415 - heavy, and upscaling does not draw
-
     write(out / "HR.png", pair.hr)
     write(out / "LR.png", to_uint8(pair.lr))
-    reference = next((s for s in shown if not s.method.knobs), shown[0]).gflops
+    originals = (result for result in shown.values() if not result.method.knobs)
+    reference = next(originals, next(iter(shown.values()))).gflops
     lines = []
-    for title, result in zip(_titles([one.method for one in shown]), shown, strict=True):
+    for title, result in shown.items():
         write(out / f"{title}.png", result.sr)
         if result.method.branches > 1:
-            coloured = showcase.routing_image(result.labels, result.method.branches, result.sr)
+            coloured = figures.routing_image(result.labels, result.method.branches, result.sr)
             write(out / f"{title}-routing.png", coloured)
         percent = 100 * result.gflops / reference
         lines.append(f"{title}: {result.psnr_rgb:.2f} dB | {result.gflops:.2f} G ({percent:.0f} %)")
@@ -254,41 +218,28 @@ def write_demo(pair: Pair, shown: Sequence[Shown], out: Path) -> list[str]:
     return lines
 
 
-def bicubic_enlarged(pair: Pair) -> metrics.Image:
-    """Return LR enlarged by bicubic interpolation, uint8 (H, W, 3)."""
-    height, width = pair.hr.shape[:2]
-    return to_uint8(bicubic.resize(pair.lr.double(), (height, width)))
-
-
 def draw(
     pair: Pair, original: Shown, shown: Shown, where: str, routing: Path, comparison: Path
 ) -> None:
     """Write the report's two images: the routing map, and crops side by side.
 
-    Args:
-        pair: the image.
-        original: of the backbone.
-        shown: what is compared with it.
-        where: what figures call the image.
-        routing, comparison: files to write.
+    ``where`` is what figures call the image.
     """
-    from pcsr.report.figures import saving, showcase  # noqa: PLC0415 - as above
-
     gained = shown.psnr_rgb - original.psnr_rgb
     percent = 100 * shown.gflops / original.gflops
     title = (
         f"{shown.name}, {where}: {shown.psnr_rgb:.2f} dB ({gained:+.2f} dB), "
         f"{shown.gflops:.2f} paper GFLOPs ({percent:.0f} % of the original's)"
     )
-    gain = showcase.gain_over(original.sr, shown.sr, pair.hr)
+    gain = figures.gain_over(original.sr, shown.sr, pair.hr)
     method = shown.method
-    routed = showcase.routing_figure(
+    routed = figures.routing_figure(
         *(shown.sr, shown.labels, method.branches, gain, title),
         names=method.branch_names,
         unit=method.unit,
     )
     saving.save(routed, routing)
-    enlarged = bicubic_enlarged(pair)
+    enlarged = to_uint8(bicubic.resize(pair.lr.double(), pair.hr.shape[:2]))
     panels = [
         ("HR", pair.hr),
         ("LR", to_uint8(pair.lr)),
@@ -297,5 +248,5 @@ def draw(
         (shown.name, shown.sr),
     ]
     lost = pair.hr.astype(float) - enlarged  # the detail that super-resolution has to restore
-    box = showcase.detailed_box(lost, side=96)
-    saving.save(showcase.comparison(panels, box, title=where), comparison)
+    box = figures.detailed_box(lost, side=96)
+    saving.save(figures.comparison(panels, box, title=where), comparison)

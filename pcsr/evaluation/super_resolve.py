@@ -19,7 +19,7 @@ from pcsr.engine.runners import runner
 from pcsr.errors import MemoryLimitError, UserError, log
 from pcsr.geometry import hr_size
 from pcsr.images import decoding, encoding
-from pcsr.images.decoding import FREE_SHARE, Encoded, Pixels
+from pcsr.images.decoding import FREE_SHARE, Pixels
 from pcsr.images.levels import to_levels, to_tensor
 from pcsr.methods.base import Method
 from pcsr.routing import OperatingPoint
@@ -53,29 +53,23 @@ def upscale_files(
     max_memory: int | None = None,
     precision: torch.dtype = torch.float32,
 ) -> None:
-    """Super-resolve images without HR. One that cannot be read does not stop the others.
+    """Super-resolve each image into the file paired with it; see ``SuperResolver``.
 
-    Args:
-        method: the model.
-        pairs: each image with the file to write.
-        scale: HR size / LR size.
-        point: operating point that the method has.
-        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); images that need
-            more are computed in tiles. None allows most of the free memory.
-        precision: of the networks; half precision is bfloat16 on a CPU, float16 on a GPU.
+    An image that cannot be read does not stop the others. Half precision is bfloat16 on a CPU,
+    float16 on a GPU.
 
     Raises:
         UserError: the method does not support the precision on this device; or some images could
             not be read or need more memory, all of which are named after the others are done.
     """
-    fast = runner(method, precision)
+    resolver = SuperResolver(runner(method, precision), scale, point, max_memory)
     problems = []
     for folder in {path.parent for _, path in pairs}:
         files.remove_leftovers(folder)
     for number, (file, path) in enumerate(pairs):
         started = perf_counter()
         try:
-            work = upscale_file(fast, file, path, scale, point, max_memory)
+            work = resolver.file(file, path)
         except UserError as error:
             text = str(error)
             named = text.startswith((str(file), str(path)))
@@ -87,169 +81,140 @@ def upscale_files(
         raise UserError(" ".join(problems))
 
 
-def upscale_file(
-    fast: Runner,
-    file: Path,
-    path: Path,
-    scale: float,
-    point: OperatingPoint,
-    max_memory: int | None = None,
-) -> str:
-    """Read, super-resolve and write an image, unless its header says that it does not fit.
+@dataclass(frozen=True)
+class SuperResolver:
+    """A method at an operating point, run tile by tile on images that do not fit in memory.
 
-    Args:
+    Attributes:
         fast: runner of the method.
-        file: image.
-        path: image to write.
-        scale, point, max_memory: see ``upscale_files``.
-
-    Returns:
-        Sizes, operating point, routing and FLOPs in words.
-
-    Raises:
-        UserError: the image cannot be read, needs more memory, or would lose something in a file
-            with this suffix.
-    """
-    device = next(fast.method.parameters()).device
-    # On a GPU the limit is for GPU memory; images are decoded in host memory.
-    room = room_on(torch.device("cpu"), max_memory if device.type == "cpu" else None)
-    encoded = decoding.read_header(file, room=room)
-    width, height = encoded.image.size
-    encoding.require_room_in_format(path, encoded, hr_size((height, width), scale))
-    encoded.require_memory(room, _bytes_per_pixel(encoded, scale))
-    image = encoded.decode()
-    done = super_resolve_pixels(fast, image, scale, point, max_memory)
-    encoding.save(path, Pixels(done.sr, image.colour))
-    return _work(fast.method, image.values.shape[:2], scale, point, done)
-
-
-def _work(
-    method: Method,
-    lr_size: tuple[int, int],
-    scale: float,
-    point: OperatingPoint,
-    done: SuperResolved,
-) -> str:
-    """Return what was done in words: sizes, operating point, share of the heavy branch, FLOPs."""
-    sizes = (f"{size[1]}x{size[0]}" for size in (lr_size, done.sr.shape[:2]))
-    words = [" -> ".join(sizes)]
-    if point.budget is not None:
-        words += ["to the budget"]
-    elif point.adaptive or point.knob is not None:
-        words += ["adaptive" if point.adaptive else f"k = {point.knob:g}"]
-    if method.branches > 1:
-        share = done.units[-1] / sum(done.units)
-        words += [f"{100 * share:.1f} % heavy"]
-    # The image is written: an operation that nobody counts is no reason to call that an error.
-    with suppress(UserError):
-        flops = method.costs(lr_size, scale).total(done.units).engine
-        words += [f"{flops / 1e9:.3g} GFLOPs"]
-    return ", ".join(words)
-
-
-def _bytes_per_pixel(image: Encoded, scale: float) -> float:
-    """Return the bytes of host memory for each LR pixel: the network's input and the result."""
-    return 3 * 4 + 2 * scale**2 * image.planes * image.bits / 8
-
-
-@torch.no_grad()
-def super_resolve(
-    fast: Runner,
-    lr: Tensor,
-    scale: float,
-    point: OperatingPoint,
-    max_memory: int | None = None,
-    dtype: DTypeLike = np.uint8,
-    keep_routing: bool = False,
-    planes: int = 3,
-) -> SuperResolved:
-    """Super-resolve one image, tile by tile if it does not fit in memory.
-
-    Args:
-        fast: runner of the method.
-        lr: (1, 3, h, w) in [0, 1], on the method's device.
         scale: HR size / LR size.
-        point: operating point.
-        max_memory: bytes that the process may use (on a GPU: of the GPU's memory); larger images
-            are computed in tiles. None allows most of the free memory.
-        dtype: of the result, uint8, uint16 or float32.
-        keep_routing: whether to return the branch of each HR pixel.
-        planes: of the result. With 1 or 2 the mean of the colours is its first plane; the plane
-            after the colours, of 2 or 4, is left for the caller to fill.
-
-    Raises:
-        UserError: the image needs more memory, or the method does not support the scale or the
-            operating point.
+        point: operating point that the method has.
+        max_memory: bytes that the process may use (on a GPU: of the GPU's memory). None allows most
+            of the free memory.
     """
-    lr_size = (lr.shape[-2], lr.shape[-1])
-    size = hr_size(lr_size, scale)
-    # On a CPU the result counts against the limit, twice while it is being written to a file.
-    nbytes = size[0] * size[1] * planes * np.dtype(dtype).itemsize
-    own = 2 * nbytes if lr.device.type == "cpu" else 0
-    limit = room_on(lr.device, max_memory, own)
-    if limit <= 0 and not fast.heeds_limit:
-        raise UserError(
-            f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, and "
-            f"{max(room_on(lr.device, max_memory), 0) / 2**20:.0f} MiB are left; give more memory, "
-            "or split the image."
-        )
-    tiles = fast.tiles(lr, scale, point, limit)
-    units = torch.zeros(fast.method.branches, dtype=torch.long)
-    per_pixel = fast.method.unit == "pixel"
-    count = 0
-    try:
-        first = next(tiles)  # a limit that is too low is refused before the result takes memory
-        sr = np.empty((*size, planes), dtype)
-        routing = np.empty(size, np.uint8) if keep_routing else None
-        if routing is not None and not per_pixel:
-            branches = first.labels.to(torch.uint8)
-            routing[:] = fast.method.pixel_labels(branches, lr_size, scale)[0].cpu().numpy()
-        for tile in chain([first], tiles):
-            height, width = tile.sr.shape[-2:]
-            here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
-            if planes < 3:
-                sr[(*here, slice(0, 1))] = to_levels(tile.sr[0].mean(0, keepdim=True), dtype)
-            else:
-                sr[(*here, slice(0, 3))] = to_levels(tile.sr[0], dtype)
-            units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
-            if routing is not None and per_pixel:
-                routing[here] = tile.labels[0].cpu().numpy()
-            count += 1
-    except MemoryLimitError as error:
-        if max_memory is None:
-            raise
-        # Twice, because part of a higher limit goes to features that are kept, and to the tail.
-        enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
-        needed = runtime.size_text(enough)
-        raise UserError(f"{error} --max-memory {needed} would be enough.") from None
-    if count > 1 and fast.method.unit != "tile":  # those are finished in strips anyway
-        log.info("computed in %d tiles", count)
-    return SuperResolved(sr, routing, units.tolist())
 
+    fast: Runner
+    scale: float
+    point: OperatingPoint
+    max_memory: int | None = None
 
-def super_resolve_pixels(
-    fast: Runner,
-    image: Pixels,
-    scale: float,
-    point: OperatingPoint,
-    max_memory: int | None = None,
-    keep_routing: bool = False,
-) -> SuperResolved:
-    """Super-resolve what a file holds: RGB or grey, of 8 or 16 bits, with or without transparency.
+    def file(self, source: Path, target: Path) -> str:
+        """Super-resolve an image file, unless its header says that it does not fit.
 
-    Grey is run as three equal channels, and the mean of the result is grey again. Transparency is
-    enlarged by bicubic interpolation. Arguments and errors are those of ``super_resolve``.
+        Returns what was done in words.
 
-    Returns:
-        The result, of the image's dtype and number of planes.
-    """
-    values, planes = image.values, image.values.shape[2]
-    lr = to_tensor(values[:, :, : image.colours]).to(next(fast.method.parameters()).device)
-    dtype = values.dtype
-    done = super_resolve(fast, lr, scale, point, max_memory, dtype, keep_routing, planes)
-    if planes > image.colours:
-        _enlarge_alpha(values[:, :, -1], done.sr[:, :, -1])
-    return done
+        Raises:
+            UserError: the image cannot be read, needs more memory, or would lose something in a
+                file with this suffix.
+        """
+        # On a GPU the limit is for GPU memory; images are decoded in host memory.
+        on_cpu = self._device.type == "cpu"
+        room = room_on(torch.device("cpu"), self.max_memory if on_cpu else None)
+        encoded = decoding.read_header(source, room=room)
+        width, height = encoded.image.size
+        encoding.require_room_in_format(target, encoded, hr_size((height, width), self.scale))
+        # For each LR pixel the network's input, and the result, twice while it is being written.
+        encoded.require_memory(room, 3 * 4 + 2 * self.scale**2 * encoded.planes * encoded.bits / 8)
+        image = encoded.decode()
+        done = self.pixels(image)
+        encoding.save(target, Pixels(done.sr, image.colour))
+        return self._work(image.values.shape[:2], done)
+
+    def pixels(self, image: Pixels, keep_routing: bool = False) -> SuperResolved:
+        """Super-resolve what a file holds: RGB or grey, 8 or 16 bits, with or without transparency.
+
+        Grey is run as three equal channels, and the mean of the result is grey again. Transparency
+        is enlarged by bicubic interpolation. The result has the image's dtype and number of planes.
+        """
+        values, planes = image.values, image.values.shape[2]
+        lr = to_tensor(values[:, :, : image.colours])
+        done = self.tensor(lr, values.dtype, keep_routing, planes)
+        if planes > image.colours:
+            _enlarge_alpha(values[:, :, -1], done.sr[:, :, -1])
+        return done
+
+    @torch.no_grad()
+    def tensor(
+        self, lr: Tensor, dtype: DTypeLike = np.uint8, keep_routing: bool = False, planes: int = 3
+    ) -> SuperResolved:
+        """Super-resolve one image.
+
+        Args:
+            lr: (1, 3, h, w) in [0, 1].
+            dtype: of the result, uint8, uint16 or float32.
+            keep_routing: whether to return the branch of each HR pixel.
+            planes: of the result. With 1 or 2 the mean of the colours is its first plane; the plane
+                after the colours, of 2 or 4, is left for the caller to fill.
+
+        Raises:
+            UserError: the image needs more memory, or the method does not support the scale or the
+                operating point.
+        """
+        lr = lr.to(self._device)
+        method, lr_size = self.fast.method, (lr.shape[-2], lr.shape[-1])
+        size = hr_size(lr_size, self.scale)
+        # On a CPU the result counts against the limit, twice while it is being written to a file.
+        nbytes = size[0] * size[1] * planes * np.dtype(dtype).itemsize
+        own = 2 * nbytes if lr.device.type == "cpu" else 0
+        limit = room_on(lr.device, self.max_memory, own)
+        if limit <= 0 and not self.fast.heeds_limit:
+            left = max(room_on(lr.device, self.max_memory), 0)
+            raise UserError(
+                f"the result of {size[1]} x {size[0]} pixels alone needs {own / 2**20:.0f} MiB, "
+                f"and {left / 2**20:.0f} MiB are left; give more memory, or split the image."
+            )
+        tiles = self.fast.tiles(lr, self.scale, self.point, limit)
+        units = torch.zeros(method.branches, dtype=torch.long)
+        per_pixel = method.unit == "pixel"
+        count = 0
+        try:
+            first = next(tiles)  # a limit that is too low is refused before the result takes memory
+            sr = np.empty((*size, planes), dtype)
+            routing = np.empty(size, np.uint8) if keep_routing else None
+            if routing is not None and not per_pixel:
+                branches = first.labels.to(torch.uint8)
+                routing[:] = method.pixel_labels(branches, lr_size, self.scale)[0].cpu().numpy()
+            for tile in chain([first], tiles):
+                height, width = tile.sr.shape[-2:]
+                here = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
+                colours = tile.sr[0] if planes > 2 else tile.sr[0].mean(0, keepdim=True)
+                sr[(*here, slice(len(colours)))] = to_levels(colours, dtype)
+                units += torch.bincount(tile.labels.flatten(), minlength=len(units)).cpu()
+                if routing is not None and per_pixel:
+                    routing[here] = tile.labels[0].cpu().numpy()
+                count += 1
+        except MemoryLimitError as error:
+            if self.max_memory is None:
+                raise
+            # Twice, because part of a higher limit goes to features that are kept, and to the tail.
+            enough = runtime.used_memory(lr.device) + own + 2 * error.needed / LIMIT_SHARE
+            needed = runtime.size_text(enough)
+            raise UserError(f"{error} --max-memory {needed} would be enough.") from None
+        if count > 1 and method.unit != "tile":  # those are finished in strips anyway
+            log.info("computed in %d tiles", count)
+        return SuperResolved(sr, routing, units.tolist())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.fast.method.parameters()).device
+
+    def _work(self, lr_size: tuple[int, int], done: SuperResolved) -> str:
+        """Say what was done: sizes, operating point, share of the heavy branch, FLOPs."""
+        method, point = self.fast.method, self.point
+        sizes = (f"{size[1]}x{size[0]}" for size in (lr_size, done.sr.shape[:2]))
+        words = [" -> ".join(sizes)]
+        if point.budget is not None:
+            words += ["to the budget"]
+        elif point.adaptive or point.knob is not None:
+            words += ["adaptive" if point.adaptive else f"k = {point.knob:g}"]
+        if method.branches > 1:
+            share = done.units[-1] / sum(done.units)
+            words += [f"{100 * share:.1f} % heavy"]
+        # The image is written: an operation that nobody counts is no reason to call that an error.
+        with suppress(UserError):
+            flops = method.costs(lr_size, self.scale).total(done.units).engine
+            words += [f"{flops / 1e9:.3g} GFLOPs"]
+        return ", ".join(words)
 
 
 def _enlarge_alpha(alpha: np.ndarray, enlarged: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """Sweeps: weights measured on every image, operating point and protocol; resumable, one CSV."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from pcsr.metrics import Metric
 from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 ROWS = 5  # version of the rows; raised when those of an unfinished sweep become incompatible
 
@@ -60,8 +61,6 @@ def sweep(
     inputs = (*weights, images, lr_images)
     files.check_outputs(inputs, (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
     protocol = ProtocolConfig(lr=lr, degradation=degradation, crop=crop, refine=refine)
     protocols = [protocol]
     for changes in also:
@@ -77,12 +76,12 @@ def sweep(
         )
     subjects: list[Subject] = []
     described: dict[str, dict[str, Any]] = {}
-    for path in weights:
-        method, facts = load_method(path)
+    picked, loaded = load_all(weights, device, threads)
+    for path, (method, facts) in zip(weights, loaded, strict=True):
         name = _name(path, facts, described)
         # Of the tensors, not the file, because a release may consist of two files.
         digest = checkpoint.digest_tensors(method.state_dict())
-        subjects.append(Subject(runtime.move(method, picked), name, digest))
+        subjects.append(Subject(method, name, digest))
         described[name] = {key: facts.get(key) for key in ("model", "iterations", "released")}
     if knob and not any(subject.method.knobs for subject in subjects):
         raise UserError("--knob: none of these weights has a knob; drop it.")
@@ -99,7 +98,7 @@ def sweep(
         threads=threads,
     )
     with files.locked(out):
-        measure_all(subjects, test, plan, registry.metrics(), out, facts)
+        measure_all(subjects, test, plan, out, facts)
 
 
 def _name(path: Path, facts: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
@@ -136,19 +135,20 @@ class SweepOptions:
         adaptive: whether to measure the adaptive decision as well, where a method has it.
         protocols: how images are measured; the first is the sweep's own.
         scale: HR size / LR size; None for the trained one.
+        measures: column -> metric.
     """
 
     knobs: tuple[float, ...]
     adaptive: bool
     protocols: tuple[ProtocolConfig, ...]
     scale: float | None = None
+    measures: Mapping[str, Metric] = field(default_factory=registry.metrics)
 
 
 def measure_all(
     subjects: Sequence[Subject],
     images: TestImages,
     plan: SweepOptions,
-    measures: Mapping[str, Metric],
     out: Path,
     facts: Mapping[str, Any],
 ) -> None:
@@ -167,7 +167,7 @@ def measure_all(
         [images.names, images.digest],
         [plan.knobs, plan.adaptive, plan.scale],
         plan.protocols,
-        sorted(measures),
+        sorted(plan.measures),
         ROWS,
     )
     journal = Journal(out.with_name(f"{out.name}.part"), identity)
@@ -175,15 +175,17 @@ def measure_all(
     if saved:
         log.info("resuming after %d measured images", len(saved))
     journal.restart(saved)
-    rows = [row for measured in saved for row in measured]
-    done = {(row["weights"], row["image"]) for row in rows}
-    for measured in _measured(subjects, images, plan, measures, done):
+    found = {(rows[0]["weights"], rows[0]["image"]): rows for rows in saved}
+    for subject, name, measured in _measured(subjects, images, plan, set(found)):
         journal.append(measured)
-        rows.extend(measured)
-    rows = _in_order(rows, subjects, images)
+        found[subject, name] = measured
+    # In the order of an uninterrupted sweep, each subject's images together.
+    places = itertools.product((subject.name for subject in subjects), images.names)
+    rows = [row for place in places for row in found[place]]
+    widest = max(rows, key=len)  # of the method with the most branches: it has all columns
     # The table comes last: its existence marks the sweep as done.
     files.write_json(files.sidecar(out), {**facts, "images": len(images)})
-    write_csv(pd.DataFrame(rows, columns=_columns(rows)), out)
+    write_csv(pd.DataFrame(rows, columns=list(widest)), out)
     journal.remove()
 
 
@@ -191,16 +193,17 @@ def _measured(
     subjects: Sequence[Subject],
     images: TestImages,
     plan: SweepOptions,
-    measures: Mapping[str, Metric],
     done: set[tuple[str, str]],
-) -> Iterator[list[Row]]:
-    """Yield the rows of one subject on one image at a time."""
+) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yield the names of a subject and an image, and their rows, one pair at a time."""
     for number, name in enumerate(runtime.progress(images.names, "sweep")):
         waiting = [subject for subject in subjects if (subject.name, name) not in done]
-        image = images[number] if waiting else None
+        if not waiting:
+            continue
+        image = images[number]
         for subject in waiting:
             method = subject.method
-            rows = list(_measure_one(method, image, plan, measures))  # type: ignore[arg-type]
+            rows = list(_measure_one(method, image, plan))
             log.info(
                 "%d/%d %s %s-%s: %.2f dB, %.2f s",
                 number + 1,
@@ -211,12 +214,10 @@ def _measured(
                 max(row["psnr_rgb"] for row in rows),
                 rows[0]["seconds"],
             )
-            yield [{**row, "weights": subject.name} for row in rows]
+            yield subject.name, name, [{**row, "weights": subject.name} for row in rows]
 
 
-def _measure_one(
-    method: Method, image: TestImage, plan: SweepOptions, measures: Mapping[str, Metric]
-) -> Iterator[Row]:
+def _measure_one(method: Method, image: TestImage, plan: SweepOptions) -> Iterator[Row]:
     """Yield the rows of one method on one image, under every protocol that matters to it."""
     scale = plan.scale or method.config.scale
     points = points_of(method, plan.knobs, plan.adaptive)
@@ -230,17 +231,4 @@ def _measure_one(
             sharing.setdefault(same_pair, []).append(protocol)
     for protocols in sharing.values():
         pair = make_pair(image, scale, protocols[0])
-        yield from measure(method, pair, scale, points, protocols, measures, own)
-
-
-def _in_order(rows: Iterable[Row], subjects: Sequence[Subject], images: TestImages) -> list[Row]:
-    """Sort rows by subject, then image, the order of an uninterrupted sweep."""
-    subject_order = {subject.name: i for i, subject in enumerate(subjects)}
-    image_order = {name: i for i, name in enumerate(images.names)}
-    return sorted(rows, key=lambda r: (subject_order[r["weights"]], image_order[r["image"]]))
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return all columns, in order; a row of the method with the most branches has them all."""
-    widest = max(len(row) for row in rows)
-    return next(list(row) for row in rows if len(row) == widest)
+        yield from measure(method, pair, scale, points, protocols, plan.measures, own)

@@ -15,7 +15,7 @@ from pcsr.evaluation.super_resolve import upscale_files
 from pcsr.images import encoding
 from pcsr.precision import dtype_of
 from pcsr.storage import files
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 
 def upscale(
@@ -65,9 +65,7 @@ def upscale(
     pairs = targets(source, target, ext)
     files.check_outputs((source, weights), [out for _, out in pairs])
     limit = runtime.read_bytes(max_memory)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    method, facts = load_method(weights)
+    picked, ((method, facts),) = load_all([weights], device, threads)
     scale = usable_scale(method, scale)
     if psnr_drop is not None:
         if k is not None or adaptive or budget is not None:
@@ -76,31 +74,26 @@ def upscale(
             raise UserError(f"--psnr-drop: {method.config.method} has nothing to decide; drop it.")
         k = knob_table.for_drop(knob_table.read(facts, str(weights)), psnr_drop)
     point = requested_point(method, scale, k, adaptive, budget, refine)
-    runtime.move(method, picked)
-    dtype = dtype_of(precision, picked)
-    upscale_files(method, pairs, scale, point, limit, dtype)
+    upscale_files(method, pairs, scale, point, limit, dtype_of(precision, picked))
 
 
 def targets(source: Path, target: Path, ext: str | None = None) -> list[tuple[Path, Path]]:
     """Return the images to upscale, each with the file to write.
 
-    Args:
-        source: image or folder.
-        target: image to write, or folder.
-        ext: ending of the images in a folder, with or without a dot; None is png.
+    ``source`` and ``target`` are images or folders; ``ext`` is the ending of the images in a
+    folder, with or without a dot.
 
     Raises:
         UserError: the folder has no images, two results would have one name, or no format is
             written under this ending.
     """
-    into_folder = source.is_dir() or not target.suffix
-    if source.is_dir() and target.suffix.lower() in images.EXTENSIONS:
-        raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
-    if not into_folder:
+    if target.suffix and not source.is_dir():
         if ext is not None:
             raise UserError(f"--ext {ext}: {target} has an ending already; drop --ext.")
         encoding.ending(target)
         return [(source, target)]
+    if target.suffix.lower() in images.EXTENSIONS:
+        raise UserError(f"{target}: {source} is a folder, so the output must be a folder too.")
     ending = encoding.ending(target / f"*.{(ext or 'png').removeprefix('.')}")
     sources = images.list_images(source) if source.is_dir() else [source]
     names = images.unique([file.stem for file in sources], str(source))

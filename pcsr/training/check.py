@@ -36,21 +36,12 @@ def check(
     if not by_name and path.parent != EXPERIMENTS:
         if weights is not None:
             raise UserError("--weights: goes with an experiment; drop it.")
-        return [check_suite(path)]
+        study = load_study(path)
+        registry.check_names(study)
+        found = available.present(study)
+        experiments, test_sets = ", ".join(found.experiments), ", ".join(found.test_sets)
+        return [f"{path}: nothing is wrong. Experiments: {experiments}. Test sets: {test_sets}."]
     return check_experiment(path.stem if path.suffix else target, weights)
-
-
-def check_suite(path: Path) -> str:
-    """Check a suite file; returns what it measures.
-
-    Raises:
-        UserError: names the file and the key, or what is not available.
-    """
-    study = load_study(path)
-    registry.check_names(study)
-    found = available.present(study)
-    experiments, test_sets = ", ".join(found.experiments), ", ".join(found.test_sets)
-    return f"{path}: nothing is wrong. Experiments: {experiments}. Test sets: {test_sets}."
 
 
 def check_experiment(name: str, weights: Path | None = None) -> list[str]:

@@ -5,6 +5,7 @@ methods of other packages, ``tests/contract`` on the suite's own. A check return
 kept, and raises ``BrokenPromiseError`` otherwise.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +27,7 @@ from pcsr.methods.original import Original
 from pcsr.methods.pcsr import PCSR
 from pcsr.methods.tiled import Tiled
 from pcsr.routing import OperatingPoint
-from pcsr.training.loop import Step
+from pcsr.training.loop import Step, trained_modules
 
 SEVERAL_TILES = (64, 92)  # 3 x 4 tiles, not filled by whole ones
 EQUAL_TILES = (64, 96)  # filled by tiles of 16x16, the smallest that a memory limit leads to
@@ -102,9 +103,7 @@ def require_paths_agree(
 ) -> Tensor:
     """Compare the runner with ``explore``, ``route`` and ``compose``; return the composed image.
 
-    Args:
-        method, lr, point, scale: what is run; ``lr`` is (N, 3, h, w).
-        ties: share of the units that may be routed differently, because of rounding.
+    ``ties`` is the share of the units that may be routed differently, because of rounding.
     """
     explored = method.explore(lr, scale)
     labels = method.route(explored.scores, point, scale)
@@ -139,9 +138,12 @@ def shapes(method: Method) -> None:
 
 def paths(method: Method) -> None:
     """The runner gives the composed image, at every point and for sizes that are no whole tiles."""
+    refinements = (False, True) if method.refines else (False,)
     for size in (SEVERAL_TILES, (33, 32), (20, 24)):
-        for point in _points(method):
-            require_paths_agree(method, _image(method, size), point, method.config.scale, TIES)
+        lr = _image(method, size)
+        for point, refine in itertools.product(method.points, refinements):
+            refined = replace(point, refine=refine)
+            require_paths_agree(method, lr, refined, method.config.scale, TIES)
 
 
 def batch(method: Method) -> None:
@@ -193,10 +195,7 @@ class Executed(FlopCounterMode):
         aten = torch.ops.aten
 
         def elements(times: int) -> Any:
-            def count(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
-                return times * torch.Size(shapes[0]).numel()
-
-            return count
+            return lambda x, *_, **__: times * torch.Size(x).numel()
 
         def product(_: Any, left: Any, right: Any, **others: Any) -> int:
             return 2 * torch.Size(left).numel() * int(right[1])
@@ -317,8 +316,7 @@ def trained_by_stage(method: Method) -> Iterator[tuple[str, set[str]]]:
         require(not still, f"stages: {stage.name}: the loss does not depend on {still[:1]}")
         optimiser.step()
         changed = {key for key, value in _state(method).items() if not value.equal(before[key])}
-        modules = {id(module) for module in stage.modules}
-        parts = tuple(f"{n}." for n, module in method.named_modules() if id(module) in modules)
+        parts = tuple(f"{name}." for name in trained_modules(method, stage))
         others = [key for key in changed if not key.startswith(parts)]
         require(not others, f"stages: {stage.name}: changes {others[:1]}, which it does not train")
         require(own.keys() <= changed, f"stages: {stage.name}: leaves some of its parameters alone")
@@ -354,11 +352,6 @@ PROMISES: Mapping[str, Callable[[Method], None]] = {
     "stages train their parts, together all": stages,
     "the stored configuration builds the method": rebuilt,
 }
-
-
-def _points(method: Method) -> list[OperatingPoint]:
-    refinements = (False, True) if method.refines else (False,)
-    return [replace(point, refine=refine) for point in method.points for refine in refinements]
 
 
 def _networks(method: Method) -> list[Backbone]:

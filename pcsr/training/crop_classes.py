@@ -22,7 +22,7 @@ from pcsr.methods.base import Method
 from pcsr.storage import files, provenance
 from pcsr.storage.journal import Journal
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 BATCH = 64  # crops per forward pass
 LINES = 20  # log lines over a whole run
@@ -49,9 +49,7 @@ def classify_crops(
     files.require_suffix(out, ".safetensors", "--out")
     files.check_outputs((weights, data), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    method = runtime.move(load_method(weights)[0], picked)
+    _, ((method, _),) = load_all([weights], device, threads)
     store = Store.open(data)
     facts = {
         "weights": checkpoint.digest(weights),
@@ -72,13 +70,7 @@ def classify(
     ``out`` (tensors ``psnr`` in dB and ``class``, in the order of the crop table) and, beside it, a
     JSON with the thresholds in dB and the counts. An interrupted run is resumed.
 
-    Args:
-        method: the model that restores the crops, at its own scale.
-        store: prepared HR images.
-        patch: side of a crop in LR pixels.
-        classes: number of classes.
-        out: safetensors file to write.
-        facts: provenance; ``facts["weights"]`` identifies the model's weights.
+    ``patch`` is the side of a crop in LR pixels; ``facts["weights"]`` identifies the weights.
     """
     size = geometry.hr_size((patch, patch), method.config.scale)[0]
     device = next(method.parameters()).device
@@ -112,11 +104,7 @@ def classify(
 
 
 def part_evenly(psnr: np.ndarray, classes: int) -> tuple[np.ndarray, list[float]]:
-    """Split crops into classes of equal size; class 0 has the highest PSNR.
-
-    Args:
-        psnr: (n,) dB, infinite where a crop is restored exactly.
-        classes: number of classes.
+    """Split crops by their PSNR (n,) in dB into classes of equal size; class 0 has the highest.
 
     Returns:
         The class of each crop, uint8 (n,), and the thresholds in dB in ascending order: the lowest

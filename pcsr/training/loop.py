@@ -33,12 +33,8 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 class Step(nn.Module):
     """The forward pass of a step, as a module that can be compiled and distributed.
 
-    Everything but the modules that the stage trains is frozen, including BatchNorm statistics.
-
-    Args:
-        method: holds the weights that the stage starts from.
-        part: one of ``method.stages``.
-        freeze: names of modules that the stage would train and that are frozen instead.
+    Everything but the modules that the stage trains is frozen, including BatchNorm statistics; so
+    are those of its modules whose names are in ``freeze``.
 
     Raises:
         UserError: the stage does not train a module in ``freeze``, or would train nothing else.
@@ -61,28 +57,26 @@ class Step(nn.Module):
 
 
 def _freeze(method: Method, name: str, part: Stage) -> None:
-    """Freeze a module that a stage would train."""
     module = dict(method.named_modules()).get(name)
     if module is None or not any(p.requires_grad for p in module.parameters()):
-        trained = [n for n, m in method.named_modules() if any(m is one for one in part.modules)]
         raise UserError(
             f"stages.{part.name}.freeze: {name} is no module that this stage of "
-            f"{method.config.method} trains; it trains {', '.join(trained)}."
+            f"{method.config.method} trains; it trains {', '.join(trained_modules(method, part))}."
         )
     module.requires_grad_(False).eval()
     if not any(p.requires_grad for p in method.parameters()):
         raise UserError(f"stages.{part.name}.freeze: nothing is left to train; leave out {name}.")
 
 
+def trained_modules(method: Method, part: Stage) -> list[str]:
+    """Return the names of the modules that a stage trains."""
+    return [name for name, m in method.named_modules() if any(m is one for one in part.modules)]
+
+
 class Loop:
     """Trains one stage of a method step by step, over all processes that ``torchrun`` started.
 
-    Args:
-        method: on its device, with the weights to start or resume from.
-        part: one of ``method.stages``.
-        stage: the stage's configuration.
-        batches: on the same device.
-        moments: optimiser state to resume from.
+    Method and batches are on the same device; ``moments`` is an optimiser's state to resume from.
     """
 
     def __init__(

@@ -79,17 +79,13 @@ class Run:
         )
 
     @property
-    def state(self) -> Path:
-        """File of the resumable state."""
-        return self.out.with_name(f"state-{self.identity}.safetensors")
-
-    @property
-    def states(self) -> tuple[Path, Path]:
+    def states(self) -> list[Path]:
         """Files of the last state, and of the one before in case the last is damaged."""
-        return self.state, self.out.with_name(f"previous-{self.identity}.safetensors")
+        names = (f"{name}-{self.identity}.safetensors" for name in ("state", "previous"))
+        return [self.out.with_name(name) for name in names]
 
 
-def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
+def train(run: Run, validate: Validate) -> None:
     """Train one stage to its end, resuming an interrupted run with the same identity.
 
     Writes ``run.out`` (weights), its JSON, ``train-<identity>.jsonl`` (one line per log point) and
@@ -102,20 +98,20 @@ def train(run: Run, validate: Validate, rank: int = 0, world: int = 1) -> None:
         KeyboardInterrupt: the run was stopped by SIGINT, and its state is saved.
     """
     log.info("%s is run %s", run.part.name, run.identity)
+    rank, world = distributed.place()
     with ExitStack() as stack:
         if rank == 0:  # waiting here could block the other processes for days
             stack.enter_context(files.locked(run.out, wait=world == 1))
             _set_aside_damaged(run)
         distributed.barrier()  # rank 0 has cleaned up before the others read the state
-        _train(run, validate, rank, stack.enter_context(_Stop()))
+        _train(run, validate, stack.enter_context(_Stop()))
 
 
-def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
+def _train(run: Run, validate: Validate, stop: "_Stop") -> None:
     stage, device = run.stage, run.device
+    rank, world = place = distributed.place()
     method = runtime.move(run.method, device)
-    batches = Batches(
-        run.store, stage, method.config.scale, run.seed, device, distributed.place(), run.only
-    )
+    batches = Batches(run.store, stage, method.config.scale, run.seed, device, place, run.only)
     if stage.precision == "bf16":
         warn_if_slower(torch.bfloat16, device)
     start, elapsed, moments = _resume(run)
@@ -129,7 +125,7 @@ def _train(run: Run, validate: Validate, rank: int, stop: "_Stop") -> None:
         last = done == stage.iterations
         validating = last or done % stage.validate_every == 0
         logging_now = validating or done % stage.log_every == 0
-        checking = distributed.place()[1] == 1 or logging_now or done % CHECK_EVERY == 0
+        checking = world == 1 or logging_now or done % CHECK_EVERY == 0
         stopping = checking and distributed.any_process(stop.signal is not None)
         saving = last or stopping or done % stage.save_every == 0
         if saving or logging_now:

@@ -17,7 +17,7 @@ from pcsr.images.levels import to_tensor
 from pcsr.methods.tiled import Tabulated
 from pcsr.storage import files, provenance
 from pcsr.weights import checkpoint
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 
 def tabulate(
@@ -37,15 +37,12 @@ def tabulate(
     files.require_suffix(out, ".safetensors", "--out")
     files.check_outputs((weights, images), (out, files.sidecar(out), log_file))
     runtime.setup_logging(log_file)
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    method, facts = load_method(weights)
+    picked, ((method, facts),) = load_all([weights], device, threads)
     if not isinstance(method, Tabulated):
         raise UserError(
             f"{weights}: {method.config.method} keeps no table; drop `table: true` from the "
             "experiment."
         )
-    runtime.move(method, picked)
     test = open_images(images)
     scale = method.config.scale
 

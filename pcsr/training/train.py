@@ -57,30 +57,28 @@ def train(
     registry.check_names(study)
     require_name("experiment", experiment, study.experiments, str(suite))
     setup = study.experiments[experiment]
+    where = f"configs/experiments/{experiment}.yaml"
     if study.suite.train_set is None or study.suite.valid_set is None:
         raise UserError(
             f"{suite}: weights: {study.suite.weights} ones are not trained; use a suite that "
             "trains, such as configs/suites/train-quick.yaml."
         )
-    require_name("stage", stage, setup.stages, f"configs/experiments/{experiment}.yaml")
+    require_name("stage", stage, setup.stages, where)
     crop_class = setup.stages[stage].crop_class
     _require_files(setup, experiment, stage, init, calibration)
     picked = runtime.pick_device(device)
     runtime.set_up(setup.seed, study.suite.threads)
-    method = registry.build(setup.model, f"configs/experiments/{experiment}.yaml: model")
+    method = registry.build(setup.model, f"{where}: model")
     stages = {one.name: one for one in method.stages}
     if list(setup.stages) != list(stages):
         raise UserError(
-            f"configs/experiments/{experiment}.yaml: stages: {setup.model.method} is trained in "
-            f"{', '.join(stages)}; list these, in this order."
+            f"{where}: stages: {setup.model.method} is trained in {', '.join(stages)}; list these, "
+            "in this order."
         )
     has_table = isinstance(method, Tabulated)
     if setup.table != has_table:
-        need = "set it to true" if has_table else "drop it"
-        raise UserError(
-            f"configs/experiments/{experiment}.yaml: table: {setup.model.method} "
-            f"{'needs' if has_table else 'keeps no'} table; {need}."
-        )
+        need = "needs table; set it to true" if has_table else "keeps no table; drop it"
+        raise UserError(f"{where}: table: {setup.model.method} {need}.")
     if init is not None and setup.stage_before(stage):
         checkpoint.fill(method, checkpoint.load(init)[0], str(init))
     elif init is not None:
@@ -121,7 +119,7 @@ def train(
         run = training.Run(
             method, stages[stage], setup.stages[stage], setup.seed, store, out, picked, facts, only
         )
-        training.train(run, validate, rank, world)
+        training.train(run, validate)
 
 
 def _require_files(

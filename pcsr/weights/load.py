@@ -1,6 +1,6 @@
 """Load a method from a weights file of the suite or of a recognised release."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pcsr import registry
+from pcsr import registry, runtime
 from pcsr.backbones.base import Backbone
 from pcsr.config.base import Facts
 from pcsr.config.load import parse
@@ -46,6 +46,20 @@ def load_method(path: Path) -> tuple[Method, dict[str, Any]]:
     parse(Description, facts, str(path))
     model = parse(ModelConfig, facts.get("model", {}), f"{path}: model")
     return assemble(model, tensors, str(path)), facts
+
+
+def load_all(
+    paths: Sequence[Path], device: str, threads: int
+) -> tuple[torch.device, list[tuple[Method, dict[str, Any]]]]:
+    """Set the process up for a command, and load methods onto the device called ``device``.
+
+    Returns:
+        The device, and what ``load_method`` returns for each file.
+    """
+    picked = runtime.pick_device(device)
+    runtime.set_up(0, threads)
+    loaded = [load_method(path) for path in paths]
+    return picked, [(runtime.move(method, picked), facts) for method, facts in loaded]
 
 
 def fill_network(method: Method, path: Path) -> None:

@@ -72,8 +72,8 @@ def test_a_state_of_other_crops_is_another_run(cat: Store, tmp_path: Path) -> No
     method = build("fsrcnn", "original", width=8)
     run = Run(method, stage_of(method, "train"), stage(), 0, cat, out, CPU, facts={})
     others = [replace(run, only=np.array(only)) for only in ([1, 2], [1, 3], [2, 1])]
-    assert len({run.state, *(other.state for other in others)}) == 4
-    assert replace(run, only=np.array([1, 2])).state == others[0].state
+    assert len({run.states[0], *(other.states[0] for other in others)}) == 4
+    assert replace(run, only=np.array([1, 2])).states == others[0].states
 
 
 def test_chance_of_a_step_is_the_same_in_all_processes(cat: Store) -> None:

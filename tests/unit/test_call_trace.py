@@ -21,7 +21,7 @@ from pcsr.data.store import Store
 from pcsr.data.test_images import TestImage
 from pcsr.engine.runners import runner
 from pcsr.evaluation.measure import make_pair, measure
-from pcsr.evaluation.super_resolve import upscale_file
+from pcsr.evaluation.super_resolve import SuperResolver
 from pcsr.images.levels import to_uint8
 from pcsr.metrics import psnr_rgb
 from pcsr.training.loop import Loop
@@ -55,7 +55,7 @@ def test_one_image_of_upscale(tmp_path: Path) -> None:
     lr, sr = tmp_path / "lr.png", tmp_path / "sr.png"
     images.write(lr, to_uint8(photograph_like(30, 40)))
     fast = runner(method)
-    found = files_of(lambda: upscale_file(fast, lr, sr, 4, at(0.0, True)))
+    found = files_of(lambda: SuperResolver(fast, 4, at(0.0, True)).file(lr, sr))
     assert len(found) <= 17, sorted(found)
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from workspace import ROOT
 
-from pcsr import registry
 from pcsr.config.load import fingerprint, parse, read_yaml
 from pcsr.config.models import Bicubic, ProtocolConfig, SuiteConfig
 from pcsr.data import bicubic, images
@@ -139,7 +138,7 @@ def test_a_sweep_of_all_ways_and_what_they_are_worth(tmp_path: Path) -> None:
     out.parent.mkdir(parents=True)
     facts = {"protocol": {}, "complete": True, "iterations": None}
     subject = Subject(method, "fsrcnn-original", "digest")
-    measure_all([subject], test, options, registry.metrics(), out, facts)
+    measure_all([subject], test, options, out, facts)
     write_results(sweeps=[out], out=tmp_path / "results.csv")
     rows = load(tmp_path / "results.csv")
     assert list(rows["lr"][:3]) == ["8bit", "8bit matlab-uint8", "8bit selfexsr"]

@@ -15,7 +15,7 @@ from pcsr import metrics
 from pcsr.errors import UserError
 from pcsr.evaluation import headroom
 from pcsr.evaluation.headroom import Choice, decided, errors, oracle, routers
-from pcsr.evaluation.measure import Pair, everywhere, explore
+from pcsr.evaluation.measure import DensePass, Pair
 from pcsr.images.levels import to_tensor, to_uint8
 from pcsr.methods.original import Original
 
@@ -41,14 +41,14 @@ def test_the_oracle_weighs_error_and_cost() -> None:
 def test_errors_of_units_are_those_of_the_image(method: str) -> None:
     """Summed over units they give each branch's PSNR; a decision by tiles or pixels, its own."""
     made, one = build("fsrcnn", method), pair()
-    exploration, _ = explore(made, one, 4)
-    error = errors(made, one, exploration)
+    dense = DensePass(made, one, 4)
+    error = errors(dense)
     count = (4 * 64 - 8) ** 2 * 3
     for branch in range(made.branches):
-        sr = to_uint8(made.compose(exploration, everywhere(exploration, branch), at()))
+        sr = to_uint8(made.compose(dense.exploration, dense.everywhere(branch), at()))
         psnr = 10 * np.log10(255**2 / (float(error[branch].sum()) / count))
         assert psnr == pytest.approx(metrics.psnr_rgb(sr, one.hr, 4))
-    assert error.shape[1] == exploration.scores[:, 0].numel()
+    assert error.shape[1] == dense.scores[:, 0].numel()
 
 
 @pytest.mark.parametrize("method", ["pcsr", "enaf"])
@@ -71,7 +71,7 @@ def test_no_router_beats_the_oracle(method: str) -> None:
 def test_a_router_that_sees_less() -> None:
     """What LR pixels share, and what places share, is all that two patterns in one leave."""
     made = build("fsrcnn", "pcsr")
-    exploration, _ = explore(made, pair(16), 4)
+    exploration = DensePass(made, pair(16), 4).exploration
     content, place = torch.rand(1, 2, 16, 16), torch.rand(1, 2, 4, 4)
     spread = content.repeat_interleave(4, -2).repeat_interleave(4, -1)
     both = replace(exploration, scores=spread + place.tile(1, 1, 16, 16))

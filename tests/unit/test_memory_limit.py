@@ -10,7 +10,7 @@ from pcsr import registry, runtime
 from pcsr.engine import memory, tiles
 from pcsr.engine.runners import runner
 from pcsr.errors import UserError
-from pcsr.evaluation.super_resolve import super_resolve
+from pcsr.evaluation.super_resolve import SuperResolver
 from pcsr.methods.tiled import Tiled
 from pcsr.routing import OperatingPoint
 
@@ -43,10 +43,10 @@ def test_a_refusal_names_a_limit_that_would_do(
         for point in several:
             for text in ("1KiB", "272.5MiB"):
                 with pytest.raises(UserError, match="MiB are left; give more memory") as refused:
-                    super_resolve(fast, lr, 4, point, runtime.read_bytes(text))
+                    SuperResolver(fast, 4, point, runtime.read_bytes(text)).tensor(lr)
                 (named,) = re.findall(r"--max-memory (\d+MiB) would be enough", str(refused.value))
                 limit = runtime.read_bytes(named)
-                done = super_resolve(fast, lr, 4, point, limit)
+                done = SuperResolver(fast, 4, point, limit).tensor(lr)
                 assert done.sr.shape == (96, 160, 3)
 
 
@@ -78,7 +78,7 @@ def test_units_are_counted_once_however_an_image_is_cut(monkeypatch: pytest.Monk
     for name in ("original", *TILED):
         fast, point = runner(build("fsrcnn", name)), at(KNOBS[name][-1])
         whole, cut = (
-            super_resolve(fast, lr, 4, point, limit, keep_routing=True)
+            SuperResolver(fast, 4, point, limit).tensor(lr, keep_routing=True)
             for limit in (2**40, 10 * 2**20)
         )
         assert (

@@ -23,7 +23,7 @@ from pcsr.report.explorer import head, page
 from pcsr.report.explorer.head import Head
 from pcsr.report.figures import style
 from pcsr.storage import files
-from pcsr.weights.load import load_method
+from pcsr.weights.load import load_all
 
 SMALLEST_SIDE, LARGEST_SIDE = 128, 4096  # of an image in a page, in HR pixels
 
@@ -72,9 +72,7 @@ def explore(
     if (results is None) != (not test_set):
         raise UserError("--results and --test-set: give both, or neither.")
     runtime.setup_logging()
-    picked = runtime.pick_device(device)
-    runtime.set_up(0, threads)
-    methods = [runtime.move(load_method(path)[0], picked) for path in weights]
+    methods = [method for method, _ in load_all(weights, device, threads)[1]]
     upscaling = usable_scale(methods[0], scale)
     protocol = ProtocolConfig(lr=lr, crop=crop, refine=refine)
     backbones = dict.fromkeys(method.config.backbone for method in methods)
@@ -128,11 +126,10 @@ def write(
     """Run every method on every image and write the page.
 
     Args:
-        pairs: images to show.
-        subjects: methods; those of a backbone are compared with the first of them without a knob.
+        pairs, subjects: what to show; the methods of a backbone are compared with the first of them
+            without a knob.
         out: HTML file.
-        title: heading of the page.
-        note: on its images, or "".
+        title, note: heading of the page, and what it says of its images.
         opening: backbone -> the curves to open with; else those of the images shown.
         megabytes: size of the page; images that no longer fit are left out, but for the first.
 

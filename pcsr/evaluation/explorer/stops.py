@@ -8,7 +8,6 @@ or a more expensive one: at stop s it does if its rank is above s. Ranks are fou
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,47 +26,40 @@ Labels = Callable[[Tensor, int], Tensor]  # numbers of units and a stop -> their
 FINE, COARSE, FINE_UP_TO, WIDEST = 1000, 10, 20, 1000.0
 
 
-@dataclass(frozen=True)
 class Stops:
     """The knob values of a page, most expensive first.
 
-    Attributes:
+    Args:
         segments: (first, last, parts): the multiples first / parts, ..., last / parts, rising or
             falling. A knob value is the float nearest to this quotient, in Python and in a browser.
     """
 
-    segments: tuple[tuple[int, int, int], ...]
+    def __init__(self, segments: Sequence[tuple[int, int, int]]) -> None:
+        self.segments = segments
+        self._knobs = np.concatenate([_multiples(*segment) for segment in segments])
 
     def __len__(self) -> int:
-        return sum(abs(last - first) + 1 for first, last, _ in self.segments)
+        return len(self._knobs)
 
     def knob(self, stop: int) -> float:
         """Return the knob value of a stop."""
-        for first, last, parts in self.segments:
-            count = abs(last - first) + 1
-            if stop < count:
-                return (first + (stop if last >= first else -stop)) / parts
-            stop -= count
-        raise IndexError(stop)
+        return float(self._knobs[stop])
 
     def number(self, knob: float) -> int | None:
         """Return the stop of a knob value, or None if it lies between two or outside."""
-        before = 0
-        for first, last, parts in self.segments:
-            at = round(knob * parts)
-            if at / parts == knob and min(first, last) <= at <= max(first, last):
-                return before + abs(at - first)
-            before += abs(last - first) + 1
-        return None
+        found = np.flatnonzero(self._knobs == knob)
+        return int(found[0]) if len(found) else None
+
+
+def _multiples(first: int, last: int, parts: int) -> NDArray[np.float64]:
+    step = 1 if first <= last else -1
+    return np.arange(first, last + step, step) / parts
 
 
 def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
     """Return the stops of a method: all that it accepts, up to ``WIDEST`` on both sides.
 
-    Args:
-        method: that routes.
-        scores: (1, M, units...) of an image, which shows at which end a knob saves.
-        scale: HR size / LR size.
+    The scores (1, M, units...) of an image show at which end its knob saves.
     """
     ends: list[float] = []
     work = []
@@ -82,39 +74,24 @@ def stops_of(method: Method, scores: Tensor, scale: float) -> Stops:
 
 
 def between(low: float, high: float, rising: bool) -> Stops:
-    """Return the stops from one knob value to another.
-
-    Args:
-        low, high: the ends.
-        rising: whether a larger knob is cheaper.
-    """
-    segments = []
-    for start, end, parts in (
-        (low, -FINE_UP_TO, COARSE),
-        (max(low, -FINE_UP_TO), min(high, FINE_UP_TO), FINE),
-        (FINE_UP_TO, high, COARSE),
-    ):
-        first, last = round(start * parts), round(end * parts)
-        if parts == COARSE:  # the borders belong to the fine segment
-            first, last = first + (start == FINE_UP_TO), last - (end == -FINE_UP_TO)
-        if first <= last:
-            segments.append((first, last, parts))
+    """Return the stops from one knob value to another; ``rising``: a larger knob is cheaper."""
+    edge = FINE_UP_TO * COARSE  # the borders belong to the fine segment
+    segments = [
+        (round(low * COARSE), -edge - 1, COARSE),
+        (round(max(low, -FINE_UP_TO) * FINE), round(min(high, FINE_UP_TO) * FINE), FINE),
+        (edge + 1, round(high * COARSE), COARSE),
+    ]
+    segments = [segment for segment in segments if segment[0] <= segment[1]]
     if not rising:
         segments = [(last, first, parts) for first, last, parts in reversed(segments)]
-    return Stops(tuple(segments))
+    return Stops(segments)
 
 
 def ranks(method: Method, scores: Tensor, scale: float, stops: Stops) -> list[Ranks]:
-    """Return the ranks of all units of one image, for branches 1 to M - 1.
-
-    Args:
-        method: that routes.
-        scores: (1, M, units...), as ``Method.explore`` gives them.
-        scale: HR size / LR size.
-        stops: the stops of the page.
+    """Return the ranks of all units of one image, with scores (1, M, units...).
 
     Returns:
-        M - 1 arrays (units...), each nowhere larger than the one before.
+        For branches 1 to M - 1, an array (units...) each, nowhere larger than the one before.
 
     Raises:
         UserError: at a cheaper knob value some units take more expensive branches.
@@ -161,10 +138,7 @@ def _bisected(labels: Labels, branch: int, units: int, stops: int) -> Tensor:
 def track(found: Sequence[Sequence[Ranks]], stops: Stops, steps: int) -> list[int]:
     """Return stops at about equal steps of work, from the first to the last that matter.
 
-    Args:
-        found: the ranks of each image.
-        stops: the stops of the page.
-        steps: the most stops to return.
+    ``found`` are the ranks of each image; at most ``steps`` stops are returned.
     """
     changes = np.zeros(len(stops) + 1)
     for of_image in found:

@@ -10,10 +10,9 @@ from pcsr.config.models import ProtocolConfig
 from pcsr.errors import UserError
 from pcsr.evaluation.explorer import stops
 from pcsr.evaluation.explorer.stops import Ranks, Stops
-from pcsr.evaluation.measure import Pair, Row, decide, everywhere, points_of, rows_of
+from pcsr.evaluation.measure import DensePass, Pair, Row, points_of
 from pcsr.geometry import TILE, Tiles
-from pcsr.images.levels import to_uint8
-from pcsr.methods.base import Exploration, Method
+from pcsr.methods.base import Method
 from pcsr.methods.tiled import Tiled
 from pcsr.report.curves import Curve
 from pcsr.report.explorer.head import Swept
@@ -27,13 +26,7 @@ CONVENTIONS = ("paper", "engine")
 
 
 class Subject:
-    """A method and what its images on a page have in common.
-
-    Args:
-        method: to show.
-        label: its name in the page.
-        scale: HR size / LR size.
-        protocol: how images are measured.
+    """A method, called ``label`` in a page, and what its images there have in common.
 
     Raises:
         UserError: the method decides for whole images.
@@ -54,15 +47,23 @@ class Subject:
     @torch.no_grad()
     def add(self, pair: Pair, planes: Planes) -> dict[str, Any]:
         """Run every branch on an image, and return what the page needs of it."""
-        lr = pair.lr.to(next(self.method.parameters()).device)
-        exploration = self.method.explore(lr, self.scale)
-        routing = self._routing(exploration, planes) if self.routes else {}
-        measured = self._measure(exploration, pair)
+        dense = DensePass(self.method, pair, self.scale)
+        routing = self._routing(dense, planes) if self.routes else {}
+        decisions = dense.route(points_of(self.method, self._knobs, adaptive=True))
+        measured = list(dense.rows(decisions, [self.protocol], {"psnr_rgb": metrics.psnr_rgb}))
         self._rows.append(measured)
         return {
-            "points": [_point(row) for row in measured],
-            "costs": self._costs(exploration.lr_size),
-            **self._branches(exploration, planes),
+            "points": [
+                {
+                    "knob": row["knob"],
+                    "adaptive": row["adaptive"],
+                    "psnr": row["psnr_rgb"],
+                    "gflops": row["flops_engine"] / 1e9,
+                }
+                for row in measured
+            ],
+            "costs": self._costs(dense.exploration.lr_size),
+            **self._branches(dense, planes),
             **routing,
         }
 
@@ -92,13 +93,6 @@ class Subject:
         )
         return self._knobs or [None], Curve(psnr, flops / 1e9)
 
-    def _measure(self, exploration: Exploration, pair: Pair) -> list[Row]:
-        points = points_of(self.method, self._knobs, adaptive=True)
-        measures = {"psnr_rgb": metrics.psnr_rgb}
-        decisions = decide(self.method, exploration, self.scale, points)
-        place = self.method, pair, self.scale, exploration
-        return list(rows_of(*place, decisions, [self.protocol], measures))
-
     def _costs(self, lr_size: tuple[int, int]) -> dict[str, Any]:
         costs = self.method.costs(lr_size, self.scale)
         return {
@@ -109,12 +103,13 @@ class Subject:
             for convention in CONVENTIONS
         }
 
-    def _branches(self, exploration: Exploration, planes: Planes) -> dict[str, Any]:
+    def _branches(self, dense: DensePass, planes: Planes) -> dict[str, Any]:
         """Store the images of the branches; of a tile method, tile under tile."""
         if isinstance(self.method, Tiled):
-            tiles = Tiles(1, exploration.lr_size)
-            side = exploration.candidates.shape[-1]
-            under = exploration.candidates.movedim(2, -1).flatten(1, 2).cpu().numpy()
+            tiles = Tiles(1, dense.exploration.lr_size)
+            candidates = dense.exploration.candidates
+            side = candidates.shape[-1]
+            under = candidates.movedim(2, -1).flatten(1, 2).cpu().numpy()
             factor = side // TILE
             return {
                 "side": side,
@@ -122,14 +117,12 @@ class Subject:
                 "columns": [column * factor for column in tiles.columns],
                 "images": [planes.add(branch) for branch in under],
             }
-        composed = (
-            self.method.compose(exploration, everywhere(exploration, branch), OperatingPoint())
-            for branch in range(self.method.branches)
-        )
-        return {"images": [planes.add(to_uint8(image)) for image in composed]}
+        everywhere = map(dense.everywhere, range(self.method.branches))
+        images = (dense.image(labels, OperatingPoint()) for labels in everywhere)
+        return {"images": [planes.add(image) for image in images]}
 
-    def _routing(self, exploration: Exploration, planes: Planes) -> dict[str, Any]:
-        scores = exploration.scores.cpu()
+    def _routing(self, dense: DensePass, planes: Planes) -> dict[str, Any]:
+        scores = dense.scores.cpu()
         if self._stops is None:
             self._stops = stops.stops_of(self.method, scores, self.scale)
         ranks = stops.ranks(self.method, scores, self.scale, self._stops)
@@ -140,13 +133,3 @@ class Subject:
         if self.method.unit == "tile":
             return {"ranks": [rank.ravel().tolist() for rank in ranks]}
         return {"ranks": [planes.add(rank) for rank in ranks]}
-
-
-def _point(row: Row) -> dict[str, Any]:
-    """Return an operating point of an image as the page shows it."""
-    return {
-        "knob": row["knob"],
-        "adaptive": row["adaptive"],
-        "psnr": row["psnr_rgb"],
-        "gflops": row["flops_engine"] / 1e9,
-    }
