@@ -182,21 +182,10 @@ def _backbone(name: str, subjects: Sequence[Subject], opening: Head | None) -> d
     own = [i for i, subject in enumerate(subjects) if subject.method.config.backbone == name]
     reference = next((i for i in own if not subjects[i].routes), None)
     label = None if reference is None else subjects[reference].label
-    curves = opening or _own_head([subjects[i] for i in own], label)
+    swept = [subjects[number].swept() for number in own]
     return {
         "name": style.name(name),
         "methods": own,
         "reference": reference,
-        "head": curves.content(),
+        "head": opening or head.of_page(swept, label),
     }
-
-
-def _own_head(subjects: Sequence[Subject], reference: str | None) -> Head:
-    swept = {subject.label: subject.swept() for subject in subjects}
-    defaults = {
-        subject.label: knob
-        for subject in subjects
-        if (knob := subject.method.points[0].knob) is not None
-    }
-    letters = {one.label: style.knob(one.method.config.method) for one in subjects}
-    return head.of_page(swept, reference, defaults, letters)

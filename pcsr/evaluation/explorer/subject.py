@@ -91,7 +91,13 @@ class Subject:
             np.array([[row[name] for row in of] for of in kept], dtype=float)
             for name in ("psnr_rgb", "flops_engine")
         )
-        return self._knobs or [None], Curve(psnr, flops / 1e9)
+        return Swept(
+            label=self.label,
+            letter=style.knob(self.method.config.method),
+            knobs=self._knobs or [None],
+            default=self.method.points[0].knob,
+            curve=Curve(psnr, flops / 1e9),
+        )
 
     def _costs(self, lr_size: tuple[int, int]) -> dict[str, Any]:
         costs = self.method.costs(lr_size, self.scale)

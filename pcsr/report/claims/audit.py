@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from pcsr import escape
-from pcsr.config.published import Claims, PublishedModel
+from pcsr.config.published import Claims
 from pcsr.report.claims.published import at, knobs_text
 from pcsr.report.columns import CONVENTIONS, PROTOCOL
 from pcsr.report.curves import Curve, estimate, mean, percent_needed
@@ -29,35 +29,23 @@ def sections(results: pd.DataFrame, test_set: str, claims: Claims) -> Iterator[s
     measured = results[results["scale"] == claims.scale]
     measured = measured.assign(curve=labels(measured))
     for row in claims.models:
+        cell, whole = claims.cell(row, test_set), claims.original(row.backbone, test_set)
         of_backbone = measured[measured["backbone"] == row.backbone]
-        whole = claims.original(row.backbone, test_set)
+        rows = of_backbone[of_backbone["method"] == row.method]
         originals = of_backbone[of_backbone["method"] == REFERENCE]
-        if row.method == REFERENCE or whole is None or originals.empty:
+        if row.method == REFERENCE or cell is None or whole is None or originals.empty:
             continue
         first = originals[originals["experiment"] == originals["experiment"].min()]
-        rows = of_backbone[of_backbone["method"] == row.method]
-        same_lr = rows["lr"].isin(first["lr"]) & rows["crop"].isin(first["crop"])
-        cell = claims.cell(row, test_set)
-        if cell is not None and same_lr.any():
-            yield _section(rows, first, row, cell, whole, claims)
-
-
-def _section(
-    rows: pd.DataFrame,
-    original: pd.DataFrame,
-    row: PublishedModel,
-    cell: tuple[float, float],
-    whole: tuple[float, float],
-    claims: Claims,
-) -> str:
-    loss, share = whole[0] - cell[0], cell[1] / whole[1]
-    table = by_protocol(rows, original, loss, share, claims)
-    numeric = [name for name in table.columns if name not in TEXT]
-    return (
-        f"### {escape.markdown(row.model)}: published {cell[0]:.2f} dB, {cell[1]:.1f} GFLOPs\n\n"
-        f"That is {-loss:+.2f} dB relative to the published original, at {100 * share:.1f} % of "
-        f"its FLOPs. Our points, by protocol:\n\n{markdown(table, numeric)}"
-    )
+        loss, share = whole[0] - cell[0], cell[1] / whole[1]
+        table = by_protocol(rows, first, loss, share, claims)
+        if table.empty:
+            continue
+        yield (
+            f"### {escape.markdown(row.model)}: published {cell[0]:.2f} dB, {cell[1]:.1f} GFLOPs\n"
+            f"\nThat is {-loss:+.2f} dB relative to the published original, at {100 * share:.1f} % "
+            "of its FLOPs. Our points, by protocol:\n\n"
+            f"{markdown(table, table.columns.difference(TEXT))}"
+        )
 
 
 def by_protocol(

@@ -24,12 +24,8 @@ CURVE_DB, CURVE_MFLOPS = 0.01, 1.0  # curves are rounded to these units
 NEAR = 1e-5  # knobs that differ by less are the same: they are published with six digits
 WORST = 5  # lines that are named
 
-DECIMALS = {
-    "Published PSNR": 4,
-    "Our PSNR": 4,
-    "Published M per tile": 2,
-    "Our M per tile": 2,
-}
+Values = tuple[float, float, float, float]  # of the columns of ``DECIMALS``
+DECIMALS = {"Published PSNR": 4, "Our PSNR": 4, "Published M per tile": 2, "Our M per tile": 2}
 
 
 @dataclass(frozen=True)
@@ -60,10 +56,14 @@ def sections(results: pd.DataFrame, claims: Claims) -> Iterator[str]:
             for place, ours in measured:
                 if point.tiles:
                     lines = beside(point, ours)
-                    rows.append(place | _of_log(point, lines, ours, claims))
+                    values, verdict = _of_log(point, lines, ours, claims)
                     images.append(lines.reset_index().assign(**place))
                 else:
-                    rows.append(place | _of_curve(point, ours, claims))
+                    lines = ours
+                    values, verdict = _of_curve(point, ours, claims)
+                count = {"Images": f"{len(lines)} of {claims.images[point.test_set]}"}
+                numbers = dict(zip(DECIMALS, values, strict=True))
+                rows.append(place | count | numbers | {"Verdict": verdict})
             absent += [] if measured else [point]
     if rows or absent:
         yield "## At published knobs\n"
@@ -154,11 +154,7 @@ def _measured(
             if costs is None
             else _shares(ours, len(costs)) @ np.array(costs)
         )
-        place = {
-            "Experiment": experiment,
-            "Test set": point.test_set,
-            "Knob": f"{point.knob:g}",
-        }
+        place = {"Experiment": experiment, "Test set": point.test_set, "Knob": f"{point.knob:g}"}
         yield place, ours.assign(mflops=mflops)
 
 
@@ -170,12 +166,11 @@ def _shares(rows: pd.DataFrame, branches: int) -> np.ndarray:
 
 def _of_log(
     point: Point, lines: pd.DataFrame, ours: pd.DataFrame, claims: Claims
-) -> dict[str, object]:
-    """Return a row of the table: means over the images that were measured, and the verdict."""
-    all_images = claims.images[point.test_set]
+) -> tuple[Values, str]:
+    """Return the means over the images that were measured and are in the log, and the verdict."""
     agree = int((lines["off"] <= 1 + 1e-6).sum())  # differences of decimals are not exact
     verdict = f"{agree} of {len(lines)} images agree" if len(lines) else "no image is in the log"
-    if len(lines) == len(ours) == all_images:
+    if len(lines) == len(ours) == claims.images[point.test_set]:
         shares = _shares(ours, len(point.tiles)) * ours[["units"]].to_numpy()
         tiles = tuple(shares.sum(axis=0).round().astype(int).tolist())
         found, logged = ("/".join(map(str, counts)) for counts in (tiles, point.tiles))
@@ -183,36 +178,26 @@ def _of_log(
         verdict += "; tiles of each branch as logged" if same else f"; tiles {found}, not {logged}"
     per_tile = lines[["mflops_per_tile", "our_mflops"]].mul(lines["units"], axis="index").sum()
     published, measured = per_tile / lines["units"].sum()
-    values = lines["psnr_rgb"].mean(), lines["our_psnr"].mean(), published, measured
-    row: dict[str, object] = {"Images": f"{len(lines)} of {all_images}"}
-    return row | dict(zip(DECIMALS, values, strict=True)) | {"Verdict": verdict}
+    return (lines["psnr_rgb"].mean(), lines["our_psnr"].mean(), published, measured), verdict
 
 
-def _of_curve(point: Point, ours: pd.DataFrame, claims: Claims) -> dict[str, object]:
-    """Return a row of the table; means over a subset are shown, and not judged."""
-    all_images = claims.images[point.test_set]
+def _of_curve(point: Point, ours: pd.DataFrame, claims: Claims) -> tuple[Values, str]:
+    """Return the means, and the verdict; those over a subset are not judged."""
     psnr, mflops = ours["psnr_rgb"].mean(), np.average(ours["mflops"], weights=ours["units"])
     near = abs(mflops - point.mflops) <= CURVE_MFLOPS
     near &= np.isnan(point.psnr) or abs(psnr - point.psnr) <= CURVE_DB
     verdict = "agrees" if near else "differs"
-    if len(ours) != all_images or not ours["complete"].all():
+    if len(ours) != claims.images[point.test_set] or not ours["complete"].all():
         verdict = "partial"
-    values = point.psnr, psnr, point.mflops, mflops
-    row: dict[str, object] = {"Images": f"{len(ours)} of {all_images}"}
-    return row | dict(zip(DECIMALS, values, strict=True)) | {"Verdict": verdict}
+    return (point.psnr, psnr, point.mflops, mflops), verdict
 
 
 def _worst(images: pd.DataFrame) -> str:
     """Return a table of the lines that differ most, whether they agree or not."""
     worst = images.sort_values("off", ascending=False, kind="stable").head(WORST)
-    columns = {
-        **{name: name for name in ("Experiment", "Test set", "Knob")},
-        "image": "Image",
-        **dict(
-            zip(("psnr_rgb", "our_psnr", "mflops_per_tile", "our_mflops"), DECIMALS, strict=True)
-        ),
-    }
-    table = rounded(worst[list(columns)].rename(columns=columns), DECIMALS)
+    numbers = ["psnr_rgb", "our_psnr", "mflops_per_tile", "our_mflops"]
+    table = worst[["Experiment", "Test set", "Knob", "image", *numbers]]
+    table = rounded(table.set_axis([*table.columns[:3], "Image", *DECIMALS], axis=1), DECIMALS)
     return f"Largest differences to a line of a log:\n\n{markdown(table, ['Knob', *DECIMALS])}"
 
 

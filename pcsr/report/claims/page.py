@@ -1,6 +1,6 @@
 """Every published number, what was measured, and a verdict."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -28,32 +28,21 @@ from pcsr.report.tidy import (
 )
 from pcsr.storage import files
 
-DECIMALS = {
-    "Published PSNR": 2,
-    "Our PSNR": 3,
-    "Difference (dB)": 3,
-    "Published GFLOPs": 1,
-    "Our GFLOPs": 2,
-    "Difference (%)": 1,
+# Columns, what the page calls them, and their decimals; there, neighbours that differ in brackets
+# alone share a heading.
+CELLS = {
+    "Published PSNR": ("PSNR-RGB, dB (published)", 2),
+    "Our PSNR": ("PSNR-RGB, dB (ours)", 3),
+    "Difference (dB)": ("PSNR-RGB, dB (difference)", 3),
+    "Published GFLOPs": ("GFLOPs (published)", 1),
+    "Our GFLOPs": ("GFLOPs (ours)", 2),
+    "Difference (%)": ("GFLOPs (difference, %)", 1),
 }
-BESIDE_DECIMALS = {
-    "Published (dB)": 2,
-    "Ours (dB)": 3,
-    "Published (% of FLOPs)": 1,
-    "Ours (% of FLOPs)": 1,
-}
-# Columns as the page calls them: neighbours that differ in brackets alone share a heading there.
-SHOWN = {
-    "Published PSNR": "PSNR-RGB, dB (published)",
-    "Our PSNR": "PSNR-RGB, dB (ours)",
-    "Difference (dB)": "PSNR-RGB, dB (difference)",
-    "Published GFLOPs": "GFLOPs (published)",
-    "Our GFLOPs": "GFLOPs (ours)",
-    "Difference (%)": "GFLOPs (difference, %)",
-    "Published (dB)": "dB relative to the original (published)",
-    "Ours (dB)": "dB relative to the original (ours)",
-    "Published (% of FLOPs)": "FLOPs, % of the original's (published)",
-    "Ours (% of FLOPs)": "FLOPs, % of the original's (ours)",
+BESIDE = {
+    "Published (dB)": ("dB relative to the original (published)", 2),
+    "Ours (dB)": ("dB relative to the original (ours)", 3),
+    "Published (% of FLOPs)": ("FLOPs, % of the original's (published)", 1),
+    "Ours (% of FLOPs)": ("FLOPs, % of the original's (ours)", 1),
 }
 TEXT = ("Test set", "Model", "Experiment", "Knob", "LR")
 
@@ -88,8 +77,8 @@ def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     method give a row each.
 
     Returns:
-        Rows by test set, then as published: ``TEXT``, the columns of ``DECIMALS`` and
-        ``BESIDE_DECIMALS`` (numbers, blank when not run), ``Training`` and ``Verdict``.
+        Rows by test set, then as published: ``TEXT``, the columns of ``CELLS`` and ``BESIDE``
+        (numbers, blank when not run), ``Training`` and ``Verdict``.
     """
     summary = summarise(results, every_protocol=True)
     summary = summary[summary["scale"] == claims.scale]
@@ -117,7 +106,7 @@ def compare(results: pd.DataFrame, claims: Claims) -> pd.DataFrame:
                 published["Published (dB)"] = psnr - whole[0]
                 published["Published (% of FLOPs)"] = 100 * gflops / whole[1]
             rows += [published | found for found in ours or [{"Verdict": "not run"}]]
-    columns = [*TEXT, *DECIMALS, *BESIDE_DECIMALS, "Training", "Verdict"]
+    columns = [*TEXT, *CELLS, *BESIDE, "Training", "Verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -197,24 +186,23 @@ def claims_markdown(results: pd.DataFrame, claims: Claims) -> str:
     if not run.all():
         pages.append(_elsewhere(rows[~run]))
     for test_set, cells in rows[run].groupby("Test set", sort=False):
-        text = rounded(cells, DECIMALS).drop(columns=["Test set", *BESIDE_DECIMALS])
         title = escape.markdown(style.name(str(test_set)))
-        pages.append(f"## {title}\n\n{_table(text, DECIMALS)}")
-        beside = cells.dropna(subset=list(BESIDE_DECIMALS))
+        table = _table(cells.drop(columns=["Test set", *BESIDE]), CELLS)
+        pages.append(f"## {title}\n\n{table}")
+        beside = cells.dropna(subset=list(BESIDE))
         if len(beside):
-            columns = ["Model", "Experiment", "Knob", "LR", *BESIDE_DECIMALS]
-            table = rounded(beside[columns], BESIDE_DECIMALS)
-            text_beside = _table(table, BESIDE_DECIMALS)
-            pages.append(f"Relative to the original, valid for a subset too:\n\n{text_beside}")
+            table = _table(beside[["Model", "Experiment", "Knob", "LR", *BESIDE]], BESIDE)
+            pages.append(f"Relative to the original, valid for a subset too:\n\n{table}")
         of_set = shared[shared["test_set"] == test_set]
         pages += audit.sections(of_set, str(test_set), claims)
     pages += logs.sections(results, claims)
     return "\n".join(pages)
 
 
-def _table(text: pd.DataFrame, numbers: Iterable[str]) -> str:
-    numeric = ["Knob", *(SHOWN[name] for name in numbers)]
-    return markdown(text.rename(columns=SHOWN), numeric)
+def _table(cells: pd.DataFrame, numbers: Mapping[str, tuple[str, int]]) -> str:
+    text = rounded(cells, {name: decimals for name, (_, decimals) in numbers.items()})
+    shown = {name: title for name, (title, _) in numbers.items()}
+    return markdown(text.rename(columns=shown), ["Knob", *shown.values()])
 
 
 def _elsewhere(cells: pd.DataFrame) -> str:

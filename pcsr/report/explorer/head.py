@@ -3,9 +3,9 @@
 FLOPs are those that the engine executes, because only they relate to time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,95 +22,24 @@ from pcsr.report.tidy import REFERENCE
 CLOSE = 0.1  # dB below the original
 FAR = 1.5  # times what the curves cost at most: static networks beyond would squeeze the chart
 STATIC = "Static frontier"
-Swept = tuple[Sequence[float | None], Curve]  # knob values, and the curve through them
+Head = dict[str, Any]  # as the page's scripts read it
 
 
-@dataclass(frozen=True)
-class Head:
-    """The curves of a page.
+class Swept(NamedTuple):
+    """The curve of a method.
 
     Attributes:
-        swept: label -> knob values and curve over the same images.
-        reference: the label of the original that all are compared with; None without one.
-        defaults: label -> knob value of the default point, for methods that have one.
-        letters: label -> what the knob is called.
-        source: what was measured, in a few words.
-        training: who trained the weights, in a few words.
-        static: points of static networks; those that another one beats are marked.
+        label: what the method is called.
+        letter: what its knob is called.
+        knobs: values of the knob along the curve; None for a method without one.
+        default: that of the default point, if it is on the curve.
     """
 
-    swept: Mapping[str, Swept]
-    reference: str | None
-    defaults: Mapping[str, float]
-    letters: Mapping[str, str]
-    source: str
-    static: Sequence[Mapping[str, Any]] = ()
-    training: str = ""
-
-    def content(self) -> dict[str, Any]:
-        """Return what the page's scripts read."""
-        base = None if self.reference is None else self.swept[self.reference][1]
-        static = {"label": STATIC, "default": None, "letter": None, "verdict": None}
-        return {
-            "source": self.source,
-            "training": self.training,
-            "base": None
-            if base is None
-            else {"psnr": float(base.psnr.mean()), "gflops": float(base.gflops.mean())},
-            "curves": [
-                {
-                    "label": label,
-                    "default": self.defaults.get(label),
-                    "letter": self.letters.get(label),
-                    "points": list(_points(*swept, base)),
-                    "verdict": self._verdict(label, base),
-                }
-                for label, swept in self.swept.items()
-            ]
-            + ([static | {"points": list(self.static)}] if self.static else []),
-        }
-
-    def _verdict(self, label: str, base: Curve | None) -> dict[str, Any] | None:
-        """Compare with the original: at the default point, and where its PSNR is reached.
-
-        Returns:
-            Name -> value and 95 % interval: ``gain`` in dB and ``share`` of FLOPs in percent at the
-            default point; FLOPs in percent at ``equal`` PSNR, and at one ``close`` to it.
-        """
-        if base is None or label not in self.defaults:
-            return None
-        knobs, curve = self.swept[label]
-        at = list(knobs).index(self.defaults[label])
-
-        def values(some: NDArray[np.intp]) -> NDArray[np.float64]:
-            psnr, gflops = (of[some, at].mean() for of in (curve.psnr, curve.gflops))
-            base_psnr, whole = (of[some, 0].mean() for of in (base.psnr, base.gflops))
-            needed = (curves.percent_needed(curve, base, loss, some) for loss in (0.0, CLOSE))
-            return np.array([psnr - base_psnr, 100 * gflops / whole, *needed])
-
-        found = curves.estimates(values, len(curve.psnr))
-        names = ("gain", "share", "equal", "close")
-        return {n: [of.value, of.low, of.high] for n, of in zip(names, found, strict=True)}
-
-
-def _points(
-    knobs: Sequence[float | None], curve: Curve, base: Curve | None
-) -> Iterator[dict[str, Any]]:
-    """Yield the points of a curve, with the interval of the gain over the original."""
-    gains = None
-    if base is not None:
-        over = curve.psnr - base.psnr
-        gains = curves.estimates(lambda some: over[some].mean(axis=0), len(over))
-    psnr, gflops = curve.psnr.mean(axis=0), curve.gflops.mean(axis=0)
-    for number, knob in enumerate(knobs):
-        gain = gains[number] if gains else None
-        yield {
-            "knob": knob,
-            "adaptive": False,
-            "psnr": float(psnr[number]),
-            "gflops": float(gflops[number]),
-            "gain": None if gain is None else [gain.value, gain.low, gain.high],
-        }
+    label: str
+    letter: str
+    knobs: Sequence[float | None]
+    default: float | None
+    curve: Curve
 
 
 def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
@@ -131,23 +60,103 @@ def of_results(results: pd.DataFrame, test_set: str, backbone: str) -> Head:
         raise UserError(
             f"--test-set {test_set}: the results have no {backbone} on it; name one that they have."
         )
-    swept: dict[str, Swept] = {}
-    defaults: dict[str, float] = {}
-    letters: dict[str, str] = {}
-    for name, some in own.groupby(tidy.labels(own), sort=False):
-        method = some["method"].iloc[0]
-        known = registry.resolve("method", method)
-        label = str(name).replace(method, known.__name__, 1)
-        swept[label] = _swept(some)
-        letters[label] = style.knob(method)
-        if known.points[0].knob in swept[label][0] and known.points[0].knob is not None:
-            defaults[label] = known.points[0].knob
-    reference = registry.resolve("method", REFERENCE).__name__
+    swept = [_swept(str(name), some) for name, some in own.groupby(tidy.labels(own), sort=False)]
     source = f"{style.name(test_set)}, {own['image'].nunique()} images"
-    known = reference if reference in swept else None
-    static = tuple(_static(rows, own))
-    training = f"weights {tidy.training_text(own)}" if tidy.training_text(own) else ""
-    return Head(swept, known, defaults, letters, source, static, training)
+    training = tidy.training_text(own)
+    reference = registry.resolve("method", REFERENCE).__name__
+    head = _head(swept, reference, source, f"weights {training}" if training else "")
+    if static := list(_static(rows, own)):
+        curve = {"label": STATIC, "default": None, "letter": None, "verdict": None}
+        head["curves"].append(curve | {"points": static})
+    return head
+
+
+def of_page(swept: Sequence[Swept], reference: str | None) -> Head:
+    """Return the head for a page's own images, without those restored exactly.
+
+    Args:
+        swept: the curves of a backbone's methods over the same images.
+        reference: the label of the original that all are compared with; None without one.
+    """
+    kept = np.logical_and.reduce([metrics.comparable(one.curve.psnr) for one in swept])
+    some = [
+        one._replace(curve=Curve(one.curve.psnr[kept], one.curve.gflops[kept])) for one in swept
+    ]
+    return _head(some, reference, f"{int(kept.sum())} images of this page")
+
+
+def _swept(name: str, rows: pd.DataFrame) -> Swept:
+    method = rows["method"].iloc[0]
+    known = registry.resolve("method", method)
+    knobs = sorted(set(rows.loc[~rows["adaptive"], "knob"].dropna()))
+    return Swept(
+        label=name.replace(method, known.__name__, 1),
+        letter=style.knob(method),
+        knobs=knobs or [None],
+        default=known.points[0].knob if known.points[0].knob in knobs else None,
+        curve=Curve.of(rows, "engine"),
+    )
+
+
+def _head(swept: Sequence[Swept], reference: str | None, source: str, training: str = "") -> Head:
+    """Compare curves with that of the reference.
+
+    Args:
+        swept: the curves.
+        reference: a label; without a curve of it nothing is compared.
+        source: what was measured, in a few words.
+        training: who trained the weights, in a few words.
+    """
+    base = next((one.curve for one in swept if one.label == reference), None)
+    return {
+        "source": source,
+        "training": training,
+        "base": base and {"psnr": float(base.psnr.mean()), "gflops": float(base.gflops.mean())},
+        "curves": [
+            {
+                "label": one.label,
+                "default": one.default,
+                "letter": one.letter,
+                "points": list(_points(one, base)),
+                "verdict": _verdict(one, base),
+            }
+            for one in swept
+        ],
+    }
+
+
+def _points(swept: Swept, base: Curve | None) -> Iterator[dict[str, Any]]:
+    """Yield the points of a curve, with the interval of the gain over the original."""
+    curve = swept.curve
+    gains: list[Any] = [None] * len(swept.knobs)
+    if base is not None:
+        over = curve.psnr - base.psnr
+        gains = [*map(astuple, curves.estimates(lambda some: over[some].mean(axis=0), len(over)))]
+    means = (of.mean(axis=0) for of in (curve.psnr, curve.gflops))
+    for knob, psnr, gflops, gain in zip(swept.knobs, *means, gains, strict=True):
+        point = {"knob": knob, "adaptive": False, "psnr": float(psnr), "gflops": float(gflops)}
+        yield point | {"gain": gain}
+
+
+def _verdict(swept: Swept, base: Curve | None) -> dict[str, Any] | None:
+    """Compare with the original: at the default point, and where its PSNR is reached.
+
+    Returns:
+        Name -> value and 95 % interval: ``gain`` in dB and ``share`` of FLOPs in percent at the
+        default point; FLOPs in percent at ``equal`` PSNR, and at one ``close`` to it.
+    """
+    if base is None or swept.default is None:
+        return None
+    curve, at = swept.curve, swept.knobs.index(swept.default)
+
+    def values(some: NDArray[np.intp]) -> NDArray[np.float64]:
+        psnr, gflops = (of[some, at].mean() for of in (curve.psnr, curve.gflops))
+        base_psnr, whole = (of[some, 0].mean() for of in (base.psnr, base.gflops))
+        needed = (curves.percent_needed(curve, base, loss, some) for loss in (0.0, CLOSE))
+        return np.array([psnr - base_psnr, 100 * gflops / whole, *needed])
+
+    found = map(astuple, curves.estimates(values, len(curve.psnr)))
+    return dict(zip(("gain", "share", "equal", "close"), found, strict=True))
 
 
 def _static(rows: pd.DataFrame, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -179,23 +188,3 @@ def _static(rows: pd.DataFrame, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "gflops": network[cost] / 1e9,
             "gain": None,
         }
-
-
-def _swept(rows: pd.DataFrame) -> Swept:
-    knobs = sorted(set(rows.loc[~rows["adaptive"], "knob"].dropna()))
-    return knobs or [None], Curve.of(rows, "engine")
-
-
-def of_page(
-    swept: Mapping[str, Swept],
-    reference: str | None,
-    defaults: Mapping[str, float],
-    letters: Mapping[str, str],
-) -> Head:
-    """Return the head for a page's own images, without those restored exactly."""
-    kept = np.logical_and.reduce([metrics.comparable(curve.psnr) for _, curve in swept.values()])
-    some = {
-        label: (knobs, Curve(curve.psnr[kept], curve.gflops[kept]))
-        for label, (knobs, curve) in swept.items()
-    }
-    return Head(some, reference, defaults, letters, f"{int(kept.sum())} images of this page")

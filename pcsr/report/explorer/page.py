@@ -16,7 +16,9 @@ from pcsr.storage import files
 
 LEVEL = 7  # of compression: a third of the time of 9, and 0.6 % larger
 # In the order in which they run. The page holds the worker's scripts as text, to start it with.
-PAGE_SCRIPTS = ("state.js", "chart.js", "verdict.js", "stage.js", "panel.js", "explorer.js")
+PAGE_SCRIPTS = tuple(
+    f"{name}.js" for name in ("state", "maps", "chart", "verdict", "stage", "panel", "explorer")
+)
 WORKER_SCRIPTS = ("png.js", "bicubic.js", "compose.js", "maps.js", "worker.js")
 
 

@@ -1,5 +1,6 @@
 """What each choice of the protocol is worth: points measured both ways, all else unchanged."""
 
+from collections.abc import Iterator
 from typing import get_args
 
 import pandas as pd
@@ -21,17 +22,17 @@ DEGRADATIONS = [  # choices of the column lr, too, for suites that measure them
     if name != MATLAB
 ]
 FEW = 2  # knob values of a curve that is compared at each of them
+EFFECTS = ("Choice", "Method", "Knob", "PSNR-RGB (dB)", "GFLOPs")
 
 
-def section(rows: pd.DataFrame, chosen: pd.DataFrame) -> str:
-    """Return the section of one place; its arguments are those of ``protocol_effects``."""
+def section(rows: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[str]:
+    """Yield the section of one place; its arguments are those of ``protocol_effects``."""
     effects = protocol_effects(rows, chosen)
-    head = "### What the protocol is worth\n"
-    measured = set() if effects.empty else set(effects["Choice"])
-    missing = [text for text, *_ in CHOICES.values() if text not in measured]
-    note = f"Not compared: {'; '.join(missing)}.\n" if missing else ""
-    table = "" if effects.empty else markdown(effects, ["Knob", "PSNR-RGB (dB)", "GFLOPs"])
-    return "\n".join(part for part in (head, table, note) if part)
+    yield "### What the protocol is worth\n"
+    if len(effects):
+        yield markdown(effects, ["Knob", "PSNR-RGB (dB)", "GFLOPs"])
+    if missing := [text for text, *_ in CHOICES.values() if text not in set(effects["Choice"])]:
+        yield f"Not compared: {'; '.join(missing)}.\n"
 
 
 def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -62,16 +63,9 @@ def protocol_effects(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
                 continue
             gained = (with_["psnr_rgb"] - without["psnr_rgb"]).to_numpy()
             flops = with_["flops_paper"].mean() - without["flops_paper"].mean()
-            effects.append(
-                {
-                    "Choice": text,
-                    "Method": point["curve"],
-                    "Knob": knob_text(point),
-                    "PSNR-RGB (dB)": mean(gained).text(3),
-                    "GFLOPs": f"{flops / 1e9:+z.2f}",
-                }
-            )
-    return pd.DataFrame(effects)
+            values = mean(gained).text(3), f"{flops / 1e9:+z.2f}"
+            effects.append((text, point["curve"], knob_text(point), *values))
+    return pd.DataFrame(effects, columns=EFFECTS)
 
 
 def _is_at(rows: pd.DataFrame, point: pd.Series) -> pd.Series:

@@ -76,17 +76,15 @@ def differences(rows: pd.DataFrame, count: str) -> pd.DataFrame:
         A row per operating point: ``POINT``, ``gflops`` and ``psnr`` (means), ``difference``
         (``Estimate`` in dB) and ``verdict``.
     """
-    static, adaptive = (
-        Curve.of(_numbered(rows[rows["method"] == REFERENCE], NETWORK), count),
-        Curve.of(_numbered(rows[rows["method"] != REFERENCE], POINT), count),
-    )
+    is_static = rows["method"] == REFERENCE
+    static = Curve.of(_numbered(rows[is_static], NETWORK), count)
+    adaptive = Curve.of(_numbered(rows[~is_static], POINT), count)
 
     def above(some: NDArray[np.intp]) -> Floats:
         psnr, gflops = adaptive.psnr[some].mean(axis=0), adaptive.gflops[some].mean(axis=0)
         return psnr - psnr_at(static, gflops, some)
 
-    points = rows.loc[rows["method"] != REFERENCE, POINT].drop_duplicates()
-    points = points.sort_values(POINT, ignore_index=True)
+    points = rows.loc[~is_static, POINT].drop_duplicates().sort_values(POINT, ignore_index=True)
     found = estimates(above, len(static.psnr))
     return points.assign(
         gflops=adaptive.gflops.mean(axis=0),
@@ -111,10 +109,11 @@ def sections(results: pd.DataFrame) -> Iterator[str]:
         place = escape.markdown(style.name(str(test_set)))
         yield f"## Which operating points lie above the static frontier on {place}, x{scale:g}?\n"
         yield RULE
-        yield from (_counted(common, count) for count in COUNTS)
+        for count in COUNTS:
+            yield from _counted(common, count)
 
 
-def _counted(rows: pd.DataFrame, count: str) -> str:
+def _counted(rows: pd.DataFrame, count: str) -> Iterator[str]:
     static = rows[rows["method"] == REFERENCE]
     measures = ["psnr_rgb", f"flops_{count}"]
     means = static.groupby([*NETWORK, "experiment"], as_index=False)[measures].mean()
@@ -125,21 +124,22 @@ def _counted(rows: pd.DataFrame, count: str) -> str:
         for _, point in edge.iterrows()
     )
     beaten = sorted(set(means["name"]) - set(edge["name"]))
-    text = [f"### By {COUNTS[count]} FLOPs\n", f"Frontier: {escape.markdown(joined)}."]
+    yield f"### By {COUNTS[count]} FLOPs\n"
+    yield f"Frontier: {escape.markdown(joined)}."
     if beaten:
-        text.append(f"Beaten by another static network: {escape.markdown(', '.join(beaten))}.")
+        yield f"Beaten by another static network: {escape.markdown(', '.join(beaten))}."
     points = differences(rows, count)
     above = points[points["verdict"] == ABOVE]
-    text += [_answer(above, len(points)), markdown(_by_curve(points), COUNTED)]
-    if len(above):
-        text.append(markdown(_listed(above), LISTED))
-    return "\n".join(text)
-
-
-def _answer(above: pd.DataFrame, points: int) -> str:
     if above.empty:
-        return f"\n**None of the {points} adaptive operating points lies above it.**\n"
-    return f"\n**{len(above)} of {points} adaptive operating points lie above it**, listed last.\n"
+        yield f"\n**None of the {len(points)} adaptive operating points lies above it.**\n"
+    else:
+        yield (
+            f"\n**{len(above)} of {len(points)} adaptive operating points lie above it**, listed "
+            "last.\n"
+        )
+    yield markdown(_by_curve(points), COUNTED)
+    if len(above):
+        yield markdown(_listed(above), LISTED)
 
 
 def _by_curve(points: pd.DataFrame) -> pd.DataFrame:

@@ -84,7 +84,9 @@ def _place(measured: pd.DataFrame) -> Iterator[str]:
         return
     points = summarise(rows)
     chosen = selected(points.assign(curve=_names(points)))
-    yield from (_flops(chosen), choices.section(rows, chosen), _equal(rows))
+    yield from _flops(chosen)
+    yield from choices.section(rows, chosen)
+    yield from _equal(rows)
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
@@ -114,28 +116,26 @@ def split_flops(chosen: pd.DataFrame) -> pd.DataFrame:
     ``Without overlap`` is the mean of each image's FLOPs over its overlap factor: what routing
     alone would cost. Savings are against the original's FLOPs in the same convention.
     """
-    parts = []
+    tables = []
     original = chosen[chosen["method"] == REFERENCE].iloc[0]
     for convention, name in _conventions(chosen, "gflops"):
         gflops, unlapped = chosen[f"gflops_{convention}"], chosen[f"unlapped_{convention}"]
         whole = original[f"gflops_{convention}"]
-        table = pd.DataFrame(
-            {
-                "Method": chosen["curve"],
-                "Knob": chosen.apply(knob_text, axis="columns"),
-                "Convention": name,
-                "PSNR-RGB (dB)": chosen["psnr_rgb"],
-                "vs original (dB)": chosen["psnr_rgb"] - original["psnr_rgb"],
-                "GFLOPs": gflops,
-                "Without overlap": unlapped,
-                "Added by overlap": gflops - unlapped,
-                "Overlap factor": chosen["overlap"],
-                "Saved by routing (%)": 100 * (1 - unlapped / whole),
-                "Saved in total (%)": 100 * (1 - gflops / whole),
-            }
-        )
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+        columns = {
+            "Method": chosen["curve"],
+            "Knob": chosen.apply(knob_text, axis="columns"),
+            "Convention": name,
+            "PSNR-RGB (dB)": chosen["psnr_rgb"],
+            "vs original (dB)": chosen["psnr_rgb"] - original["psnr_rgb"],
+            "GFLOPs": gflops,
+            "Without overlap": unlapped,
+            "Added by overlap": gflops - unlapped,
+            "Overlap factor": chosen["overlap"],
+            "Saved by routing (%)": 100 * (1 - unlapped / whole),
+            "Saved in total (%)": 100 * (1 - gflops / whole),
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def equal_points(curves_of: dict[str, Curve], original: Curve) -> pd.DataFrame:
@@ -228,18 +228,19 @@ def _curves(rows: pd.DataFrame, convention: str) -> tuple[dict[str, Curve], Curv
     return {str(name): Curve.of(of, convention) for name, of in routed}, Curve.of(one, convention)
 
 
-def _flops(chosen: pd.DataFrame) -> str:
+def _flops(chosen: pd.DataFrame) -> Iterator[str]:
     table = split_flops(chosen)
     cells = rounded(table, FLOP_DECIMALS)
     marked = best_cells(cells, FLOPS_BETTER, by=["Convention"])
-    text = ["### Where the FLOPs go\n", markdown(cells, ["Knob", *FLOP_DECIMALS], marked)]
+    yield "### Where the FLOPs go\n"
+    yield markdown(cells, ["Knob", *FLOP_DECIMALS], marked)
     far = chosen.loc[~chosen["near"], "curve"]
     if len(far):
-        text.append(
+        yield (
             f"No point is within {LOSS_DB:g} dB of the original, so the one with the highest PSNR "
             f"is shown: {escape.markdown(', '.join(far))}.\n"
         )
-    return "\n".join([*text, *_reversals(table)])
+    yield from _reversals(table)
 
 
 def _reversals(table: pd.DataFrame) -> Iterator[str]:
@@ -261,8 +262,8 @@ def _reversals(table: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _equal(rows: pd.DataFrame) -> str:
-    parts = ["### At equal PSNR and at equal FLOPs\n"]
+def _equal(rows: pd.DataFrame) -> Iterator[str]:
+    yield "### At equal PSNR and at equal FLOPs\n"
     overlap = rows["lr_pixels"] / (rows["lr_height"] * rows["lr_width"])
     rows = rows.assign(flops_once=rows["flops_paper"] / overlap)
     conventions = _conventions(rows, "flops")
@@ -271,19 +272,17 @@ def _equal(rows: pd.DataFrame) -> str:
     for convention, name in conventions:
         curves_of, original = _curves(rows, convention)
         if not curves_of:
-            return "\n".join([*parts, "No method other than the original was measured.\n"])
+            yield "No method other than the original was measured.\n"
+            return
         points, pairs = equal_points(curves_of, original), deltas(curves_of)
-        parts.append(f"FLOPs ({name}):\n")
+        yield f"FLOPs ({name}):\n"
         better = {name: -1 if "FLOPs at" in name else 1 for name in points.columns[1:]}
-        parts.append(markdown(points, list(better), best_cells(points, better)))
+        yield markdown(points, list(better), best_cells(points, better))
         if (points == "-").any(axis=None):
-            parts += [
-                "A dash: the curve never reaches that PSNR, or all of it exceeds that budget.\n"
-            ]
-            parts += ["\n".join(_reach(curves_of, original)) + "\n"]
+            yield "A dash: the curve never reaches that PSNR, or all of it exceeds that budget.\n"
+            yield "\n".join(_reach(curves_of, original)) + "\n"
         if not pairs.empty:
-            parts.append(markdown(pairs, list(pairs.columns[2:])))
-    return "\n".join(parts)
+            yield markdown(pairs, list(pairs.columns[2:]))
 
 
 def _head(results: pd.DataFrame) -> str:

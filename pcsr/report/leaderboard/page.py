@@ -29,26 +29,28 @@ from pcsr.storage import files
 
 LOSS_DB = 0.05  # that a model may have against the original whose PSNR is matched
 PLACE = ["test_set", "scale"]
-COUNTS = {  # column of a summary -> what the page calls it; the first one sorts
+COUNTS = {  # column of a summary -> what the page calls it
     "gflops_engine": "executed",
     "gflops_paper": "paper",
     "gflops_algorithmic": "algorithmic",
     "activations": "activations",
 }
-SORTED_BY = "gflops_engine"
-DECIMALS = {
-    "PSNR-RGB (dB)": 3,
-    "GFLOPs (executed)": 2,
-    "GFLOPs (paper)": 2,
-    "GFLOPs (algorithmic)": 2,
-    "Activations (M)": 1,
-    "Parameters (K)": 1,
-    "Time (s/MP)": 3,
-    "Time (of original)": 2,
-    "Peak memory (MiB)": 0,
+FIRST = "executed"  # count that sorts, and whose point is shown
+RANKS = {f"Rank ({name})": f"rank_{name}" for name in COUNTS.values()}
+PSNR = "PSNR-RGB (dB)"
+COSTS = {  # what the page calls a column of the standings -> the column, its unit, decimals
+    "GFLOPs (executed)": ("gflops_engine", 1, 2),
+    "GFLOPs (paper)": ("gflops_paper", 1, 2),
+    "GFLOPs (algorithmic)": ("gflops_algorithmic", 1, 2),
+    "Activations (M)": ("activations", 1e6, 1),
+    "Parameters (K)": ("parameters", 1e3, 1),
+    "Time (s/MP)": ("seconds_per_megapixel", 1, 3),
+    "Time (of original)": ("time_ratio", 1, 2),
+    "Peak memory (MiB)": ("peak_bytes", 2**20, 0),
 }
 TIMED = ("Time (s/MP)", "Time (of original)", "Peak memory (MiB)", "Device")  # by `pcsr bench`
-BETTER = dict.fromkeys(DECIMALS, -1) | {"PSNR-RGB (dB)": 1}
+DECIMALS = {PSNR: 3} | {title: decimals for title, (_, _, decimals) in COSTS.items()}
+BETTER = dict.fromkeys(COSTS, -1) | {PSNR: 1}
 
 
 def leaderboard(
@@ -110,10 +112,9 @@ class Models(NamedTuple):
         rows = _common(comparable(pd.concat(named.values(), ignore_index=True)))
         if rows.empty:
             raise UserError("results: no image was measured with all models; measure the others.")
-        names = rows.drop_duplicates(["experiment", "model"])
         points = pd.concat(
-            summarise(rows[rows["model"] == name]).assign(model=name, own=own)
-            for name, own in zip(names["model"], names["own"], strict=True)
+            summarise(of_model).assign(model=model, own=own)
+            for (model, own), of_model in rows.groupby(["model", "own"], sort=False)
         )
         images = points.groupby(PLACE)["images"].transform("max")
         few = points[points["images"] < images]
@@ -151,10 +152,9 @@ def gates(points: pd.DataFrame, levels: Sequence[float] = ()) -> Iterator[Gate]:
     A backbone without an adaptive method has no gate of its own if others have one
     (``frontier.without_lone``); its original is ranked at theirs.
     """
-    originals = points[points["own"] & (points["method"] == REFERENCE)].sort_values("experiment")
-    curved = frontier.without_lone(points[points["own"]])["backbone"]
-    originals = originals[originals["backbone"].isin(curved)].drop_duplicates("backbone")
-    for _, original in originals.sort_values("backbone").iterrows():
+    own = frontier.without_lone(points[points["own"]]).sort_values(["backbone", "experiment"])
+    originals = own[own["method"] == REFERENCE].drop_duplicates("backbone")
+    for _, original in originals.iterrows():
         name = f"{original['backbone']} - {LOSS_DB:g} dB"
         yield Gate(name, original["psnr_rgb"] - LOSS_DB, original["model"])
     yield from (Gate(f"{level:g} dB", level, None) for level in levels)
@@ -177,12 +177,10 @@ def standings(
     for (test_set, scale), here in points.groupby(PLACE):
         timed = _timed(here, times)
         for gate in gates(here, levels):
-            table = stand(here, timed, gate)
             place = {"test_set": test_set, "scale": scale, "images": here["images"].iloc[0]}
             matched = {"gate": gate.name, "gate_psnr_rgb": gate.least}
-            for position, (name, value) in enumerate((place | matched).items()):
-                table.insert(position, name, value)
-            found.append(table)
+            table = stand(here, timed, gate)
+            found.append(pd.DataFrame(place | matched, index=table.index).join(table))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -220,7 +218,7 @@ def stand(points: pd.DataFrame, timed: pd.DataFrame, gate: Gate) -> pd.DataFrame
     fastest = fastest.rename(columns={"text": "knob_time"})
     measured = ["model", "device", "knob_time", "seconds_per_megapixel", "time_ratio", "peak_bytes"]
     table = table.reset_index().merge(fastest[measured], on="model", how="left")
-    order = [f"rank_{COUNTS[SORTED_BY]}", "psnr_best", "model", "device"]
+    order = [f"rank_{FIRST}", "psnr_best", "model", "device"]
     return table.sort_values(order, ascending=[True, False, True, True], ignore_index=True)
 
 
@@ -247,15 +245,11 @@ def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     own = points["model"].where(points["own"])
     alone = own.groupby([points["backbone"], points["method"]]).transform("nunique") == 1
     alone &= points["own"]
-    pairs = points.assign(alone=alone).merge(
-        times, on=["backbone", "method"], suffixes=("", "_timed")
-    )
-    same_knob = (pairs["knob"] == pairs["knob_timed"]) | pairs[["knob", "knob_timed"]].isna().all(
-        axis="columns"
-    )
+    # Methods without a knob have NaN on both sides, which a merge takes for equal.
+    swept = points.assign(alone=alone)[~points["adaptive"]]
+    pairs = swept.merge(times, on=["backbone", "method", "knob"], suffixes=("", "_timed"))
     told = pairs["experiment_timed"].notna()
-    same_weights = (pairs["experiment_timed"] == pairs["experiment"]) | (~told & pairs["alone"])
-    pairs = pairs[same_knob & same_weights & ~pairs["adaptive"]]
+    pairs = pairs[pairs["alone"].where(~told, pairs["experiment_timed"] == pairs["experiment"])]
     key = ["model", "scale", "knob", "adaptive", "psnr_rgb", "device"]
     sums = pairs.groupby(key, dropna=False, as_index=False).agg(
         seconds=("seconds", "sum"),
@@ -277,9 +271,8 @@ def leaderboard_markdown(found: pd.DataFrame, protocol: str, notes: Sequence[str
     sections = ["# Leaderboard\n", f"Protocol: {escape.markdown(protocol)}.\n"]
     sections += [f"{escape.markdown(note)}\n" for note in notes]
     if found.empty:
-        return "\n".join(
-            [*sections, "No original was measured, and no PSNR was given by --gate.\n"]
-        )
+        sections.append("No original was measured, and no PSNR was given by --gate.\n")
+        return "\n".join(sections)
     devices = sorted(found["device"].dropna().unique())
     numbers = {device: str(number) for number, device in enumerate(devices, start=1)}
     sections += [f"Device {number}: {escape.markdown(of)}.\n" for of, number in numbers.items()]
@@ -287,9 +280,8 @@ def leaderboard_markdown(found: pd.DataFrame, protocol: str, notes: Sequence[str
     for (test_set, scale, gate), rows in found.groupby([*PLACE, "gate"], sort=False):
         least, images = rows["gate_psnr_rgb"].iloc[0], rows["images"].iloc[0]
         matched = escape.markdown(f"{style.name(test_set)}, x{scale:g}: {_gate_name(gate)}")
-        sections.append(f"## {matched}\n")
-        sections.append(f"At least {least:.3f} dB PSNR-RGB over {images} images.\n")
-        sections.append(_section(rows))
+        sections += [f"## {matched}\n", f"At least {least:.3f} dB PSNR-RGB over {images} images.\n"]
+        sections += _section(rows)
     return "\n".join([*sections, HOW_TO_READ])
 
 
@@ -298,52 +290,38 @@ def _gate_name(gate: str) -> str:
     return style.name(backbone) + less + loss
 
 
-def _section(rows: pd.DataFrame) -> str:
-    rank = f"rank_{COUNTS[SORTED_BY]}"
-    reached, short = rows[rows[rank].notna()], rows[rows[rank].isna()].drop_duplicates("model")
-    text = []
+def _section(rows: pd.DataFrame) -> Iterator[str]:
+    within = rows[f"rank_{FIRST}"].notna()
+    reached, short = rows[within], rows[~within].drop_duplicates("model")
     if len(reached):
         table = _table(reached)
-        better = {name: sign for name, sign in BETTER.items() if name in table}
-        text.append(markdown(table, [*DECIMALS, *_ranks()], best_cells(table, better)))
+        yield markdown(table, [*DECIMALS, *RANKS], best_cells(table, BETTER))
     if len(short):
         best = ", ".join(f"{r['model']} ({r['psnr_best']:.3f} dB)" for _, r in short.iterrows())
-        text.append(f"Not reached by, with their highest PSNR: {escape.markdown(best)}.\n")
-    return "\n".join(text)
-
-
-def _ranks() -> list[str]:
-    return [f"Rank ({name})" for name in COUNTS.values()]
+        yield f"Not reached by, with their highest PSNR: {escape.markdown(best)}.\n"
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the standings as text; a knob is named if it is not that of the first count."""
-    table = pd.DataFrame({"Model": rows["model"]})
-    for title, name in zip(_ranks(), COUNTS.values(), strict=True):
-        table[title] = rows[f"rank_{name}"]
-    first = COUNTS[SORTED_BY]
-    table["Knob"] = rows[f"knob_{first}"]
-    table["PSNR-RGB (dB)"] = rows[f"psnr_rgb_{first}"]
-    knobs = {}
-    for cost, name in COUNTS.items():
-        millions = cost == "activations"
-        title = "Activations (M)" if millions else f"GFLOPs ({name})"
-        table[title] = rows[cost] / (1e6 if millions else 1)
-        knobs[title] = rows[f"knob_{name}"]
-    table["Parameters (K)"] = rows["parameters"] / 1e3
-    table["Time (s/MP)"] = rows["seconds_per_megapixel"]
-    knobs["Time (s/MP)"] = rows["knob_time"]
-    table["Time (of original)"] = rows["time_ratio"]
-    table["Peak memory (MiB)"] = rows["peak_bytes"] / 2**20
-    table["Device"] = rows["device"]
-    untimed = [name for name in TIMED if table[name].isna().all()]
-    text = rounded(table, DECIMALS).drop(columns=untimed)
-    for title, knob in knobs.items():
-        if title in untimed:
-            continue
-        other = knob.notna() & (knob != rows[f"knob_{first}"])
-        text.loc[other.to_numpy(), title] += (" at " + knob[other]).to_numpy()
-    return text
+    first = rows[f"knob_{FIRST}"]
+    table = pd.DataFrame(
+        {
+            "Model": rows["model"],
+            **{title: rows[rank] for title, rank in RANKS.items()},
+            "Knob": first,
+            PSNR: rows[f"psnr_rgb_{FIRST}"],
+            **{title: rows[column] / unit for title, (column, unit, _) in COSTS.items()},
+            "Device": rows["device"],
+        }
+    )
+    text = rounded(table, DECIMALS)
+    called = COUNTS | {"seconds_per_megapixel": "time"}
+    for title, (cost, _, _) in COSTS.items():
+        if cost in called:
+            knob = rows[f"knob_{called[cost]}"]
+            other = knob.notna() & (knob != first)
+            text.loc[other.to_numpy(), title] += (" at " + knob[other]).to_numpy()
+    return text.drop(columns=[name for name in TIMED if table[name].isna().all()])
 
 
 HOW_TO_READ = f"""\

@@ -89,16 +89,11 @@ def _rows(measured: Timings) -> Iterator[Mapping[str, Any]]:
         decided = case.backbone not in fresh or case.method == REFERENCE
         ours = case.path in PATHS and case.precision == measured.provenance.precision
         if ours and decided and not case.knob.startswith("budget"):
-            yield {
+            yield case.model_dump() | {
                 "device": measured.provenance.text(),
                 "experiment": case.weights,
-                "backbone": case.backbone,
-                "method": case.method,
                 "knob": _knob(case),
-                "image": case.image,
-                "seconds": case.seconds,
                 "lr_pixels": case.lr_height * case.lr_width,
-                "peak_bytes": case.peak_bytes,
             }
 
 

@@ -8,7 +8,7 @@ const MARKERS = {
   down: (x, y, r) => `M${x},${y + 1.2 * r}l${1.2 * r},${-2.2 * r}h${-2.4 * r}z`,
   square: (x, y, r) => `M${x - r},${y - r}h${2 * r}v${2 * r}h${-2 * r}z`,
 };
-const SHAPES = Object.keys(MARKERS);
+const SHAPES = Object.values(MARKERS);
 
 // A method has one colour and one marker in all charts, those of the suite's figures (report/figures/style.py);
 // those of other packages come after.
@@ -16,12 +16,12 @@ const KNOWN = ["Original", "PCSR", "ClassSR", "ARM", "ENAF"];
 const others = [];
 const STATIC = "Static frontier"; // joins the originals of all backbones that no other one beats
 
-function styleOf(name) {
-  if (name === STATIC) return 9;
-  const known = KNOWN.indexOf(name);
-  if (known >= 0) return known;
-  if (!others.includes(name)) others.push(name);
-  return KNOWN.length + (others.indexOf(name) % 3);
+/** Return the marker of a series, and its colour as an inline style. */
+function lookOf(name) {
+  if (name === STATIC) return { marker: MARKERS.square, style: "--own: var(--series-0)" };
+  if (![...KNOWN, ...others].includes(name)) others.push(name);
+  const number = KNOWN.includes(name) ? KNOWN.indexOf(name) : KNOWN.length + (others.indexOf(name) % 3);
+  return { marker: SHAPES[number % SHAPES.length], style: `--own: var(--series-${number})` };
 }
 
 function svg(name, attributes, parent) {
@@ -45,17 +45,16 @@ function ticks(low, high, count) {
 class Chart {
   constructor(root, { series, unit, base, onPick }) {
     Object.assign(this, { root, series, onPick });
-    this.width = Math.min(Math.max(root.clientWidth, 260), 900); // text keeps its size
+    this.width = clamp(root.clientWidth, 260, 900); // text keeps its size
     this.height = 210 + this.width / 12;
     this.frame = { left: 46, right: 12, top: 24, bottom: 40 };
     this.scale(base);
     this.svg = svg("svg", { viewBox: `0 0 ${this.width} ${this.height}`, role: "img", "aria-label": this.spoken(unit) });
     this.axes(unit);
-    if (base !== null) this.horizontal(base);
+    if (base !== null) this.level("base", base);
     for (const one of series) this.draw(one);
     this.marker = svg("path", { class: "live", visibility: "hidden" }, this.svg);
-    this.tip = document.createElement("p");
-    this.tip.className = "tip";
+    this.tip = element("p", "tip");
     root.replaceChildren(this.svg, this.legend(), this.tip);
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.show(null));
@@ -64,14 +63,13 @@ class Chart {
 
   scale(base) {
     const points = this.series.flatMap((one) => one.points);
-    const xs = points.map((point) => point.x);
-    const ys = points.map((point) => point.y);
-    const top = Math.max(...ys, base ?? -Infinity);
+    const ys = [...points.map((point) => point.y), ...(base === null ? [] : [base])];
+    const top = Math.max(...ys);
     // The decibel that matters: what lies further below is left to the table of the suite.
-    const bottom = Math.max(Math.min(...ys, base ?? Infinity), top - 1.5);
+    const bottom = Math.max(Math.min(...ys), top - 1.5);
     const pad = Math.max(0.1 * (top - bottom), 0.02);
     this.low = { x: 0, y: bottom - pad };
-    this.high = { x: Math.max(...xs) * 1.04 || 1, y: top + pad };
+    this.high = { x: Math.max(...points.map((point) => point.x)) * 1.04 || 1, y: top + pad };
   }
 
   at(point) {
@@ -85,8 +83,7 @@ class Chart {
     const label = (text, attributes) => (svg("text", attributes, this.svg).textContent = text);
     const digits = this.high.y - this.low.y < 0.25 ? 2 : 1;
     for (const y of ticks(this.low.y, this.high.y, 5)) {
-      const [, at] = this.at({ x: 0, y });
-      svg("line", { class: "grid", x1: left, x2: this.width - right, y1: at, y2: at }, this.svg);
+      const at = this.level("grid", y);
       label(y.toFixed(digits), { x: left - 6, y: at + 4, "text-anchor": "end" });
     }
     for (const x of ticks(0, this.high.x, this.width / 80)) {
@@ -98,44 +95,44 @@ class Chart {
     label("PSNR, dB", { x: 0, y: top - 12 });
   }
 
-  horizontal(base) {
-    const [, y] = this.at({ x: 0, y: base });
-    svg("line", { class: "base", x1: this.frame.left, x2: this.width - this.frame.right, y1: y, y2: y }, this.svg);
+  /** Draw a horizontal line at a PSNR, and return its height. */
+  level(className, psnr) {
+    const [, y] = this.at({ x: 0, y: psnr });
+    svg("line", { class: className, x1: this.frame.left, x2: this.width - this.frame.right, y1: y, y2: y }, this.svg);
+    return y;
   }
 
   draw({ name, points, line }) {
-    const number = styleOf(name);
+    const { marker, style } = lookOf(name);
     const shown = points.filter((point) => point.y >= this.low.y);
+    const through = (places) => places.map((place) => this.at(place).join()).join(" ");
     const sure = shown.filter((point) => point.low !== undefined);
-    const edge = (name) => sure.map((point) => this.at({ x: point.x, y: Math.max(point[name], this.low.y) }).join());
-    if (line && sure.length) svg("polygon", { class: `band series-${number}`, points: [...edge("low"), ...edge("high").reverse()].join(" ") }, this.svg);
-    if (line) svg("polyline", { class: `line series-${number}`, points: shown.filter((point) => !point.hollow).map((point) => this.at(point).join()).join(" ") }, this.svg);
+    const edge = (name) => sure.map((point) => ({ x: point.x, y: Math.max(point[name], this.low.y) }));
+    if (line && sure.length) svg("polygon", { class: "band", style, points: through([...edge("low"), ...edge("high").reverse()]) }, this.svg);
+    if (line) svg("polyline", { class: "line", style, points: through(shown.filter((point) => !point.hollow)) }, this.svg);
     for (const point of shown) {
-      const shape = MARKERS[SHAPES[number % SHAPES.length]](...this.at(point), line ? 3 : 4.5);
-      svg("path", { class: `mark series-${number}${point.hollow ? " hollow" : ""}`, d: shape }, this.svg);
+      svg("path", { class: point.hollow ? "mark hollow" : "mark", style, d: marker(...this.at(point), line ? 3 : 4.5) }, this.svg);
     }
   }
 
   legend() {
-    const list = document.createElement("ul");
-    list.className = "keys";
-    this.series.forEach((one) => {
-      const number = styleOf(one.name);
-      const item = document.createElement("li");
+    const list = element("ul", "keys");
+    for (const { name } of this.series) {
+      const { marker, style } = lookOf(name);
       const key = svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" });
-      svg("path", { class: `mark series-${number}`, d: MARKERS[SHAPES[number % SHAPES.length]](7, 7, 4.5) }, key);
-      item.append(key, one.name);
+      svg("path", { class: "mark", style, d: marker(7, 7, 4.5) }, key);
+      const item = element("li");
+      item.append(key, name);
       list.append(item);
-    });
+    }
     return list;
   }
 
   spoken(unit) {
-    const ends = this.series.map(({ name, points }) => {
-      const xs = points.map((point) => point.x);
-      const ys = points.map((point) => point.y);
-      return `${name}: ${Math.min(...ys).toFixed(2)} to ${Math.max(...ys).toFixed(2)} dB from ${Math.min(...xs).toFixed(1)} to ${Math.max(...xs).toFixed(1)}`;
-    });
+    const span = (values, digits) => `${Math.min(...values).toFixed(digits)} to ${Math.max(...values).toFixed(digits)}`;
+    const ends = this.series.map(({ name, points }) =>
+      `${name}: ${span(points.map(({ y }) => y), 2)} dB from ${span(points.map(({ x }) => x), 1)}`,
+    );
     return `PSNR over ${unit}. ${ends.join("; ")}.`;
   }
 

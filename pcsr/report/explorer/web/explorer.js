@@ -1,27 +1,22 @@
 // The page: connects the worker, the stage, the panel and the address.
 
-const find = (id) => document.getElementById(id);
-
-/** Ask the worker; the answer to a frame that has been overtaken is not waited for. */
+/** Ask the worker, which answers in order. */
 class Composer {
   constructor() {
     const source = find("worker").textContent;
     this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-    this.waiting = new Map();
-    this.next = 0;
+    this.waiting = [];
     this.worker.onmessage = ({ data }) => {
-      const { resolve, reject } = this.waiting.get(data.id);
-      this.waiting.delete(data.id);
+      const { resolve, reject } = this.waiting.shift();
       if (data.failed) reject(new Error(data.failed));
       else resolve(data);
     };
   }
 
   ask(message, buffers = []) {
-    const id = this.next++;
     return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
-      this.worker.postMessage({ ...message, id }, buffers);
+      this.waiting.push({ resolve, reject });
+      this.worker.postMessage(message, buffers);
     });
   }
 }
@@ -67,7 +62,7 @@ class Explorer {
     root.hidden = content.backbones.length < 2;
     return content.backbones.map(({ name }, number) =>
       choice(root, "backbone", name, () => {
-        state.method = methodOf(number, content.methods[state.method].label);
+        state.method = methodOf(number, currentMethod().label);
         this.open();
         writeAddress();
       }),
@@ -76,10 +71,10 @@ class Explorer {
 
   /** Show the image and the method of the state. */
   async open() {
-    const image = content.images[state.image];
+    const image = currentImage();
     const own = image.methods[state.method];
     this.images.forEach((button, number) => button.setAttribute("aria-pressed", number === state.image));
-    const { backbone } = content.methods[state.method];
+    const { backbone } = currentMethod();
     this.backbones[backbone].checked = true;
     if (this.backbone !== backbone) drawCharts();
     this.backbone = backbone;

@@ -14,6 +14,9 @@ const BRANCHES = [[43, 108, 196], [240, 226, 170], [230, 85, 35]]; // cheapest t
 const ERRORS = [[8, 8, 16], [84, 18, 110], [203, 65, 73], [249, 160, 40], [252, 255, 190]];
 const GAINS = [[196, 60, 130], [60, 30, 50], [14, 16, 22], [14, 62, 60], [40, 205, 165]]; // loss to gain
 
+/** Return [r, g, b] of a branch. */
+const branchColour = (branch, branches) => ramp(BRANCHES, branches > 1 ? branch / (branches - 1) : 1);
+
 /** Return the 32-bit pixel of [r, g, b]. */
 function pixelOf(colour) {
   const [red, green, blue] = colour.map(Math.round);
@@ -40,7 +43,7 @@ function difference(a, b) {
 
 /** Colour each pixel by its branch, over the greyed image. */
 function drawRouting(image, labels, branches, out) {
-  const tints = Array.from({ length: branches }, (_, j) => ramp(BRANCHES, branches > 1 ? j / (branches - 1) : 1));
+  const tints = Array.from({ length: branches }, (_, j) => branchColour(j, branches));
   const colours = Uint32Array.from(
     tints.flatMap((tint) => SUMS.map((sum) => pixelOf(tint.map((value) => (0.45 * sum) / 3 + 0.55 * value)))),
   );

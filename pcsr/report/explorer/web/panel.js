@@ -3,7 +3,6 @@
 class Panel {
   constructor(calls) {
     Object.assign(this, calls);
-    const find = (id) => document.getElementById(id);
     this.slider = find("slider");
     this.number = find("number");
     this.readout = find("readout");
@@ -11,9 +10,9 @@ class Panel {
     this.refine = find("refine");
     this.makeMethods(find("methods"));
     this.makeSides(find("swap"));
-    this.slider.addEventListener("input", () => this.turn(knobs[state.method].stopAt(Number(this.slider.value))));
+    this.slider.addEventListener("input", () => this.slide(this.slider.value));
     this.slider.addEventListener("keydown", (event) => this.leap(event));
-    this.number.addEventListener("change", () => this.turn(knobs[state.method].stop(Number(this.number.value))));
+    this.number.addEventListener("change", () => this.turn(currentKnob().stop(Number(this.number.value))));
     this.refine.addEventListener("change", () => {
       state.refine = this.refine.checked;
       this.onKnob();
@@ -34,47 +33,48 @@ class Panel {
       select.append(...LAYERS.map((name) => Object.assign(element("option", "", NAMES[name]), { value: name })));
       select.addEventListener("change", () => {
         state[side] = select.value;
-        this.viewSides();
+        this.nameSides();
+        this.onView();
       });
     }
     swap.addEventListener("click", () => {
       [state.left, state.right] = [state.right, state.left];
-      this.viewSides();
+      this.nameSides();
+      this.onView();
     });
   }
 
-  /** Offer the methods of a backbone, and what can be shown of them. */
-  offer({ methods }) {
+  /** Offer the methods of the backbone, and what can be shown of them. */
+  offer() {
+    const { methods } = currentBackbone();
     this.methods.forEach((input, number) => (input.parentElement.hidden = !methods.includes(number)));
     this.methods[0].closest("div").hidden = methods.length < 2;
     for (const [side, select] of Object.entries(this.sides)) {
-      for (const name of ["original", "gain"]) select.querySelector(`[value=${name}]`).hidden = reference() === null;
-      if (reference() === null && ["original", "gain"].includes(state[side])) state[side] = "bicubic";
+      select.querySelector("[value=sr]").textContent = currentMethod().label;
+      for (const name of ["original", "gain"]) {
+        select.querySelector(`[value=${name}]`).hidden = reference() === null;
+        if (reference() === null && state[side] === name) state[side] = "bicubic";
+      }
     }
   }
 
-  viewSides() {
+  /** Say what is on the sides of the wipe. */
+  nameSides() {
     for (const [side, select] of Object.entries(this.sides)) select.value = state[side];
-    document.getElementById("legend").replaceChildren(...legendOf([state.left, state.right]));
-    this.onView();
+    find("legend").replaceChildren(...legendOf([state.left, state.right]));
   }
 
   /** Show the controls of the state's method, and the curves of the state's image. */
   open() {
-    const method = content.methods[state.method];
-    const knob = knobs[state.method];
-    this.offer(backboneOf(state.method));
+    const knob = currentKnob();
+    this.offer();
+    this.nameSides();
     this.methods[state.method].checked = true;
-    for (const [side, select] of Object.entries(this.sides)) {
-      select.querySelector("[value=sr]").textContent = method.label;
-      select.value = state[side];
-    }
-    document.getElementById("legend").replaceChildren(...legendOf([state.left, state.right]));
-    document.getElementById("knob").hidden = !knob;
-    document.getElementById("refine-label").hidden = method.unit !== "pixel";
+    find("knob").hidden = !knob;
+    find("refine-label").hidden = currentMethod().unit !== "pixel";
     this.refine.checked = state.refine;
     if (knob) {
-      document.getElementById("knob-name").textContent = `knob ${method.letter}`;
+      find("knob-name").textContent = `knob ${currentMethod().letter}`;
       this.slider.max = knob.track.length - 1;
       this.slider.value = knob.step(this.stop());
     }
@@ -82,37 +82,34 @@ class Panel {
   }
 
   drawCurves() {
-    const image = content.images[state.image];
+    const image = currentImage();
     this.base = reference() === null ? null : image.methods[reference()].points[0];
-    const curves = backboneOf(state.method).methods.map((number) => {
+    const curves = currentBackbone().methods.map((number) => {
       const { label, letter } = content.methods[number];
       return { label, letter, points: image.methods[number].points };
     });
-    document.getElementById("own-caption").textContent = `This image: ${image.name}`;
-    this.chart = new Chart(document.getElementById("own"), {
-      series: seriesOf(curves, this.base),
-      unit: this.base ? "executed FLOPs, % of the original" : "executed GFLOPs",
-      base: this.base && this.base.psnr,
-      onPick: ({ method, k }) => {
-        const same = method === state.method;
-        Object.assign(state, { method, k });
-        if (same) this.turn(knobs[method].stop(k));
-        else this.onMethod();
-      },
+    find("own-caption").textContent = `This image: ${image.name}`;
+    this.chart = chartOf("own", curves, this.base, ({ method, k }) => {
+      const same = method === state.method;
+      Object.assign(state, { method, k });
+      if (same) this.turn(currentKnob().stop(k));
+      else this.onMethod();
     });
   }
 
   /** Return the stop of the state's knob; 0 for a method without one. */
   stop() {
-    const knob = knobs[state.method];
-    return knob ? knob.stop(state.k ?? content.methods[state.method].default) : 0;
+    return currentKnob()?.stop(state.k ?? currentMethod().default) ?? 0;
   }
 
   turn(stop) {
-    const knob = knobs[state.method];
-    state.k = knob.value(stop);
-    this.slider.value = knob.step(stop);
+    state.k = currentKnob().value(stop);
+    this.slider.value = currentKnob().step(stop);
     this.onKnob();
+  }
+
+  slide(step) {
+    this.turn(currentKnob().stopAt(Number(step)));
   }
 
   /** Page Up and Page Down move a tenth of the way. */
@@ -120,41 +117,40 @@ class Panel {
     const by = { PageUp: 0.1, PageDown: -0.1 }[event.key];
     if (!by) return;
     event.preventDefault();
-    const to = Number(this.slider.value) + Math.round(by * this.slider.max);
-    this.slider.value = Math.min(Math.max(to, 0), this.slider.max);
-    this.turn(knobs[state.method].stopAt(Number(this.slider.value)));
+    this.slide(clamp(Number(this.slider.value) + Math.round(by * this.slider.max), 0, this.slider.max));
   }
 
   /** Show what was measured of an image composed at a stop, and return it. */
   show({ units, psnr }, stop, others) {
-    const { costs } = content.images[state.image].methods[state.method];
-    const flops = (convention) => units.reduce((sum, count, j) => sum + costs[convention].branch[j] * count, costs[convention].shared);
-    const total = units.reduce((a, b) => a + b, 0);
-    const measured = { psnr, units, flops: flops("paper"), engine: flops("engine") };
-    const knob = knobs[state.method];
-    const { letter } = content.methods[state.method];
+    const { costs } = currentImage().methods[state.method];
+    const flopsOf = ({ shared, branch }) => units.reduce((sum, count, j) => sum + branch[j] * count, shared);
+    const measured = { psnr, units, flops: flopsOf(costs.paper), engine: flopsOf(costs.engine) };
+    const knob = currentKnob();
     if (knob && document.activeElement !== this.number) this.number.value = knob.value(stop);
     const gflops = measured.engine / 1e9;
+    const share = this.base && (100 * gflops) / this.base.gflops;
+    const [quality, executed, paper] = [`${psnr.toFixed(2)} dB`, `${gflops.toPrecision(3)} G`, `${(measured.flops / 1e9).toPrecision(3)} G`];
+    const cost = share === null ? executed : percent(share);
     const gain = this.base && state.method !== reference() ? `${signed(psnr - others.original, 2)} dB against the original` : "";
-    const share = this.base ? (100 * gflops) / this.base.gflops : null;
-    const rows = [
-      ["PSNR", `${psnr.toFixed(2)} dB`, gain],
-      ["FLOPs", share === null ? `${gflops.toPrecision(3)} G` : percent(share), `${gflops.toPrecision(3)} G executed; ${(measured.flops / 1e9).toPrecision(3)} G as the papers count`],
-    ];
-    if (knob) rows.push([content.methods[state.method].unit === "tile" ? "Tiles" : "Pixels", percent((100 * units.at(-1)) / total), "to the most expensive branch"]);
+    const rows = [["PSNR", quality, gain], ["FLOPs", cost, `${executed} executed; ${paper} as the papers count`]];
+    if (knob) rows.push([currentMethod().unit === "tile" ? "Tiles" : "Pixels", percent(sharesOf(units).at(-1)), "to the most expensive branch"]);
     this.readout.replaceChildren(...rows.flatMap(([name, value, note]) => {
       const cell = element("dd");
       cell.append(element("strong", "", value), element("small", "", note));
       return [element("dt", "", name), cell];
     }));
-    if (knob) this.readout.append(sharesOf(units));
-    const text = `${knob ? `${letter} = ${knob.value(stop)}, ` : ""}${psnr.toFixed(2)} dB, ${share === null ? `${gflops.toPrecision(3)} GFLOPs` : `${percent(share)} of the FLOPs`}`;
-    this.slider.setAttribute("aria-valuetext", text);
-    document.getElementById("brief").textContent = `${psnr.toFixed(2)} dB, ${share === null ? `${gflops.toPrecision(3)} G` : percent(share)}`;
-    clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => (document.getElementById("spoken").textContent = text), 600);
+    if (knob) this.readout.append(barOf(sharesOf(units)));
+    find("brief").textContent = `${quality}, ${cost}`;
+    this.speak(`${knob ? `${currentMethod().letter} = ${knob.value(stop)}, ` : ""}${quality}, ${cost}${share === null ? "FLOPs" : " of the FLOPs"}`);
     this.chart.mark({ x: share ?? gflops, y: psnr });
     return measured;
+  }
+
+  /** Tell those who do not see the page what is on show, once it has come to rest. */
+  speak(text) {
+    this.slider.setAttribute("aria-valuetext", text);
+    clearTimeout(this.speaking);
+    this.speaking = setTimeout(() => (find("spoken").textContent = text), 600);
   }
 }
 
@@ -168,41 +164,43 @@ function choice(root, name, text, onChoice) {
   return input;
 }
 
-/** Return a bar of the branches' shares, cheapest first. */
+/** Return the share of each branch in percent. */
 function sharesOf(units) {
-  const bar = element("div", "shares");
   const total = units.reduce((a, b) => a + b, 0);
-  units.forEach((count, j) => {
+  return units.map((count) => (100 * count) / total);
+}
+
+/** Return a bar of the branches' shares, cheapest first. */
+function barOf(shares) {
+  const bar = element("div", "shares");
+  shares.forEach((share, j) => {
     const part = element("span");
-    part.style.flexGrow = count / total;
-    part.style.background = branchColour(j, units.length);
-    part.title = `branch ${j + 1} of ${units.length}: ${percent((100 * count) / total)}`;
+    part.style.flexGrow = share;
+    part.style.background = rgb(branchColour(j, shares.length));
+    part.title = `branch ${j + 1} of ${shares.length}: ${percent(share)}`;
     bar.append(part);
   });
   bar.setAttribute("role", "img");
-  bar.setAttribute("aria-label", units.map((count, j) => `branch ${j + 1}: ${percent((100 * count) / total)}`).join(", "));
+  bar.setAttribute("aria-label", shares.map((share, j) => `branch ${j + 1}: ${percent(share)}`).join(", "));
   return bar;
 }
 
-/** Return the colour of a branch, as on the map of the routing. */
-function branchColour(branch, branches) {
-  const stops = [[43, 108, 196], [240, 226, 170], [230, 85, 35]];
-  const at = branches > 1 ? (2 * branch) / (branches - 1) : 2;
-  const low = Math.min(Math.floor(at), 1);
-  return `rgb(${stops[low].map((value, c) => Math.round(value + (at - low) * (stops[low + 1][c] - value))).join(" ")})`;
-}
+const rgb = (colour) => `rgb(${colour.map(Math.round).join(" ")})`;
+
+// The scales of the maps: their colours, and what both ends stand for.
+const LEGENDS = {
+  routing: [BRANCHES, "cheapest branch", "most expensive"],
+  error: [ERRORS, "error 0", `${LARGEST_ERROR} levels or more`],
+  gain: [GAINS, `${LARGEST_GAIN} levels worse than the original`, `${LARGEST_GAIN} better`],
+};
 
 /** Return the legends of the maps among some layers. */
 function legendOf(layers) {
-  const bar = (className, low, high) => {
-    const made = element("span", "scale");
-    made.append(element("span", "", low), element("i", className), element("span", "", high));
-    return made;
-  };
-  return [...new Set(layers)].flatMap((name) => {
-    if (name === "error") return [bar("errors", "error 0", "40 levels or more")];
-    if (name === "gain") return [bar("gains", "16 levels worse than the original", "16 better")];
-    if (name === "routing") return [bar("branches", "cheapest branch", "most expensive")];
-    return [];
+  return [...new Set(layers)].filter((name) => name in LEGENDS).map((name) => {
+    const [colours, low, high] = LEGENDS[name];
+    const [legend, bar] = [element("span", "scale"), element("i")];
+    bar.style.background = `linear-gradient(90deg, ${colours.map(rgb).join(", ")})`;
+    legend.append(element("span", "", low), bar, element("span", "", high));
+    return legend;
   });
 }

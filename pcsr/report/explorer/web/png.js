@@ -11,7 +11,7 @@ function bytesOf(base64) {
   return bytes;
 }
 
-/** Return {width, height, channels, data}: bytes of RGB, or 16-bit values of one channel. */
+/** Return {width, height, data}: bytes of RGB, or 16-bit values of one channel. */
 async function decodePng(bytes) {
   const view = new DataView(bytes.buffer);
   const packed = [];
@@ -29,10 +29,10 @@ async function decodePng(bytes) {
   const inflated = new Blob(packed).stream().pipeThrough(new DecompressionStream("deflate"));
   const filtered = new Uint8Array(await new Response(inflated).arrayBuffer());
   const plain = unfiltered(filtered, height, width * (rgb ? 3 : 2), rgb ? 3 : 2);
-  if (rgb) return { width, height, channels: 3, data: plain };
+  if (rgb) return { width, height, data: plain };
   const values = new Uint16Array(width * height);
   for (let i = 0; i < values.length; i++) values[i] = (plain[2 * i] << 8) | plain[2 * i + 1];
-  return { width, height, channels: 1, data: values };
+  return { width, height, data: values };
 }
 
 /** Undo the filter of every row (PNG specification, section 9). */

@@ -4,17 +4,15 @@ const NAMES = { bicubic: "LR, bicubic", original: "Original", sr: "SR", hr: "HR"
 
 /** Return what a layer is called: SR by its method. */
 function nameOf(layer) {
-  return layer === "sr" ? content.methods[state.method].label : NAMES[layer];
+  return layer === "sr" ? currentMethod().label : NAMES[layer];
 }
 
 class Stage {
   constructor(onMove) {
-    const find = (id) => document.getElementById(id);
     Object.assign(this, { root: find("stage"), target: find("target"), wipe: find("wipe"), zooms: find("zooms"), onMove });
     this.sides = { left: find("left"), right: find("right") };
     this.tags = { left: find("left-tag"), right: find("right-tag") };
     this.layers = {}; // name -> its pixels
-    this.crops = {};
     this.listen();
   }
 
@@ -54,7 +52,7 @@ class Stage {
       const name = state[side];
       if (!names.includes(name)) continue;
       this.tags[side].textContent = nameOf(name);
-      this.sides[side].setAttribute("aria-label", `${content.images[state.image].name}: ${nameOf(name)}`);
+      this.sides[side].setAttribute("aria-label", `${currentImage().name}: ${nameOf(name)}`);
       if (this.layers[name]) this.sides[side].getContext("2d").putImageData(this.layers[name], 0, 0);
     }
   }
@@ -84,11 +82,11 @@ class Stage {
     this.zooms.style.setProperty("--crops", shown.length);
     this.zooms.replaceChildren(
       ...shown.map((name) => {
-        const figure = document.createElement("figure");
-        const canvas = document.createElement("canvas");
+        const figure = element("figure");
+        const canvas = element("canvas");
         canvas.setAttribute("role", "img");
-        const caption = document.createElement("figcaption");
-        caption.append(document.createElement("b"), document.createElement("span"));
+        const caption = element("figcaption");
+        caption.append(element("b"), element("span"));
         figure.append(canvas, caption);
         this.crops[name] = { canvas, caption };
         return figure;
@@ -111,8 +109,8 @@ class Stage {
   }
 
   corner(side) {
-    const clamp = (share, length) => Math.round(Math.min(Math.max(share * length - side / 2, 0), length - side));
-    return [clamp(state.x, this.width), clamp(state.y, this.height)];
+    const start = (share, length) => Math.round(clamp(share * length - side / 2, 0, length - side));
+    return [start(state.x, this.width), start(state.y, this.height)];
   }
 
   /** Draw the crops of some layers; the style sheet enlarges them. */
@@ -128,13 +126,10 @@ class Stage {
 
   listen() {
     let dragging = false;
-    const share = (event) => {
-      const box = this.root.getBoundingClientRect();
-      const clamp = (value) => Math.min(Math.max(value, 0), 1);
-      return [clamp((event.clientX - box.left) / box.width), clamp((event.clientY - box.top) / box.height)];
-    };
     const follow = (event) => {
-      const [x, y] = share(event);
+      const box = this.root.getBoundingClientRect();
+      const x = clamp((event.clientX - box.left) / box.width, 0, 1);
+      const y = clamp((event.clientY - box.top) / box.height, 0, 1);
       if (dragging) state.wipe = x;
       else Object.assign(state, { x, y });
       this.moved();
@@ -146,19 +141,20 @@ class Stage {
     for (const kind of ["pointerup", "pointercancel"]) this.wipe.addEventListener(kind, () => (dragging = false));
     this.root.addEventListener("pointermove", follow);
     this.root.addEventListener("pointerdown", follow);
-    this.wipe.addEventListener("keydown", (event) => this.key(event, (x) => (state.wipe = Math.min(Math.max(state.wipe + x, 0), 1)), 0.02));
+    const step = (name, by) => (state[name] = clamp(state[name] + by, 0, 1));
+    this.wipe.addEventListener("keydown", (event) => this.key(event, (x) => step("wipe", 0.02 * x)));
     this.root.addEventListener("keydown", (event) => this.key(event, (x, y) => {
-      state.x = Math.min(Math.max(state.x + x, 0), 1);
-      state.y = Math.min(Math.max(state.y + y, 0), 1);
-    }, 8 / this.width));
+      step("x", (8 / this.width) * x);
+      step("y", (8 / this.width) * y);
+    }));
   }
 
-  key(event, move, step) {
+  key(event, move) {
     const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!by) return;
     event.preventDefault();
     event.stopPropagation();
-    move(by[0] * step, by[1] * step);
+    move(...by);
     this.moved();
   }
 

@@ -1,13 +1,13 @@
 // What is on show, and its place in the address: #image=...&backbone=...&method=...&k=...
 
-const content = JSON.parse(document.getElementById("content").textContent);
+const find = (id) => document.getElementById(id);
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const content = JSON.parse(find("content").textContent);
 
 /** The knob values of a method, most expensive first; see evaluation/explorer/stops.py. */
 class Knob {
-  constructor(method) {
-    this.segments = method.segments;
-    this.track = method.track;
-    this.last = this.segments.reduce((sum, [first, last]) => sum + Math.abs(last - first) + 1, 0) - 1;
+  constructor({ segments, track }) {
+    Object.assign(this, { segments, track });
   }
 
   /** Return the knob value of a stop. */
@@ -25,7 +25,7 @@ class Knob {
     let best = 0;
     let before = 0;
     for (const [first, last, parts] of this.segments) {
-      const at = Math.min(Math.max(Math.round(value * parts), Math.min(first, last)), Math.max(first, last));
+      const at = clamp(Math.round(value * parts), Math.min(first, last), Math.max(first, last));
       const stop = before + Math.abs(at - first);
       if (Math.abs(this.value(stop) - value) < Math.abs(this.value(best) - value)) best = stop;
       before += Math.abs(last - first) + 1;
@@ -35,15 +35,8 @@ class Knob {
 
   /** Return the step of the slider, cheapest first, that is nearest to a stop. */
   step(stop) {
-    let low = 0;
-    let high = this.track.length - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.track[middle] < stop) low = middle + 1;
-      else high = middle;
-    }
-    if (low > 0 && stop - this.track[low - 1] < this.track[low] - stop) low--;
-    return this.track.length - 1 - low;
+    const distances = this.track.map((one) => Math.abs(one - stop));
+    return this.track.length - 1 - distances.lastIndexOf(Math.min(...distances));
   }
 
   /** Return the stop of a step of the slider. */
@@ -54,11 +47,14 @@ class Knob {
 
 const knobs = content.methods.map((method) => (method.segments.length ? new Knob(method) : null));
 
-/** Return the backbone of a method: its name, methods, original and the curves to open with. */
-const backboneOf = (method) => content.backbones[content.methods[method].backbone];
+// What is on show: a backbone has a name, methods, an original and the curves to open with.
+const currentImage = () => content.images[state.image];
+const currentMethod = () => content.methods[state.method];
+const currentKnob = () => knobs[state.method]; // null for a method without one
+const currentBackbone = () => content.backbones[currentMethod().backbone];
 
 /** Return what the method on show is compared with: the number of the original, or null. */
-const reference = () => backboneOf(state.method).reference;
+const reference = () => currentBackbone().reference;
 
 /** Return the method of a backbone with a label, else one with a knob, else its first. */
 function methodOf(backbone, label) {
@@ -88,13 +84,10 @@ const LAYERS = ["bicubic", "original", "sr", "hr", "routing", "error", "gain"];
 function readAddress(hash) {
   clearTimeout(writing);
   const said = new URLSearchParams(hash.slice(1));
-  const among = (name, names) => {
-    const found = names.indexOf(said.get(name));
-    if (found >= 0) state[name] = found;
-  };
-  among("image", content.images.map((image) => image.name));
+  const image = content.images.findIndex(({ name }) => name === said.get("image"));
+  if (image >= 0) state.image = image;
   const backbone = content.backbones.findIndex(({ name }) => name === said.get("backbone"));
-  const { backbone: before, label } = content.methods[state.method];
+  const { backbone: before, label } = currentMethod();
   state.method = methodOf(backbone < 0 ? before : backbone, said.get("method") ?? label);
   for (const side of ["left", "right"]) if (LAYERS.includes(said.get(side))) state[side] = said.get(side);
   for (const [name, low, high] of [["wipe", 0, 1], ["x", 0, 1], ["y", 0, 1], ["zoom", 2, 32], ["k", -1e6, 1e6]]) {
@@ -109,9 +102,9 @@ function writeAddress() {
   clearTimeout(writing);
   writing = setTimeout(() => {
     const said = new URLSearchParams({
-      image: content.images[state.image].name,
-      ...(content.backbones.length < 2 ? {} : { backbone: backboneOf(state.method).name }),
-      method: content.methods[state.method].label,
+      image: currentImage().name,
+      ...(content.backbones.length < 2 ? {} : { backbone: currentBackbone().name }),
+      method: currentMethod().label,
       ...(state.k === null ? {} : { k: state.k }),
       left: state.left,
       right: state.right,

@@ -19,8 +19,8 @@ function interval([, low, high], text, unit) {
   return low === null ? "" : `95 %: ${text(low)} to ${text(high)}\u00a0${unit}`;
 }
 
-function tile(value, label, note, kind) {
-  const made = element("div", `tile ${kind}`);
+function tile(value, label, note, good) {
+  const made = element("div", `tile ${good ? "good" : "bad"}`);
   made.append(element("strong", "", value), element("span", "", label));
   if (note) made.append(element("small", "", note));
   return made;
@@ -35,11 +35,13 @@ function cardOf(method) {
   const reaches = equal[0] !== null;
   const best = reaches ? equal : close;
   const label = reaches ? "of the original’s FLOPs at its PSNR" : "of the original’s FLOPs within 0.1 dB";
-  if (best[0] === null) tiles.append(tile("—", "stays more than 0.1 dB below the original", "", "bad"));
-  else tiles.append(tile(percent(best[0]), label, interval(best, whole, "%"), best[0] < 100 ? "good" : "bad"));
   const at = `at ${method.letter}\u00a0=\u00a0${method.default}`;
-  tiles.append(tile(`${signed(gain[0], 2)}\u00a0dB`, `PSNR against the original, ${at}`, interval(gain, (value) => signed(value, 2), "dB"), gain[0] > -0.05 ? "good" : "bad"));
-  tiles.append(tile(percent(share[0]), `of its FLOPs, ${at}`, interval(share, whole, "%"), share[0] < 100 ? "good" : "bad"));
+  const flops = (estimate, label) => tile(percent(estimate[0]), label, interval(estimate, whole, "%"), estimate[0] < 100);
+  tiles.append(
+    best[0] === null ? tile("—", "stays more than 0.1 dB below the original", "", false) : flops(best, label),
+    tile(`${signed(gain[0], 2)}\u00a0dB`, `PSNR against the original, ${at}`, interval(gain, (value) => signed(value, 2), "dB"), gain[0] > -0.05),
+    flops(share, `of its FLOPs, ${at}`),
+  );
   card.append(tiles);
   return card;
 }
@@ -58,7 +60,12 @@ function answerOf(judged) {
   return "No method comes within 0.1 dB of the original on these images.";
 }
 
-/** Return the series of a chart: FLOPs in percent of the original's, or in G without one. */
+/** Draw a chart: FLOPs in percent of the original's, or in G without one. */
+function chartOf(id, curves, base, onPick) {
+  const unit = base ? "executed FLOPs, % of the original" : "executed GFLOPs";
+  return new Chart(find(id), { series: seriesOf(curves, base), unit, base: base && base.psnr, onPick });
+}
+
 function seriesOf(curves, base) {
   const factor = base === null ? 1 : 100 / base.gflops;
   return curves.map(({ label, letter, points }) => ({
@@ -66,7 +73,14 @@ function seriesOf(curves, base) {
     line: points.length > 1,
     points: points
       .filter((point) => point.psnr !== null)
-      .map((point) => ({ x: factor * point.gflops, y: point.psnr, hollow: point.adaptive || Boolean(point.beaten), ...bandOf(point, base), text: textOf({ label, letter }, point, base, factor), pick: pickOf(label, point) }))
+      .map((point) => ({
+        x: factor * point.gflops,
+        y: point.psnr,
+        hollow: point.adaptive || Boolean(point.beaten),
+        ...bandOf(point, base),
+        text: textOf({ label, letter }, point, base, factor),
+        pick: pickOf(label, point),
+      }))
       .sort((a, b) => a.x - b.x),
   }));
 }
@@ -86,16 +100,16 @@ function textOf({ label, letter }, point, base, factor) {
 
 /** Return what a click on a point shows, if the page holds its method. */
 function pickOf(label, point) {
-  const method = backboneOf(state.method).methods.find((one) => content.methods[one].label === label);
+  const method = currentBackbone().methods.find((one) => content.methods[one].label === label);
   return method === undefined || point.knob === null ? undefined : { method, k: point.knob };
 }
 
 /** Fill the head of the page, of the backbone on show. */
 function showVerdict(onPick) {
   const { images, scale, protocol, note, version, shave } = content;
-  const { name, head } = backboneOf(state.method);
+  const { name, head } = currentBackbone();
   const lr = protocol.lr === "8bit" ? "8-bit LR" : "float LR";
-  const set = (id, text) => (document.getElementById(id).textContent = text);
+  const set = (id, text) => (find(id).textContent = text);
   set("subject", [`${name} ×${scale}`, lr, head.source, head.training].filter(Boolean).join(" · "));
   set("overall-caption", `${head.source}: PSNR over executed FLOPs`);
   set("version", version);
@@ -103,11 +117,6 @@ function showVerdict(onPick) {
   set("note", `Images in this page: ${images.length}, ${note}`);
   const judged = head.curves.filter((curve) => curve.verdict).sort((a, b) => needed(a) - needed(b));
   set("answer", answerOf(judged));
-  document.getElementById("cards").replaceChildren(...judged.map(cardOf));
-  new Chart(document.getElementById("overall"), {
-    series: seriesOf(head.curves, head.base),
-    unit: head.base ? "executed FLOPs, % of the original" : "executed GFLOPs",
-    base: head.base && head.base.psnr,
-    onPick,
-  });
+  find("cards").replaceChildren(...judged.map(cardOf));
+  chartOf("overall", head.curves, head.base, onPick);
 }

@@ -55,9 +55,9 @@ async function answer(data) {
   try {
     const made = data.kind === "open" ? await opened(data) : frame(data);
     const buffers = Object.values(made.layers).map((layer) => layer.buffer);
-    postMessage({ id: data.id, ...made }, buffers);
+    postMessage(made, buffers);
   } catch (error) {
-    postMessage({ id: data.id, failed: String(error) });
+    postMessage({ failed: String(error) });
   }
 }
 
