@@ -153,7 +153,11 @@ def _pixels(image: Any) -> Pixels:
             why = "has 16 bits per channel, of which Pillow keeps 8; give an array"
         if why:
             raise ValueError(f"image: {why}.")
-        return Pixels(decoding.split(ImageOps.exif_transpose(image)), Colour())
+        widening = header.widening(image)
+        upright = ImageOps.exif_transpose(image)
+        if isinstance(upright.info.get("transparency"), int):
+            upright.info["transparency"] *= widening
+        return Pixels(decoding.split(upright), Colour())
     if not isinstance(image, np.ndarray):
         raise TypeError(f"image: a PIL image, an array or a tensor, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[-1] != 3:

@@ -70,6 +70,14 @@ def bits_of(image: Image.Image) -> int:
     return 16 if image.mode.startswith("I") or ";16" in coding(image) else 8
 
 
+def widening(image: Image.Image) -> int:
+    """Return by what Pillow multiplies grey levels of 2 or 4 bits when it decodes an image.
+
+    It leaves the level that is transparent as it is.
+    """
+    return {"L;2": 85, "L;4": 17}.get(coding(image), 1)
+
+
 def what_is(data: bytes) -> str:
     """Say what a file is that is not read as an image, and what to do."""
     if data[4:8] == b"ftyp":

@@ -1,5 +1,7 @@
 """The Python interface: every kind of image, the command line's pixels, and clear refusals."""
 
+import io
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile.images import chunk, png
 from models import build, photograph_like, restored, saved
 from PIL import Image
 
@@ -44,6 +47,14 @@ def test_every_kind_of_image_comes_back_as_it_was(model: Model, eight_bit: np.nd
         array = found if isinstance(found, np.ndarray) else np.moveaxis(found.numpy(), -3, -1)
         levels = array if array.dtype == np.uint8 else np.floor(255 * array + 0.5)
         assert abs(levels.reshape(expected.shape) - expected.astype(float)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_level_of_a_grey_png_is_clear(model: Model, bits: int) -> None:
+    row = b"\0" + b"\xff" * bits + bytes(bits)  # 8 clear pixels, 8 black ones
+    data = png((16, 16), bits, 0, row * 16, chunk(b"tRNS", struct.pack(">H", 2**bits - 1)))
+    done = np.asarray(model.upscale(Image.open(io.BytesIO(data))).image)
+    assert done[32, [8, -8], -1].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("name", ["original", "pcsr", "classsr", "arm"])
