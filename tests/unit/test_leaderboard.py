@@ -108,7 +108,8 @@ def test_activations_and_parameters_are_those_of_the_results_or_a_dash():
 def test_a_model_has_a_row_for_each_device(tmp_path):
     whole = {"method": "original", "path": "original", "knob": "", "seconds": 1.0}
     small = {"lr_height": 50, "lr_width": 250, "seconds": 0.1, "peak_bytes": 3 * 2**20}
-    cpu = measured(tmp_path / "c.json", {}, small, whole, {"knob": "1", "seconds": 0.01})
+    alone = {"image": "j", "seconds": 99, "peak_bytes": 2**30}  # the original was not timed there
+    cpu = measured(tmp_path / "c.json", {}, small, whole, {"knob": "1", "seconds": 0.01}, alone)
     gpu = measured(tmp_path / "g.json", {"seconds": 0.25}, device="GPU|1")
     found = stand(suite(), [cpu, gpu])
     rows = found[found["model"] == "carn-pcsr"]

@@ -239,8 +239,9 @@ def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     """Return the points that were timed, a row for each device, with what was measured there.
 
     A case belongs to a point if backbone, method, knob and weights are equal. If a file does not
-    name the weights, the suite must have only one model of that backbone and method. Several
-    images of a device are combined: total time over total pixels, and the highest peak.
+    name the weights, the suite must have only one model of that backbone and method. Of the images
+    of a device those count on which the most models were timed, so that all models are compared on
+    the same ones. Several are combined: total time over total pixels, and the highest peak.
     """
     own = points["model"].where(points["own"])
     alone = own.groupby([points["backbone"], points["method"]]).transform("nunique") == 1
@@ -250,6 +251,8 @@ def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     pairs = swept.merge(times, on=["backbone", "method", "knob"], suffixes=("", "_timed"))
     told = pairs["experiment_timed"].notna()
     pairs = pairs[pairs["alone"].where(~told, pairs["experiment_timed"] == pairs["experiment"])]
+    models = pairs.groupby(["device", "image"])["model"].transform("nunique")
+    pairs = pairs[models == models.groupby(pairs["device"]).transform("max")]
     key = ["model", "scale", "knob", "adaptive", "psnr_rgb", "device"]
     sums = pairs.groupby(key, dropna=False, as_index=False).agg(
         seconds=("seconds", "sum"),
@@ -349,7 +352,7 @@ column.
 | Peak memory | of live tensors at that point, on top of the weights; grows with the image |
 | Device | what `pcsr bench` ran on, by number; a model has a row for each |
 
-Times and peaks are of the images that `pcsr bench` was given, not of the test set, at the same
-weights and knob value. On a shared CPU only their ratios count. Where nothing was timed, these
-columns are left out.
+Times and peaks are of images that `pcsr bench` was given, not of the test set, at the same weights
+and knob value: of those on which the most models were timed. On a shared CPU only their ratios
+count. Where nothing was timed, these columns are left out.
 """
