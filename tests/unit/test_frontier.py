@@ -90,7 +90,8 @@ def test_the_page_answers_and_names_the_networks():
     ]
     assert "cheap (31.35 dB, 10.00 G), CARN (33.35 dB, 1000.00 G)" in section
     assert "Beaten by another static network: bad." in section
-    assert "**1 of 3 adaptive operating points lie above it**" in section
+    assert "**1 of the 2 adaptive operating points that can be compared lie above it**" in section
+    assert "1 more is cheaper than every static network." in section
     assert "| CARN | PCSR | 3 | 1 | 0 | 1 | 1 | 0.200 [0.200, 0.200] | 0: 100.00 G |" in section
     assert "| CARN | PCSR | 0 | 100.00 | 32.550 | 0.200 [0.200, 0.200] |" in section
     # Static networks alone have nothing to compare with in sections of their own.

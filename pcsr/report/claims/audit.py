@@ -5,7 +5,7 @@ from functools import partial
 
 import pandas as pd
 
-from pcsr import escape
+from pcsr import escape, registry
 from pcsr.config.published import Claims
 from pcsr.report.claims.published import at, knobs_text
 from pcsr.report.columns import CONVENTIONS, PROTOCOL
@@ -75,6 +75,10 @@ def by_protocol(
         if same.empty:
             continue
         cropped, refined = ("yes" if yes else "no" for yes in (crop == "tiles", refine == "True"))
+        if not any(
+            point.refine for point in registry.resolve("method", of["method"].iloc[0]).points
+        ):
+            refined = "-"  # the method has no refinement
         text = dict(
             zip(TEXT, (style.curve(str(curve)), lr_text(lr), cropped, refined), strict=True)
         )

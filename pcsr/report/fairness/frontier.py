@@ -130,13 +130,15 @@ def _counted(rows: pd.DataFrame, count: str) -> Iterator[str]:
         yield f"Beaten by another static network: {escape.markdown(', '.join(beaten))}."
     points = differences(rows, count)
     above = points[points["verdict"] == ABOVE]
+    cheaper = (points["verdict"] == CHEAPER).sum()
+    compared = f"{len(points) - cheaper} adaptive operating points that can be compared"
     if above.empty:
-        yield f"\n**None of the {len(points)} adaptive operating points lies above it.**\n"
+        found = f"**None of the {compared} lies above it.**"
     else:
-        yield (
-            f"\n**{len(above)} of {len(points)} adaptive operating points lie above it**, listed "
-            "last.\n"
-        )
+        found = f"**{len(above)} of the {compared} lie above it**, listed last."
+    are = "is" if cheaper == 1 else "are"
+    rest = f" {cheaper} more {are} cheaper than every static network." if cheaper else ""
+    yield f"\n{found}{rest}\n"
     yield markdown(_by_curve(points), COUNTED)
     if len(above):
         yield markdown(_listed(above), LISTED)
