@@ -1,6 +1,6 @@
 """Texts beside the markers of a figure, placed so that they cover as little as possible."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from pcsr.report.tidy import knob_text
 
 TYPE_SIZE = 7.5  # of what is written beside the markers
 APART = 4  # points between two texts of one line, so that they do not read as one
+NEAR = 3  # points between markers that look like one
 CLEARER = 1.4  # times as far as a text's own marker has to be any other one
 # From a marker to its text, to the right and upwards: in corners, then on sides; the best first.
 CORNERS = ((1, -1), (-1, 1), (1, 1), (-1, -1))
@@ -26,11 +27,14 @@ def write_names(
 ) -> None:
     """Write the ``name`` of every point beside its marker, where it covers least.
 
-    The panel has its final scale; ``x`` and ``y`` are the columns that it shows. ``taken`` are
-    boxes in pixels that are in use, to which those of the texts are added.
+    Points that coincide share a text. The panel has its final scale; ``x`` and ``y`` are the
+    columns that it shows. ``taken`` are boxes in pixels that are in use, to which those of the
+    texts are added.
     """
-    for name, *at in points[["name", x, y]].itertuples(index=False):
-        _write_beside(panel, panel.transData.transform(at), name, colour, taken)
+    pixels = panel.transData.transform(points[[x, y]].to_numpy(dtype=float))
+    groups = _grouped(points["name"], pixels, NEAR * _unit(panel))
+    for names, place in groups:
+        _write_beside(panel, place, ", ".join(sorted(names)), colour, taken)
 
 
 def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: list[Bbox]) -> None:
@@ -39,7 +43,7 @@ def write_knobs(panel: Axes, swept: pd.DataFrame, x: str, colour: str, taken: li
     Where a marker of something else lies on a curve's own, no text could say which one it means.
     """
     unit = _unit(panel)
-    near, apart = 3 * unit, 26 * unit  # markers that look like one; least way between two texts
+    near, apart = NEAR * unit, 26 * unit  # the latter is the least way between two texts
     curve = swept[[x, "psnr_rgb"]].to_numpy(dtype=float)
     own = panel.transData.transform(curve)
     marked = [line for line in panel.get_lines() if line.get_marker() != "None"]
@@ -145,13 +149,21 @@ def _knobs(swept: pd.DataFrame, pixels: np.ndarray, near: float) -> list[tuple[s
 
     At extreme knob values everything goes to one branch; these markers coincide and share a text.
     """
-    groups: list[tuple[list[str], np.ndarray]] = []
-    for text, place in zip(swept.apply(knob_text, axis="columns"), pixels, strict=True):
-        if groups and _length(place - groups[-1][1]) < near:
-            groups[-1][0].append(text)
-        else:
-            groups.append(([text], place))
+    groups = _grouped(swept.apply(knob_text, axis="columns"), pixels, near)
     named = [(" to ".join(dict.fromkeys((names[0], names[-1]))), place) for names, place in groups]
     ends = (0, len(named) - 1)
     order = sorted(range(len(named)), key=lambda i: (i not in ends, len(named[i][0])))
     return [named[i] for i in order]
+
+
+def _grouped(
+    texts: Iterable[str], pixels: np.ndarray, near: float
+) -> list[tuple[list[str], np.ndarray]]:
+    """Return the texts of neighbours in order whose markers look like one, each with its place."""
+    groups: list[tuple[list[str], np.ndarray]] = []
+    for text, place in zip(texts, pixels, strict=True):
+        if groups and _length(place - groups[-1][1]) < near:
+            groups[-1][0].append(text)
+        else:
+            groups.append(([text], place))
+    return groups

@@ -246,7 +246,7 @@ def _write(panel: Axes, curves: list[Drawn], networks: pd.DataFrame, x: str) -> 
     taken = notes.drawn(panel)
     named = networks.assign(name=networks["name"].fillna(networks["backbone"]).map(style.name))
     (left, right), (low, _) = panel.get_xlim(), panel.get_ylim()
-    shown = named[named[x].between(left, right) & (named["psnr_rgb"] > low)]
+    shown = named[named[x].between(left, right) & (named["psnr_rgb"] > low)].sort_values(x)
     notes.write_names(panel, shown, x, STATIC["color"], taken)
     for curve in curves:
         notes.mark_cut(panel, curve.swept, x, curve.style.colour, taken)

@@ -10,7 +10,7 @@ function ramp(stops, at) {
   return stops[low].map((value, c) => value + (place - low) * (stops[low + 1][c] - value));
 }
 
-const BRANCHES = [[43, 108, 196], [240, 226, 170], [230, 85, 35]]; // cheapest to most expensive
+const BRANCHES = [[65, 103, 173], [255, 254, 190], [204, 38, 39]]; // cheapest to most expensive, as in figures
 const ERRORS = [[8, 8, 16], [84, 18, 110], [203, 65, 73], [249, 160, 40], [252, 255, 190]];
 const GAINS = [[196, 60, 130], [60, 30, 50], [14, 16, 22], [14, 62, 60], [40, 205, 165]]; // loss to gain
 
@@ -45,7 +45,7 @@ function difference(a, b) {
 function drawRouting(image, labels, branches, out) {
   const tints = Array.from({ length: branches }, (_, j) => branchColour(j, branches));
   const colours = Uint32Array.from(
-    tints.flatMap((tint) => SUMS.map((sum) => pixelOf(tint.map((value) => (0.45 * sum) / 3 + 0.55 * value)))),
+    tints.flatMap((tint) => SUMS.map((sum) => pixelOf(tint.map((value) => (0.4 * sum) / 3 + 0.6 * value)))),
   );
   for (let i = 0; i < out.length; i++) {
     const value = image[i];
