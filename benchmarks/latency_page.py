@@ -146,7 +146,10 @@ def latency(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .png, .svg and .pdf beside it")],
 ) -> None:
-    """Plot and tabulate time ratios against FLOP ratios, as measured by `bench`."""
+    """Plot and tabulate time ratios against FLOP ratios, as measured by `bench`.
+
+    Example: `pcsr latency bench.json --out latency.md`.
+    """
     drawings = [out.with_suffix(suffix) for suffix in saving.SUFFIXES]
     files.check_outputs(measured, (*drawings, *pages.written(out)))
     results = [read(path) for path in measured]

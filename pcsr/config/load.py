@@ -278,7 +278,10 @@ def fingerprint(*parts: Any) -> str:
 def write_schemas(
     *, out: Annotated[Path, Parameter(help="folder to write")] = Path("configs/schema")
 ) -> None:
-    """Write the JSON schemas of the configuration files from their typed models."""
+    """Write the JSON schemas of the configuration files from their typed models.
+
+    Example: `pcsr schema --out configs/schema`.
+    """
     texts = {out / name: text for name, text in schemas().items()}
     files.check_outputs((), texts)
     for path, text in texts.items():

@@ -96,6 +96,9 @@ def showcase(
 
     `--weights` takes the original's file first, then the method's. A PNG in place stays if it
     differs as little as from one kind of processor to another.
+
+    Example: `pcsr showcase --images photo.png --weights carn-original carn-pcsr --k 1
+    --routing routing.png --comparison crops.png`.
     """
     if len(weights) != 2:
         raise UserError(

@@ -55,7 +55,10 @@ class ManifestFacts(Facts):
 
 
 def inputs(*, suite: Suite, out: MarkdownOut) -> None:
-    """List the weights and images that a suite was measured with, and what was not available."""
+    """List the weights and images that a suite was measured with, and what was not available.
+
+    Example: `pcsr inputs --suite configs/suites/quick.yaml --out inputs.md`.
+    """
     files.check_outputs([suite], pages.written(out))
     study = load_study(suite)
     pages.write(inputs_markdown(study, available.present(study)), out)

@@ -49,7 +49,10 @@ def summary(
         Path | None, Parameter(help="JSON of `pcsr bench`, with the same experiments")
     ] = None,
 ) -> None:
-    """Write a sentence per test set and backbone: the cheapest point as good as the original."""
+    """Write a sentence per test set and backbone: the cheapest point as good as the original.
+
+    Example: `pcsr summary reports/quick/results.csv --out summary.txt`.
+    """
     files.require_suffix(out, ".txt", "--out")
     files.check_outputs([results, *([times] if times else [])], [out])
     timed = tidy.read_facts(Times, times).cases if times else ()

@@ -56,7 +56,10 @@ def table(
     *,
     out: Annotated[Path, Parameter(help="Markdown to write; .html, .tex and .csv beside it")],
 ) -> None:
-    """Write the operating points: PSNR and cost of each method and knob value."""
+    """Write the operating points: PSNR and cost of each method and knob value.
+
+    Example: `pcsr table reports/quick/results.csv --out points.html`.
+    """
     outputs = [out.with_suffix(suffix) for suffix in (".csv", ".tex", ".md", ".html")]
     files.check_outputs([results], outputs)
     measured = tidy.load(results)

@@ -97,6 +97,8 @@ def write_results(
     The JSON beside it records commits, versions and machine. A table in place that has the same
     rows stays, with its JSON, if its numbers agree within 0.0001 dB and 0.01 % of the FLOPs, and
     one row in a thousand within 0.05 dB and 5 %. That much may differ between kinds of processors.
+
+    Example: `pcsr collect --sweeps results/quick/*/*/sweep.csv --out results.csv`.
     """
     runtime.setup_logging()
     files.require_suffix(out, ".csv", "--out")

@@ -1,7 +1,9 @@
-"""Every number that a user can give: by an option, from Python, in a suite's file."""
+"""The command line: examples, and every number, also from Python and in a suite's file."""
 
 import json
 import math
+import re
+import shlex
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -69,6 +71,16 @@ def test_every_option_that_is_a_number_has_bounds(name: str) -> None:
             with pytest.raises(CycloptsError, match=rf"(?s)Invalid value.*{option}"):
                 parse(value)
         parse(str(high))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_it_accepts(name: str) -> None:
+    app = cli.app(overview=False)
+    help_text = app[name].help
+    examples = re.findall(r"`pcsr ([^`]+)`", help_text[help_text.index("Example") :])
+    for example in examples:
+        app.parse_args(shlex.split(example), exit_on_error=False, print_error=False)
+    assert f"pcsr {name}" in help_text[help_text.index("Example") :]
 
 
 def test_a_wrong_number_is_one_line_and_status_2(

@@ -54,7 +54,10 @@ def claims(
     out: MarkdownOut,
     published: Annotated[Path, Parameter(help="published cells")] = CLAIMS,
 ) -> None:
-    """Compare every published cell with ours, and give the difference and a verdict."""
+    """Compare every published cell with ours, and give the difference and a verdict.
+
+    Example: `pcsr claims reports/released/results.csv --out claims.md`.
+    """
     files.check_outputs((results, published), pages.written(out))
     measured, claimed = load(results), load_claims(published)
     models = measured[["backbone", "method", "test_set"]].drop_duplicates()

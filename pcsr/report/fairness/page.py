@@ -50,7 +50,10 @@ FLOPS_BETTER = {
 
 
 def fairness(results: Results, /, *, out: MarkdownOut) -> None:
-    """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs."""
+    """Compare methods fairly: overlap, both FLOP conventions, protocol, equal PSNR, equal FLOPs.
+
+    Example: `pcsr fairness reports/quick/results.csv --out fairness.md`.
+    """
     files.check_outputs([results], pages.written(out))
     pages.write(fairness_markdown(load(results)), out)
 

@@ -73,7 +73,11 @@ def figure(
     backbone: Annotated[str, Parameter(help="backbone")],
     out: Annotated[Path, Parameter(help="PNG to write; an SVG and a PDF are written beside it")],
 ) -> None:
-    """Draw PSNR over GFLOPs by every count of FLOPs: one curve per method."""
+    """Draw PSNR over GFLOPs by every count of FLOPs: one curve per method.
+
+    Example: `pcsr figure reports/quick/results.csv --test-set embedded-photos --backbone carn
+    --out carn.png`.
+    """
     outputs = [out.with_suffix(suffix) for suffix in SUFFIXES]
     files.check_outputs([results], outputs)
     drawn = psnr_flops(tidy.load(results), test_set, backbone)
