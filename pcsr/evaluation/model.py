@@ -155,8 +155,9 @@ def _pixels(image: Any) -> Pixels:
             raise ValueError(f"image: {why}.")
         widening = header.widening(image)
         upright = ImageOps.exif_transpose(image)
-        if isinstance(upright.info.get("transparency"), int):
-            upright.info["transparency"] *= widening
+        level = upright.info.get("transparency")
+        if isinstance(level, int) and widening > 1:  # of the level, a PNG counts the lowest bits
+            upright.info["transparency"] = (level & 255 // widening) * widening
         return Pixels(decoding.split(upright), Colour())
     if not isinstance(image, np.ndarray):
         raise TypeError(f"image: a PIL image, an array or a tensor, not {type(image).__name__}")

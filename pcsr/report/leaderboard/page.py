@@ -240,8 +240,8 @@ def _timed(points: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
 
     A case belongs to a point if backbone, method, knob and weights are equal. If a file does not
     name the weights, the suite must have only one model of that backbone and method. Of the images
-    of a device those count on which the most models were timed, so that all models are compared on
-    the same ones. Several are combined: total time over total pixels, and the highest peak.
+    of a device those count on which the most models were timed, so that models are compared on the
+    same ones. Several are combined: total time over total pixels, and the highest peak.
     """
     own = points["model"].where(points["own"])
     alone = own.groupby([points["backbone"], points["method"]]).transform("nunique") == 1
