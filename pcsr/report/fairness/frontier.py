@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from pcsr import escape
 from pcsr.report import curves
+from pcsr.report.columns import CALLED
 from pcsr.report.curves import Curve, Estimate, Floats, estimates
 from pcsr.report.figures import style
 from pcsr.report.tables import markdown
 from pcsr.report.tidy import REFERENCE, knob_text, labels
 
-COUNTS = {"paper": "paper", "engine": "executed"}  # of FLOPs, and what the page calls them
+COUNTS = ("paper", "engine")  # of FLOPs
 NETWORK = ["backbone", "curve"]
 POINT = [*NETWORK, "knob", "adaptive"]
 ABOVE, LEVEL, BELOW, CHEAPER = "above", "indistinguishable", "below", "cheaper than all static ones"
@@ -124,7 +125,7 @@ def _counted(rows: pd.DataFrame, count: str) -> Iterator[str]:
         for _, point in edge.iterrows()
     )
     beaten = sorted(set(means["name"]) - set(edge["name"]))
-    yield f"### By {COUNTS[count]} FLOPs\n"
+    yield f"### By {CALLED[count]} FLOPs\n"
     yield f"Frontier: {escape.markdown(joined)}."
     if beaten:
         yield f"Beaten by another static network: {escape.markdown(', '.join(beaten))}."
